@@ -1,0 +1,244 @@
+"""What is known of each kind of operator: its group, its FLOP and the bytes that it must move.
+
+To add a kind, add its name to one of the tables below or write one function under `@kind`. Formulas take a
+Layer and return whole numbers; those for matrix-like kinds equal `torch.utils.flop_counter` exactly, and
+those for normalisation follow `fvcore.nn.jit_handles` (4 or 5 FLOP per element, 2 for a folded batch norm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log2, prod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .layer import Layer
+
+Count = Callable[["Layer"], int]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind's group (kinds of one group cost alike) and its formulas; None stands for the ideal default."""
+
+    group: str
+    flop: Count
+    read_bytes: Count | None = None
+    write_bytes: Count | None = None
+
+
+KINDS: dict[str, Kind] = {}
+"""Every kind with a formula of its own."""
+
+
+def kind(group: str, *names: str, read: Count | None = None, write: Count | None = None) -> Callable[[Count], Count]:
+    """Register the decorated FLOP formula for the kinds `names` of `group`."""
+
+    def register(flop: Count) -> Count:
+        KINDS.update((name, Kind(group, flop, read, write)) for name in names)
+        return flop
+
+    return register
+
+
+def _output_elements(layer: Layer) -> int:
+    return layer.outputs[0].elements if layer.outputs else 0
+
+
+def _input_elements(layer: Layer) -> int:
+    return layer.inputs[0].elements if layer.inputs else 0
+
+
+def _output_bytes(layer: Layer) -> int:
+    return sum(x.size_bytes for x in layer.outputs)
+
+
+def _all_but_first_bytes(layer: Layer) -> int:
+    """An in-place operator that overwrites its target does not read it."""
+    return sum(x.size_bytes for x in layer.inputs[1:])
+
+
+def _gathered_bytes(layer: Layer) -> int:
+    """A gather reads its indices and as many elements as it returns, not the whole table."""
+    return _output_bytes(layer) + _all_but_first_bytes(layer)
+
+
+def _scattered_bytes(layer: Layer) -> int:
+    """A scatter in place writes as many elements as it is given, not the whole target."""
+    return max((x.size_bytes for x in layer.inputs[1:] if x.name in ("values", "source", "src")), default=0)
+
+
+# --- matrix-like kinds: these equal torch.utils.flop_counter
+
+
+@kind("conv", "conv1d", "conv2d", "conv3d", "torchvision::deform_conv2d")
+def conv(layer: Layer) -> int:
+    """2 · batch · output positions · weights (flop_counter.conv_flop_count)."""
+    weight, out = layer.inputs[1], layer.outputs[0]
+    spatial = len(weight.shape) - 2
+    return 2 * prod(out.shape[:-spatial - 1]) * prod(out.shape[-spatial:]) * weight.elements  # fmt: skip
+
+
+@kind("conv", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def conv_transpose(layer: Layer) -> int:
+    """2 · batch · input positions · weights (flop_counter.conv_flop_count, transposed)."""
+    x, weight = layer.inputs[:2]
+    spatial = len(weight.shape) - 2
+    return 2 * prod(x.shape[:-spatial - 1]) * prod(x.shape[-spatial:]) * weight.elements  # fmt: skip
+
+
+@kind("matmul", "linear", "matmul", "mm", "bmm")
+def matmul(layer: Layer) -> int:
+    """2 · output elements · shared dimension."""
+    return 2 * layer.outputs[0].elements * layer.inputs[0].shape[-1]
+
+
+@kind("matmul", "addmm", "baddbmm")
+def addmm(layer: Layer) -> int:
+    """2 · output elements · shared dimension; the addition rides along free, as in flop_counter."""
+    return 2 * layer.outputs[0].elements * layer.inputs[1].shape[-1]
+
+
+@kind("matmul", "_grouped_mm")
+def grouped_mm(layer: Layer) -> int:
+    """2 · rows · K · N: each row meets the matrix of its own group only."""
+    return 2 * layer.inputs[0].elements * layer.inputs[1].shape[-1]
+
+
+@kind("attention", "scaled_dot_product_attention")
+def attention(layer: Layer) -> int:
+    """2 · query positions · key length · (head size + value head size); a causal mask is not deducted."""
+    query, key, value = layer.inputs[:3]
+    return 2 * prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+
+
+@kind("recurrent", "lstm", "gru", "rnn_tanh", "rnn_relu")
+def recurrent(layer: Layer) -> int:
+    """2 · time steps · batch · weights: each matrix meets each step once (biases and gates ride along)."""
+    x = layer.inputs[0]
+    matrices = sum(p.elements for p in layer.inputs if p.name == "params" and len(p.shape) == 2)
+    return 2 * prod(x.shape[:-1]) * matrices
+
+
+# --- normalisation, pooling, resampling, reductions
+
+
+@kind("norm", "batch_norm")
+def batch_norm(layer: Layer) -> int:
+    """In eval mode scale and shift only (2 per element); in train mode as any other norm."""
+    return norm(layer) if layer.argument("training", False) else 2 * _input_elements(layer)
+
+
+@kind("norm", "layer_norm", "group_norm", "instance_norm", "native_layer_norm", "native_group_norm", "rms_norm")
+@kind("norm", "local_response_norm", "_fused_rms_norm")
+def norm(layer: Layer) -> int:
+    """4 per element, 5 with an affine part (fvcore.nn.jit_handles.norm_flop_counter)."""
+    return _input_elements(layer) * (5 if layer.operand("weight") else 4)
+
+
+@kind("softmax", "softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax")
+def softmax(layer: Layer) -> int:
+    """5 per element: maximum, subtraction, exponential, sum, division."""
+    return 5 * _input_elements(layer)
+
+
+@kind("pooling", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d")
+@kind("pooling", "max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d_with_indices")
+def pool(layer: Layer) -> int:
+    """One per element of each window."""
+    window = layer.argument("kernel_size", (1,))
+    axes = {"1": 1, "2": 2, "3": 3}[layer.kind.split("pool")[1][0]]
+    return _output_elements(layer) * (prod(window) if len(window) > 1 else window[0] ** axes)
+
+
+@kind("pooling", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d")
+@kind("pooling", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "_adaptive_avg_pool3d")
+@kind("reduction", "mean", "sum", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "any", "all")
+@kind("reduction", "argmax", "argmin", "prod", "logsumexp", "linalg_vector_norm", "norm", "cumsum", "cumprod", "aminmax")
+@kind("reduction", "median", "nanmedian", "count_nonzero", "logcumsumexp", "cummax")
+def reduce(layer: Layer) -> int:
+    """One per input element."""
+    return _input_elements(layer)
+
+
+@kind("sort", "sort", "topk", "argsort", "unique_consecutive", "_unique2", "torchvision::nms", "kthvalue", "multinomial")
+@kind("sort", "searchsorted", "bucketize", "bincount", "histc", "nonzero", "unique_dim")
+def sort(layer: Layer) -> int:
+    """n · log2 n comparisons along the last dimension."""
+    x = layer.inputs[0]
+    return int(x.elements * max(1.0, log2(max(2, x.shape[-1] if x.shape else 1))))
+
+
+@kind("resample", "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")
+@kind("resample", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def resample(layer: Layer) -> int:
+    """A multiply-add for each neighbour that an output element is mixed from."""
+    if "bicubic" in layer.kind:
+        neighbours = 16
+    else:
+        neighbours = 2 ** (len(layer.inputs[0].shape) - 2)
+    return 2 * neighbours * _output_elements(layer)
+
+
+@kind("resample", "torchvision::roi_align", "torchvision::ps_roi_align", "torchvision::roi_pool", "torchvision::ps_roi_pool")
+def roi(layer: Layer) -> int:
+    """Bilinear mixing (8 FLOP) of `sampling_ratio`² points per output element (2² where it is left adaptive)."""
+    ratio = layer.argument("sampling_ratio", -1)
+    return 8 * (ratio if ratio > 0 else 2) ** 2 * _output_elements(layer)
+
+
+@kind("fft", "_fft_c2c", "_fft_r2c", "_fft_c2r", "fft_fft", "fft_rfft", "fft_irfft", "fft_fft2", "fft_rfft2", "fft_irfft2")
+def fft(layer: Layer) -> int:
+    """5 · n · log2 n (Cooley and Tukey's count) over the larger of input and output."""
+    elements = max(_input_elements(layer), _output_elements(layer))
+    return int(5 * elements * log2(max(2, layer.inputs[0].shape[-1])))
+
+
+# --- element-wise kinds: one FLOP per output element
+
+
+@kind(
+    "elementwise",
+    *"""add sub rsub mul div pow sqrt rsqrt exp exp2 expm1 log log2 log10 log1p neg abs sign reciprocal square
+    sin cos tan asin acos atan atan2 sinh cosh erf erfc erfinv floor ceil round trunc frac clamp clamp_min clamp_max
+    maximum minimum fmod remainder floor_divide true_divide addcmul addcdiv lerp where masked_fill threshold
+    relu relu6 leaky_relu prelu _prelu_kernel rrelu rrelu_with_noise elu selu celu gelu silu mish sigmoid logsigmoid
+    log_sigmoid_forward hardsigmoid hardswish hardtanh hardshrink softshrink softplus softsign tanh tanhshrink glu logit
+    eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_xor bitwise_not
+    bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ isnan isinf isfinite nan_to_num
+    dropout native_dropout bernoulli polar complex view_as_complex_copy special_expit sgn angle real_copy heaviside
+    xlogy hypot copysign special_xlog1py lgamma digamma polygamma isin softmax_backward addr cross linalg_cross
+    cosine_similarity pdist cdist _cdist_forward cumulative_trapezoid sinc ldexp masked_scatter logaddexp""".split(),
+)
+def elementwise(layer: Layer) -> int:
+    """One per output element, whatever the function."""
+    return _output_elements(layer)
+
+
+# --- data movement: no FLOP, only bytes
+
+
+@kind(
+    "copy",
+    *"""clone _to_copy cat stack roll flip repeat repeat_interleave constant_pad_nd reflection_pad1d
+    reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d _pad_circular pixel_shuffle
+    pixel_unshuffle channel_shuffle native_channel_shuffle tril triu upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d im2col col2im unfold_copy reshape_copy rot90
+    diag_embed diag _unsafe_view to_dense one_hot _nested_tensor_from_mask slice_scatter select_scatter
+    scatter scatter_add scatter_reduce index_add index_copy diagonal_scatter lift_fresh""".split(),
+)
+@kind("copy", *"index index_select gather take take_along_dim masked_select _unsafe_index".split(), read=_gathered_bytes)
+@kind("copy", *"copy fill zero random normal uniform exponential set_data".split(), read=_all_but_first_bytes)
+@kind("copy", "index_put", "_index_put_impl", "_unsafe_index_put", read=_all_but_first_bytes, write=_scattered_bytes)
+@kind("embedding", "embedding", "embedding_bag", "_embedding_bag", read=_gathered_bytes)
+@kind(
+    "creation",
+    *"""zeros zeros_like ones ones_like full full_like arange linspace logspace eye rand randn randint rand_like
+    randn_like randint_like randperm new_zeros new_ones new_full scalar_tensor tril_indices triu_indices
+    hann_window hamming_window""".split(),
+    read=lambda layer: 0,
+)
+def move(layer: Layer) -> int:
+    """Moving bytes computes nothing."""
+    return 0

@@ -1,0 +1,88 @@
+"""Tables measured elsewhere, as measurements: a format is recognised by its columns.
+
+To add a format, write one module with `COLUMNS` (what must be there) and `measurement(row)` (one row as a
+Measurement, raising InputError with the reason where it cannot be one), and name it in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from ..dataset import Measurement, read_measurements
+from ..errors import InputError
+from . import getzner, irene, layers, networks, neurstruc
+
+FORMATS = (layers, networks, irene, getzner, neurstruc)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a file held: its measurements, and each row that could not be one as (line number, reason)."""
+
+    measurements: tuple[Measurement, ...]
+    bad_rows: tuple[tuple[int, str], ...] = ()
+
+
+def read_table(path: str | Path, skip_bad_rows: bool = False) -> Table:
+    """Read a table of measurements: CSV (also gzipped) in one of `FORMATS`, or our own JSON lines.
+
+    Raises InputError for a file of no known format, naming the columns that are missing, and for the first bad
+    row unless `skip_bad_rows` is set, which collects them in `bad_rows`.
+    """
+    path = Path(path)
+    if path.suffix == ".jsonl":
+        return Table(tuple(read_measurements(path)))
+    good: list[Measurement] = []
+    bad: list[tuple[int, str]] = []
+    for line, result in _rows(path):
+        if isinstance(result, Measurement):
+            good.append(result)
+        else:
+            bad.append((line, result))
+    if bad and not skip_bad_rows:
+        more = f" ({len(bad)} such rows)" if len(bad) > 1 else ""
+        raise InputError(f"{path}, line {bad[0][0]}: {bad[0][1]}{more}; mend it or skip such rows with --skip-bad-rows")
+    if not good:
+        raise InputError(f"{path} holds no measurement that can be used")
+    return Table(tuple(good), tuple(bad))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Measurement | str]]:
+    try:
+        with _open(path) as file:
+            reader = csv.DictReader(file, strict=True)
+            table = _format(path, tuple(reader.fieldnames or ()))
+            for row in reader:
+                try:
+                    yield reader.line_num, table.measurement(_complete(row))
+                except InputError as error:
+                    yield reader.line_num, str(error)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (UnicodeDecodeError, csv.Error, EOFError) as error:
+        raise InputError(f"{path} is not a CSV table: {error}") from None
+
+
+def _open(path: Path) -> TextIO:
+    opener = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rt", encoding="utf-8", newline="")  # type: ignore[return-value]
+
+
+def _format(path: Path, columns: tuple[str, ...]):  # type: ignore[no-untyped-def]
+    for table in FORMATS:
+        if set(table.COLUMNS) <= set(columns):
+            return table
+    closest = max(FORMATS, key=lambda table: len(set(table.COLUMNS) & set(columns)) / len(table.COLUMNS))
+    missing = ", ".join(c for c in closest.COLUMNS if c not in columns)
+    raise InputError(f"{path} has no column {missing} (a table of {closest.NAME} needs {', '.join(closest.COLUMNS)})")
+
+
+def _complete(row: dict[str, str | None]) -> dict[str, str]:
+    if None in row or None in row.values():
+        raise InputError("the row has another number of fields than the header")
+    return {key: (value or "").strip() for key, value in row.items()}

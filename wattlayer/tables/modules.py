@@ -1,0 +1,91 @@
+"""`repr` of a torch module as a Layer: parsed, looked up among torch.nn's own classes, traced; never evaluated."""
+
+from __future__ import annotations
+
+import ast
+from functools import lru_cache
+from typing import Any
+
+from ..errors import InputError, first_line, nearest
+from ..layer import Layer, Operand
+from ..trace import trace
+
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+
+
+@lru_cache(maxsize=65536)
+def layer_of(text: str, input_shapes: tuple[tuple[int, ...], ...], dtype: str, tf32: str, train_mode: bool) -> Layer:
+    """Return the one Layer that the module written as `text` runs on inputs of `input_shapes`.
+
+    Raises InputError where the text is not a module of torch.nn with literal arguments, does not run on these
+    shapes, or runs no operator or several.
+    """
+    name, args, kwargs = parse_call(text)
+    if name == "StochasticDepth":
+        return _stochastic_depth(kwargs, input_shapes[0], dtype, train_mode)
+    return layer_of_module(build_module(name, args, kwargs), input_shapes, dtype, tf32, train_mode)
+
+
+def layer_of_module(
+    module: Any, input_shapes: tuple[tuple[int, ...], ...], dtype: str, tf32: str, train_mode: bool = False
+) -> Layer:
+    """Return the one Layer that `module` runs; a train-mode batch norm's step counter is not one."""
+    import torch
+
+    indices = type(module).__name__.startswith("Embedding")
+    kind = torch.int64 if indices else torch.float32
+    inputs = [torch.empty(shape, dtype=kind, device="meta") for shape in input_shapes]
+    layers = [x for x in trace(module, *inputs, dtype=dtype, tf32=tf32, train_mode=train_mode).layers if not _is_counter(x)]
+    if len(layers) != 1:
+        did = ", ".join(x.kind for x in layers) or "no operator at all"
+        raise InputError(f"{type(module).__name__} is not one layer in {'train' if train_mode else 'eval'} mode: it runs {did}")
+    return layers[0]
+
+
+def _is_counter(layer: Layer) -> bool:
+    return all(not x.shape for x in layer.outputs)
+
+
+def parse_call(text: str) -> Call:
+    """Return (class name, positional, keyword) of `Name(literal, key=literal)`; a bare word counts as text (mode=row)."""
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise InputError(f"layer_repr {text[:80]!r} is not the repr of a torch module") from None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or any(k.arg is None for k in call.keywords):
+        raise InputError(f"layer_repr {text[:80]!r} is not the repr of a torch module")
+    return call.func.id, tuple(_literal(x) for x in call.args), {str(k.arg): _literal(k.value) for k in call.keywords}
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Name):
+        return node.id
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        raise InputError(f"layer_repr has an argument that is not a literal: {ast.unparse(node)[:80]!r}") from None
+
+
+def build_module(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Build torch.nn's class `name` on the meta device from literal arguments."""
+    import torch
+
+    leaves = [n for n, c in vars(torch.nn.modules).items() if isinstance(c, type) and issubclass(c, torch.nn.Module)]
+    if name not in leaves:
+        raise InputError(f"layer_repr names {name!r}, which is not a layer of torch.nn{nearest(name, leaves)}")
+    try:
+        with torch.device("meta"):
+            return getattr(torch.nn.modules, name)(*args, **kwargs)
+    except Exception as error:  # the arguments are whatever the table holds
+        raise InputError(f"{name} cannot be built from these arguments: {first_line(error)}") from None
+
+
+def _stochastic_depth(arguments: dict[str, Any], shape: tuple[int, ...], dtype: str, train_mode: bool) -> Layer:
+    """torchvision's StochasticDepth in train mode: draws, scales and multiplies; one layer of its own kind."""
+    p = arguments.get("p")
+    if not train_mode:
+        raise InputError("StochasticDepth is not one layer in eval mode: it runs no operator at all")
+    if not isinstance(p, int | float) or not 0 <= p < 1:
+        raise InputError(f"StochasticDepth has p {p!r}, which is not a share in 0..1")
+    x = Operand("input", shape, dtype)
+    return Layer("stochastic_depth", (x,), (Operand("output", shape, dtype),), (("active", p > 0),))

@@ -1,0 +1,95 @@
+"""From a network to its layers, without weights and without running it: the Trace record and `trace`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .layer import Layer, Operand, check_tf32
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DTYPES = ("float32", "float16", "bfloat16")
+"""What `dtype` may convert a network to."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The operator calls of one forward pass, in call order, each with the path of the module that made it."""
+
+    network: str
+    layers: tuple[Layer, ...]
+    paths: tuple[str, ...]
+    inputs: tuple[Operand, ...] = ()
+    tf32: str = "conv"
+
+    @property
+    def batch(self) -> int:
+        """Size of the first dimension of the first input; 1 where there is none."""
+        return self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else 1
+
+    @cached_property
+    def dtype(self) -> str:
+        """The dtype that most FLOP are done in."""
+        flop: Counter[str] = Counter()
+        for layer, calls in self.unique().items():
+            flop[layer.dtype] += calls * layer.flop + 1
+        return flop.most_common(1)[0][0] if flop else "float32"
+
+    @property
+    def flop(self) -> int:
+        return sum(layer.flop * calls for layer, calls in self.unique().items())
+
+    @property
+    def read_bytes(self) -> int:
+        return sum(layer.read_bytes * calls for layer, calls in self.unique().items())
+
+    @property
+    def write_bytes(self) -> int:
+        return sum(layer.write_bytes * calls for layer, calls in self.unique().items())
+
+    def unique(self) -> Counter[Layer]:
+        """Return each distinct layer with the number of its calls, in order of first call."""
+        return self._unique
+
+    @cached_property
+    def _unique(self) -> Counter[Layer]:
+        return Counter(self.layers)
+
+    def with_tf32(self, mode: str) -> Trace:
+        """Return this trace as it runs under TF32 `mode`: "none", "conv" (PyTorch's default) or "all"."""
+        changed = {layer: layer.with_tf32(mode) for layer in self.unique()}
+        return replace(self, layers=tuple(changed[x] for x in self.layers), tf32=check_tf32(mode))
+
+
+def trace(
+    module: nn.Module,
+    *inputs: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    tf32: str = "conv",
+    train_mode: bool = False,
+    network: str | None = None,
+) -> Trace:
+    """Record the operator calls of `module(*inputs, **kwargs)` on the meta device, in inference mode.
+
+    Neither `module` nor its weights are touched: parameters are replaced by meta tensors of their shapes. Inputs may
+    be tensors on any device, and tuples, lists or dicts of them. `dtype` converts floating parameters and inputs;
+    None leaves them. Fused attention fast paths of `nn.MultiheadAttention` are described unfused.
+
+    Raises InputError when the forward pass itself fails, with its reason, and for an unknown `dtype` or `tf32`.
+    """
+    from .recorder import record
+
+    check_tf32(tf32)
+    calls, operands = record(module, inputs, dict(kwargs or {}), dtype, train_mode)
+    name = network or type(module).__name__
+    return Trace(name, _layers(calls), tuple(path for path, _ in calls), operands, "none").with_tf32(tf32)
+
+
+def _layers(calls: Sequence[tuple[str, Layer]]) -> tuple[Layer, ...]:
+    return tuple(layer for _, layer in calls)
