@@ -87,6 +87,10 @@ class Layer:
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple[type[Layer], tuple[Any, ...]]:
+        # the cached hash holds for this process only (text hashes are salted), so it must not travel in a pickle
+        return Layer, (self.kind, self.inputs, self.outputs, self.arguments, self.tf32)
+
     def operand(self, name: str) -> Operand | None:
         """Return the first input called `name`, or None."""
         return next((x for x in self.inputs if x.name == name), None)
