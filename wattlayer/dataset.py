@@ -1,6 +1,7 @@
 """Measurements: one frozen record per measured layer or network, and the JSON-lines files that hold them.
 
-A file is a header line `{"wattlayer_data": 1, …}` and one measurement a line. Reading one never runs code.
+A file is a header line `{"wattlayer_data": 1, …}` and one measurement a line. A campaign that was resumed has one header
+a session; an attempt that gave no energy is a line `{"failed": [flags], …}`. Reading a file never runs code.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ SCHEMA = 1
 MODES = ("graph", "eager", "compiled")
 METERS = ("measured", "assumed-power")
 """`assumed-power`: energy = measured time x a stated power. Never mixed with measured rows."""
+_SERIES = ("step_powers_w", "temperatures_c")
+"""Fields that hold a row of numbers; left out of the file where empty."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,37 @@ class Measurement:
     run: str = ""
     flags: tuple[str, ...] = ()
     meter: str = "measured"
+    key: str | None = None
+    """Names the attempt within its campaign; `duplicate_of` is the key of the row that this one repeats."""
+    attempt: int = 1
+    duplicate_of: str | None = None
+    energy_corrected_j: float | None = None
+    """`energy_j` less the drift that the campaign's reference layer saw."""
+    interval_frac: float | None = None
+    """Half the width of the 95 % interval of `energy_j`, relative."""
+    step_powers_w: tuple[float, ...] = ()
+    """Mean power between one counter step and the next."""
+    window_s: float | None = None
+    iterations: int | None = None
+    """Calls within the window."""
+    measured_at_s: float | None = None
+    """Seconds since the epoch at the middle of the window."""
+    regime: str | None = None
+    """State of the caches: "cold" weights, "hot" weights, or "diluted" (interleaved with a filler layer)."""
+    rotated_bytes: int | None = None
+    """Bytes of the weight copies that the calls took in turn."""
+    distribution: str | None = None
+    """Of floating inputs: "normal", or "rectified" behind a ReLU."""
+    seed: int | None = None
+    temperatures_c: tuple[float, ...] = ()
+    """At the start and at the end of the window."""
+    clock_hz: float | None = None
+    memory_clock_hz: float | None = None
+    capped_frac: float | None = None
+    """Share of the window with clocks held down by the power limit."""
+    kernels: int | None = None
+    source: str | None = None
+    """What the layer was sampled from: a network, a perturbation, a Sobol point, …"""
 
     def __post_init__(self) -> None:
         if (self.layer is None) == (self.network is None):
@@ -63,6 +97,7 @@ class Measurement:
         record = {f.name: getattr(self, f.name) for f in fields(self)}
         record |= {"power_w": self.power_w, "flags": list(self.flags), "input_shapes": [list(s) for s in self.input_shapes]}
         record["layer"] = self.layer.to_json() if self.layer else None
+        record |= {name: list(record[name]) or None for name in _SERIES}
         return {key: value for key, value in record.items() if value is not None}
 
     @staticmethod
@@ -73,6 +108,7 @@ class Measurement:
             known["layer"] = Layer.from_json(record["layer"]) if record.get("layer") else None
             known["flags"] = tuple(str(x) for x in record.get("flags", ()))
             known["input_shapes"] = tuple(tuple(int(n) for n in s) for s in record.get("input_shapes", ()))
+            known |= {name: tuple(float(x) for x in record[name]) for name in _SERIES if name in record}
             return Measurement(**known)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"not a measurement: {error}") from None
@@ -111,11 +147,23 @@ def _lines(path: Path) -> Iterator[Measurement]:
         raise InputError(f"{path} is not a JSON-lines dataset (it is not text)") from None
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     _check_header(path, lines[0][1] if lines else "")
+    if len(lines) > 1 and not text.endswith("\n") and not _is_json(lines[-1][1]):
+        lines.pop()  # a line without its end is what a power cut leaves; resuming measures it again
     for number, line in lines[1:]:
         try:
-            yield Measurement.from_json(_object(line))
+            record = _object(line)
+            if "failed" not in record and "wattlayer_data" not in record:
+                yield Measurement.from_json(record)
         except InputError as error:
             raise InputError(f"{path}, line {number}: {error}") from None
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_header(path: Path, line: str) -> None:
