@@ -5,6 +5,8 @@ Layer and return whole numbers; those for matrix-like kinds equal `torch.utils.f
 those for normalisation follow `fvcore.nn.jit_handles` (4 or 5 FLOP per element, 2 for a folded batch norm).
 """
 
+# ruff: noqa: SIM905 -- long tables of names read better as text
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -137,6 +139,12 @@ def norm(layer: Layer) -> int:
     return _input_elements(layer) * (5 if layer.operand("weight") else 4)
 
 
+@kind("norm", "_weight_norm_interface", "_weight_norm")
+def weight_norm(layer: Layer) -> int:
+    """3 per weight: square and add for the norm, multiply by g / norm (Salimans and Kingma 2016, equation 2)."""
+    return 3 * _input_elements(layer)
+
+
 @kind("softmax", "softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax")
 def softmax(layer: Layer) -> int:
     """5 per element: maximum, subtraction, exponential, sum, division."""
@@ -174,10 +182,7 @@ def sort(layer: Layer) -> int:
 @kind("resample", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
 def resample(layer: Layer) -> int:
     """A multiply-add for each neighbour that an output element is mixed from."""
-    if "bicubic" in layer.kind:
-        neighbours = 16
-    else:
-        neighbours = 2 ** (len(layer.inputs[0].shape) - 2)
+    neighbours = 16 if "bicubic" in layer.kind else 2 ** (len(layer.inputs[0].shape) - 2)
     return 2 * neighbours * _output_elements(layer)
 
 

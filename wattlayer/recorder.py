@@ -7,8 +7,7 @@ composites are decomposed into the operators that they really run (`einsum` into
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -19,12 +18,15 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .constants import Constants, KnownIndices, is_alias, tensors_in
 from .errors import InputError, first_line
 from .kinds import KINDS
 from .layer import Layer, Operand, freeze
+from .meta import tensor_to_meta, to_meta
 
 ALLOCATIONS = frozenset(
-    "empty empty_like empty_strided new_empty new_empty_strided empty_permuted resize set_ detach lift".split()
+    {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"}
+    | {"resize", "set_", "detach", "lift"}
 )
 """Operators that move no data although they return a fresh tensor."""
 
@@ -35,16 +37,17 @@ def record(
     """Run `module` on the meta device; return its (module path, layer) calls and its tensor inputs."""
     target = _torch_dtype(dtype)
     module = to_meta(module, target, train_mode)
-    args, kwargs = tree_map(lambda x: _meta_input(x, target), (args, kwargs))
+    args, kwargs = tree_map(lambda x: tensor_to_meta(x, target) if isinstance(x, torch.Tensor) else x, (args, kwargs))
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    inputs = tuple(operand("input", x) for x in tensors)  # before the forward, which may change them in place
     recorder = Recorder()
     with _module_paths(module, recorder.path), _unfused_attention(), torch.inference_mode():
         try:
-            with recorder:
+            with recorder, KnownIndices():
                 module(*args, **kwargs)
         except Exception as error:  # whatever the user's forward raises is told in one line
             raise InputError(_reason(module, recorder.path, error)) from error
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    return recorder.calls, tuple(operand("input", x) for x in tensors)
+    return recorder.calls, inputs
 
 
 class Recorder(TorchDispatchMode):
@@ -54,7 +57,8 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.calls: list[tuple[str, Layer]] = []
         self.path: list[str] = [""]
-        self._layers: dict[Any, Layer | None] = {}
+        self._constants = Constants()
+        self._seen: dict[Any, tuple[Layer | None, Callable[[], Any] | None]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -64,13 +68,72 @@ class Recorder(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
         key = (func, _signature(args), _signature(tuple(kwargs.items())))
-        result, args, kwargs = _run(func, args, kwargs)
-        if key not in self._layers:
-            self._layers[key] = make_layer(func, args, kwargs, result)
-        layer = self._layers[key]
+        layer, again = self._seen.get(key, (None, None))
+        # a call seen before gives fresh tensors of the same shapes: cheaper than to infer the shapes anew
+        result = again() if again else _as_fused(func, args, self._run(func, args, kwargs))
+        if key not in self._seen:
+            layer = make_layer(func, args, kwargs, result)
+            self._seen[key] = layer, _again(func, args, kwargs, result)
+        self._constants.follow(func, args, kwargs, result)
         if layer is not None:
             self.calls.append((self.path[-1], layer))
         return result
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator on meta tensors; one that needs values gets them where no weight is involved."""
+        try:
+            return func(*args, **kwargs)
+        except (RuntimeError, NotImplementedError) as error:
+            tensors = list(tensors_in((args, kwargs)))
+            if _schema(func)[0] == "_grouped_mm" and args[0].dtype != torch.bfloat16:
+                # its meta registration knows bfloat16 only, its kernels all
+                half = tree_map(lambda x: x.bfloat16() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, args)
+                return func(*half, **kwargs).to(args[0].dtype)
+            if all(x.is_meta for x in tensors):
+                if not _needs_values(error):
+                    raise
+                return self._constants.compute(func, args, kwargs)
+            # small, freshly made real tensors among meta ones
+            meta = tree_map(lambda x: tensor_to_meta(x) if isinstance(x, torch.Tensor) else x, (args, kwargs))
+            return self._run(func, *meta)
+
+
+def _needs_values(error: Exception) -> bool:
+    """Whether an operator failed because a meta tensor has no values, not because it was called wrongly."""
+    return isinstance(error, NotImplementedError) or "meta" in str(error)
+
+
+def _again(func: Any, args: Any, kwargs: Any, result: Any) -> Callable[[], Any] | None:
+    """Return what makes the result of another equal call; None where it shares memory with an input or with itself."""
+    outputs = [result] if isinstance(result, torch.Tensor) else result
+    if func._schema.is_mutable or not isinstance(outputs, list | tuple):
+        return None
+    if not all(type(x) is torch.Tensor and x.is_meta and x.layout == torch.strided for x in outputs):
+        return None
+    others = [*tensors_in((args, kwargs)), *outputs]
+    if any(is_alias(x, other) for x in outputs for other in others if other is not x):
+        return None
+    shapes = [(tuple(x.shape), x.stride(), x.dtype) for x in outputs]
+    if isinstance(result, torch.Tensor):
+        return lambda: _empty(*shapes[0])
+    return lambda: type(result)(_empty(*x) for x in shapes)
+
+
+def _as_fused(func: Any, args: Any, result: Any) -> Any:
+    """Lay out attention's output as fused kernels do, like the query: so no copy is seen where none runs.
+
+    torch/_meta_registrations.py, alloc_with_matching_layout; the meta device itself goes through the unfused path.
+    """
+    if _schema(func)[0] != "scaled_dot_product_attention" or not result.is_meta:
+        return result
+    strides = args[0].stride()
+    order = sorted(range(result.dim()), key=lambda axis: strides[axis], reverse=True)
+    back = sorted(range(result.dim()), key=order.__getitem__)
+    return result.new_empty([result.shape[axis] for axis in order]).permute(back)
+
+
+def _empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
 
 
 def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Layer | None:
@@ -78,11 +141,11 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
     kind, names, writes = _schema(func)
     tensors = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
     given = list(zip(names, args)) + list(kwargs.items())
-    inputs = [(name, x) for name, value in given for x in _tensors(value)]
+    inputs = [(name, x) for name, value in given for x in tensors_in(value)]
     # what runs on real tensors is the host's own bookkeeping, not work of the device
     if not any(x.is_meta for x in tensors) or kind in ALLOCATIONS or _is_view(inputs, tensors, writes):
         return None
-    arguments = ((n, _argument(v)) for n, v in given if not any(True for _ in _tensors(v)))
+    arguments = ((n, _argument(v)) for n, v in given if not any(True for _ in tensors_in(v)))
     return Layer(
         kind=kind,
         inputs=tuple(operand(name, x) for name, x in inputs),
@@ -128,36 +191,16 @@ def _decomposes(func: Any) -> bool:
 def _signature(value: Any) -> Any:
     """Return a hashable key that holds everything a layer is made of."""
     if isinstance(value, torch.Tensor):
-        return (value.shape, value.dtype, value.stride() if value.layout == torch.strided else None, value.device.type)
+        return (value.shape, value.dtype, value.stride() if value.layout == torch.strided else None, value.is_meta)
     if isinstance(value, list | tuple):
         return tuple(_signature(x) for x in value)
     return (type(value), value)
 
 
-def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """Run an operator; where it mixes real (small, freshly made) tensors with meta ones, move all to meta."""
-    try:
-        return func(*args, **kwargs), args, kwargs
-    except (RuntimeError, NotImplementedError):
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        if len({x.device.type for x in tensors}) < 2:
-            raise
-        args, kwargs = tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, (args, kwargs))
-        return func(*args, **kwargs), args, kwargs
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for x in value:
-            yield from _tensors(x)
-
-
 def _argument(value: Any) -> Any:
+    """Return what an argument adds to the record: floats (eps, p, scale) change values, never costs, and are left out."""
     if isinstance(value, torch.dtype | torch.device | torch.memory_format | torch.layout):
         return str(value).removeprefix("torch.")
-    """Return what an argument adds to the record: floats (eps, p, scale) change values, never costs, and are left out."""
     if isinstance(value, list | tuple):
         return tuple(_argument(x) for x in value)
     return freeze(value) if isinstance(value, bool | int | str) else None
@@ -165,7 +208,7 @@ def _argument(value: Any) -> Any:
 
 def _is_view(inputs: list[tuple[str, torch.Tensor]], outputs: list[torch.Tensor], writes: bool) -> bool:
     """An operator that writes nothing and returns only parts of its inputs moves no bytes."""
-    return not writes and all(any(torch._C._is_alias_of(out, x) for _, x in inputs) for out in outputs)
+    return not writes and all(any(is_alias(out, x) for _, x in inputs) for out in outputs)
 
 
 def _torch_dtype(name: str | None) -> torch.dtype | None:
@@ -176,42 +219,23 @@ def _torch_dtype(name: str | None) -> torch.dtype | None:
     return getattr(torch, name) if name else None
 
 
-def _meta_input(value: Any, dtype: torch.dtype | None) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
-    return value.detach().to("meta", dtype if value.is_floating_point() else None)
-
-
-def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: bool = False) -> nn.Module:
-    """Return `module` as meta tensors in the wanted mode and dtype; the given one is copied, never changed."""
-    tensors = [*module.parameters(), *module.buffers()]
-    fits = all(x.is_meta and (dtype is None or not x.is_floating_point() or x.dtype == dtype) for x in tensors)
-    if fits and all(m.training == train_mode for m in module.modules()):
-        return module
-    # deepcopy takes what its memo already holds: so no weight is ever copied, and tied weights stay tied
-    memo = {id(x): _meta_like(x, dtype) for x in tensors}
-    try:
-        return copy.deepcopy(module, memo).train(train_mode)
-    except Exception as error:
-        cure = "build it under torch.device('meta') and call .eval()"
-        raise InputError(f"{type(module).__name__} cannot be copied ({first_line(error)}); {cure}") from error
-
-
-def _meta_like(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    meta = tensor.detach().to("meta", dtype if tensor.is_floating_point() else None)
-    return nn.Parameter(meta, requires_grad=False) if isinstance(tensor, nn.Parameter) else meta
-
-
 @contextmanager
 def _module_paths(module: nn.Module, stack: list[str]) -> Iterator[None]:
     """Keep the path of the running module on top of `stack`."""
     names = {id(m): name for name, m in module.named_modules()}
+    running: list[int] = []
 
     def enter(m: nn.Module, _: Any) -> None:
-        stack.append(names.get(id(m), stack[-1]))
+        if id(m) in names:
+            running.append(id(m))
+            stack.append(names[id(m)])
 
     def leave(m: nn.Module, _: Any, __: Any) -> None:
-        stack.pop()
+        # a child that raised never left: where its parent caught the error, both entries go
+        while id(m) in names and running and running.pop() != id(m):
+            stack.pop()
+        if id(m) in names:
+            stack.pop()
 
     handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
     try:
@@ -233,7 +257,6 @@ def _unfused_attention() -> Iterator[None]:
 
 
 def _reason(module: nn.Module, path: list[str], error: Exception) -> str:
+    """Tell in one line where and why a forward pass failed."""
     where = path[-1] or "the top level"
     return f"{type(module).__name__} does not run on these inputs (at {where}): {first_line(error)}"
-
-

@@ -1,0 +1,59 @@
+"""Where networks come from: `resolve` finds the source that a MODEL argument names. Nothing is imported before its use."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+from types import ModuleType
+
+from ..errors import InputError, nearest
+from .source import InputSize, Network
+
+__all__ = ["InputSize", "Network", "resolve"]
+
+SOURCES = {"torchvision": "torchvision", "timm": "timm", "hf": "huggingface"}
+"""Prefix of a network's name, and the module here that loads it."""
+
+CATALOGUES = ("torchvision", "timm")
+"""Where a bare name is looked up, in this order."""
+
+
+def resolve(name: str, size: InputSize) -> Network:
+    """Return the network that `name` stands for, on the meta device, with inputs of `size`.
+
+    `torchvision:NAME`, `timm:NAME`, `hf:ID|config.json|FOLDER|MODEL_TYPE`, `path/to/file.py:FACTORY`, or a bare NAME of
+    torchvision or, after it, timm. Raises InputError naming the value and the cure.
+    """
+    prefix, separator, rest = name.partition(":")
+    if separator and prefix in SOURCES:
+        return _source(SOURCES[prefix]).load(rest, size)
+    if name.endswith(".py") or ".py:" in name:
+        return _source("pyfile").load(name, size)
+    if name.endswith((".onnx", ".pt2")):
+        raise InputError(f"{name}: files of this kind are not supported yet; use path/to/file.py:factory")
+    if name.endswith("config.json") or "/" in name:
+        raise InputError(f"{name!r} is no network of torchvision or timm; a Hugging Face config or id is written hf:{name}")
+    if separator:
+        raise InputError(f"{name!r}: there is no source {prefix!r}; known: {', '.join(SOURCES)}, path/to/file.py:factory")
+    return _bare(name, size)
+
+
+def _bare(name: str, size: InputSize) -> Network:
+    installed = [catalogue for catalogue in CATALOGUES if find_spec(catalogue)]
+    if not installed:
+        raise InputError(f"{name}: neither torchvision nor timm is installed: pip install 'wattlayer[torchvision]'")
+    known: list[str] = []
+    for catalogue in installed:
+        source = _source(catalogue)
+        names = source.names()
+        if name in names or (catalogue == "timm" and name.partition(".")[0] in names):
+            return source.load(name, size)
+        known += names
+    missing = [f" ({x} is not installed: pip install 'wattlayer[{x}]')" for x in CATALOGUES if x not in installed]
+    raise InputError(
+        f"{name!r} is no network of {' or '.join(installed)}{nearest(name, list(dict.fromkeys(known)))}{''.join(missing)}"
+    )
+
+
+def _source(module: str) -> ModuleType:
+    return importlib.import_module(f".{module}", __package__)

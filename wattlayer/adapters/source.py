@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from math import prod
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, WattlayerError, first_line
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 DEFAULT_SEQ_LEN = 128
 """Tokens of a text input where `--seq-len` is not given: IMDb- and GLUE-like sentences, torchinfo's own example."""
+
+DEFAULT_IMAGE_SIZE = 224
+"""Height and width of an image where neither the user nor the network says: the crop of ImageNet's standard protocol."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,20 @@ class InputSize:
             if value is not None and value < 1:
                 raise InputError(f"{name.replace('_', '-')} {value} must be at least 1")
         if self.shape is not None and any(n < 1 for n in self.shape):
-            raise InputError(f"input {'x'.join(map(str, self.shape))} has a size below 1")
+            raise InputError(f"input {format_shape(self.shape)} has a size below 1")
+
+    def refuse(self, option: str, network: str, takes: str) -> None:
+        """Raise InputError when the user gave `option`, which `network`, taking `takes`, has no use for."""
+        value = getattr(self, option)
+        if value is not None:
+            given = format_shape(value) if isinstance(value, tuple) else value
+            name = {"shape": "input"}.get(option, option.replace("_", "-"))
+            raise InputError(f"{name} {given} does not apply to {network}, which takes {takes}: leave it out")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A module on the meta device with the inputs of one forward pass."""
+    """A module on the meta device with the inputs of one forward pass; both have their dtype already."""
 
     name: str
     module: nn.Module
@@ -48,16 +59,33 @@ class Network:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-def build(factory: Callable[[], nn.Module], dtype: str) -> nn.Module:
+def format_shape(shape: tuple[int, ...]) -> str:
+    """Write a shape as on the command line: 8x3x224x224."""
+    return "x".join(map(str, shape))
+
+
+def require(library: str) -> ModuleType:
+    """Import an optional library; raise InputError naming the extra that installs it."""
+    try:
+        return importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        if error.name != library:
+            raise
+        raise InputError(f"{library} is not installed: pip install 'wattlayer[{library}]'") from None
+
+
+def build(factory: Callable[[], nn.Module], dtype: str | None) -> nn.Module:
     """Call `factory` without allocating its weights and return the module on the meta device, in eval mode.
 
+    `dtype` converts floating parameters and buffers; None leaves them as the factory made them.
     Raises InputError with the reason when the factory fails.
     """
     import torch
 
-    from ..recorder import to_meta
+    from ..meta import to_meta
+    from .weightless import Weightless
 
-    with _weightless(), warnings.catch_warnings():
+    with Weightless(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about initial weights, of which there are none
         try:
             module = factory()
@@ -67,43 +95,22 @@ def build(factory: Callable[[], nn.Module], dtype: str) -> nn.Module:
             raise InputError(f"the network cannot be built: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"the factory returned {type(module).__name__}, not a torch.nn.Module")
-    return to_meta(module, getattr(torch, dtype))
+    return to_meta(module, getattr(torch, dtype) if dtype else None)
 
 
-def _weightless() -> AbstractContextManager[Any]:
-    """Put uninitialised and large tensors on the meta device, and leave small ones real.
+def image_input(size: InputSize, network: str, default: tuple[int, ...]) -> torch.Tensor:
+    """Return a meta tensor [batch, channels, …, height, width], `default` but its batch, resized as `size` says.
 
-    Under plain `torch.device("meta")` constructors that compute widths or drop rates with tensors fail ("Cannot copy
-    out of meta tensor"); here such small tensors keep their values.
+    Raises InputError for a `size.shape` of another rank or other channels and for `size.seq_len`.
     """
     import torch
-    from torch.overrides import TorchFunctionMode
 
-    fillers = {torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye}
-
-    class Weightless(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = dict(kwargs or {})
-            if kwargs.get("device") is None and (func is torch.empty or (func in fillers and _elements(args) > _SMALL)):
-                kwargs["device"] = "meta"
-            return func(*args, **kwargs)
-
-    return Weightless()
-
-
-_SMALL = 4096
-"""Elements up to which a filled tensor may carry values that a constructor reads back."""
-
-
-def _elements(args: tuple[Any, ...]) -> int:
-    sizes = args[0] if args and isinstance(args[0], tuple | list) else args
-    return prod(n for n in sizes if isinstance(n, int))
-
-
-def image_input(size: InputSize, default_image_size: int, channels: int = 3) -> torch.Tensor:
-    """Return a meta tensor [batch, channels, height, width], or of `size.shape` where that is given."""
-    import torch
-
-    edge = size.image_size or default_image_size
-    shape = size.shape or (size.batch, channels, edge, edge)
+    size.refuse("seq_len", network, "images")
+    edges = default[-2:] if size.image_size is None else (size.image_size, size.image_size)
+    shape = size.shape or (size.batch, *default[:-2], *edges)
+    if len(shape) != len(default) + 1 or shape[1] != default[0]:
+        example = format_shape((shape[0], *default))
+        raise InputError(
+            f"input {format_shape(shape)} does not fit {network}, which takes {len(default) + 1} dimensions like {example}"
+        )
     return torch.empty(shape, dtype=getattr(torch, size.dtype), device="meta")

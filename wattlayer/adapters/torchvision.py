@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ..errors import InputError, nearest
-from .source import InputSize, Network, build, image_input
+from .source import DEFAULT_IMAGE_SIZE, InputSize, Network, build, image_input, require
+
+if TYPE_CHECKING:
+    import torch
 
 PREFIX = "torchvision"
 
@@ -20,22 +23,37 @@ DECLARED_OPS = (
 
 def names() -> list[str]:
     """Return every network name torchvision has, quantised copies included."""
-    return list(_torchvision().models.list_models())
+    return list(import_torchvision().models.list_models())
 
 
 def load(name: str, size: InputSize) -> Network:
-    """Build torchvision's `name` on the meta device; raise InputError for an unknown name."""
-    models = _torchvision().models
+    """Build torchvision's `name` on the meta device; raise InputError for an unknown name or an input that does not fit."""
+    models = import_torchvision().models
     if name not in models.list_models():
         raise InputError(f"torchvision has no network {name!r}{nearest(name, models.list_models())}")
-    options = {"weights": None} | ({"weights_backbone": None} if name.startswith(_WITH_BACKBONE) else {})
-    if name in _AUXILIARY:
+    network = f"{PREFIX}:{name}"
+    if name.startswith(_DETECTION):
+        raise InputError(f"{network} is a detector: how many boxes it works on depends on the image, not supported yet")
+    options: dict[str, bool | None] = {"weights": None}
+    if name.startswith(_WITH_BACKBONE):
+        options |= {"weights_backbone": None}
+    if name.removeprefix("quantized_") in _AUXILIARY:
         options |= {"aux_logits": False, "init_weights": False}
-    module = build(lambda: models.get_model(name, **options), size.dtype)
-    return Network(f"{PREFIX}:{name}", module, (image_input(size, _IMAGE_SIZES.get(name, 224)),))
+    inputs = _inputs(name, network, size)
+    return Network(network, build(lambda: models.get_model(name, **options), size.dtype), inputs)
 
 
-_WITH_BACKBONE = ("deeplabv3", "fcn_", "lraspp", "fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet", "ssd", "fcos")
+def _inputs(name: str, network: str, size: InputSize) -> tuple[torch.Tensor, ...]:
+    if name.startswith("raft"):
+        return (image_input(size, network, _FLOW_INPUT),) * 2
+    if name in _VIDEO_INPUTS:
+        return (image_input(size, network, _VIDEO_INPUTS[name]),)
+    edge = _IMAGE_SIZES.get(name.removeprefix("quantized_"), DEFAULT_IMAGE_SIZE)
+    return (image_input(size, network, (3, edge, edge)),)
+
+
+_WITH_BACKBONE = ("deeplabv3", "fcn_", "lraspp")
+_DETECTION = ("fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet", "ssd", "fcos")
 _AUXILIARY = ("googlenet", "inception_v3")
 """Their auxiliary classifiers exist in training only, and their initialisation takes seconds."""
 
@@ -43,23 +61,30 @@ _IMAGE_SIZES = {
     "inception_v3": 299, "efficientnet_b1": 240, "efficientnet_b2": 288, "efficientnet_b3": 300, "efficientnet_b4": 380,
     "efficientnet_b5": 456, "efficientnet_b6": 528, "efficientnet_b7": 600, "efficientnet_v2_s": 384,
     "efficientnet_v2_m": 480, "efficientnet_v2_l": 480, "swin_v2_t": 256, "swin_v2_s": 256, "swin_v2_b": 256,
-    "vit_h_14": 224,
+    "deeplabv3_mobilenet_v3_large": 520, "deeplabv3_resnet50": 520, "deeplabv3_resnet101": 520, "fcn_resnet50": 520,
+    "fcn_resnet101": 520, "lraspp_mobilenet_v3_large": 520,
 }  # fmt: skip
-"""Crop sizes of each network's IMAGENET1K weights where they are not 224 (docs: torchvision.models, table of weights)."""
+"""Crop or resize of each network's default weights where it is not 224 (docs: torchvision.models, tables of weights)."""
+
+_VIDEO_INPUTS = {
+    "r3d_18": (3, 16, 112, 112), "mc3_18": (3, 16, 112, 112), "r2plus1d_18": (3, 16, 112, 112),
+    "mvit_v1_b": (3, 16, 224, 224), "mvit_v2_s": (3, 16, 224, 224), "s3d": (3, 16, 224, 224),
+    "swin3d_t": (3, 16, 224, 224), "swin3d_s": (3, 16, 224, 224), "swin3d_b": (3, 16, 224, 224),
+}  # fmt: skip
+"""Channels, frames, height, width: a clip of 16 frames at the crop of each network's weights (as above)."""
+
+_FLOW_INPUT = (3, 520, 960)
+"""The pair of frames that RAFT's weights were evaluated on (docs: torchvision.models.optical_flow)."""
 
 
-def _torchvision() -> ModuleType:
+def import_torchvision() -> ModuleType:
     """Import torchvision, also beside a torch that it was not compiled for.
 
     Its compiled operators are missing there ("operator torchvision::nms does not exist"). Tracing needs their names
     and shapes only, so the schemas are declared and the import is tried again.
     """
     try:
-        return importlib.import_module("torchvision")
-    except ModuleNotFoundError as error:
-        if error.name != "torchvision":
-            raise
-        raise InputError("torchvision is not installed: pip install 'wattlayer[torchvision]'") from None
+        return require("torchvision")
     except RuntimeError as error:
         if "does not exist" not in str(error):
             raise
@@ -70,8 +95,8 @@ def _torchvision() -> ModuleType:
         _LIBRARIES[-1].define(schema)
     for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[module]
-    return importlib.import_module("torchvision")
+    return require("torchvision")
 
 
-_LIBRARIES: list[object] = []
+_LIBRARIES: list[torch.library.Library] = []
 """Operator declarations live as long as the library object that made them."""

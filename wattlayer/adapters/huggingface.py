@@ -1,0 +1,142 @@
+"""Networks of Hugging Face transformers by their configuration: the architecture only, never weights, never remote code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, first_line, nearest
+from .hub import fetch_config
+from .modalities import example_inputs
+from .source import InputSize, Network, build, require
+from .torchvision import import_torchvision
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PREFIX = "hf"
+
+
+def names() -> list[str]:
+    """Return every model type that transformers can build from its default configuration."""
+    return sorted(_config_types())
+
+
+def load(name: str, size: InputSize) -> Network:
+    """Build the architecture of `name` on the meta device.
+
+    `name` is a config.json, a folder that holds one, a model type ("bert": its default configuration), or an id on the
+    hub, whose config.json is taken from the local cache or fetched. The class is the first of the configuration's
+    `architectures`, else the bare model; attention runs as `scaled_dot_product_attention` where the network supports it.
+    Raises InputError naming the value and the cure.
+    """
+    network = f"{PREFIX}:{name}"
+    config = _config(name)
+    _resize(config, size)
+    module = build(lambda: _module(config, size.dtype), None)
+    return Network(network, module, (), example_inputs(module, network, size))
+
+
+def _config(name: str) -> Any:
+    types = _config_types()
+    if name in types:
+        return types[name]()
+    record = _read(_path(name))
+    model_type = str(record.get("model_type"))
+    if model_type not in types:
+        reason = nearest(model_type, sorted(types))
+        raise InputError(f"hf:{name}: its model_type {model_type!r} is not part of the installed transformers{reason}")
+    try:
+        return types[model_type].from_dict(record)
+    except Exception as error:  # transformers' own checks
+        raise InputError(f"hf:{name}: its config.json is not valid for {model_type}: {first_line(error)}") from error
+
+
+def _config_types() -> Mapping[str, Any]:
+    _transformers()
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return CONFIG_MAPPING
+
+
+def _transformers() -> ModuleType:
+    if find_spec("transformers") and find_spec("torchvision"):
+        import_torchvision()  # transformers imports it too, without our cure for its missing operators
+    return require("transformers")
+
+
+def _path(name: str) -> Path:
+    path = Path(name).expanduser()
+    path = path / "config.json" if path.is_dir() else path
+    if path.is_file():
+        return path
+    if path.suffix == ".json" or name.startswith((".", "/", "~")):
+        raise InputError(f"{path}: there is no such file")
+    return fetch_config(name)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {first_line(error)}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is not a configuration: it must hold a JSON object")
+    return record
+
+
+def _resize(config: Any, size: InputSize) -> None:
+    """Build the network for the image size that the user gave: position embeddings depend on it."""
+    vision = getattr(config, "vision_config", None) or config
+    edge = size.shape[-1] if size.shape and len(size.shape) == 4 else size.image_size
+    if edge is not None and isinstance(getattr(vision, "image_size", None), int):
+        vision.image_size = edge
+
+
+def _module(config: Any, dtype: str) -> nn.Module:
+    """Build the class that the configuration names, with parameters in `dtype` from the start.
+
+    So buffers that a network keeps in float32 whatever its dtype (rotary frequencies) stay as they are.
+    """
+    import torch
+
+    architecture = _architecture(config)
+    previous = torch.get_default_dtype()
+    _set_dtype(config, getattr(torch, dtype))
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        return architecture._from_config(config)
+    finally:
+        torch.set_default_dtype(previous)
+
+
+def _architecture(config: Any) -> Any:
+    """Return the class that a configuration names, else the bare model of its type, else one that solves a task."""
+    transformers = _transformers()
+    for named in getattr(config, "architectures", None) or ():
+        if not hasattr(transformers, named):
+            cure = "code that comes with a network is never run"
+            raise InputError(f"architecture {named!r} is not part of transformers {transformers.__version__}; {cure}")
+        return getattr(transformers, named)
+    from transformers.models.auto import modeling_auto
+
+    mappings = (x for key, x in vars(modeling_auto).items() if key.startswith("MODEL_") and not key.endswith("_NAMES"))
+    for mapping in (modeling_auto.MODEL_MAPPING, *mappings):
+        if type(config) in mapping:
+            found = mapping[type(config)]
+            return found[0] if isinstance(found, tuple) else found
+    raise InputError(
+        f"transformers {transformers.__version__} has no model for {type(config).__name__}: name one in its `architectures`"
+    )
+
+
+def _set_dtype(config: Any, dtype: Any) -> None:
+    """Say the dtype in every part of a configuration; before transformers 4.56 it was called torch_dtype."""
+    for part in (config, *(getattr(config, key, None) for key in getattr(config, "sub_configs", ()))):
+        if part is not None:
+            setattr(part, "dtype" if hasattr(part, "dtype") else "torch_dtype", dtype)
+            part.use_cache = False

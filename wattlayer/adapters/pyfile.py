@@ -1,0 +1,112 @@
+"""Networks of a Python file, `path/to/file.py:factory`: the only source that runs the user's code."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, first_line
+from .source import DEFAULT_IMAGE_SIZE, InputSize, Network, build, image_input
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load(name: str, size: InputSize) -> Network:
+    """Call the factory that `name` points to and return its network on the meta device.
+
+    The factory takes no arguments and returns a module, (module, inputs) or (module, inputs, kwargs), where inputs is a
+    tensor or a tuple and kwargs a dict. For a module alone, inputs are float images as `size` says. Raises InputError
+    naming the file or the factory and the cure.
+    """
+    made: list[Any] = []
+    factory = _factory(name)
+    module = build(lambda: _call(name, factory, made), size.dtype)
+    if len(made) == 1:
+        return Network(name, module, (_image(name, size),))
+    args, kwargs = _converted(_arguments(name, made), size.dtype)
+    _refuse_sizes(name, args, kwargs, size)
+    return Network(name, module, args, kwargs)
+
+
+def _factory(name: str) -> Any:
+    path, _, attribute = name.rpartition(":")
+    if not path.endswith(".py"):
+        raise InputError(f"{name}: name the function that returns the network, as in {name}:build")
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such file")
+    module = _import(path)
+    if not hasattr(module, attribute):
+        own = [key for key, x in vars(module).items() if callable(x) and getattr(x, "__module__", None) == module.__name__]
+        raise InputError(f"{path} has no {attribute!r}; it has: {', '.join(own) or 'no function'}")
+    return getattr(module, attribute)
+
+
+def _import(path: str) -> ModuleType:
+    """Run a file as a module; files beside it can be imported by it, as under `python file.py`."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: Python cannot load this file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{path} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _call(name: str, factory: Any, made: list[Any]) -> nn.Module:
+    """Return the factory's module, and put all that it returned on `made`."""
+    import torch
+
+    try:
+        result = factory() if callable(factory) and not isinstance(factory, torch.nn.Module) else factory
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{name} failed: {type(error).__name__}: {first_line(error)}") from error
+    made.extend(result if isinstance(result, tuple | list) else [result])
+    if not 1 <= len(made) <= 3 or not isinstance(made[0], torch.nn.Module):
+        what = ", ".join(type(x).__name__ for x in made) or "nothing"
+        raise InputError(f"{name} returned {what}: return a module, (module, inputs) or (module, inputs, kwargs)")
+    return made[0]
+
+
+def _arguments(name: str, made: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    inputs, kwargs = made[1], made[2] if len(made) == 3 else {}
+    if not isinstance(kwargs, dict):
+        raise InputError(f"{name} returned keyword arguments of type {type(kwargs).__name__}: return a dict")
+    return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), kwargs
+
+
+def _converted(arguments: Any, dtype: str) -> Any:
+    import torch
+    from torch.utils._pytree import tree_map
+
+    from ..meta import tensor_to_meta
+
+    return tree_map(lambda x: tensor_to_meta(x, getattr(torch, dtype)) if isinstance(x, torch.Tensor) else x, arguments)
+
+
+def _image(name: str, size: InputSize) -> Any:
+    if size.shape is None:
+        return image_input(size, name, (3, DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE))
+    import torch
+
+    return torch.empty(size.shape, dtype=getattr(torch, size.dtype), device="meta")
+
+
+def _refuse_sizes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], size: InputSize) -> None:
+    """A size that the factory's own inputs do not have must not be dropped silently."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    for option in ("image_size", "seq_len", "shape"):
+        size.refuse(option, name, "the inputs that its factory returns")
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim()]
+    if size.batch > 1 and tensors and tensors[0].shape[0] != size.batch:
+        raise InputError(f"batch {size.batch}: {name} returns its own inputs, of batch {tensors[0].shape[0]}: change it there")

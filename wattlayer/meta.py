@@ -1,0 +1,58 @@
+"""Modules and inputs as meta tensors: shapes and dtypes without data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from .constants import remember, value_of
+from .errors import InputError, first_line
+
+
+def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: bool = False) -> nn.Module:
+    """Return `module` as meta tensors in the wanted mode and dtype; the given one is copied, never changed.
+
+    Raises InputError when the module cannot be copied.
+    """
+    own = [*module.parameters(), *module.buffers()]
+    held = list(_held_tensors(module, set()))
+    fits = all(dtype is None or not x.is_floating_point() or x.dtype == dtype for x in own)
+    if fits and all(x.is_meta for x in held) and all(m.training == train_mode for m in module.modules()):
+        return module
+    # deepcopy takes what its memo already holds: so no weight is ever copied, and tied weights stay tied
+    memo = {id(x): tensor_to_meta(x) for x in held} | {id(x): tensor_to_meta(x, dtype) for x in own}
+    try:
+        return copy.deepcopy(module, memo).train(train_mode)
+    except Exception as error:
+        cure = "build it under torch.device('meta') and call .eval()"
+        raise InputError(f"{type(module).__name__} cannot be copied ({first_line(error)}); {cure}") from error
+
+
+def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Return a meta tensor of this shape; `dtype` converts floating ones, and what is not a parameter keeps its value."""
+    meta = tensor.detach().to("meta", dtype if tensor.is_floating_point() else None)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(meta, requires_grad=False)
+    value = value_of(tensor)
+    return meta if value is None else remember(meta, value)
+
+
+def _held_tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    """Yield every tensor that a module holds, also in plain attributes and in modules that it never registered."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, nn.Module):
+        yield from _held_tensors(vars(value), seen)
+    elif isinstance(value, dict):
+        for x in value.values():
+            yield from _held_tensors(x, seen)
+    elif isinstance(value, list | tuple):
+        for x in value:
+            yield from _held_tensors(x, seen)
