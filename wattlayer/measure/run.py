@@ -1,0 +1,146 @@
+"""`run_campaign`: one call that plans, resumes, measures and sums up, for the command line and for scripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..layer import Layer
+from .campaign import Campaign, Summary, Tick
+from .journal import Journal
+from .plan import DEFAULT_NETWORKS, Plan, Wanted
+from .rig import Rig
+from .window import Policy
+
+if TYPE_CHECKING:
+    from .propose import Resolve
+
+SECONDS_EACH = 0.9
+"""What one measurement takes with building its layer, until a campaign has timed its own."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a campaign is told; the names are those of the command line."""
+
+    output: Path
+    minutes: float = 25.0
+    resume: bool = False
+    networks: tuple[str, ...] = DEFAULT_NETWORKS
+    dtypes: tuple[str, ...] = ()
+    """Empty: bfloat16, float16 and float32 on CUDA, float32 on a CPU."""
+    layers: int = 1100
+    model: Path | None = None
+    meter: str = "auto"
+    assumed_power_w: float | None = None
+    device: str | None = None
+    hardware: str | None = None
+    seed: int = 0
+    target_frac: float = 0.02
+    warm_up_s: float = 45.0
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.minutes > 0:
+            raise InputError(f"--minutes {self.minutes} must be above 0")
+        if not 0 < self.target_frac < 1:
+            raise InputError(f"--target-frac {self.target_frac} must lie between 0 and 1, e.g. 0.02 for 2 %")
+        if self.layers < 0:
+            raise InputError(f"--layers {self.layers} must not be negative")
+        unknown = set(self.dtypes) - {"bfloat16", "float16", "float32"}
+        if unknown:
+            raise InputError(f"--dtypes {', '.join(sorted(unknown))}: known are bfloat16, float16, float32")
+
+
+def run_campaign(
+    options: Options,
+    progress: Callable[[Tick], None] = lambda tick: None,
+    say: Callable[[str], None] = lambda text: None,
+    rig: Rig | None = None,
+    resolve: Resolve | None = None,
+) -> Summary | None:
+    """Plan and run a campaign, or go on with the one in `options.output`; None after a dry run.
+
+    `progress` is called after every measurement, `say` with lines for people. Without a `rig` the device at hand and its
+    meter are opened. Raises WattlayerError with one line for everything a user can cause.
+    """
+    rig = rig or open_rig(options)
+    deadline_s = rig.clock.now() + 60 * options.minutes
+    plan_path = _plan_path(options, rig)
+    begun = plan_path is not None
+    plan = Plan.load(plan_path) if plan_path else _propose(options, rig, resolve)
+    if not begun or options.dry_run:
+        minutes = len(plan.items) * SECONDS_EACH / 60
+        say(f"{plan.describe()}\n  about {minutes:.0f} minutes at {SECONDS_EACH} s each, and one to two more a session")
+    if options.dry_run:
+        return None
+    options.output.mkdir(parents=True, exist_ok=True)
+    if not begun:
+        plan.save(options.output / f"{plan.run}.plan.json")
+    journal = Journal(options.output / f"{plan.run}.jsonl")
+    campaign = Campaign(rig, plan, journal, Policy.of(rig, options.target_frac), options.warm_up_s, progress)
+    return campaign.run(deadline_s)
+
+
+def open_rig(options: Options) -> Rig:
+    """Open the device and the meter that `options` name."""
+    from .device import DeviceRig
+
+    return DeviceRig.open(
+        options.device, meter=options.meter, assumed_power_w=options.assumed_power_w,
+        hardware=options.hardware, seed=options.seed,
+    )  # fmt: skip
+
+
+def _plan_path(options: Options, rig: Rig) -> Path | None:
+    """The plan to go on with; None to begin a new campaign."""
+    found = sorted(options.output.glob("*.plan.json"))
+    if found and options.resume:
+        _check_hardware(found[-1], rig)
+        return found[-1]
+    if found and not options.dry_run:
+        raise InputError(f"{found[-1]} is a campaign already: add --resume to go on with it, or give another --output")
+    return None
+
+
+def _check_hardware(plan: Path, rig: Rig) -> None:
+    headers = Journal(plan.with_name(plan.name.replace(".plan.json", ".jsonl"))).headers
+    boards = {header["meter"].get("board") for header in headers} - {None}
+    here = rig.instrument.description.get("board")
+    others = {header["hardware"] for header in headers} - {rig.hardware}
+    if others or (boards and here and here not in boards):
+        raise InputError(f"{plan} was begun on another board ({', '.join(others) or 'same name'}): give another --output")
+
+
+def _propose(options: Options, rig: Rig, resolve: Resolve | None) -> Plan:
+    from .propose import propose
+
+    if resolve is None:
+        from ..adapters import resolve as any_source
+
+        resolve = any_source
+    dtypes = options.dtypes or (("bfloat16", "float16", "float32") if "graph" in rig.modes else ("float32",))
+    wanted = Wanted(options.networks, dtypes, options.layers, options.seed)
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    run = f"{date}-{re.sub('[^a-z0-9]+', '-', rig.hardware.lower())}-{options.seed}"
+    return propose(wanted, rig, run, resolve, _intervals(options.model) if options.model else None)
+
+
+def _intervals(path: Path) -> Callable[[Sequence[Layer]], Sequence[float]]:
+    """How unsure a trained model is of each layer, in joules."""
+    try:
+        from ..model import EnergyModel
+    except ImportError as error:
+        raise InputError(f"--model needs {error.name}, which is not installed here: leave --model out, or install it") from None
+    model = EnergyModel.load(path)
+
+    def widths(layers: Sequence[Layer]) -> Sequence[float]:
+        predicted = model.predict(list(layers))
+        return [float(high - low) for low, high in zip(predicted.energy_low_j, predicted.energy_high_j)]
+
+    return widths
