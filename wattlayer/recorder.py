@@ -41,7 +41,7 @@ def record(
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     inputs = tuple(operand("input", x) for x in tensors)  # before the forward, which may change them in place
     recorder = Recorder()
-    with _module_paths(module, recorder.path), _unfused_attention(), torch.inference_mode():
+    with _module_paths(module, recorder.path), unfused_attention(), torch.inference_mode():
         try:
             with recorder, KnownIndices():
                 module(*args, **kwargs)
@@ -70,13 +70,18 @@ class Recorder(TorchDispatchMode):
         key = (func, _signature(args), _signature(tuple(kwargs.items())))
         layer, again = self._seen.get(key, (None, None))
         # a call seen before gives fresh tensors of the same shapes: cheaper than to infer the shapes anew
-        result = again() if again else _as_fused(func, args, self._run(func, args, kwargs))
+        result = self.compute(func, args, kwargs, again)
         if key not in self._seen:
             layer = make_layer(func, args, kwargs, result)
             self._seen[key] = layer, _again(func, args, kwargs, result)
-        self._constants.follow(func, args, kwargs, result)
         if layer is not None:
             self.calls.append((self.path[-1], layer))
+        return result
+
+    def compute(self, func: Any, args: Any, kwargs: Any, again: Callable[[], Any] | None = None) -> Any:
+        """Return an operator's result on meta tensors, by `again` where that makes it, and follow what is known of it."""
+        result = again() if again else _as_fused(func, args, self._run(func, args, kwargs))
+        self._constants.follow(func, args, kwargs, result)
         return result
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -246,7 +251,7 @@ def _module_paths(module: nn.Module, stack: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _unfused_attention() -> Iterator[None]:
+def unfused_attention() -> Iterator[None]:
     """Describe `nn.MultiheadAttention` by its operators, on every device alike."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
