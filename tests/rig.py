@@ -240,7 +240,7 @@ class SimulatedWorkload:
         if filler_w is None:
             self.per_round, self.filler_s, self.round = 1, 0.0, self.call
         else:
-            together, lengths_s = max(1, round(0.01 / self.call_s)), [0.01 + 0.005 * random.Random(i).random() for i in range(30)]
+            together, lengths_s = max(1, round(0.01 / self.call_s)), [0.01 + 0.005 * random.Random(i).random() for i in range(12)]
             average = self.call if len(self.call) > 1 or together == 1 else ((self.call_s * together, self.call[0][1]),)
             times = together if len(self.call) > 1 else 1
             self.round = tuple(x for s in lengths_s for x in (*average * times, (s, filler_w)))

@@ -28,6 +28,8 @@ PHASES = 10
 CONTINUOUS_S = 0.010
 """A counter that refreshes faster than this is read as continuous; its sampling needs no square wave."""
 EDGES_WANTED = 20
+SETTLE_S = 0.15
+"""After a change of load, before a source that publishes at once shows nothing but the new load."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def characterise(bench: Bench, deep_w: Mapping[str, float | None]) -> tuple[Mete
         except MeterError as error:
             refused.append(f"{meter.name}: {error}")
             continue
+        bench.clock.sleep(found.delay_s + SETTLE_S)
         hot_w = _idle(bench.clock, meter, 0.6)
         spinning_w = _loaded(bench, meter, bench.spin) if bench.spin else None
         processes = bench.instrument.board.state().processes
@@ -137,6 +140,8 @@ def _steady(bench: Bench, meter: Meter) -> MeterCharacter:
             other.read()
         bench.clock.sleep(0.0005)
     bench.load.stop()
+    if seen.backwards:
+        raise MeterError("it ran backwards under a steady load")
     if len(seen.edges) < 5:
         raise MeterError(f"it stepped {len(seen.edges)} times in {bench.longest_s:g} s of steady load: stuck or not counting")
     ratio = _slope(seen.edges) / _slope(other.edges) if other and len(other.edges) >= 5 else None
@@ -240,7 +245,7 @@ def _idle(clock: Clock, meter: Meter, seconds: float) -> float | None:
 
 def _loaded(bench: Bench, meter: Meter, load: Workload, seconds: float = 0.8) -> float | None:
     load.start()
-    run(load, bench.clock, Policy.settle_s)
+    run(load, bench.clock, SETTLE_S)
     edges = _edges_while(bench.clock, meter, load.keep_busy, seconds)
     load.stop()
     return _slope(edges) if len(edges) > 2 else None

@@ -1,0 +1,408 @@
+"""Campaigns on the simulated rig: nothing is lost, doubled or torn, whatever kills them; drift is taken out; the plan is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rig import Device, SimulatedRig, Thermals, layer_segment
+
+from wattlayer.dataset import Measurement, read_measurements
+from wattlayer.errors import InputError, MeterError
+from wattlayer.layer import Layer
+from wattlayer.measure.campaign import Campaign, Summary, Tick
+from wattlayer.measure.drift import correct_drift, join_campaigns, repeatability
+from wattlayer.measure.journal import Journal
+from wattlayer.measure.plan import NetworkPlan, Plan, linear, make_queue, reference_layer
+from wattlayer.measure.rig import DeviceLost, Item, NetworkCall
+
+MODES = ("graph", "eager")
+CALL = NetworkCall("net:a", 1, "float16", "none")
+FOREVER_S = 1e6
+
+
+def layers(count: int = 24) -> list[Layer]:
+    sizes = random.Random(5)
+    return [linear(sizes.randint(1, 2048), 64 * sizes.randint(1, 64), 64 * sizes.randint(1, 64), "float16") for _ in range(count)]
+
+
+def planned(count: int = 24, network: bool = False) -> Plan:
+    """Some layers with their hidden repeats, eager and hot twins, references and, if asked for, a network of six of them."""
+    stage = [Item(x, source="test") for x in layers(count)]
+    whole = [Item(network=CALL, mode=mode) for mode in MODES] if network else []
+    parts = NetworkPlan(CALL, {x.digest(): (2, 1 / 6) for x in layers(count)[:6]})
+    queue = make_queue([stage, whole], 0, MODES, reference_layer("float16"))
+    return Plan("2026-01-01-test", 0, queue, (parts,) if network else ())
+
+
+def simulated(seed: int = 0, **options: object) -> SimulatedRig:
+    return SimulatedRig(seed=seed, networks={CALL.name: layers()[:6] * 2}, **options)
+
+
+def campaign(folder: Path, plan: Plan, rig: SimulatedRig | None = None, **options: object) -> Campaign:
+    return Campaign(rig or simulated(), plan, Journal(folder / "rows.jsonl"), **{"warm_up_s": 0.5, **options})
+
+
+def finished(folder: Path, plan: Plan, rig: SimulatedRig | None = None, minutes: float = FOREVER_S, **options: object) -> Summary:
+    work = campaign(folder, plan, rig, **options)
+    return work.run(work.rig.clock.now() + 60 * minutes)
+
+
+def keys(path: Path) -> Counter[tuple[str, int]]:
+    """Every attempt in a file with how often it is there; fails on a line that is no JSON."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return Counter((x["key"], x["attempt"]) for x in records if "key" in x)
+
+
+def is_complete(path: Path, plan: Plan) -> bool:
+    found = keys(path)
+    return {(x.key, 1) for x in plan.items} <= set(found) and set(found.values()) == {1} and path.read_bytes().endswith(b"\n")
+
+
+# --- what a campaign leaves behind
+
+
+def test_a_campaign_measures_all_it_planned(tmp_path):
+    plan, ticks = planned(network=True), list[Tick]()
+    summary = finished(tmp_path, plan, progress=ticks.append)
+    assert summary.stopped_by == "complete" and summary.done == summary.total == len(plan.items)
+    assert is_complete(tmp_path / "rows.jsonl", plan)
+    assert [tick.done for tick in ticks][-1] == len(plan.items) and ticks[-1].eta_s == 0.0
+    assert ticks[0].eta_s > 5.0 and 0 < ticks[-1].interval_frac < 0.02
+    rows = read_measurements(tmp_path / "rows.jsonl")
+    assert {row.hardware for row in rows} == {"simulated"} and {row.meter for row in rows} == {"measured"}
+    assert all(row.step_powers_w and row.interval_frac and row.window_s and row.energy_corrected_j for row in rows)
+    assert sum(row.network == CALL.name for row in rows) == 2
+
+
+def test_energies_are_right_within_their_intervals(tmp_path):
+    rig = SimulatedRig(Device(thermals=Thermals(leak_w_per_k=0.0)))
+    finished(tmp_path, planned(), rig)
+    rows = [row for row in read_measurements(tmp_path / "rows.jsonl") if row.mode == "graph"]
+    inside = []
+    for row in rows:
+        time_s, watts = layer_segment(row.layer)
+        assert row.time_s == pytest.approx(time_s)
+        inside.append(abs(row.energy_j / (time_s * (watts + 120.0)) - 1) < row.interval_frac)
+    assert len(inside) > 25 and sum(inside) > 0.85 * len(inside)
+
+
+def test_the_header_keeps_what_a_reader_needs(tmp_path):
+    finished(tmp_path, planned(4))
+    header = json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0])
+    assert header["wattlayer_data"] == 1 and header["hardware"] == "simulated" and header["seed"] == 0
+    character = header["character"]
+    assert {"refresh_s", "quantum_j", "delay_s", "ratio_to_power", "square_wave_spread_frac"} <= set(character["meter"])
+    assert character["idle_deep_w"] < character["idle_hot_w"] < character["idle_spinning_w"]
+    assert header["reference"]["kind"] == "linear" and header["meter"]["label"] == "measured" and header["device"]
+
+
+def test_hidden_repeats_give_the_repeatability(tmp_path):
+    summary = finished(tmp_path, planned(40))
+    repeats = [row for row in read_measurements(tmp_path / "rows.jsonl") if row.duplicate_of]
+    assert len(repeats) == 4 == summary.repeatability.pairs
+    assert 0 < summary.repeatability.sd_frac < 0.015
+    assert "repeatability" in summary.describe()
+
+
+def test_repeatability_is_the_spread_of_pairs():
+    one = Measurement("simulated", 1.0, 1.0, linear(1, 8, 8, "float16"), key="a")
+    pair = [one, replace(one, energy_j=1.02, key="a+1", duplicate_of="a")]
+    assert repeatability(pair).sd_frac == pytest.approx(0.02 / 1.01 / 2**0.5)
+    assert repeatability([one]) is None
+    assert repeatability([replace(pair[0], flags=("outlier_step",)), pair[1]]) is None
+
+
+def test_closure_and_launch_gaps_of_a_network(tmp_path):
+    rig = simulated()
+    (closure,) = finished(tmp_path, planned(network=True), rig).closures
+    assert closure.covered_frac == pytest.approx(1.0) and 0.97 < closure.ratio < 1.03
+    assert closure.gap_s == pytest.approx(12 * 6e-6, rel=0.01)
+    assert closure.gap_j / closure.gap_s == pytest.approx(120, rel=0.2)  # hot idle
+    assert "closure net:a" in str(closure)
+
+
+def test_layers_that_do_not_run_are_kept_as_failures_and_not_tried_for_ever(tmp_path):
+    plan = planned()
+    bad = plan.items[3].digest
+    summary = finished(tmp_path, plan, simulated(broken=frozenset([bad])))
+    failures = [json.loads(x) for x in (tmp_path / "rows.jsonl").read_text().splitlines() if '"failed"' in x]
+    assert summary.failed == len(failures) >= 1 and {x["failed"][0] for x in failures} == {"out_of_memory"}
+    assert is_complete(tmp_path / "rows.jsonl", plan)
+    assert all(row.layer.digest() != bad for row in read_measurements(tmp_path / "rows.jsonl"))
+
+
+def test_a_capped_layer_is_measured_again_diluted(tmp_path):
+    plan = planned()
+    target = next(x for x in plan.items if x.source == "test" and x.regime == "cold" and x.mode == "graph" and not x.repeat)
+    finished(tmp_path, plan, simulated(capped=frozenset([target.digest])))
+    rows = {row.key: row for row in read_measurements(tmp_path / "rows.jsonl")}
+    alone, diluted = rows[target.key], rows[replace(target, regime="diluted").key]
+    assert "power_capped" in alone.flags and alone.capped_frac == pytest.approx(0.5, abs=0.01)
+    assert diluted.regime == "diluted" and "power_capped" not in diluted.flags
+    assert diluted.energy_j == pytest.approx(alone.energy_j, rel=0.05)  # the simulated device does not really cap
+
+
+def test_a_passing_disturbance_is_retried_once_at_the_end(tmp_path):
+    def burst(t: float) -> float:
+        return 300.0 if 19.0 < t < 22.0 and (t * 10) % 3 < 1 else 0.0
+
+    plan = planned()
+    rig = SimulatedRig(Device(background=burst))
+    finished(tmp_path, plan, rig)
+    found = keys(tmp_path / "rows.jsonl")
+    retried = [key for key, attempt in found if attempt == 2]
+    first = {row.key: row for row in read_measurements(tmp_path / "rows.jsonl") if row.attempt == 1}
+    again = {row.key: row for row in read_measurements(tmp_path / "rows.jsonl") if row.attempt == 2}
+    assert retried and all(first[key].flags for key in retried)
+    assert any(not row.flags for row in again.values())
+    assert max(found.values()) == 1 and not any(attempt > 2 for _, attempt in found)
+
+
+# --- stopping and going on
+
+
+def test_a_deadline_stops_before_what_may_not_finish(tmp_path):
+    plan, rig = planned(), simulated()
+    work = campaign(tmp_path, plan, rig)
+    summary = work.run(30.0)
+    assert summary.stopped_by == "deadline" and 0 < summary.done < summary.total
+    assert 20.0 < rig.clock.now() <= 30.0
+    assert finished(tmp_path, plan).stopped_by == "complete"
+    assert is_complete(tmp_path / "rows.jsonl", plan)
+
+
+def test_too_little_time_for_anything_measures_nothing(tmp_path):
+    summary = campaign(tmp_path, planned()).run(2.0)
+    assert summary.done == 0 and not (tmp_path / "rows.jsonl").exists()
+
+
+def test_sessions_are_numbered_and_share_one_file(tmp_path):
+    plan = planned()
+    for deadline_s in (30.0, 30.0, FOREVER_S):
+        campaign(tmp_path, plan).run(deadline_s)
+    runs = {row.run for row in read_measurements(tmp_path / "rows.jsonl")}
+    assert runs == {f"{plan.run}/{number}" for number in (1, 2, 3)}
+    assert len(Journal(tmp_path / "rows.jsonl").headers) == 3
+
+
+def test_sigterm_ends_a_session_cleanly(tmp_path):
+    plan = planned()
+
+    def at_five(tick: Tick) -> None:
+        if tick.done == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    summary = finished(tmp_path, plan, progress=at_five)
+    assert summary.stopped_by == "signal" and 5 <= summary.done <= 6
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert finished(tmp_path, plan).stopped_by == "complete" and is_complete(tmp_path / "rows.jsonl", plan)
+
+
+def test_a_lost_device_ends_the_session_and_the_next_leaves_its_layer_out(tmp_path):
+    plan = planned()
+    fatal = plan.items[8].key
+
+    class Fatal(SimulatedRig):
+        def prepare(self, item: Item):
+            if item.key == fatal:
+                raise DeviceLost("illegal memory access")
+            return super().prepare(item)
+
+    assert finished(tmp_path, plan, Fatal()).stopped_by == "device"
+    assert finished(tmp_path, plan, Fatal()).stopped_by == "complete"
+    assert Journal(tmp_path / "rows.jsonl").failures[fatal, 1] == ("device_lost",)
+    assert is_complete(tmp_path / "rows.jsonl", plan)
+
+
+def test_a_meter_that_fails_for_good_ends_the_campaign_with_its_reason(tmp_path):
+    def lost(reads: int, joules: float) -> float:
+        if reads > 12_000:
+            raise MeterError("the GPU fell off the bus")
+        return joules
+
+    with pytest.raises(MeterError, match="fell off the bus"):
+        finished(tmp_path, planned(60), simulated(fault=lost))
+    rows = Journal(tmp_path / "rows.jsonl")
+    assert len(rows.failures) == 5 and rows.rows
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The bytes of a finished campaign's file, before the last rewriting, and its plan."""
+    folder, plan = tmp_path_factory.mktemp("whole"), planned(12)
+    finished(folder, plan)
+    return (folder / "rows.jsonl").read_bytes(), plan
+
+
+def test_killed_at_100_random_moments_nothing_is_lost_doubled_or_torn(whole, tmp_path):
+    """A kill -9 leaves the file cut at some byte; whatever the byte, resuming completes the same set of keys."""
+    content, plan = whole
+    moments = random.Random(1)
+    for turn in range(100):
+        path = tmp_path / str(turn) / "rows.jsonl"
+        path.parent.mkdir()
+        path.write_bytes(content[: moments.randrange(len(content) + 1)])
+        survived = {json.loads(x).get("key") for x in path.read_bytes().split(b"\n")[:-1]}
+        assert finished(path.parent, plan).stopped_by == "complete"
+        assert is_complete(path, plan)
+        assert survived <= {key for key, _ in keys(path)} | {None}
+
+
+def test_killed_again_and_again_it_still_ends_complete(whole, tmp_path):
+    _, plan = whole
+    path, moments = tmp_path / "rows.jsonl", random.Random(2)
+    for _ in range(6):
+        campaign(tmp_path, plan).run(moments.uniform(18.0, 30.0))
+        kept = path.read_bytes() if path.exists() else b""
+        path.write_bytes(kept[: max(0, len(kept) - moments.randrange(2000))])
+    assert finished(tmp_path, plan).stopped_by == "complete" and is_complete(path, plan)
+
+
+KILLED = """
+import sys, time
+sys.path[:0] = {path!r}
+from pathlib import Path
+from test_campaign import campaign, planned
+campaign(Path({folder!r}), planned(12), progress=lambda tick: (print(tick.done, flush=True), time.sleep(0.02))).run(1e9)
+"""
+
+
+def test_kill_9_of_real_processes(tmp_path):
+    plan, path = planned(12), tmp_path / "rows.jsonl"
+    here = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    script = KILLED.format(path=here, folder=str(tmp_path))
+    for until in (1, 3, 7):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        for line in process.stdout:
+            if int(line) >= until:
+                break
+        time.sleep(0.005 * until)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    before = keys(path)
+    assert len(before) >= 7
+    assert finished(tmp_path, plan).stopped_by == "complete" and is_complete(path, plan)
+    assert set(before) <= set(keys(path))
+
+
+def test_a_damaged_line_in_the_middle_is_reported_not_repaired(whole, tmp_path):
+    content, plan = whole
+    lines = content.split(b"\n")
+    lines[2] = lines[2][:40]
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
+    with pytest.raises(InputError, match="line 3 is damaged"):
+        finished(tmp_path, plan)
+    with pytest.raises(InputError, match="line 3"):
+        read_measurements(tmp_path / "rows.jsonl")
+
+
+def test_a_torn_last_line_is_read_past_and_any_other_is_not(whole, tmp_path):
+    content, _ = whole
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    count = len(read_measurements(path))
+    path.write_bytes(content[:-20])
+    assert len(read_measurements(path)) == count - 1
+    path.write_bytes(content[:-20] + b"\n")
+    with pytest.raises(InputError, match="not JSON"):
+        read_measurements(path)
+
+
+# --- drift
+
+
+def reference_spread(rows: list[Measurement], corrected: bool) -> float:
+    repeats = [row for row in rows if row.layer == layers()[0] and row.mode == "graph" and row.regime == "cold"]
+    energies = [(row.energy_corrected_j if corrected else row.energy_j) for row in repeats]
+    assert len(energies) > 10
+    return (max(energies) - min(energies)) / statistics.mean(energies)
+
+
+def test_the_reference_takes_out_the_drift_of_a_cold_start(tmp_path):
+    """One layer again and again while the device warms up: its own spread shrinks although the reference is another layer."""
+    same = layers()[0]
+    stage = [Item(same, source="test", repeat=turn) for turn in range(60)]
+    queue = make_queue([stage], 0, ("graph",), reference_layer("float16"))
+    thermals = Thermals(leak_w_per_k=3.0)
+    rig = SimulatedRig(Device(seed=4, thermals=thermals))
+    finished(tmp_path, Plan("drift", 0, queue), rig, warm_up_s=0.0)
+    rows = read_measurements(tmp_path / "rows.jsonl")
+    assert reference_spread(rows, corrected=False) > 0.06
+    assert reference_spread(rows, corrected=True) < 0.5 * reference_spread(rows, corrected=False)
+
+
+def test_drift_is_subtracted_as_watts():
+    reference = linear(1, 8, 8, "float16")
+    other = linear(2, 8, 8, "float16")
+    turns = [
+        Measurement("simulated", 1.0, watts, reference, run="r/1", source="reference", measured_at_s=t, key=f"reference+{t}")
+        for t, watts in ((0.0, 110.0), (10.0, 100.0), (20.0, 90.0))
+    ]
+    row = Measurement("simulated", 2.0, 400.0, other, run="r/1", measured_at_s=5.0, key="x")
+    assert correct_drift([*turns, row])[-1].energy_corrected_j == pytest.approx(400.0 - 5.0 * 2.0)
+    assert correct_drift([*turns, replace(row, run="r/2")])[-1].energy_corrected_j is None  # no reference of its own run
+    assert correct_drift([row]) == [row]
+    with pytest.raises(InputError, match="cannot be joined"):
+        correct_drift([row, replace(row, hardware="a30")])
+
+
+def test_files_of_one_board_join_and_those_of_two_do_not(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    finished(tmp_path / "a", planned(6))
+    finished(tmp_path / "b", planned(6), simulated(seed=1))
+    paths = [tmp_path / "a" / "rows.jsonl", tmp_path / "b" / "rows.jsonl"]
+    assert len(join_campaigns(paths)) == sum(len(read_measurements(path)) for path in paths)
+    paths[1].write_text(paths[1].read_text().replace('"board": "sim"', '"board": "other"'))
+    with pytest.raises(InputError, match="come from 2 boards"):
+        join_campaigns(paths)
+
+
+# --- the plan
+
+
+def test_the_same_seed_gives_the_same_queue_and_another_one_another():
+    stage = [Item(x) for x in layers()]
+    queues = [make_queue([stage], seed, MODES, reference_layer("float16")) for seed in (0, 0, 1)]
+    assert queues[0] == queues[1] != queues[2]
+    assert {x.key for x in queues[0] if not x.repeat and x.regime == "cold" and x.mode == "graph"} == {x.key for x in stage}
+
+
+def test_a_queue_has_its_controls_and_no_key_twice():
+    stage = [Item(x) for x in layers(200)]
+    queue = make_queue([stage], 0, MODES, reference_layer("float16"))
+    assert len({x.key for x in queue}) == len(queue)
+    assert [i for i, x in enumerate(queue) if x.is_reference] == list(range(0, len(queue), 21))
+    distinct = len({x.digest for x in stage})
+    assert sum(x.duplicate_of is not None for x in queue) == round(0.10 * distinct)
+    assert sum(x.mode == "eager" for x in queue) == round(0.06 * distinct)
+    assert sum(x.regime == "hot" for x in queue) == round(0.10 * distinct)
+
+
+def test_a_plan_survives_its_file(tmp_path):
+    plan = planned(network=True)
+    plan.save(tmp_path / "a.plan.json")
+    loaded = Plan.load(tmp_path / "a.plan.json")
+    assert loaded.items == plan.items and loaded.run == plan.run
+    assert loaded.networks[0].layers == {k: tuple(v) for k, v in plan.networks[0].layers.items()}
+    (tmp_path / "b.plan.json").write_text("{}")
+    with pytest.raises(InputError, match="is no plan"):
+        Plan.load(tmp_path / "b.plan.json")
+
+
+def test_rows_round_trip_with_every_field(tmp_path):
+    finished(tmp_path, planned(4))
+    for row in read_measurements(tmp_path / "rows.jsonl"):
+        assert Measurement.from_json(json.loads(json.dumps(row.to_json()))) == row
