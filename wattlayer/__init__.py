@@ -1,0 +1,48 @@
+"""wattlayer: what a neural network's inference costs in joules, layer by layer, without running it.
+
+    import wattlayer as wl
+
+    estimate = wl.predict("torchvision:resnet50", hardware="a30", batch=32)
+    trace = wl.trace(module, *inputs)
+    wl.estimate(trace, wl.load_model("a30")).energy_j
+
+Importing this imports neither torch nor xgboost; they come in where they are used.
+"""
+
+from .dataset import Measurement, read_measurements, write_measurements
+from .errors import InputError, MeterError, UncoveredKindError, WattlayerError
+from .estimate import VERSION, Estimate, estimate, estimate_many
+from .evaluate import evaluate
+from .hardware import HARDWARE, Hardware
+from .layer import Layer, Operand
+from .measure import measure
+from .model import EnergyModel, Prediction, load_model
+from .predict import predict
+from .trace import Trace, trace
+
+__version__ = VERSION
+
+__all__ = [
+    "HARDWARE",
+    "EnergyModel",
+    "Estimate",
+    "Hardware",
+    "InputError",
+    "Layer",
+    "Measurement",
+    "MeterError",
+    "Operand",
+    "Prediction",
+    "Trace",
+    "UncoveredKindError",
+    "WattlayerError",
+    "estimate",
+    "estimate_many",
+    "evaluate",
+    "load_model",
+    "measure",
+    "predict",
+    "read_measurements",
+    "trace",
+    "write_measurements",
+]

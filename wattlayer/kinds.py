@@ -247,3 +247,18 @@ def elementwise(layer: Layer) -> int:
 def move(layer: Layer) -> int:
     """Moving bytes computes nothing."""
     return 0
+
+
+def _when_active(count: Count) -> Count:
+    return lambda layer: count(layer) if layer.argument("active", False) else 0
+
+
+@kind(
+    "elementwise",
+    "stochastic_depth",
+    read=_when_active(lambda layer: layer.inputs[0].size_bytes),
+    write=_when_active(_output_bytes),
+)
+def stochastic_depth(layer: Layer) -> int:
+    """torchvision's train-mode module as one layer: one per element where samples may be dropped, else it returns its input."""
+    return elementwise(layer) if layer.argument("active", False) else 0

@@ -150,12 +150,13 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
     # what runs on real tensors is the host's own bookkeeping, not work of the device
     if not any(x.is_meta for x in tensors) or kind in ALLOCATIONS or _is_view(inputs, tensors, writes):
         return None
+    defaults = _defaults(func)
     arguments = ((n, _argument(v)) for n, v in given if not any(True for _ in tensors_in(v)))
     return Layer(
         kind=kind,
         inputs=tuple(operand(name, x) for name, x in inputs),
         outputs=tuple(operand("output", x, layout=False) for x in tensors),
-        arguments=tuple(sorted((n, v) for n, v in arguments if v is not None and n not in _IRRELEVANT)),
+        arguments=tuple(sorted((n, v) for n, v in arguments if v not in (None, defaults.get(n)) and n not in _IRRELEVANT)),
     )
 
 
@@ -184,6 +185,12 @@ def _schema(func: Any) -> tuple[str, tuple[str, ...], bool]:
         name = name.removesuffix("_")
     kind = name if namespace == "aten" else f"{namespace}::{name}"
     return kind, tuple(a.name for a in func._schema.arguments), func._schema.is_mutable
+
+
+@cache
+def _defaults(func: Any) -> dict[str, Any]:
+    """Return the defaults of an operator's arguments: a call that spells one out is the same layer as one that does not."""
+    return {a.name: _argument(a.default_value) for a in func._schema.arguments if a.has_default_value()}
 
 
 @cache

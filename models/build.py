@@ -1,0 +1,108 @@
+"""Train every shipped model and write its card: `python models/build.py PATH_TO_TABLES [NAME...]`.
+
+The tables are those of public research that the cards name; their rows are not part of this project. `--cards` keeps the
+models as they are and evaluates only; `--models` trains only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from wattlayer.adapters.families import families_of
+from wattlayer.card import Provenance, model_card
+from wattlayer.evaluate import configuration, evaluate
+from wattlayer.model import EnergyModel
+from wattlayer.tables import read_table
+
+FOLDER = Path(__file__).parent
+COMMON = ("Float32 only: half precision and int8 are extrapolated by the scaffold's peak rates and marked so.",)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    table: str
+    provenance: Provenance
+    families: bool = False
+
+
+HEIDELBERG = Provenance(
+    "ConstantinNicolai/ml-operator-profiling, commit bd3aace, functional_general_benchmark (half of the published table); no "
+    "licence stated; the rows are not redistributed here",
+    "nvidia-smi board power, mean over a loop of 10 to 20 s on one fixed input; idle included; PyTorch 2.3.1, CUDA 12.1, eager",
+    (
+        "Batch 32 only, images of 32 to 299 pixels: other batches are extrapolation.",
+        "Weights and input stay warm in L2, unlike in a network.",
+        "Batch norm was measured in train mode; in eval mode it moves fewer bytes. One campaign's rows carry the train-mode mark but "
+        "are faster than three passes over DRAM allow, so they probably ran in eval mode; they are used as marked.",
+        "Residual adds, concatenations, attention and softmax were not measured: they get the scaffold's cost.",
+        *COMMON,
+    ),
+)
+IRENE = Provenance(
+    "StonyBrookNLP/irene, commit 3e013f1, original datasets (Cao et al., ACL 2021); no licence stated for the data; the rows are not "
+    "redistributed here",
+    "nvidia-smi board power; idle included; the device's name was inferred from its clocks",
+    (
+        "Transformer primitives only (BERT, RoBERTa, DistilBERT, GPT-2 families), batch 8 to 32, 32 to 256 tokens, hidden size 768.",
+        "Both products of attention carry one figure in the table; it is taken for query x key.",
+        "GELU, adds, views and convolutions were not measured: they get the scaffold's cost.",
+        *COMMON,
+    ),
+)
+RECIPES = {
+    "a30": Recipe("heidelberg/layers.csv", HEIDELBERG, families=True),
+    "rtx2080ti": Recipe("heidelberg/layers.csv", Provenance(
+        HEIDELBERG.source, HEIDELBERG.meter,
+        ("Two campaigns differ by 1.85 x in board power at equal time; which state a board is in cannot be told from here.",
+         *HEIDELBERG.limits),
+    ), families=True),
+    "gtx1080ti": Recipe("irene/ops.csv.gz", IRENE),
+    "gtx1070": Recipe("irene/ops.csv.gz", IRENE),
+    "xeon-gold-5120": Recipe("getzner/layers_cpu.csv", Provenance(
+        "JohannesGetzner/dl-energy-estimator, commit 2279b0a; no licence stated; the rows are not redistributed here",
+        "RAPL of both packages; PyTorch on the CPU, float32, batch 1 to 512",
+        ("RAPL power is nearly constant (about 75 W): this is in effect a model of time.",
+         "Rows whose power x duration differs from their energy by more than 10 % were left out.",
+         "Convolutions, linear layers, max pooling, ReLU, sigmoid, tanh and softmax only.", *COMMON),
+    )),
+    "jetson-nano": Recipe("neurstruc/conv2d_layers.csv", Provenance(
+        "NEUSoftGreenAI/NeurstrucEnergy, commit 94c5c2f; MIT licence",
+        "external DC meter over 4 s of back-to-back forward passes; idle included; a Jetson-Nano-class board",
+        ("Convolutions only, batch 1: every other layer gets the scaffold's cost, and `covered_frac` says so in every answer.",
+         "Whether the convolutions had a bias is not stated; PyTorch's default (they have) is taken.", *COMMON),
+    )),
+}  # fmt: skip
+"""Every shipped model: its table, where that came from and what to mind."""
+
+
+def main(arguments: list[str]) -> None:
+    flags = {a for a in arguments if a.startswith("--")}
+    tables, *names = [a for a in arguments if not a.startswith("--")]
+    for name in names or RECIPES:
+        start = time.perf_counter()
+        build(name, Path(tables), train="--cards" not in flags, card="--models" not in flags)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def build(name: str, tables: Path, train: bool, card: bool) -> None:
+    recipe = RECIPES[name]
+    rows = [m for m in read_table(tables / recipe.table, skip_bad_rows=True).measurements if m.hardware == name]
+    if train:
+        EnergyModel.train(rows, seed=0, name=name, source=recipe.provenance.source).save(FOLDER / f"{name}.json")
+    model = EnergyModel.load(FOLDER / f"{name}.json")
+    if card:
+        families = families_of((m.layer for m in rows if m.layer), configuration) if recipe.families else None
+        splits = ("given", "layer", "size", *(["family"] if families else []))
+        evaluation = evaluate(model, rows, splits=splits, families=families, progress=lambda text: print(text, flush=True))
+        scores = FOLDER / "evaluations" / f"{name}.json"
+        scores.parent.mkdir(exist_ok=True)
+        scores.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n")
+        (FOLDER / f"{name}.md").write_text(model_card(model, evaluation, recipe.provenance))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,73 @@
+"""The card of a model: what it was trained on, how good it is by split beside its baselines, and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .evaluate import Evaluation, Score
+from .hardware import find_hardware
+from .intervals import LEVEL
+from .model import EnergyModel
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What only a person knows of a model's data."""
+
+    source: str
+    """Authors, repository, commit and licence of the measurements."""
+    meter: str
+    limits: tuple[str, ...]
+
+
+def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenance) -> str:
+    """Return the card as Markdown; every figure comes from `evaluation`."""
+    m, device = model.metadata, find_hardware(model.hardware)
+    kinds = ", ".join(f"`{kind}`" for kind in m.kinds)
+    return "\n".join([
+        f"# {m.name}: {device.title}", "",
+        f"- **Source of the measurements**: {provenance.source}",
+        f"- **Meter**: {provenance.meter}",
+        f"- **Rows**: {m.rows} of {m.layers} distinct layers, campaigns {', '.join(m.runs) or 'one'}; predictions are for the "
+        f"board state of `{m.runs[0]}`",
+        f"- **Kinds covered**: {kinds}. Every other kind gets the scaffold's cost and lowers `covered_frac`.",
+        f"- **Model**: feature version {m.features}, SHA-256 `{model.sha256[:16]}…`, data digest `{m.data_sha256[:16]}…`",
+        "", "## Errors", "",
+        f"Absolute percentage error of a layer's energy against each measured row. Intervals are meant to hold {LEVEL:.0%} of rows. "
+        "Every split but the first trains the recipe anew without the rows that it is judged on.",
+        "", *_errors(evaluation.scores), "", "### By group of kinds", "", *_groups(evaluation.scores), "", "## Limits", "",
+        *(f"- {limit}" for limit in provenance.limits), "",
+    ])  # fmt: skip
+
+
+def _errors(scores: Sequence[Score]) -> list[str]:
+    head = ["| split | predictor | rows | median | p90 | signed median | Spearman | Kendall | in the interval |",
+            "|---|---|--:|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
+    rows = [
+        f"| {s.split} | {'**wattlayer**' if s.predictor == 'wattlayer' else s.predictor} | {s.rows} | {s.mdape_frac:.1%} | "
+        f"{s.p90_ape_frac:.1%} | {s.signed_median_frac:+.1%} | {_number(s.spearman)} | {_number(s.kendall)} | {_share(s.coverage_frac)} |"
+        for s in scores
+        if s.subset == "all"
+    ]
+    floor = next((s.noise_floor_frac for s in scores if s.noise_floor_frac is not None), None)
+    noise = "no layer was measured twice in one campaign" if floor is None else f"{floor:.2%}"
+    return [*head, *rows, "", f"Noise floor (median scatter of repeats within one campaign): {noise}."]
+
+
+def _groups(scores: Sequence[Score]) -> list[str]:
+    chosen = [s for s in scores if s.subset != "all" and s.split not in ("given", "training rows")]
+    head = ["| split | group | rows | median | p90 | time, median | in the interval |", "|---|---|--:|--:|--:|--:|--:|"]
+    return head + [
+        f"| {s.split} | {s.subset} | {s.rows} | {s.mdape_frac:.1%} | {s.p90_ape_frac:.1%} | {_share(s.time_mdape_frac)} | "
+        f"{_share(s.coverage_frac)} |"
+        for s in chosen
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

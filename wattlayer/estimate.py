@@ -1,0 +1,221 @@
+"""From a trace and a model to joules: per layer, per kind, per module and in total, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dataset import MODES
+from .errors import InputError, UncoveredKindError
+from .features import Array
+from .hardware import find_hardware
+from .intervals import LEVEL, total_half_width
+from .model import EnergyModel, Metadata
+from .trace import Trace
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA = 1
+VERSION = "0.1.0"
+
+HOST_LAUNCH_S = 7.5e-6
+"""Assumed time in which a host issues one operator in eager mode: the middle of the 5 to 10 us that PyTorch takes."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one forward pass of a whole batch costs; arrays are [n_calls] in call order, energies in joules.
+
+    Energies are gross board energy, idle included. In eager mode `gap_s` is the time the device waits for the host and
+    `gap_energy_j` what it burns meanwhile; both are 0 in graph mode.
+    """
+
+    trace: Trace
+    model: Metadata
+    model_sha256: str
+    mode: str
+    layer_time_s: Array
+    layer_power_w: Array
+    layer_energy_j: Array
+    layer_low_j: Array
+    layer_high_j: Array
+    covered: NDArray[np.bool_]
+    extrapolated: NDArray[np.bool_]
+    interval_j: tuple[float, float]
+    gap_s: float = 0.0
+    gap_energy_j: float = 0.0
+
+    @property
+    def energy_j(self) -> float:
+        """Energy of one forward pass of the whole batch: all layers and, in eager mode, the gaps between them."""
+        return float(self.layer_energy_j.sum()) + self.gap_energy_j
+
+    @property
+    def time_s(self) -> float:
+        """Time of one forward pass."""
+        return float(self.layer_time_s.sum()) + self.gap_s
+
+    @property
+    def power_w(self) -> float:
+        """Mean board power over the pass; 0.0 for a network without layers."""
+        return self.energy_j / self.time_s if self.time_s else 0.0
+
+    @property
+    def energy_per_sample_j(self) -> float:
+        return self.energy_j / self.trace.batch
+
+    @property
+    def covered_frac(self) -> float:
+        """Share of the energy in layers whose kind was measured on this hardware."""
+        return self._share(self.covered)
+
+    @property
+    def extrapolated_frac(self) -> float:
+        """Share of the energy in layers far outside what was measured."""
+        return self._share(self.extrapolated)
+
+    def _share(self, chosen: NDArray[np.bool_]) -> float:
+        total = float(self.layer_energy_j.sum())
+        return float(self.layer_energy_j[chosen].sum()) / total if total else 1.0
+
+    def uncovered_kinds(self) -> list[str]:
+        """Return the kinds that were never measured on this hardware, the costliest first."""
+        costs: dict[str, float] = {}
+        for layer, energy, covered in zip(self.trace.layers, self.layer_energy_j, self.covered):
+            if not covered:
+                costs[layer.kind] = costs.get(layer.kind, 0.0) + float(energy)
+        return sorted(costs, key=lambda kind: -costs[kind])
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return one row per call with the columns of `layers` in the JSON form."""
+        import pandas
+
+        return pandas.DataFrame(self._rows())
+
+    def by_kind(self) -> pandas.DataFrame:
+        """Return calls, flop, time_s, energy_j and energy_frac per kind of layer, the costliest first."""
+        return self._grouped([layer.kind for layer in self.trace.layers], "kind")
+
+    def by_module(self, depth: int = 2) -> pandas.DataFrame:
+        """Return the same per module, paths cut to `depth` parts ("" is the network itself), in call order of first use."""
+        if depth < 1:
+            raise InputError(f"depth {depth} must be at least 1")
+        return self._grouped([".".join(p.split(".")[:depth]) for p in self.trace.paths], "path", by_cost=False)
+
+    def _grouped(self, keys: Sequence[str], name: str, by_cost: bool = True) -> pandas.DataFrame:
+        import pandas
+
+        frame = pandas.DataFrame({
+            name: keys, "calls": 1, "flop": [x.flop for x in self.trace.layers],
+            "time_s": self.layer_time_s, "energy_j": self.layer_energy_j,
+        })  # fmt: skip
+        total = frame.groupby(name, sort=False).sum()
+        total["energy_frac"] = total["energy_j"] / max(float(self.layer_energy_j.sum()), 1e-300)
+        return total.sort_values("energy_j", ascending=False) if by_cost else total
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "index": i, "path": self.trace.paths[i], "kind": x.kind, "input_shapes": [list(t.shape) for t in x.inputs],
+                "output_shapes": [list(t.shape) for t in x.outputs], "dtype": x.dtype, "flop": x.flop,
+                "read_bytes": x.read_bytes, "write_bytes": x.write_bytes, "time_s": float(self.layer_time_s[i]),
+                "power_w": float(self.layer_power_w[i]), "energy_j": float(self.layer_energy_j[i]),
+                "energy_low_j": float(self.layer_low_j[i]), "energy_high_j": float(self.layer_high_j[i]),
+                "covered": bool(self.covered[i]), "extrapolated": bool(self.extrapolated[i]),
+            }
+            for i, x in enumerate(self.trace.layers)
+        ]  # fmt: skip
+
+    @cached_property
+    def total(self) -> dict[str, Any]:
+        """The `total` object of the JSON form."""
+        low, high = self.interval_j
+        return {
+            "energy_j": self.energy_j, "energy_low_j": low, "energy_high_j": high, "interval_frac": LEVEL,
+            "energy_per_sample_j": self.energy_per_sample_j, "time_s": self.time_s, "power_w": self.power_w,
+            "flop": self.trace.flop, "read_bytes": self.trace.read_bytes, "write_bytes": self.trace.write_bytes,
+            "covered_frac": self.covered_frac, "extrapolated_frac": self.extrapolated_frac,
+            "gap_s": self.gap_s, "gap_energy_j": self.gap_energy_j, "uncovered_kinds": self.uncovered_kinds(),
+        }  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the estimate as JSON types, schema 1."""
+        model = self.model
+        return {
+            "schema": SCHEMA, "wattlayer": VERSION, "network": self.trace.network, "hardware": model.hardware,
+            "dtype": self.trace.dtype, "tf32": self.trace.tf32, "batch": self.trace.batch, "mode": self.mode,
+            "model": {"name": model.name, "sha256": self.model_sha256, "features": model.features, "rows": model.rows,
+                      "source": model.source},
+            "total": self.total, "layers": self._rows(),
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        low, high = self.interval_j
+        head = (
+            f"{self.trace.network} on {self.model.hardware}, {self.trace.dtype}, batch {self.trace.batch}, {self.mode} mode: "
+            f"{self.energy_j:.4g} J ({low:.4g} to {high:.4g} J at {LEVEL:.0%}), {self.time_s:.4g} s, {self.power_w:.4g} W; "
+            f"{self.covered_frac:.0%} of it in measured kinds"
+        )
+        return f"{head}\n\n{self.by_kind().to_string(float_format='{:.4g}'.format)}"
+
+
+def estimate(trace: Trace, model: EnergyModel, mode: str = "graph", strict: bool = False, run: str | None = None) -> Estimate:
+    """Estimate one network: unique layers are predicted once, then summed over their calls.
+
+    `strict` raises UncoveredKindError where a kind was never measured on this hardware. `run` names the campaign whose
+    board state is meant, where the model knows several.
+    """
+    return estimate_many([trace], model, mode, strict, run)[0]
+
+
+def estimate_many(
+    traces: Sequence[Trace], model: EnergyModel, mode: str = "graph", strict: bool = False, run: str | None = None
+) -> list[Estimate]:
+    """Estimate many networks with one call of the model for all their distinct layers; the same numbers as one by one."""
+    if mode not in ("graph", "eager"):
+        raise InputError(f"mode {mode!r} is not one of {', '.join(MODES[:2])}")
+    layers = list(dict.fromkeys(layer for trace in traces for layer in trace.unique()))
+    if not layers:
+        raise InputError("there is no layer to estimate: the network runs no operator that moves data")
+    prediction = model.predict(layers, None if run is None else [run] * len(layers))
+    if strict and not prediction.covered.all():
+        kinds = sorted({x.kind for x, ok in zip(layers, prediction.covered) if not ok})
+        raise UncoveredKindError(
+            f"never measured on {model.hardware}: {', '.join(kinds)}; leave out --strict to get the scaffold's cost"
+        )
+    index = {layer: i for i, layer in enumerate(layers)}
+    return [_estimate(trace, model, mode, prediction, index) for trace in traces]
+
+
+def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, index: Mapping[Any, int]) -> Estimate:
+    calls = np.array([index[layer] for layer in trace.layers], dtype=np.int64)
+    gap_s, gap_energy_j = _gaps(prediction.time_s[calls], model) if mode == "eager" else (0.0, 0.0)
+    return Estimate(
+        trace=trace, model=model.metadata, model_sha256=model.sha256, mode=mode,
+        layer_time_s=prediction.time_s[calls], layer_power_w=prediction.power_w[calls],
+        layer_energy_j=prediction.energy_j[calls], layer_low_j=prediction.energy_low_j[calls],
+        layer_high_j=prediction.energy_high_j[calls], covered=prediction.covered[calls],
+        extrapolated=prediction.extrapolated[calls], gap_s=gap_s, gap_energy_j=gap_energy_j,
+        interval_j=_interval(calls, prediction, model.metadata.correlation, gap_energy_j),
+    )  # fmt: skip
+
+
+def _gaps(time_s: Array, model: EnergyModel) -> tuple[float, float]:
+    """Where the host issues operators slower than the device finishes them, the device waits at idle power."""
+    gap_s = float(np.maximum(0.0, HOST_LAUNCH_S - time_s).sum())
+    return gap_s, gap_s * find_hardware(model.hardware).idle_w
+
+
+def _interval(calls: NDArray[np.int64], prediction: Any, correlation: float, gap_energy_j: float) -> tuple[float, float]:
+    """Interval of the sum: all calls of one layer share its error in full, distinct layers share `correlation` of it."""
+    count = np.bincount(calls, minlength=len(prediction.energy_j))
+    energy = count * prediction.energy_j
+    width = total_half_width(energy, prediction.half_width, correlation)
+    total = float(energy.sum())
+    return total * float(np.exp(-width)) + gap_energy_j, total * float(np.exp(width)) + gap_energy_j

@@ -1,0 +1,288 @@
+"""How far to believe a model: every figure with its split, its hardware, its number of rows and its baselines.
+
+Splits, from easy to honest: `given` (the model as it is, on the rows it is shown; called `training rows` where it was
+trained on exactly these), and with the model's recipe trained
+anew each time: `layer` (grouped by distinct layer), `family` (a whole network family left out, with every layer that
+occurs in it), `size` (trained on the smaller 80 % by FLOP, tested on the rest).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .baselines import BASELINES
+from .dataset import Measurement
+from .errors import InputError
+from .estimate import estimate
+from .features import Array
+from .intervals import LEVEL
+from .layer import Layer
+from .model import EnergyModel
+from .training import Rows, digest, merge
+
+if TYPE_CHECKING:
+    from .trace import Trace
+
+SPLITS = ("given", "layer", "family", "size")
+FOLDS = 5
+LARGEST_FRAC = 0.2
+MIN_FAMILY_LAYERS = 8
+"""Families with fewer measured layers say little and are not left out on their own."""
+
+Families = Mapping[Layer, frozenset[str]]
+"""Network families by layer configuration."""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors of one predictor on one split; `_frac` values are shares, ape = |predicted / measured − 1|."""
+
+    unit: str
+    split: str
+    hardware: str
+    predictor: str
+    subset: str
+    """"all" rows, or those of one group of kinds."""
+    rows: int
+    mdape_frac: float
+    p90_ape_frac: float
+    signed_median_frac: float
+    spearman: float | None
+    kendall: float | None
+    noise_floor_frac: float | None
+    """Median scatter of repeats of one layer in one campaign around their own median; None without repeats."""
+    coverage_frac: float | None
+    """Share of measured energies inside the interval (meant: `intervals.LEVEL`); None for baselines."""
+    time_mdape_frac: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All scores of one call of `evaluate`."""
+
+    model: str
+    model_sha256: str
+    scores: tuple[Score, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores as JSON types."""
+        return {
+            "schema": 1, "model": {"name": self.model, "sha256": self.model_sha256}, "interval_frac": LEVEL,
+            "scores": [asdict(score) for score in self.scores],
+        }  # fmt: skip
+
+    def find(self, split: str, predictor: str = "wattlayer", subset: str = "all", unit: str = "layer") -> Score:
+        """Return one score; raise InputError where it was not evaluated."""
+        wanted = (unit, split, predictor, subset)
+        for score in self.scores:
+            if (score.unit, score.split, score.predictor, score.subset) == wanted:
+                return score
+        raise InputError(f"no score for {' / '.join(wanted)}")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a predictor said of measured rows."""
+
+    rows: Rows
+    energy_j: Array
+    time_s: Array | None = None
+    low_j: Array | None = None
+    high_j: Array | None = None
+
+
+def evaluate(
+    model: EnergyModel,
+    measurements: Sequence[Measurement],
+    networks: Sequence[tuple[Measurement, Trace]] = (),
+    splits: Sequence[str] = ("given",),
+    families: Families | None = None,
+    baselines: bool = True,
+    seed: int = 0,
+    progress: Progress = lambda text: None,
+) -> Evaluation:
+    """Score `model` on measured layers of its hardware and on measured `networks` (each with its trace).
+
+    `families` names the network families that each `configuration` occurs in; the split `family` needs it. Every split but
+    `given` trains the model's recipe anew on a part of the rows. Raises InputError where there is nothing to score.
+    """
+    own = [m for m in measurements if m.layer is not None and m.hardware == model.hardware]
+    if not own and not networks:
+        raise InputError(f"none of the rows is of {model.hardware}, the hardware of model {model.name!r}")
+    scores: list[Score] = []
+    for split in splits if own else ():
+        progress(f"{split}: {model.hardware}")
+        answers = _answers(split, model, own, families, baselines, seed, progress)
+        name = "training rows" if split == "given" and digest(own) == model.metadata.data_sha256 else split
+        for predictor, answer in answers.items():
+            scores += _scores(name, model.hardware, predictor, answer, _noise_floor(own))
+    scores += [_network_score(model, networks)] if networks else []
+    return Evaluation(model.name, model.sha256, tuple(scores))
+
+
+def configuration(layer: Layer) -> Layer:
+    """Return the layer as a network defines it, however it ran: TF32 or not, train or eval mode.
+
+    Splits keep all rows of one configuration on one side.
+    """
+    arguments = tuple((name, value) for name, value in layer.arguments if name != "training")
+    return replace(layer, arguments=arguments).with_tf32("none")
+
+
+def _answers(
+    split: str,
+    model: EnergyModel,
+    own: list[Measurement],
+    families: Families | None,
+    baselines: bool,
+    seed: int,
+    progress: Progress,
+) -> dict[str, _Answer]:
+    if split == "given":
+        return {"wattlayer": _ask(model, _every(own))}
+    parts: dict[str, list[_Answer]] = defaultdict(list)
+    for name, left_out in _left_out(split, own, families, seed):
+        progress(f"{split}: {model.hardware}, without {name}")
+        inside = [m for m, out in zip(own, left_out) if not out]
+        outside = [m for m, out in zip(own, left_out) if out]
+        for predictor, answer in _fold(inside, outside, baselines, seed).items():
+            parts[predictor].append(answer)
+    return {predictor: _concatenate(answers) for predictor, answers in parts.items()}
+
+
+def _fold(inside: list[Measurement], outside: list[Measurement], baselines: bool, seed: int) -> dict[str, _Answer]:
+    trained, test = EnergyModel.train(inside, seed=seed), _every(outside)
+    answers = {"wattlayer": _ask(trained, test)}
+    if baselines:
+        train = merge(inside)
+        time_s = answers["wattlayer"].time_s
+        assert time_s is not None
+        answers["constant power x time"] = _Answer(test, float(np.median(train.power_w)) * time_s)
+        answers |= {name: _Answer(test, f(train, test, trained.hardware)) for name, f in BASELINES.items()}
+    return answers
+
+
+def _every(measurements: Sequence[Measurement]) -> Rows:
+    """All rows as they were measured, repeats included."""
+    chosen = [m for m in measurements if m.layer is not None]
+    return Rows(
+        tuple(m.layer for m in chosen if m.layer is not None), tuple(m.run for m in chosen),
+        np.array([m.time_s for m in chosen]), np.array([m.power_w for m in chosen]),
+    )  # fmt: skip
+
+
+def _ask(model: EnergyModel, rows: Rows) -> _Answer:
+    p = model.predict(rows.layers, rows.runs)
+    return _Answer(rows, p.energy_j, p.time_s, p.energy_low_j, p.energy_high_j)
+
+
+def _left_out(
+    split: str, own: list[Measurement], families: Families | None, seed: int
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    layers = [configuration(m.layer) for m in own if m.layer is not None]
+    distinct = sorted(set(layers), key=lambda x: x.digest())
+    if split == "layer":
+        folds = np.random.default_rng(seed).permutation(len(distinct)) % FOLDS
+        for fold in range(FOLDS):
+            out = {x for x, f in zip(distinct, folds) if f == fold}
+            yield f"fold {fold + 1} of {FOLDS}", np.array([x in out for x in layers])
+    elif split == "size":
+        order = sorted(distinct, key=lambda x: x.flop)
+        out = set(order[round(len(order) * (1 - LARGEST_FRAC)) :])
+        yield "the largest 20 % by FLOP", np.array([x in out for x in layers])
+    elif split == "family":
+        yield from _families_left_out(layers, distinct, families)
+    else:
+        raise InputError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+
+
+def _families_left_out(
+    layers: list[Layer], distinct: list[Layer], families: Families | None
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    members: dict[str, set[Layer]] = defaultdict(set)
+    for layer in distinct:
+        for family in (families or {}).get(layer, ()):
+            members[family].add(layer)
+    chosen = {name: out for name, out in sorted(members.items()) if len(out) >= MIN_FAMILY_LAYERS}
+    if not chosen:
+        raise InputError("the split 'family' needs layers that occur in known networks; none of these rows does")
+    for name, out in chosen.items():
+        yield name, np.array([x in out for x in layers])
+
+
+def _concatenate(answers: list[_Answer]) -> _Answer:
+    def join(name: str) -> Array | None:
+        parts = [getattr(a, name) for a in answers]
+        return None if any(p is None for p in parts) else np.concatenate(parts)
+
+    rows = [a.rows for a in answers]
+    joined = Rows(
+        tuple(x for r in rows for x in r.layers), tuple(x for r in rows for x in r.runs),
+        np.concatenate([r.time_s for r in rows]), np.concatenate([r.power_w for r in rows]),
+    )  # fmt: skip
+    energy = np.concatenate([a.energy_j for a in answers])
+    return _Answer(joined, energy, join("time_s"), join("low_j"), join("high_j"))
+
+
+def _scores(split: str, hardware: str, predictor: str, answer: _Answer, floor: float | None) -> list[Score]:
+    """Score all rows and, for wattlayer itself, each group of kinds."""
+    group = np.array([x.group for x in answer.rows.layers])
+    subsets = {"all": np.ones(len(group), dtype=bool)}
+    if predictor == "wattlayer":
+        subsets |= {name: group == name for name in sorted(set(group))}
+    return [_score(split, hardware, predictor, name, answer, chosen, floor) for name, chosen in subsets.items()]
+
+
+def _score(
+    split: str, hardware: str, predictor: str, subset: str, answer: _Answer, chosen: NDArray[np.bool_], floor: float | None
+) -> Score:
+    measured = (answer.rows.time_s * answer.rows.power_w)[chosen]
+    coverage = None
+    if answer.low_j is not None and answer.high_j is not None:
+        coverage = float(np.mean((answer.low_j[chosen] <= measured) & (measured <= answer.high_j[chosen])))
+    time_error = None
+    if predictor == "wattlayer" and answer.time_s is not None:
+        time_error = float(np.median(np.abs(answer.time_s[chosen] / answer.rows.time_s[chosen] - 1)))
+    return Score("layer", split, hardware, predictor, subset, len(measured), **errors(measured, answer.energy_j[chosen]),
+                 noise_floor_frac=floor, coverage_frac=coverage, time_mdape_frac=time_error)  # fmt: skip
+
+
+def errors(measured: Array, predicted: Array) -> dict[str, Any]:
+    """Return median and 90th-percentile absolute percentage error, signed median, and rank correlations."""
+    from scipy.stats import kendalltau, spearmanr
+
+    ratio = predicted / measured - 1
+    ranked = len(measured) > 2 and len(set(measured)) > 1 and len(set(predicted)) > 1
+    return {
+        "mdape_frac": float(np.median(np.abs(ratio))),
+        "p90_ape_frac": float(np.quantile(np.abs(ratio), 0.9)),
+        "signed_median_frac": float(np.median(ratio)),
+        "spearman": float(spearmanr(measured, predicted).statistic) if ranked else None,
+        "kendall": float(kendalltau(measured, predicted).statistic) if ranked else None,
+    }
+
+
+def _noise_floor(measurements: Sequence[Measurement]) -> float | None:
+    repeats: dict[tuple[Layer | None, str], list[float]] = defaultdict(list)
+    for m in measurements:
+        repeats[m.layer, m.run].append(m.energy_j)
+    scatter = [abs(e / float(np.median(same)) - 1) for same in repeats.values() if len(same) > 1 for e in same]
+    return float(np.median(scatter)) if scatter else None
+
+
+def _network_score(model: EnergyModel, networks: Sequence[tuple[Measurement, Trace]]) -> Score:
+    """Score whole networks: energy and interval of the sum against the measured forward pass."""
+    estimates = [estimate(trace, model, mode="eager" if m.mode == "eager" else "graph", run=m.run) for m, trace in networks]
+    measured = np.array([m.energy_j for m, _ in networks])
+    inside = [e.interval_j[0] <= m.energy_j <= e.interval_j[1] for e, (m, _) in zip(estimates, networks)]
+    time_error = float(np.median([abs(e.time_s / m.time_s - 1) for e, (m, _) in zip(estimates, networks)]))
+    predicted = np.array([e.energy_j for e in estimates])
+    return Score("network", "network", model.hardware, "wattlayer", "all", len(networks), **errors(measured, predicted),
+                 noise_floor_frac=None, coverage_frac=float(np.mean(inside)), time_mdape_frac=time_error)  # fmt: skip

@@ -1,0 +1,340 @@
+"""Layers as numbers: one ordered table of features, and the roofline time they are measured against.
+
+Every matrix-like layer is seen as `batches` products [m, k] x [k, n] (a convolution as its implicit GEMM), every other
+layer as `m` rows reduced or mapped over `n` elements. To add a feature, add one row to `FEATURES` and raise
+`FEATURES_VERSION`: models trained on another version are refused with "retrain it".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .hardware import Hardware
+from .kinds import KINDS
+from .layer import DTYPE_BYTES, Layer
+
+FEATURES_VERSION = 1
+
+Array = NDArray[np.float64]
+
+KIND_CODES = {name: float(code) for code, name in enumerate((
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "torchvision::deform_conv2d",
+    "linear", "addmm", "mm", "matmul", "bmm", "baddbmm", "_grouped_mm", "scaled_dot_product_attention", "lstm", "gru",
+    "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "softmax", "log_softmax",
+    "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "sum", "embedding", "stochastic_depth",
+    "relu", "hardtanh", "hardsigmoid", "hardswish", "sigmoid", "tanh", "silu", "gelu", "mul", "add", "sub", "div", "where",
+    "cat", "stack", "clone", "_to_copy", "copy", "index",
+))}  # fmt: skip
+"""Codes of the commonest kinds, alike ones side by side; append only. Others share -1 and differ by their group."""
+
+GROUP_CODES = {name: float(code) for code, name in enumerate((
+    "other", "conv", "matmul", "attention", "recurrent", "norm", "softmax", "pooling", "reduction", "sort", "resample",
+    "fft", "elementwise", "embedding", "copy", "creation",
+))}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """One layer's sizes under the names that all kinds share; counts, not logarithms."""
+
+    kind_code: float
+    group_code: float
+    flop: float
+    read_bytes: float
+    write_bytes: float
+    batches: float
+    m: float
+    n: float
+    k: float
+    window: float = 1.0
+    """Elements of a kernel or pooling window."""
+    stride: float = 1.0
+    dilation: float = 1.0
+    in_channels: float = 1.0
+    out_channels: float = 1.0
+    in_positions: float = 1.0
+    out_positions: float = 1.0
+    samples: float = 1.0
+    """Size of dimension 0 of the input."""
+    weight_bytes: float = 0.0
+    causal: float = 0.0
+    heads_per_kv: float = 1.0
+    transposed: float = 0.0
+    train: float = 0.0
+    operands: float = 1.0
+    element_bytes: float = 4.0
+    channels_last: float = 0.0
+    strided: float = 0.0
+    tf32: float = 0.0
+
+
+DIMENSIONS = tuple(f.name for f in fields(Dimensions))
+
+
+@lru_cache(maxsize=1 << 18)
+def dimensions(layer: Layer) -> tuple[float, ...]:
+    """Return the values of `Dimensions` for one layer, in `DIMENSIONS` order."""
+    sizes = _SIZES.get(layer.group, _mapped)(layer)
+    inputs = layer.inputs
+    record = Dimensions(
+        kind_code=KIND_CODES.get(layer.kind, -1.0),
+        group_code=GROUP_CODES[layer.group],
+        flop=float(layer.flop),
+        read_bytes=float(layer.read_bytes),
+        write_bytes=float(layer.write_bytes),
+        samples=float(inputs[0].shape[0]) if inputs and inputs[0].shape else 1.0,
+        train=float(bool(layer.argument("training", False) or layer.argument("active", False))),
+        operands=float(len(inputs)),
+        element_bytes=float(DTYPE_BYTES[layer.dtype]),
+        channels_last=float(bool(inputs) and inputs[0].channels_last),
+        strided=float(any(x.strides is not None and not x.channels_last for x in inputs)),
+        tf32=float(layer.tf32),
+        **sizes,
+    )
+    return tuple(getattr(record, name) for name in DIMENSIONS)
+
+
+def _conv(layer: Layer) -> dict[str, float]:
+    """Implicit GEMM of a convolution: [batch · positions, channels · window] x [channels · window, channels]."""
+    x, weight, out = layer.inputs[0], layer.inputs[1], layer.outputs[0]
+    spatial = len(weight.shape) - 2
+    groups = layer.argument("groups", 1)
+    transposed = layer.kind.startswith("conv_transpose")
+    positions = x if transposed else out
+    return {
+        "batches": groups,
+        "m": prod(positions.shape[:-spatial - 1]) * prod(positions.shape[-spatial:]),
+        "n": weight.shape[1] if transposed else weight.shape[0] / groups,
+        "k": weight.shape[0] / groups if transposed else weight.elements / weight.shape[0],
+        "window": prod(weight.shape[2:]),
+        "stride": _mean(layer.argument("stride", (1,))),
+        "dilation": _mean(layer.argument("dilation", (1,))),
+        "in_channels": x.shape[-spatial - 1],
+        "out_channels": out.shape[-spatial - 1],
+        "in_positions": prod(x.shape[-spatial:]),
+        "out_positions": prod(out.shape[-spatial:]),
+        "weight_bytes": weight.size_bytes,
+        "transposed": transposed,
+    }  # fmt: skip
+
+
+def _matmul(layer: Layer) -> dict[str, float]:
+    """`batches` products [m, k] x [k, n]; leading dimensions shared by both operands are batches."""
+    left, right = (layer.inputs[1], layer.inputs[2]) if layer.kind in ("addmm", "baddbmm") else layer.inputs[:2]
+    out = layer.outputs[0]
+    batches = prod(right.shape[:-2]) if len(right.shape) > 2 and layer.kind != "_grouped_mm" else 1
+    n = right.shape[0] if layer.kind == "linear" else right.shape[-1] if len(right.shape) > 1 else 1
+    return {
+        "batches": batches,
+        "m": out.elements / max(1, n * batches),
+        "n": n,
+        "k": left.shape[-1],
+        "in_channels": left.shape[-1],
+        "out_channels": n,
+        "weight_bytes": right.size_bytes,
+        "transposed": layer.kind == "linear",
+    }
+
+
+def _attention(layer: Layer) -> dict[str, float]:
+    """[query length, head size] x [head size, key length] for each head of each sample."""
+    query, key = layer.inputs[:2]
+    return {
+        "batches": prod(query.shape[:-2]),
+        "m": query.shape[-2],
+        "n": key.shape[-2],
+        "k": query.shape[-1],
+        "causal": bool(layer.argument("is_causal", False)),
+        "heads_per_kv": prod(query.shape[1:-2]) / max(1, prod(key.shape[1:-2])),
+    }
+
+
+def _recurrent(layer: Layer) -> dict[str, float]:
+    """One [batch, inputs + hidden] product a time step, steps one after another."""
+    x = layer.inputs[0]
+    matrices = [p for p in layer.inputs if p.name == "params" and len(p.shape) == 2]
+    weights = sum(p.elements for p in matrices)
+    return {
+        "batches": prod(x.shape[:-1]) / max(1, min(x.shape[:2], default=1)),
+        "m": min(x.shape[:2], default=1),
+        "n": weights / max(1, x.shape[-1]),
+        "k": x.shape[-1],
+        "weight_bytes": sum(p.size_bytes for p in matrices),
+    }
+
+
+def _reduced(layer: Layer) -> dict[str, float]:
+    """`m` results, each reduced from `n` elements."""
+    x, out = layer.inputs[0], layer.outputs[0]
+    return {"batches": 1, "m": out.elements, "n": x.elements / max(1, out.elements), "k": 1, **_image(layer)}
+
+
+def _normed(layer: Layer) -> dict[str, float]:
+    """`m` statistics, each over `n` elements: per channel for batch norm, over the last dimensions otherwise."""
+    x = layer.inputs[0]
+    scale = layer.operand("weight") or layer.operand("running_mean")
+    if layer.kind == "batch_norm":
+        rows = float(x.shape[1])
+    elif layer.kind == "group_norm":
+        rows = float(x.shape[0] * layer.argument("num_groups", 1))
+    elif layer.group == "softmax":
+        rows = x.elements / max(1, x.shape[layer.argument("dim", -1)] if x.shape else 1)
+    else:
+        rows = x.elements / max(1, scale.elements if scale else x.shape[-1])
+    return {"batches": 1, "m": rows, "n": x.elements / max(1.0, rows), "k": 1, **_image(layer)}
+
+
+def _pooled(layer: Layer) -> dict[str, float]:
+    window = layer.argument("kernel_size")
+    axes = max(1, len(layer.inputs[0].shape) - 2)
+    stride = layer.argument("stride") or window or (1,)
+    return _reduced(layer) | {
+        "window": 1.0 if window is None else prod(window) if len(window) > 1 else window[0] ** axes,
+        "stride": _mean(stride),
+    }
+
+
+def _mapped(layer: Layer) -> dict[str, float]:
+    """Each output element on its own."""
+    elements = max((x.elements for x in layer.outputs), default=1)
+    return {"batches": 1, "m": elements, "n": 1, "k": 1, **_image(layer)}
+
+
+def _image(layer: Layer) -> dict[str, float]:
+    """Channels and positions of an image-like tensor [batch, channels, …]; of others the last dimension and the rest."""
+    shape = layer.inputs[0].shape if layer.inputs else layer.outputs[0].shape
+    if len(shape) >= 4:
+        channels, positions = shape[1], prod(shape[2:])
+    else:
+        channels, positions = (shape[-1], prod(shape[1:-1])) if shape else (1, 1)
+    return {"in_channels": channels, "out_channels": channels, "in_positions": positions}
+
+
+def _mean(sizes: Any) -> float:
+    return sum(sizes) / len(sizes) if isinstance(sizes, tuple) and sizes else float(sizes or 1)
+
+
+_SIZES: dict[str, Callable[[Layer], dict[str, Any]]] = {
+    "conv": _conv, "matmul": _matmul, "attention": _attention, "recurrent": _recurrent, "norm": _normed,
+    "softmax": _normed, "pooling": _pooled, "reduction": _reduced,
+}  # fmt: skip
+
+
+class Columns:
+    """Columns [n_layers] of dimensions and of what follows from them on one device."""
+
+    def __init__(self, layers: Sequence[Layer], hardware: Hardware) -> None:
+        table = np.array([dimensions(x) for x in layers], dtype=np.float64).reshape(len(layers), len(DIMENSIONS))
+        self._index = {name: i for i, name in enumerate(DIMENSIONS)}
+        self._table = table
+        self.hardware = hardware
+        peaks = {key: hardware.peak(*key) for key in {(x.dtype, x.tf32) for x in layers}}
+        self.peak_flop_per_s: Array = np.array([peaks[x.dtype, x.tf32] for x in layers], dtype=np.float64)
+        self.tensor_core: Array = (self.peak_flop_per_s > hardware.peak("float32")).astype(np.float64)
+
+    def __getitem__(self, name: str) -> Array:
+        column: Array = self._table[:, self._index[name]]
+        return column
+
+    @property
+    def bytes_moved(self) -> Array:
+        return self["read_bytes"] + self["write_bytes"]
+
+    @property
+    def matrix_like(self) -> Array:
+        return np.isin(self["group_code"], [GROUP_CODES[g] for g in ("conv", "matmul", "attention", "recurrent")])
+
+    def compute_s(self) -> Array:
+        """FLOP over peak rate; only matrix-like kinds reach the tensor cores."""
+        vector = self.hardware.peak("float32")
+        return self["flop"] / np.where(self.matrix_like, self.peak_flop_per_s, vector)
+
+    def memory_s(self) -> Array:
+        """Bytes over DRAM bandwidth."""
+        return self.bytes_moved / self.hardware.dram_bytes_per_s
+
+    def roofline_s(self) -> Array:
+        """Longest of compute and memory time plus the launch floor (Williams et al., CACM 2009, with a floor)."""
+        return np.maximum(self.compute_s(), self.memory_s()) + self.hardware.launch_s
+
+    def tiles(self, edge_m: float, edge_n: float) -> Array:
+        """Output tiles of `edge_m` x `edge_n` that the products fall into."""
+        return self["batches"] * np.ceil(self["m"] / edge_m) * np.ceil(self["n"] / edge_n)
+
+    def waves(self, edge_m: float, edge_n: float) -> Array:
+        """Tiles per multiprocessor."""
+        return self.tiles(edge_m, edge_n) / self.hardware.units
+
+
+def _log(values: Array) -> Array:
+    return np.log2(np.maximum(values, 1e-12))
+
+
+def _filled(size: Array, edge: float) -> Array:
+    """Share of the last tile that is used: 1.0 on multiples of `edge`."""
+    return size / (np.ceil(size / edge) * edge)
+
+
+def _wave_fill(waves: Array) -> Array:
+    return waves / np.maximum(1.0, np.ceil(waves))
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of the feature table; values are dimensionless, logarithms are to base 2."""
+
+    name: str
+    compute: Callable[[Columns], Array]
+
+
+def _logs(*names: str) -> tuple[Feature, ...]:
+    return tuple(Feature(f"log2_{name}", lambda c, name=name: _log(c[name])) for name in names)  # type: ignore[misc]
+
+
+def _plain(*names: str) -> tuple[Feature, ...]:
+    return tuple(Feature(name, lambda c, name=name: c[name]) for name in names)  # type: ignore[misc]
+
+
+FEATURES: tuple[Feature, ...] = (
+    *_plain("kind_code", "group_code"),
+    *_logs("flop", "read_bytes", "write_bytes"),
+    Feature("log2_bytes", lambda c: _log(c.bytes_moved)),
+    Feature("log2_flop_per_byte", lambda c: _log(c["flop"] / np.maximum(c.bytes_moved, 1.0))),
+    *_logs("batches", "m", "n", "k", "window", "in_channels", "out_channels", "in_positions", "out_positions", "samples"),
+    *_logs("weight_bytes", "heads_per_kv"),
+    *_plain("stride", "dilation", "causal", "transposed", "train", "operands", "element_bytes", "channels_last", "strided"),
+    Feature("tensor_core", lambda c: c.tensor_core),
+    Feature("depthwise", lambda c: ((c["batches"] > 1) & (c["batches"] == c["in_channels"])).astype(float)),
+    Feature("k_aligned", lambda c: _filled(c["k"], 8.0)),
+    Feature("n_aligned", lambda c: _filled(c["n"], 8.0)),
+    Feature("m_filled_128", lambda c: _filled(c["m"], 128.0)),
+    Feature("n_filled_128", lambda c: _filled(c["n"], 128.0)),
+    Feature("n_filled_64", lambda c: _filled(c["n"], 64.0)),
+    Feature("log2_waves_128", lambda c: _log(c.waves(128.0, 128.0))),
+    Feature("wave_fill_128", lambda c: _wave_fill(c.waves(128.0, 128.0))),
+    Feature("wave_fill_64", lambda c: _wave_fill(c.waves(64.0, 64.0))),
+    Feature("wave_fill_128x64", lambda c: _wave_fill(c.waves(128.0, 64.0))),
+    Feature("log2_l2_share", lambda c: _log(c.bytes_moved / c.hardware.l2_bytes)),
+    Feature("log2_compute_us", lambda c: _log(c.compute_s() * 1e6)),
+    Feature("log2_memory_us", lambda c: _log(c.memory_s() * 1e6)),
+    Feature("log2_roofline_us", lambda c: _log(c.roofline_s() * 1e6)),
+    Feature("log2_compute_to_memory", lambda c: _log(c.compute_s() / np.maximum(c.memory_s(), 1e-12))),
+)
+"""The ordered table of features; its order and meaning are `FEATURES_VERSION`."""
+
+FEATURE_NAMES = tuple(feature.name for feature in FEATURES)
+
+
+def featurise(columns: Columns) -> Array:
+    """Return the feature table [n_layers, n_features] in `FEATURES` order; every value is finite."""
+    return np.column_stack([feature.compute(columns) for feature in FEATURES])
+
+
+assert set(GROUP_CODES) >= {kind.group for kind in KINDS.values()}

@@ -1,0 +1,145 @@
+"""Intervals that mean it: conformal by groups of layers, wider with the distance from what was measured.
+
+Out-of-fold errors |log(predicted / measured)| are scored as error / exp(slope · distance); the interval of a new layer
+is its group's quantile of such scores times exp(slope · distance) (split conformal with normalised scores: Lei et al.,
+JASA 2018; groups: Mondrian conformal, Vovk 2012). Distance is counted in octaves to the nearest half-octave cell of
+layer shapes that the training set covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .features import Array, Columns
+from .layer import Layer
+
+LEVEL = 0.9
+"""Share of layers whose measured energy the interval is meant to hold (`interval_frac` in the output)."""
+
+AXES = ("batches", "m", "n", "k", "window", "stride", "in_positions")
+"""Dimensions in which layers of one kind are near or far from each other."""
+
+FAR_OCTAVES = 4.0
+"""Beyond this, and for a kind never measured, the error is taken as it is at this distance."""
+
+EXTRAPOLATED_OCTAVES = 2.0
+"""A layer farther than this from everything measured is marked as extrapolated."""
+
+GROUP_PRIOR = 20.0
+"""Scores that a group borrows from all groups: shrinkage of its quantile."""
+
+_SLOPES = np.linspace(0.0, 1.2, 25)
+
+
+def positions(columns: Columns) -> Array:
+    """Return layers as points [n_layers, axes] in octaves, rounded to half octaves."""
+    octaves = np.column_stack([np.log2(np.maximum(columns[name], 1.0)) for name in AXES])
+    return np.round(octaves * 2) / 2
+
+
+@dataclass(frozen=True)
+class Support:
+    """Which half-octave cells of shape space were measured, per kind and tensor-core use."""
+
+    points: Mapping[str, tuple[tuple[float, ...], ...]]
+
+    @staticmethod
+    def of(layers: Sequence[Layer], columns: Columns) -> Support:
+        points: dict[str, set[tuple[float, ...]]] = {}
+        for key, row in zip(_keys(layers, columns), positions(columns)):
+            points.setdefault(key, set()).add(tuple(float(x) for x in row))
+        return Support({key: tuple(sorted(rows)) for key, rows in sorted(points.items())})
+
+    def distance_octaves(self, layers: Sequence[Layer], columns: Columns) -> Array:
+        """Return the distance [n_layers] to the nearest measured cell, at most `FAR_OCTAVES`."""
+        rows, keys = positions(columns), np.array(_keys(layers, columns))
+        result = np.full(len(rows), FAR_OCTAVES)
+        for key in set(keys) & set(self.points):
+            chosen = keys == key
+            known = np.array(self.points[key])
+            result[chosen] = _nearest(rows[chosen], known)
+        return result
+
+
+def _nearest(rows: Array, known: Array, chunk: int = 4096) -> Array:
+    """Euclidean distance to the nearest known point, in chunks so that memory stays bounded."""
+    nearest = [
+        np.sqrt(((rows[i : i + chunk, None, :] - known[None, :, :]) ** 2).sum(axis=2)).min(axis=1)
+        for i in range(0, len(rows), chunk)
+    ]
+    return np.minimum(np.concatenate(nearest), FAR_OCTAVES)
+
+
+def _keys(layers: Sequence[Layer], columns: Columns) -> list[str]:
+    return [f"{x.kind}|{x.dtype}|{'tc' if columns.tensor_core[i] else ''}" for i, x in enumerate(layers)]
+
+
+@dataclass(frozen=True)
+class Conformal:
+    """Half-widths of log-energy intervals: a quantile per group and a slope per octave of distance."""
+
+    slope: float
+    quantiles: Mapping[str, float]
+    """Per group of kinds, and under "*" for a group without measurements."""
+    correlation: float
+    """Share of the error variance that layers measured alike have in common; 1 would add up in full in a network."""
+
+    def half_width(self, groups: Sequence[str], distance_octaves: Array) -> Array:
+        """Return half-widths [n_layers] in log energy; the interval is energy · exp(± half-width)."""
+        quantile = np.array([self.quantiles.get(g, self.quantiles["*"]) for g in groups])
+        width: Array = quantile * np.exp(self.slope * distance_octaves)
+        return width
+
+    @staticmethod
+    def fit(error: Array, groups: Sequence[str], distance_octaves: Array, blocks: NDArray[np.int64]) -> Conformal:
+        """Calibrate on out-of-fold log errors [n], their groups, distances and the blocks they were left out in."""
+        slope = min(_SLOPES, key=lambda s: _pinball(np.abs(error), s, distance_octaves))
+        scores = np.abs(error) / np.exp(slope * distance_octaves)
+        overall = _quantile(scores)
+        quantiles = {"*": overall}
+        names = np.array(groups)
+        for name in sorted(set(groups)):
+            own = scores[names == name]
+            share = len(own) / (len(own) + GROUP_PRIOR)
+            quantiles[name] = float(share * _quantile(own) + (1 - share) * overall)
+        return Conformal(float(slope), quantiles, _correlation(error, blocks))
+
+
+def _quantile(scores: Array) -> float:
+    """The finite-sample conformal quantile: rank ceil((n + 1) · level)."""
+    rank = min(len(scores), int(np.ceil((len(scores) + 1) * LEVEL)))
+    return float(np.sort(scores)[rank - 1])
+
+
+def _pinball(error: Array, slope: float, distance_octaves: Array) -> float:
+    shape = np.exp(slope * distance_octaves)
+    gap = error - _quantile(error / shape) * shape
+    return float(np.mean(np.maximum(LEVEL * gap, (LEVEL - 1) * gap)))
+
+
+def _correlation(error: Array, blocks: NDArray[np.int64]) -> float:
+    """Intra-class correlation of errors by block (one-way analysis of variance), between 0 and 1."""
+    members = [error[blocks == b] for b in np.unique(blocks)]
+    members = [m for m in members if len(m) > 1]
+    if len(members) < 2:
+        return 1.0
+    size = float(np.mean([len(m) for m in members]))
+    between = size * float(np.var([m.mean() for m in members], ddof=1))
+    within = float(np.mean([m.var(ddof=1) for m in members]))
+    return float(np.clip((between - within) / max(between + (size - 1) * within, 1e-12), 0.0, 1.0))
+
+
+def total_half_width(energy_j: Array, half_width: Array, correlation: float) -> float:
+    """Return the log half-width of a sum of layers whose errors share `correlation`; `energy_j` [n] are the summands.
+
+    Relative half-widths add in full for the shared part and in quadrature for the rest.
+    """
+    total = float(energy_j.sum())
+    if total <= 0:
+        return 0.0
+    parts = energy_j * half_width / total
+    return float(np.sqrt(correlation * parts.sum() ** 2 + (1 - correlation) * (parts**2).sum()))

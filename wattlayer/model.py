@@ -1,0 +1,262 @@
+"""A trained model: scaffold x learned efficiency = time, learned power, energy as their product, with intervals.
+
+A model file is JSON: XGBoost's own JSON of both boosters beside metadata (feature names and version, hardware, kinds,
+ranges, conformal quantiles, data digest) and a checksum. Opening one never runs code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dataset import Measurement
+from .errors import InputError, nearest
+from .features import FEATURE_NAMES, FEATURES_VERSION, Array, Columns, featurise
+from .hardware import find_hardware
+from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support
+from .layer import Layer
+from .scaffold import Scaffold
+
+if TYPE_CHECKING:
+    import xgboost
+
+SCHEMA = 1
+MODEL_FEATURES = (*FEATURE_NAMES, "run", "log2_scaffold_us", "log2_scaffold_to_roofline")
+"""What the boosters see: the feature table, the campaign's code, and the scaffold's answer."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of layers, all arrays [n_layers]; energies are of one call, in joules, idle included."""
+
+    time_s: Array
+    power_w: Array
+    energy_j: Array
+    energy_low_j: Array
+    energy_high_j: Array
+    half_width: Array
+    """Half-width of the interval in log energy."""
+    covered: NDArray[np.bool_]
+    """Whether the layer's kind was measured on this hardware."""
+    extrapolated: NDArray[np.bool_]
+    """Whether the layer lies far outside what was measured (or was never measured at all)."""
+
+
+@dataclass(frozen=True)
+class Regressor:
+    """The fitted parts that turn layers into time and power."""
+
+    hardware: str
+    scaffold: Scaffold
+    time: xgboost.Booster
+    power: xgboost.Booster
+    runs: tuple[str, ...]
+    """Campaigns seen in training; the first is the board state that predictions are made for."""
+    run_power_shift: tuple[float, ...]
+    """Log ratio of each campaign's board power to the first one's, below the power limit."""
+    power_cap_w: float
+
+    def log_time_power(self, layers: Sequence[Layer], columns: Columns, kinds: frozenset[str], run: Array) -> tuple[Array, Array]:
+        """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the scaffold's own time."""
+        import xgboost
+
+        scaffold_s = self.scaffold.time_s(layers, columns)
+        table = xgboost.DMatrix(model_features(layers, columns, scaffold_s, run))
+        learned = np.array([x.kind in kinds for x in layers])
+        log_time = np.log(scaffold_s) + np.where(learned, self.time.predict(table).astype(np.float64), 0.0)
+        shift = np.array(self.run_power_shift)[run.astype(int)]
+        log_power = self.power.predict(table).astype(np.float64) + shift
+        return log_time, np.minimum(log_power, np.log(self.power_cap_w))
+
+
+def model_features(layers: Sequence[Layer], columns: Columns, scaffold_s: Array, run: Array) -> Array:
+    """Return the table [n_layers, n_model_features] in `MODEL_FEATURES` order."""
+    ratio = np.log2(scaffold_s / columns.roofline_s())
+    return np.column_stack([featurise(columns), run, np.log2(scaffold_s * 1e6), ratio])
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a model file says of itself beside its boosters."""
+
+    name: str
+    hardware: str
+    features: int
+    feature_names: tuple[str, ...]
+    rows: int
+    layers: int
+    kinds: tuple[str, ...]
+    data_sha256: str
+    source: str
+    runs: tuple[str, ...]
+    run_power_shift: tuple[float, ...]
+    power_cap_w: float
+    log_rates: Mapping[str, tuple[float, ...]]
+    support: Mapping[str, tuple[tuple[float, ...], ...]]
+    slope: float
+    quantiles: Mapping[str, float]
+    correlation: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class EnergyModel:
+    """A trained model of one device; it exists only fitted."""
+
+    metadata: Metadata
+    regressor: Regressor
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def hardware(self) -> str:
+        return self.metadata.hardware
+
+    def predict(self, layers: Sequence[Layer], runs: Sequence[str] | None = None) -> Prediction:
+        """Predict time, power and energy of `layers` [n] with an interval at level `intervals.LEVEL`.
+
+        `runs` names the campaign (board state) of each layer where it is known; unknown ones and None mean the
+        reference campaign, the first of `metadata.runs`.
+        """
+        columns = Columns(layers, find_hardware(self.hardware))
+        kinds = frozenset(self.metadata.kinds)
+        log_time, log_power = self.regressor.log_time_power(layers, columns, kinds, self._run_codes(len(layers), runs))
+        conformal = Conformal(self.metadata.slope, self.metadata.quantiles, self.metadata.correlation)
+        distance = Support(self.metadata.support).distance_octaves(layers, columns)
+        half_width = conformal.half_width([x.group for x in layers], distance)
+        energy = np.exp(log_time + log_power)
+        return Prediction(
+            time_s=np.exp(log_time), power_w=np.exp(log_power), energy_j=energy,
+            energy_low_j=energy * np.exp(-half_width), energy_high_j=energy * np.exp(half_width), half_width=half_width,
+            covered=np.array([x.kind in kinds for x in layers], dtype=bool),
+            extrapolated=distance > EXTRAPOLATED_OCTAVES,
+        )  # fmt: skip
+
+    def _run_codes(self, count: int, runs: Sequence[str] | None) -> Array:
+        codes = {name: float(i) for i, name in enumerate(self.metadata.runs)}
+        return np.array([codes.get(run, 0.0) for run in runs] if runs is not None else [0.0] * count)
+
+    @staticmethod
+    def train(
+        measurements: Iterable[Measurement], seed: int = 0, hardware: str | None = None, name: str | None = None, source: str = ""
+    ) -> EnergyModel:
+        """Train on measured layers of one device; deterministic by `seed`.
+
+        `hardware` picks one device where the rows are of several. Raises InputError for too few layers, several
+        devices, or measured and assumed energies mixed.
+        """
+        from .training import train
+
+        return train(list(measurements), seed=seed, hardware=hardware, name=name, source=source)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file; it appears at `path` only once it is complete."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(self._payload() | {"sha256": self.sha256}, separators=(",", ":")), encoding="utf-8")
+        os.replace(partial, path)
+
+    def _payload(self) -> dict[str, Any]:
+        return payload(self.metadata, self.regressor.time, self.regressor.power)
+
+    @staticmethod
+    def load(path: str | Path) -> EnergyModel:
+        """Read a model file; raise InputError with the reason for one that is truncated, altered, older or newer."""
+        path = Path(path)
+        record = _read(path)
+        digest = record.pop("sha256", None)
+        if record.get("wattlayer_model") != SCHEMA:
+            raise InputError(
+                f"{path} has model schema {record.get('wattlayer_model')!r}, this wattlayer reads {SCHEMA}: retrain it"
+            )
+        version = _dictionary(path, record, "metadata").get("features")
+        if version != FEATURES_VERSION:
+            raise InputError(
+                f"{path} has feature version {version}, this wattlayer has {FEATURES_VERSION}: retrain it with `wattlayer train`"
+            )
+        if digest != checksum(record):
+            raise InputError(f"{path} does not match its checksum (truncated or altered): get it again or retrain it")
+        return _restore(path, record)
+
+
+def payload(metadata: Metadata, time: xgboost.Booster, power: xgboost.Booster) -> dict[str, Any]:
+    """Return the content of a model file without its checksum."""
+    boosters = {name: json.loads(bytes(b.save_raw("json"))) for name, b in (("time", time), ("power", power))}
+    return {"wattlayer_model": SCHEMA, "metadata": json.loads(json.dumps(asdict(metadata))), **boosters}
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a model's content in canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} is not a wattlayer model (truncated, or not JSON): get it again or retrain it") from None
+    if not isinstance(record, dict) or "wattlayer_model" not in record:
+        raise InputError(f"{path} is not a wattlayer model: train one with `wattlayer train`")
+    return record
+
+
+def _dictionary(path: Path, record: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = record.get(key)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is not a wattlayer model: its {key!r} is missing")
+    return value
+
+
+def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
+    import xgboost
+
+    try:
+        metadata = Metadata(**_tuples(record["metadata"]))
+        time, power = (xgboost.Booster(model_file=bytearray(json.dumps(record[k]), "utf-8")) for k in ("time", "power"))
+    except (KeyError, TypeError, ValueError, xgboost.core.XGBoostError) as error:
+        raise InputError(f"{path} is not a wattlayer model that this version can use: {str(error).splitlines()[0]}") from None
+    scaffold = Scaffold(metadata.log_rates)
+    regressor = Regressor(metadata.hardware, scaffold, time, power, metadata.runs, metadata.run_power_shift, metadata.power_cap_w)
+    return EnergyModel(metadata, regressor, checksum(record))
+
+
+def _tuples(value: Any) -> Any:
+    """Return JSON lists as tuples, at any depth."""
+    if isinstance(value, list):
+        return tuple(_tuples(x) for x in value)
+    return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def models_folder() -> Path:
+    """Return the folder of shipped models: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "models"
+    return installed if installed.is_dir() else package.parent / "models"
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that come with wattlayer."""
+    return sorted(path.stem for path in models_folder().glob("*.json"))
+
+
+def load_model(name: str | Path) -> EnergyModel:
+    """Load a shipped model by name (`a30`) or any model by its path; raise InputError naming what there is."""
+    text = str(name)
+    if text.endswith(".json") or os.sep in text:
+        return EnergyModel.load(text)
+    if text not in shipped_models():
+        raise InputError(f"no model for hardware {text!r}{nearest(text, shipped_models())}; train one with `wattlayer train`")
+    return EnergyModel.load(models_folder() / f"{text}.json")

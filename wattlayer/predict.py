@@ -1,0 +1,90 @@
+"""The main job in one call: a network's name, or a module with inputs, to an Estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError
+from .estimate import Estimate, estimate
+from .model import EnergyModel, load_model
+from .trace import Trace, trace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .adapters import Network
+
+DEFAULT_HARDWARE = "a30"
+
+
+def predict(
+    network: str | nn.Module,
+    *inputs: Any,
+    hardware: str | Path | EnergyModel = DEFAULT_HARDWARE,
+    batch: int = 1,
+    image_size: int | None = None,
+    seq_len: int | None = None,
+    input: tuple[int, ...] | str | None = None,
+    dtype: str | None = None,
+    tf32: str = "conv",
+    mode: str = "graph",
+    strict: bool = False,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Estimate:
+    """Predict what one forward pass costs on `hardware` (a name, a model file, or a loaded model).
+
+    `network` is a name as on the command line, sized by `batch`, `image_size`, `seq_len` or `input`
+    (a shape or `8x3x224x224`; default dtype float32), or an `nn.Module` with its `inputs` and `kwargs`, whose own dtype stays unless `dtype` says
+    otherwise. Raises InputError for anything that cannot be used, UncoveredKindError under `strict`.
+    """
+    model = hardware if isinstance(hardware, EnergyModel) else load_model(hardware)
+    if isinstance(network, str):
+        if inputs or kwargs:
+            raise InputError("inputs go with a module; a network's name is sized by batch, image_size, seq_len or input")
+        traced = trace_name(network, batch, image_size, seq_len, input, dtype or "float32", tf32)
+    else:
+        traced = trace(network, *inputs, kwargs=kwargs, dtype=dtype, tf32=tf32)
+    return estimate(traced, model, mode=mode, strict=strict)
+
+
+def trace_name(
+    name: str,
+    batch: int = 1,
+    image_size: int | None = None,
+    seq_len: int | None = None,
+    input: tuple[int, ...] | str | None = None,
+    dtype: str = "float32",
+    tf32: str = "conv",
+) -> Trace:
+    """Trace a network by its name on the command line; raise InputError for an unknown name or unfit sizes."""
+    return trace_network(load_network(name, batch, image_size, seq_len, input, dtype), tf32)
+
+
+def load_network(
+    name: str,
+    batch: int = 1,
+    image_size: int | None = None,
+    seq_len: int | None = None,
+    input: tuple[int, ...] | str | None = None,
+    dtype: str = "float32",
+) -> Network:
+    """Load a network by its name on the command line, on the meta device, with its inputs."""
+    from .adapters import InputSize, resolve
+
+    shape = parse_shape(input) if isinstance(input, str) else input
+    return resolve(name, InputSize(batch, image_size, seq_len, shape, dtype))
+
+
+def trace_network(network: Network, tf32: str = "conv") -> Trace:
+    """Trace a loaded network."""
+    return trace(network.module, *network.args, kwargs=network.kwargs, tf32=tf32, network=network.name)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Return the shape that `8x3x224x224` writes; raise InputError for anything else."""
+    try:
+        return tuple(int(n) for n in text.lower().split("x"))
+    except ValueError:
+        raise InputError(f"input {text!r} is not a shape like 8x3x224x224") from None

@@ -1,0 +1,192 @@
+"""Estimates, traces and evaluations as rich tables and as CSV text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .estimate import Estimate
+from .hardware import Hardware
+from .intervals import LEVEL
+from .trace import Trace
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from .evaluate import Evaluation
+
+_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+_LARGE = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+
+
+def small(value: float, unit: str) -> str:
+    """Write a quantity with three digits and a prefix: `small(0.00123, "J")` is "1.23 mJ"."""
+    scale, prefix = next(((s, p) for s, p in _PREFIXES if abs(value) >= s), _PREFIXES[-1] if value else _PREFIXES[0])
+    return f"{value / scale:.3g} {prefix}{unit}"
+
+
+def large(value: float, unit: str) -> str:
+    """Write a count with three digits and a prefix: `large(4.1e9, "FLOP")` is "4.1 GFLOP"."""
+    scale, prefix = next(((s, p) for s, p in _LARGE if abs(value) >= s), (1.0, ""))
+    return f"{value / scale:.3g} {prefix}{unit}"
+
+
+def estimate_tables(estimate: Estimate, top: int = 10, depth: int = 1) -> list[RenderableType]:
+    """Return the answer for a terminal: totals, the costliest layers, energy by module and by kind, and what to mind."""
+    return [_totals(estimate), _layers(estimate, top), _modules(estimate, depth), _kinds(estimate), *_notes(estimate)]
+
+
+def _totals(e: Estimate) -> RenderableType:
+    from rich.text import Text
+
+    low, high = e.interval_j
+    flop = large(e.trace.flop, "FLOP")
+    return Text.from_markup(
+        f"[bold]{_escape(e.trace.network)}[/] on [bold]{e.model.hardware}[/] · {e.trace.dtype} · tf32 {e.trace.tf32} · "
+        f"batch {e.trace.batch} · {e.mode} mode\n"
+        f"energy  [bold]{small(e.energy_j, 'J')}[/] a batch  ({small(low, 'J')} to {small(high, 'J')} at {LEVEL:.0%}), "
+        f"{small(e.energy_per_sample_j, 'J')} a sample\n"
+        f"time    {small(e.time_s, 's')}   power {small(e.power_w, 'W')}   {flop}   {len(e.trace.layers)} layers\n"
+    )
+
+
+def _layers(e: Estimate, top: int) -> Table:
+    order = sorted(range(len(e.trace.layers)), key=lambda i: -e.layer_energy_j[i])[:top]
+    table = _table(f"costliest {len(order)} layers", "#", "path", "kind", "output", "FLOP", "time", "energy", "interval", "share")
+    total = max(e.energy_j, 1e-300)
+    for i in order:
+        layer, energy = e.trace.layers[i], float(e.layer_energy_j[i])
+        mark = ("" if e.covered[i] else " *") + (" †" if e.extrapolated[i] else "")
+        shape = "x".join(map(str, layer.outputs[0].shape)) if layer.outputs else ""
+        interval = f"{small(float(e.layer_low_j[i]), 'J')} – {small(float(e.layer_high_j[i]), 'J')}"
+        table.add_row(
+            str(i), _escape(e.trace.paths[i]), layer.kind + mark, shape, large(layer.flop, ""), small(float(e.layer_time_s[i]), "s"),
+            small(energy, "J"), interval, f"{energy / total:.1%}",
+        )  # fmt: skip
+    return table
+
+
+def _modules(e: Estimate, depth: int) -> Table:
+    return _grouped(f"by module (depth {depth})", "module", e.by_module(depth).itertuples(), e)
+
+
+def _kinds(e: Estimate) -> Table:
+    return _grouped("by kind", "kind", e.by_kind().itertuples(), e)
+
+
+def _grouped(title: str, name: str, rows: Iterable[Any], e: Estimate) -> Table:
+    table = _table(title, name, "calls", "FLOP", "time", "energy", "share")
+    for row in rows:
+        table.add_row(
+            _escape(str(row.Index)) or "(top level)", str(row.calls), large(row.flop, ""), small(row.time_s, "s"),
+            small(row.energy_j, "J"), f"{row.energy_frac:.1%}",
+        )  # fmt: skip
+    return table
+
+
+def _notes(e: Estimate) -> list[RenderableType]:
+    """What a reader must know before believing the total."""
+    notes = [
+        f"model {e.model.name} ({e.model.rows} rows; {e.model.source or 'source not stated'}); energy is gross, idle included"
+    ]
+    if e.mode == "eager":
+        notes.append(f"gaps in the launch queue: {small(e.gap_s, 's')}, {small(e.gap_energy_j, 'J')} (assumed 7.5 µs a launch)")
+    kinds = e.uncovered_kinds()
+    if kinds:
+        notes.append(f"* {1 - e.covered_frac:.1%} of the energy is in kinds never measured on {e.model.hardware}, "
+                     f"priced by the scaffold: {', '.join(kinds)}")  # fmt: skip
+    if e.extrapolated_frac:
+        notes.append(f"† {e.extrapolated_frac:.1%} of the energy is in layers far outside what was measured: wider intervals")
+    return [_escape(note) for note in notes]
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    text = {"path", "kind", "output", "module", "split", "predictor", "rows of", "name", "title", "interval"}
+    for column in columns:
+        table.add_column(column, justify="left" if column in text else "right", overflow="fold")
+    return table
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def estimate_csv(estimate: Estimate) -> str:
+    """Return one line per call with the columns of `layers` in the JSON form; shapes as 32x3x224x224, several joined by `;`."""
+    return _csv(estimate.to_json()["layers"])
+
+
+def trace_json(trace: Trace) -> dict[str, Any]:
+    """Return a trace as JSON types: totals and every layer with its path, shapes, FLOP and bytes."""
+    layers = [
+        {"index": i, "path": path, **layer.to_json(), "flop": layer.flop, "read_bytes": layer.read_bytes,
+         "write_bytes": layer.write_bytes}
+        for i, (path, layer) in enumerate(zip(trace.paths, trace.layers))
+    ]  # fmt: skip
+    return {
+        "schema": 1, "network": trace.network, "dtype": trace.dtype, "tf32": trace.tf32, "batch": trace.batch,
+        "total": {"flop": trace.flop, "read_bytes": trace.read_bytes, "write_bytes": trace.write_bytes,
+                  "unique_layers": len(trace.unique())},
+        "layers": layers,
+    }  # fmt: skip
+
+
+def trace_table(trace: Trace) -> Table:
+    """Return all layers of a trace for a terminal."""
+    table = _table(f"{trace.network}: {len(trace.layers)} layers, {large(trace.flop, 'FLOP')}", "#", "path", "kind", "output", "FLOP",
+                   "read", "written")  # fmt: skip
+    for i, (path, x) in enumerate(zip(trace.paths, trace.layers)):
+        shape = "x".join(map(str, x.outputs[0].shape)) if x.outputs else ""
+        table.add_row(
+            str(i), _escape(path), x.kind, shape, large(x.flop, ""), large(x.read_bytes, "B"), large(x.write_bytes, "B")
+        )
+    return table
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """Return the scores for a terminal: each figure with its split, its rows and its baselines."""
+    table = _table(f"model {evaluation.model}: absolute percentage error of energy", "split", "predictor", "rows of", "n",
+                   "median", "p90", "signed", "Spearman", "Kendall", "noise", f"in {LEVEL:.0%}")  # fmt: skip
+    for s in evaluation.scores:
+        table.add_row(
+            f"{s.split} ({s.unit})", s.predictor, s.subset, str(s.rows), _percent(s.mdape_frac), _percent(s.p90_ape_frac),
+            f"{s.signed_median_frac:+.1%}", _number(s.spearman), _number(s.kendall), _percent(s.noise_floor_frac),
+            _percent(s.coverage_frac),
+        )  # fmt: skip
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: ";".join("x".join(map(str, s)) for s in v) if k.endswith("_shapes") else v for k, v in row.items()})
+    return text.getvalue()
+
+
+def hardware_table(devices: Sequence[Hardware], trained: Sequence[str]) -> Table:
+    """Return the registry for a terminal, with the devices that a model is shipped for."""
+    table = _table("hardware", "name", "title", "float32", "float16", "DRAM", "limit", "trained")
+    for d in devices:
+        table.add_row(
+            d.name, d.title, large(d.peak("float32"), "FLOP/s"), large(d.peak("float16"), "FLOP/s"),
+            large(d.dram_bytes_per_s, "B/s"), small(d.max_w, "W"), "yes" if d.name in trained else "",
+        )  # fmt: skip
+    return table

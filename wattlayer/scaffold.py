@@ -1,0 +1,157 @@
+"""The physical scaffold: a roofline whose rates are measured per cell of like layers, so that it extrapolates.
+
+Time is a smooth maximum of six terms, each a physical lower bound times a rate fitted to measurements:
+
+    t = (Σ_j (rate_j · term_j)^p)^(1/p)        p > 1, per cell
+
+with the launch floor, bytes from L2, bytes from DRAM, rows of a reduction, FLOP in whole tiles and waves, and the
+serial time of one tile. It extends the roofline (Williams et al., CACM 2009) by tile and wave quantisation (NVIDIA,
+"Matrix multiplication background", performance guide DU-09799) and leaves to trees only what it cannot say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .features import Array, Columns
+from .layer import Layer
+
+TERMS = ("launch", "l2", "dram", "rows", "compute", "tile")
+
+START = np.log(np.array([5.0, 0.8, 1.2, 0.1, 1.5, 0.3, 2.0]))
+"""Where fitting starts: 5 us launch, DRAM at 83 % of peak, compute at 67 %, p = 3. It holds alone where nothing was measured."""
+
+GROUP_SHRINKAGE, CELL_SHRINKAGE = 0.05, 0.1
+"""Ridge weights on the distance (in log rate) from the prior: groups from `START`, cells from their group."""
+
+MIN_LAYERS = 5
+"""A cell with fewer distinct layers takes the rates of its group, a group those of all layers."""
+
+_TILE_M, _TILE_N, _TILE_K = 64.0, 32.0, 8.0
+_ROW_S = 1e-9
+_LAUNCH_S = 1e-6
+_L2_EDGE, _L2_STEEPNESS = 1.4, 6.0
+"""Working sets beyond ~1.4 x L2 stream from DRAM; the change is gradual (measured on A30 and RTX 2080 Ti element-wise layers)."""
+
+
+def cells(layers: Sequence[Layer], columns: Columns) -> list[str]:
+    """Name the cell of each layer: its kind, for convolutions also the algorithm class, with /tc on tensor cores."""
+    names = []
+    for i, layer in enumerate(layers):
+        name = layer.kind
+        if layer.group == "conv":
+            name += _convolution_class(columns, i)
+        names.append(name + ("/tc" if layer.group == "conv" and columns.tensor_core[i] else ""))
+    return names
+
+
+def _convolution_class(columns: Columns, i: int) -> str:
+    """Grouped, pointwise, Winograd-capable (Lavin and Gray, 2016: 3x3, stride 1) or general."""
+    if columns["batches"][i] > 1:
+        return "/grouped"
+    if columns["window"][i] == 1:
+        return "/1x1"
+    return "/3x3" if columns["window"][i] == 9 and columns["stride"][i] == 1 else "/kxk"
+
+
+def groups(layers: Sequence[Layer], columns: Columns) -> list[str]:
+    """Name the wider class that lends its rates to a cell with few measurements."""
+    return [x.group + ("/tc" if x.group == "conv" and columns.tensor_core[i] else "") for i, x in enumerate(layers)]
+
+
+def terms(columns: Columns) -> Array:
+    """Return the six terms [n_layers, 6] in seconds, before their rates."""
+    hardware, matrix = columns.hardware, columns.matrix_like
+    memory = columns.memory_s()
+    spill = np.maximum(columns.bytes_moved, 1.0) / (_L2_EDGE * hardware.l2_bytes)
+    from_dram = 1.0 / (1.0 + spill**-_L2_STEEPNESS)
+    padded_flop = (
+        2.0 * columns["batches"]
+        * np.ceil(columns["m"] / _TILE_M) * _TILE_M
+        * np.ceil(columns["n"] / _TILE_N) * _TILE_N
+        * np.ceil(columns["k"] / _TILE_K) * _TILE_K
+    )  # fmt: skip
+    tile_flop = 2.0 * _TILE_M * _TILE_M * columns["k"]
+    return np.column_stack([
+        np.full(len(memory), _LAUNCH_S),
+        memory * (1.0 - from_dram),
+        memory * from_dram,
+        np.where(matrix, 0.0, columns["m"] * _ROW_S),
+        np.where(matrix, padded_flop / columns.peak_flop_per_s, columns.compute_s()),
+        np.where(matrix, tile_flop * hardware.units / columns.peak_flop_per_s, 0.0),
+    ])  # fmt: skip
+
+
+def _time(log_rates: Array, values: Array) -> Array:
+    """Smooth maximum over the terms; the last log rate is log(p - 1)."""
+    power = 1.0 + np.exp(log_rates[-1])
+    scaled = values * np.exp(log_rates[:-1])
+    largest = scaled.max(axis=1, keepdims=True)
+    total: Array = largest[:, 0] * ((scaled / largest) ** power).sum(axis=1) ** (1.0 / power)
+    return total
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """Fitted log rates per cell and per group, and under "*" for everything else."""
+
+    log_rates: Mapping[str, tuple[float, ...]]
+
+    def time_s(self, layers: Sequence[Layer], columns: Columns) -> Array:
+        """Return the scaffold's time [n_layers] in seconds."""
+        values = terms(columns)
+        names = [self._known(c, g) for c, g in zip(cells(layers, columns), groups(layers, columns))]
+        result = np.empty(len(names))
+        for name in set(names):
+            chosen = np.array([x == name for x in names])
+            result[chosen] = _time(np.array(self.log_rates[name]), values[chosen])
+        return result
+
+    def _known(self, cell: str, group: str) -> str:
+        return next(name for name in (f"cell:{cell}", f"group:{group}", "*") if name in self.log_rates)
+
+    @staticmethod
+    def fit(layers: Sequence[Layer], columns: Columns, time_s: Array) -> Scaffold:
+        """Fit rates to measured times [n_layers]: all layers first, then each group from them, then each cell from its group."""
+        values, target = terms(columns), np.log(time_s)
+        weight = _per_layer(layers)
+        rates: dict[str, Array] = {"*": _fit(START, values, target, weight, GROUP_SHRINKAGE)}
+        of_group = np.array(groups(layers, columns))
+        of_cell = np.array(cells(layers, columns))
+        for names, prefix, prior, shrinkage in (
+            (of_group, "group:", lambda i: rates["*"], GROUP_SHRINKAGE),
+            (of_cell, "cell:", lambda i: rates.get(f"group:{of_group[i]}", rates["*"]), CELL_SHRINKAGE),
+        ):
+            for name in sorted(set(names)):
+                chosen = names == name
+                if weight[chosen].sum() >= MIN_LAYERS - 1e-9:
+                    start = prior(int(np.argmax(chosen)))
+                    rates[prefix + name] = _fit(start, values[chosen], target[chosen], weight[chosen], shrinkage)
+        return Scaffold({name: tuple(float(x) for x in row) for name, row in rates.items()})
+
+
+def _per_layer(layers: Sequence[Layer]) -> Array:
+    """Weights that let each distinct layer count once, however often it was measured."""
+    counts: dict[Layer, int] = {}
+    for layer in layers:
+        counts[layer] = counts.get(layer, 0) + 1
+    return np.array([1.0 / counts[layer] for layer in layers])
+
+
+def _fit(prior: Array, values: Array, target: Array, weight: Array, shrinkage: float) -> Array:
+    """Least squares in log time, robust by pseudo-Huber loss at 14 % error, drawn towards `prior`."""
+    from scipy.optimize import least_squares
+
+    scale = 0.02
+
+    def residuals(log_rates: Array) -> Any:
+        error = np.log(_time(log_rates, values)) - target
+        robust = np.sign(error) * np.sqrt(2 * scale * (np.sqrt(1 + error**2 / scale) - 1))
+        return np.concatenate([np.sqrt(weight) * robust, np.sqrt(shrinkage) * (log_rates - prior)])
+
+    result: Array = least_squares(residuals, prior, max_nfev=60).x
+    return result

@@ -1,0 +1,199 @@
+"""Fitting an EnergyModel: scaffold, efficiency and power by gradient boosting, intervals from out-of-fold errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dataset import Measurement
+from .errors import InputError
+from .features import FEATURES_VERSION, Array, Columns
+from .hardware import find_hardware
+from .intervals import Conformal, Support, positions
+from .layer import Layer
+from .model import MODEL_FEATURES, EnergyModel, Metadata, Regressor, checksum, model_features, payload
+from .scaffold import Scaffold
+
+if TYPE_CHECKING:
+    import xgboost
+
+PARAMETERS = {
+    "objective": "reg:squarederror", "tree_method": "hist", "learning_rate": 0.045, "max_depth": 6, "min_child_weight": 3,
+    "subsample": 0.7, "colsample_bytree": 0.5, "reg_lambda": 1.0, "nthread": 1,
+}  # fmt: skip
+"""One thread: sums in another order would make another model. Parallel work is done over folds and boosters."""
+
+ROUNDS = 400
+MIN_LAYERS = 20
+FOLDS, BLOCKS = 4, 6
+"""Out-of-fold errors come from random folds of layers (near) and from blocks of like layers left out whole (far)."""
+
+CAPPED_FRAC = 0.93
+"""Rows above this share of the highest power seen sit on the board's limit."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Distinct (layer, campaign) rows as arrays; repeats are merged by their median."""
+
+    layers: tuple[Layer, ...]
+    runs: tuple[str, ...]
+    time_s: Array
+    power_w: Array
+
+    def take(self, chosen: NDArray[np.bool_]) -> Rows:
+        index = np.flatnonzero(chosen)
+        layers, runs = tuple(self.layers[i] for i in index), tuple(self.runs[i] for i in index)
+        return Rows(layers, runs, self.time_s[index], self.power_w[index])
+
+
+def train(measurements: list[Measurement], seed: int, hardware: str | None, name: str | None, source: str) -> EnergyModel:
+    """Fit a model of one device; see `EnergyModel.train`."""
+    chosen = _of_one_device(measurements, hardware)
+    rows = merge(chosen)
+    columns = Columns(rows.layers, find_hardware(chosen[0].hardware))
+    regressor = fit(rows, columns.hardware.name, seed)
+    conformal = _conformal(rows, columns, seed)
+    metadata = Metadata(
+        name=name or regressor.hardware, hardware=regressor.hardware, features=FEATURES_VERSION, feature_names=MODEL_FEATURES,
+        rows=len(chosen), layers=len(set(rows.layers)), kinds=tuple(sorted({x.kind for x in rows.layers})),
+        data_sha256=digest(chosen), source=source, runs=regressor.runs, run_power_shift=regressor.run_power_shift,
+        power_cap_w=regressor.power_cap_w, log_rates=regressor.scaffold.log_rates, support=Support.of(rows.layers, columns).points,
+        slope=conformal.slope, quantiles=conformal.quantiles, correlation=conformal.correlation, seed=seed,
+    )  # fmt: skip
+    return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor.time, regressor.power)))
+
+
+def _of_one_device(measurements: list[Measurement], hardware: str | None) -> list[Measurement]:
+    layers = [m for m in measurements if m.layer is not None and hardware in (None, m.hardware)]
+    devices = sorted({m.hardware for m in layers})
+    if len(devices) > 1:
+        raise InputError(f"the rows are of {', '.join(devices)}: choose one with --hardware")
+    if len({m.meter for m in layers}) > 1:
+        raise InputError("measured and assumed-power rows are mixed: train on one of them")
+    distinct = len({m.layer for m in layers})
+    if distinct < MIN_LAYERS:
+        wanted = f" of {hardware}" if hardware else ""
+        raise InputError(f"{distinct} distinct measured layers{wanted} are too few to train on: measure at least {MIN_LAYERS}")
+    return layers
+
+
+def merge(measurements: Sequence[Measurement]) -> Rows:
+    """Merge repeats of a layer within a campaign by the median of time and of power."""
+    repeats: dict[tuple[Layer, str], list[Measurement]] = defaultdict(list)
+    for m in measurements:
+        if m.layer is not None:
+            repeats[m.layer, m.run].append(m)
+    return Rows(
+        tuple(layer for layer, _ in repeats), tuple(run for _, run in repeats),
+        np.array([median(m.time_s for m in same) for same in repeats.values()]),
+        np.array([median(m.power_w for m in same) for same in repeats.values()]),
+    )  # fmt: skip
+
+
+def fit(rows: Rows, hardware: str, seed: int) -> Regressor:
+    """Fit scaffold, time and power on distinct rows of one device."""
+    columns = Columns(rows.layers, find_hardware(hardware))
+    scaffold = Scaffold.fit(rows.layers, columns, rows.time_s)
+    runs = _runs(rows)
+    code = np.array([float(runs.index(run)) for run in rows.runs])
+    scaffold_s = scaffold.time_s(rows.layers, columns)
+    table = model_features(rows.layers, columns, scaffold_s, code)
+    cap_w = float(rows.power_w.max())
+    shift = _power_shift(rows, runs, cap_w)
+    own = shift[code.astype(int)]
+    # a campaign that runs hotter than the first hides its true demand behind the limit: such rows teach nothing
+    hidden = (rows.power_w > CAPPED_FRAC * cap_w) & (own > 0.1)
+    time = _boost(table, np.log(rows.time_s / scaffold_s), seed)
+    power = _boost(table[~hidden], (np.log(rows.power_w) - own)[~hidden], seed)
+    return Regressor(hardware, scaffold, time, power, runs, tuple(float(x) for x in shift), cap_w)
+
+
+def _runs(rows: Rows) -> tuple[str, ...]:
+    """Campaigns by falling number of layers: the first is the reference."""
+    return tuple(sorted(set(rows.runs), key=lambda run: (-rows.runs.count(run), run)))
+
+
+def _power_shift(rows: Rows, runs: tuple[str, ...], cap_w: float) -> Array:
+    """Median log power ratio of each campaign to the first over layers that both measured below the limit."""
+    free = rows.power_w < CAPPED_FRAC * cap_w
+    power = {(x, run): p for x, run, p, ok in zip(rows.layers, rows.runs, np.log(rows.power_w), free) if ok}
+    shifts = [0.0]
+    for run in runs[1:]:
+        ratios = [p - power[x, runs[0]] for (x, own), p in power.items() if own == run and (x, runs[0]) in power]
+        # with few shared layers the ratio is drawn to 1: three pseudo-layers that agree
+        shifts.append(float(np.median(ratios)) * len(ratios) / (len(ratios) + 3) if ratios else 0.0)
+    return np.array(shifts)
+
+
+def _boost(table: Array, target: Array, seed: int) -> xgboost.Booster:
+    import xgboost
+
+    data = xgboost.DMatrix(table, target, feature_names=list(MODEL_FEATURES))
+    booster = xgboost.train(PARAMETERS | {"seed": seed}, data, ROUNDS)
+    booster.feature_names = None
+    return booster
+
+
+def _conformal(rows: Rows, columns: Columns, seed: int) -> Conformal:
+    """Calibrate intervals on errors of layers that were left out, singly and with everything like them."""
+    from joblib import Parallel, delayed
+
+    folds = list(_folds(rows, columns, seed))
+    parts = Parallel(n_jobs=-1, prefer="threads")(delayed(_left_out)(rows, columns.hardware.name, f, seed) for f in folds)
+    chosen = np.concatenate([np.flatnonzero(fold) for fold in folds])
+    error, distance = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
+    block = np.concatenate([np.full(int(fold.sum()), i) for i, fold in enumerate(folds)])
+    names = [rows.layers[i].group for i in chosen]
+    conformal = Conformal.fit(error, names, distance, block)
+    far = block >= FOLDS
+    return replace(
+        conformal,
+        correlation=Conformal.fit(error[far], [n for n, f in zip(names, far) if f], distance[far], block[far]).correlation,
+    )
+
+
+def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[NDArray[np.bool_]]:
+    """Yield masks of rows to leave out: random folds of distinct layers, then blocks of like layers."""
+    from sklearn.cluster import KMeans
+
+    shapes = [layer.with_tf32("none") for layer in rows.layers]  # a layer with and without TF32 stays on one side
+    distinct = list(dict.fromkeys(shapes))
+    index = {layer: i for i, layer in enumerate(distinct)}
+    row_layer = np.array([index[x] for x in shapes])
+    random = np.random.default_rng(seed).permutation(len(distinct)) % FOLDS
+    points = np.empty((len(distinct), positions(columns).shape[1]))
+    points[row_layer] = positions(columns)
+    block = KMeans(min(BLOCKS, len(distinct) // 2), n_init=4, random_state=seed).fit_predict(points)
+    for labels in (random, block):
+        for label in np.unique(labels):
+            yield (labels == label)[row_layer]
+
+
+def _left_out(rows: Rows, hardware: str, fold: NDArray[np.bool_], seed: int) -> tuple[Array, Array]:
+    """Train without `fold` and return its log-energy errors and its distances from the rest."""
+    inside, outside = rows.take(~fold), rows.take(fold)
+    regressor = fit(inside, hardware, seed)
+    device = find_hardware(hardware)
+    columns = Columns(outside.layers, device)
+    kinds = frozenset(x.kind for x in inside.layers)
+    codes = {run: float(i) for i, run in enumerate(regressor.runs)}
+    run = np.array([codes.get(x, 0.0) for x in outside.runs])
+    log_time, log_power = regressor.log_time_power(outside.layers, columns, kinds, run)
+    support = Support.of(inside.layers, Columns(inside.layers, device))
+    error = log_time + log_power - np.log(outside.time_s * outside.power_w)
+    return error, support.distance_octaves(outside.layers, columns)
+
+
+def digest(measurements: Sequence[Measurement]) -> str:
+    """SHA-256 of the training rows, whatever their order."""
+    lines = sorted(json.dumps(m.to_json(), sort_keys=True) for m in measurements)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
