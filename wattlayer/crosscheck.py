@@ -24,10 +24,14 @@ from .recorder import Recorder, unfused_attention
 
 if TYPE_CHECKING:
     from .adapters.source import Network
+    from .layer import Layer
     from .trace import Trace
 
 MATRIX_GROUPS = ("conv", "matmul", "attention", "recurrent")
 """Groups of kinds that `torch.utils.flop_counter` counts."""
+
+_TORCH_OMITS = ("_grouped_mm", "torchvision::deform_conv2d", "mv", "dot", "vdot", "addmv")
+"""Kinds of these groups that it leaves out."""
 
 _DOUBLED = {"conv": "conv"} | dict.fromkeys(("addmm", "bmm", "einsum", "matmul", "mm", "linear"), "matmul")
 """fvcore's operators that it counts a multiply-add of once, and what they are called here."""
@@ -67,9 +71,9 @@ class FlopCheck:
     flop: int
     """All kinds, as wattlayer counts them."""
     matrix_flop: int
-    """Convolutions, matrix products, attention and recurrent layers, as wattlayer counts them."""
+    """The kinds that FlopCounterMode counts (conv, matmul, attention, recurrent), as wattlayer counts them."""
     torch_flop: int
-    """What FlopCounterMode counts: the same kinds."""
+    """FlopCounterMode's total."""
     fvcore_flop: int
     """What fvcore counts, a multiply-add taken as two; 0 where it could not run."""
     failure: str = ""
@@ -100,16 +104,14 @@ class FlopCheck:
 
 def check_flops(network: Network, trace: Trace) -> FlopCheck:
     """Count the FLOP of `network` by fvcore and by torch, and set them beside those of its `trace`."""
-    theirs, failure = _fvcore_counts(network), ""
-    if isinstance(theirs, str):
-        theirs, failure = Counter(), theirs
-    else:
+    theirs, failure = _fvcore_counts(network)
+    if not failure:
         theirs += _fvcore_conv_counts(trace)
     return FlopCheck(
         network=network.name,
         rows=() if failure else tuple(_rows(_own_counts(trace), theirs)),
         flop=trace.flop,
-        matrix_flop=sum(layer.flop * calls for layer, calls in trace.unique().items() if layer.group in MATRIX_GROUPS),
+        matrix_flop=sum(layer.flop * calls for layer, calls in trace.unique().items() if torch_counts(layer)),
         torch_flop=count_with_torch(network),
         fvcore_flop=sum(theirs.values()),
         failure=failure,
@@ -121,6 +123,12 @@ def _rows(ours: Counts, theirs: Counts) -> Iterator[FlopRow]:
         row = FlopRow(path, kind, ours[path, kind], theirs.get((path, kind)))
         if row.flop or row.fvcore_flop:  # what only moves bytes has nothing to compare
             yield row
+
+
+def torch_counts(layer: Layer) -> bool:
+    """Whether `torch.utils.flop_counter` counts a layer of this kind."""
+    with_vector = layer.kind == "matmul" and len(layer.inputs[1].shape) == 1  # runs as mv or dot
+    return layer.group in MATRIX_GROUPS and layer.kind not in _TORCH_OMITS and not with_vector
 
 
 def count_with_torch(network: Network) -> int:
@@ -141,8 +149,8 @@ def _own_counts(trace: Trace) -> Counts:
     return counts
 
 
-def _fvcore_counts(network: Network) -> Counts | str:
-    """Return fvcore's counts, convolutions apart, or why there are none."""
+def _fvcore_counts(network: Network) -> tuple[Counts, str]:
+    """Return fvcore's counts, convolutions apart, and "", or none and why."""
     from fvcore.nn import FlopCountAnalysis
 
     leaves, spec = tree_flatten((network.args, dict(network.kwargs)))
@@ -153,8 +161,8 @@ def _fvcore_counts(network: Network) -> Counts | str:
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             found = analysis.by_module_and_operator()
         except Exception as error:  # of TorchScript's tracer, on somebody else's forward
-            return f"could not run: {first_line(error)}"
-    return _without_children({path: Counter(counts) for path, counts in found.items()})
+            return Counter(), f"could not run: {first_line(error)}"
+    return _without_children({path: Counter(counts) for path, counts in found.items()}), ""
 
 
 def _fvcore_conv_counts(trace: Trace) -> Counts:

@@ -90,13 +90,13 @@ def conv_transpose(layer: Layer) -> int:
     return 2 * prod(x.shape[:-spatial - 1]) * prod(x.shape[-spatial:]) * weight.elements  # fmt: skip
 
 
-@kind("matmul", "linear", "matmul", "mm", "bmm")
+@kind("matmul", "linear", "matmul", "mm", "bmm", "mv", "dot", "vdot")
 def matmul(layer: Layer) -> int:
     """2 · output elements · shared dimension."""
     return 2 * layer.outputs[0].elements * layer.inputs[0].shape[-1]
 
 
-@kind("matmul", "addmm", "baddbmm")
+@kind("matmul", "addmm", "baddbmm", "addmv")
 def addmm(layer: Layer) -> int:
     """2 · output elements · shared dimension; the addition rides along free, as in flop_counter."""
     return 2 * layer.outputs[0].elements * layer.inputs[1].shape[-1]

@@ -34,7 +34,11 @@ def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: boo
 
 def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Return a meta tensor of this shape; `dtype` converts floating ones, and what is not a parameter keeps its value."""
-    meta = tensor.detach().to("meta", dtype if tensor.is_floating_point() else None)
+    wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    if tensor.layout == torch.strided:  # `to` would pack what is expanded or sliced
+        meta = torch.empty_strided(tensor.size(), tensor.stride(), dtype=wanted, device="meta")
+    else:
+        meta = tensor.detach().to("meta", wanted)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(meta, requires_grad=False)
     value = value_of(tensor)

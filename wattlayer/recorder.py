@@ -46,7 +46,7 @@ def record(
             with recorder, KnownIndices():
                 module(*args, **kwargs)
         except Exception as error:  # whatever the user's forward raises is told in one line
-            raise InputError(_reason(module, recorder.path, error)) from error
+            raise InputError(_reason(module, inputs, recorder.path, error)) from error
     return recorder.calls, inputs
 
 
@@ -268,7 +268,7 @@ def unfused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _reason(module: nn.Module, path: list[str], error: Exception) -> str:
+def _reason(module: nn.Module, inputs: tuple[Operand, ...], path: list[str], error: Exception) -> str:
     """Tell in one line where and why a forward pass failed."""
-    where = path[-1] or "the top level"
-    return f"{type(module).__name__} does not run on these inputs (at {where}): {first_line(error)}"
+    given = ", ".join("x".join(map(str, x.shape)) or "scalar" for x in inputs) or "no tensor"
+    return f"{type(module).__name__} does not run on {given} (at {path[-1] or 'the top level'}): {first_line(error)}"

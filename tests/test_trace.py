@@ -1,0 +1,302 @@
+"""What `trace` records, on small networks that are each a trap."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import networks
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules import module as torch_modules
+from torch.utils._pytree import tree_map_only
+
+from wattlayer.adapters import Network
+from wattlayer.crosscheck import count_with_torch, torch_counts
+from wattlayer.errors import InputError
+from wattlayer.layer import Layer
+from wattlayer.meta import tensor_to_meta, to_meta
+from wattlayer.trace import Trace, trace
+
+
+def counted_flop(traced: Trace) -> int:
+    return sum(x.flop for x in traced.layers if torch_counts(x))
+
+
+def torch_flop(module: nn.Module, *args: Any, **kwargs: Any) -> int:
+    # on meta, for FlopCounterMode misses the attention kernel of CPUs
+    args, kwargs = tree_map_only(torch.Tensor, tensor_to_meta, (args, kwargs))
+    return count_with_torch(Network("", to_meta(module), args, kwargs))
+
+
+def calls(traced: Trace) -> list[tuple[str, str]]:
+    return [(path, layer.kind) for path, layer in zip(traced.paths, traced.layers)]
+
+
+TRAPS: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {
+    "conv net": (networks.ConvNet(), (torch.randn(2, 3, 16, 16),), {}),
+    "shared module": (networks.SharedModule(), (torch.randn(4, 16),), {}),
+    "tied weights": (networks.TiedWeights(), (torch.randint(50, (2, 7)),), {}),
+    "functional attention": (networks.FunctionalAttention(), (torch.randn(2, 6, 32),), {}),
+    "in place": (networks.InPlace(), (torch.randn(3, 4),), {}),
+    "nested": (
+        networks.Nested(),
+        ({"x": torch.randn(2, 8), "pair": (torch.randn(2, 8), [torch.ones(3)])},),
+        {"scale": torch.randn(4)},
+    ),
+    "unused branch": (networks.UnusedBranch(), (torch.randn(2, 8),), {}),
+    "unregistered": (networks.Unregistered(), (torch.randn(2, 8),), {}),
+    "recurrent": (networks.Recurrent(), (torch.randn(5, 3, 16),), {}),
+    "convolutions": (
+        networks.Convolutions(),
+        (torch.randn(2, 4, 9), torch.randn(2, 8, 12, 10), torch.randn(2, 2, 3, 8, 8)),
+        {},
+    ),
+    "products": (networks.Products(), (torch.randn(3, 4, 5), torch.randn(3, 5, 6)), {}),
+    "multi-head attention": (
+        nn.MultiheadAttention(16, 4, batch_first=True),
+        (torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)),
+        {"need_weights": False},
+    ),
+    "encoder layer": (nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), (torch.randn(2, 5, 16),), {}),
+    "decoder layer": (nn.TransformerDecoderLayer(16, 4, 32), (torch.randn(5, 2, 16), torch.randn(6, 2, 16)), {}),
+    "asks for values": (networks.AsksForValues(), (torch.randn(2, 6, 4),), {"mask": torch.ones(2, 6, dtype=torch.bool)}),
+    "catches": (networks.Catches(), (torch.randn(2, 8),), {}),
+    "unbatched convolution": (nn.Conv2d(3, 4, 3), (torch.randn(3, 8, 8),), {}),
+    "grouped-query attention": (
+        GroupedQuery := type(
+            "GroupedQuery",
+            (nn.Module,),
+            {"forward": lambda self, q, k: nn.functional.scaled_dot_product_attention(q, k, k, enable_gqa=True)},
+        )(),
+        (torch.randn(2, 8, 5, 4), torch.randn(2, 2, 5, 4)),
+        {},
+    ),
+}
+
+
+@pytest.fixture(params=TRAPS, ids=str)
+def trap(request: pytest.FixtureRequest) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    return TRAPS[request.param]
+
+
+def test_flop_equals_flop_counter(trap: Any) -> None:
+    module, args, kwargs = trap
+    assert counted_flop(trace(module, *args, kwargs=kwargs)) == torch_flop(module, *args, **kwargs)
+
+
+def test_layer_survives_json(trap: Any) -> None:
+    module, args, kwargs = trap
+    for layer in trace(module, *args, kwargs=kwargs).unique():
+        record = json.loads(json.dumps(layer.to_json()))
+        assert Layer.from_json(record) == layer
+        assert Layer.from_json(record).digest() == layer.digest()
+        assert hash(pickle.loads(pickle.dumps(layer))) == hash(layer)
+
+
+def test_every_kind_is_known(trap: Any) -> None:
+    module, args, kwargs = trap
+    assert {x.kind for x in trace(module, *args, kwargs=kwargs).layers if not x.known} == set()
+
+
+def test_same_network_gives_the_same_trace(trap: Any) -> None:
+    module, args, kwargs = trap
+    assert trace(module, *args, kwargs=kwargs) == trace(module, *args, kwargs=kwargs)
+
+
+def test_module_is_left_as_it_was(trap: Any) -> None:
+    module, args, kwargs = trap
+    module.train()
+    before = {
+        name: (x.data_ptr(), x.requires_grad, x.device, x._version) for name, x in module.state_dict(keep_vars=True).items()
+    }
+    trace(module, *args, kwargs=kwargs, dtype="float16")
+    after = {name: (x.data_ptr(), x.requires_grad, x.device, x._version) for name, x in module.state_dict(keep_vars=True).items()}
+    assert before == after
+    assert all(m.training for m in module.modules())
+    assert not torch_modules._global_forward_hooks and not torch_modules._global_forward_pre_hooks
+
+
+# What the dispatcher shows under inference mode is behaviour, not a contract: these break when a torch release changes it.
+GOLDEN = {
+    "conv net": {"conv2d": 1, "batch_norm": 1, "relu": 1, "max_pool2d": 1, "mean": 1, "linear": 1},
+    "functional attention": {"linear": 2, "scaled_dot_product_attention": 1},
+    "encoder layer": {
+        "linear": 4, "scaled_dot_product_attention": 1, "relu": 1, "add": 2, "layer_norm": 2, "clone": 1, "dropout": 0,
+    },
+    "recurrent": {"lstm": 1, "gru": 1},
+    "convolutions": {
+        "conv1d": 1, "conv_transpose1d": 1, "conv2d": 2, "conv_transpose2d": 1, "conv3d": 1, "conv_transpose3d": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_kinds(name: str) -> None:
+    module, args, kwargs = TRAPS[name]
+    ignored = ("zeros", "copy", "clone", "transpose")  # states and layouts, which differ between releases
+    kinds = Counter(x.kind for x in trace(module, *args, kwargs=kwargs).layers if x.kind not in ignored)
+    assert kinds == {kind: count for kind, count in GOLDEN[name].items() if count and kind not in ignored}
+
+
+def test_shared_module_is_recorded_at_each_call() -> None:
+    traced = trace(networks.SharedModule(), torch.randn(4, 16))
+    assert calls(traced) == [("block", "linear"), ("block", "linear")]
+    assert list(traced.unique().values()) == [2]
+
+
+def test_paths_name_the_innermost_module() -> None:
+    traced = trace(networks.Wrapped(networks.ConvNet()), torch.randn(2, 3, 16, 16))
+    assert calls(traced) == [
+        ("inner.conv", "conv2d"), ("inner.norm", "batch_norm"), ("inner", "relu"), ("inner.pool", "max_pool2d"),
+        ("inner", "mean"), ("inner.classifier", "linear"), ("", "mul"),
+    ]  # fmt: skip
+
+
+def test_unregistered_modules_run_under_their_owner_without_their_weights() -> None:
+    module = networks.Unregistered()
+    weight = module.layers[0].weight
+    assert calls(trace(module, torch.randn(2, 8))) == [("", "linear"), ("", "linear"), ("", "exp"), ("", "mul")]
+    assert module.layers[0].weight is weight and not weight.is_meta and not module.scale.is_meta
+
+
+def test_paths_recover_where_a_failure_is_caught() -> None:
+    assert calls(trace(networks.Catches(), torch.randn(2, 8)))[-1] == ("last", "linear")
+
+
+def test_unused_branch_costs_nothing() -> None:
+    assert calls(trace(networks.UnusedBranch(), torch.randn(2, 8))) == [("used", "linear")]
+
+
+def test_in_place_operators_keep_their_kind() -> None:
+    kinds = [x.kind for x in trace(networks.InPlace(), torch.randn(3, 4)).layers]
+    filled = ("scalar_tensor", "copy", "fill")  # what an assignment becomes depends on the device
+    assert [x for x in kinds if x not in filled] == ["clone", "add", "relu", "mul"] and set(filled) & set(kinds)
+
+
+def test_attention_leaves_the_layout_of_its_query() -> None:
+    # fused kernels do, so that the transpose and reshape that follow are views
+    traced = trace(networks.FunctionalAttention(), torch.randn(2, 6, 32))
+    assert Counter(x.kind for x in traced.layers) == {"linear": 2, "scaled_dot_product_attention": 1}
+    assert next(x for x in traced.layers if x.group == "attention").argument("is_causal") is True
+
+
+def test_dropout_of_a_training_module_does_nothing_in_eval() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).train()
+    assert "native_dropout" not in {x.kind for x in trace(module, torch.randn(2, 4)).layers}
+
+
+@pytest.mark.parametrize("layout", ["channels last", "not contiguous", "expanded"])
+def test_strides_are_recorded(layout: str) -> None:
+    image = {
+        "channels last": torch.randn(2, 3, 16, 16).to(memory_format=torch.channels_last),
+        "not contiguous": torch.randn(2, 3, 16, 32)[..., ::2],
+        "expanded": torch.randn(1, 3, 16, 16).expand(2, -1, -1, -1),
+    }[layout]
+    conv = trace(networks.ConvNet(), image).layers[0]
+    assert conv.inputs[0].strides == image.stride()
+    assert conv.inputs[0].channels_last == (layout == "channels last")
+    assert conv.inputs[0].size_bytes == 2 * 3 * 256 * 4 // (2 if layout == "expanded" else 1)
+    assert conv != trace(networks.ConvNet(), torch.randn(2, 3, 16, 16)).layers[0]
+
+
+def test_dtype_converts_parameters_and_inputs() -> None:
+    traced = trace(networks.ConvNet(), torch.randn(2, 3, 16, 16), dtype="bfloat16")
+    assert traced.dtype == "bfloat16"
+    assert {x.dtype for layer in traced.layers for x in layer.inputs} == {"bfloat16"}
+
+
+def test_tf32_marks_what_it_may_touch() -> None:
+    for mode, kinds in (("none", set()), ("conv", {"conv2d"}), ("all", {"conv2d", "linear"})):
+        traced = trace(networks.ConvNet(), torch.randn(2, 3, 16, 16), tf32=mode)
+        assert {x.kind for x in traced.layers if x.tf32} == kinds
+
+
+def test_nested_inputs_are_listed() -> None:
+    module, args, kwargs = TRAPS["nested"]
+    traced = trace(module, *args, kwargs=kwargs)
+    assert [x.shape for x in traced.inputs] == [(2, 8), (2, 8), (3,), (4,)]
+    assert traced.batch == 2
+
+
+def test_inputs_are_those_before_the_forward() -> None:
+    class Grows(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.unsqueeze_(0)
+
+    x = torch.randn(5, 4)
+    assert trace(Grows(), x).inputs[0].shape == (5, 4)
+    assert x.shape == (5, 4)
+
+
+def test_constants_decide_control_flow() -> None:
+    module, args, kwargs = TRAPS["asks for values"]
+    traced = trace(module, *args, kwargs=kwargs)
+    assert sum(x.kind == "linear" for x in traced.layers) == 6
+    assert traced.layers[-1].outputs[0].shape == (2, 2, 4)
+    masked = trace(module, *args, kwargs={"mask": torch.zeros(2, 6, dtype=torch.bool)})
+    assert sum(x.kind == "add" for x in masked.layers) == sum(x.kind == "add" for x in traced.layers) - 1
+
+
+def test_meta_inputs_leave_their_values_open() -> None:
+    module, args, _ = TRAPS["asks for values"]
+    with pytest.raises(InputError, match="needs the values of a tensor"):
+        trace(module, *args, kwargs={"mask": torch.ones(2, 6, dtype=torch.bool, device="meta")})
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "message"),
+    [
+        (networks.NeedsWeights(), (2, 4), r"NeedsWeights does not run on 2x4 .*needs the values of a tensor"),
+        (networks.Raises(), (2, 8), r"Raises does not run on 2x8 \(at block\.1\)"),
+        (networks.ConvNet(), (2, 4, 16, 16), r"ConvNet does not run on 2x4x16x16 \(at conv\)"),
+    ],
+)
+def test_failure_is_one_line_and_leaves_no_hooks(module: nn.Module, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        trace(module, torch.randn(shape))
+    assert "\n" not in str(caught.value)
+    assert not torch_modules._global_forward_hooks and not torch_modules._global_forward_pre_hooks
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("options", [{"dtype": "float8"}, {"tf32": "some"}])
+def test_unknown_option_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=str(next(iter(options.values())))):
+        trace(networks.ConvNet(), torch.randn(2, 3, 16, 16), **options)
+
+
+def test_no_weight_is_allocated() -> None:
+    with torch.device("meta"):
+        module = nn.Linear(1 << 20, 1 << 20)
+    assert trace(module, torch.empty(1, 1 << 20, device="meta")).flop == 2 << 40
+
+
+def test_large_unknown_output_is_not_worked_out() -> None:
+    class Mask(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            mask = torch.ones(1 << 13, 1 << 13, dtype=torch.bool, device=x.device)
+            return x if mask.all() else -x
+
+    with pytest.raises(InputError, match="needs the values"):
+        trace(Mask(), torch.empty(1))
+
+
+def test_hash_and_digest_in_another_process() -> None:
+    layer = trace(nn.Linear(3, 5), torch.randn(2, 3)).layers[0]
+    code = f"from wattlayer.layer import Layer; print(Layer.from_json({layer.to_json()!r}).digest())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == layer.digest()
+
+
+def test_traces_add_up() -> None:
+    traced = trace(networks.ConvNet(), torch.randn(2, 3, 16, 16))
+    assert traced.flop == sum(x.flop for x in traced.layers)
+    assert traced.read_bytes == sum(x.read_bytes for x in traced.layers)
+    assert len(traced.layers) == len(traced.paths)
