@@ -117,8 +117,11 @@ class Campaign:
         number = len(self.journal.headers) + 1
         self._deadline_s = deadline_s
         with _signals(self.stop):
-            stopped_by = "deadline"
-            if self._fits(None):
+            if next(self._pending(), None) is None:
+                stopped_by = "complete"
+            elif not self._fits(None):
+                stopped_by = "deadline"
+            else:
                 self._begin(number)
                 stopped_by = self._work(number)
         return self._finish(stopped_by)

@@ -87,6 +87,8 @@ class Bench:
 
 def idle_powers(instrument: Instrument, clock: Clock, seconds: float = 1.0) -> dict[str, float | None]:
     """Power of the idle device by each source; deep idle if nothing ran before. None where a source hardly steps."""
+    if instrument.label != "measured":  # a stated power is the same at any load
+        return {}
     return {meter.name: _idle(clock, meter, seconds) for meter in instrument.meters}
 
 
@@ -102,15 +104,15 @@ def characterise(bench: Bench, deep_w: Mapping[str, float | None]) -> tuple[Mete
         except MeterError as error:
             refused.append(f"{meter.name}: {error}")
             continue
-        bench.clock.sleep(found.delay_s + SETTLE_S)
-        hot_w = _idle(bench.clock, meter, 0.6)
-        spinning_w = _loaded(bench, meter, bench.spin) if bench.spin else None
+        hot_w, spinning_w = _other_idles(bench, meter, found.delay_s)
         processes = bench.instrument.board.state().processes
         return meter, Character(found, deep_w.get(meter.name), hot_w, spinning_w, tuple(refused), processes)
     raise MeterError("no energy source of this device can be trusted: " + "; ".join(refused))
 
 
 def _examine(bench: Bench, meter: Meter) -> MeterCharacter:
+    if bench.instrument.label != "measured":  # a stated power has no delay and no noise to find out about
+        return _steady(bench, meter)
     delay_s = _delay(bench, meter)
     found = replace(_steady(bench, meter), delay_s=delay_s)
     ratio = found.ratio_to_power
@@ -119,7 +121,7 @@ def _examine(bench: Bench, meter: Meter) -> MeterCharacter:
             f"it reads {ratio:.3f} of the integrated instantaneous power, outside {RATIO_LOW}-{RATIO_HIGH}; "
             "a known fault of some drivers: update the driver"
         )
-    if found.refresh_s < CONTINUOUS_S or bench.instrument.label != "measured":
+    if found.refresh_s < CONTINUOUS_S:
         return found
     return replace(found, square_wave_spread_frac=_square_wave(bench, meter, found.refresh_s))
 
@@ -241,6 +243,14 @@ def _idle(clock: Clock, meter: Meter, seconds: float) -> float | None:
     """Mean power with nothing running; None where the counter hardly steps while idle."""
     edges = _edges_while(clock, meter, lambda: None, seconds)
     return _slope(edges) if len(edges) > 2 else None
+
+
+def _other_idles(bench: Bench, meter: Meter, delay_s: float) -> tuple[float | None, float | None]:
+    """Power right after load, and while only launching empty kernels."""
+    if bench.instrument.label != "measured":
+        return None, None
+    bench.clock.sleep(delay_s + SETTLE_S)
+    return _idle(bench.clock, meter, 0.6), _loaded(bench, meter, bench.spin) if bench.spin else None
 
 
 def _loaded(bench: Bench, meter: Meter, load: Workload, seconds: float = 0.8) -> float | None:

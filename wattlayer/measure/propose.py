@@ -93,7 +93,7 @@ def _stages(
     taken: set[Layer] = set()
     network = [item for found in whole for item in _closing(found, roofline, taken)]
     network += draw(pool, max(0, round(wanted.layers * NETWORK_FRAC) - len(network)), random, taken)
-    left = wanted.layers - len(network) if network else wanted.layers
+    left = max(0, wanted.layers - len(network))
     rest = PERTURBED_FRAC + SOBOL_FRAC + LLM_FRAC
     changed = _perturbations(pool, round(left * PERTURBED_FRAC / rest), roofline, random, taken)
     dtypes = [(x, mode) for x in wanted.dtypes for mode in (("none", "all") if x == "float32" else ("none",))]

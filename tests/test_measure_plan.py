@@ -1,0 +1,278 @@
+"""What a campaign measures: shares, perturbations, Sobol points, LLM shapes, active selection, and the plan made of them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from random import Random
+
+import pytest
+import torch
+from rig import SimulatedRig
+from torch import nn
+
+from wattlayer.errors import InputError
+from wattlayer.layer import Layer
+from wattlayer.measure.llm import DECODE, MODELS, PREFILL, llm_items
+from wattlayer.measure.plan import DEFAULT_NETWORKS, Wanted, linear
+from wattlayer.measure.propose import ACTIVE_FRAC, closure_calls, network_calls, propose
+from wattlayer.measure.rebuild import rebuild, try_run
+from wattlayer.measure.record import meta, record
+from wattlayer.measure.sample import (
+    SHARES,
+    Candidate,
+    Roofline,
+    budget_group,
+    candidates,
+    draw,
+    most_uncertain,
+    perturbed,
+    sort_of,
+)
+from wattlayer.measure.shapes import SHAPES, sobol_layers
+from wattlayer.trace import trace
+
+ROOFLINE = Roofline.of("h100-sxm", cuda=True)
+DTYPES = [("bfloat16", "none"), ("float32", "none"), ("float32", "all")]
+
+
+class Small(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.body = nn.Sequential(*[nn.Conv2d(width, width, 3, padding=1) for _ in range(3)])
+        self.pointwise, self.norm = nn.Conv2d(width, 2 * width, 1), nn.BatchNorm2d(2 * width)
+        self.head = nn.Linear(2 * width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.pointwise(self.body(torch.relu(self.stem(x)))))
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+def resolve(name, size):
+    from wattlayer.adapters import Network
+
+    kind, _, width = name.partition(":")
+    if kind != "small":
+        raise InputError(f"{name}: there is no such network")
+    module = Small(int(width)).eval().to(getattr(torch, size.dtype))
+    return Network(name, module, (meta(size.batch, 3, 32, 32, dtype=size.dtype),))
+
+
+@pytest.fixture(scope="module")
+def traced():
+    return trace(Small(64).eval(), torch.zeros(8, 3, 32, 32), network="small:64")
+
+
+@pytest.fixture(scope="module")
+def sobol():
+    return sobol_layers(150, DTYPES, ROOFLINE, 0)
+
+
+# --- real layers
+
+
+def test_shares_of_a_network_add_up_and_count_calls(traced):
+    found = candidates(traced, ROOFLINE)
+    assert sum(x.share for x in found) == pytest.approx(1.0)
+    body = max(found, key=lambda x: x.share)
+    assert body.layer.kind == "conv2d" and traced.unique()[body.layer] == 3
+
+
+def test_inputs_behind_a_relu_are_known(traced):
+    rectified = {sort_of(x.layer) for x in candidates(traced, ROOFLINE) if x.rectified}
+    assert rectified == {"conv2d 3x3", "mean"}  # the body's first convolution and the mean; not the head
+
+
+def pool(count: int, share: float = 0.1) -> list[Candidate]:
+    return [Candidate(linear(n + 1, 64, 64, "float16"), share, "net") for n in range(count)]
+
+
+def test_layers_are_drawn_by_the_root_of_their_share():
+    heavy, light = pool(20, 0.09), [Candidate(linear(n + 1, 128, 64, "float16"), 0.01, "net") for n in range(20)]
+    kept: Counter[str] = Counter()
+    for seed in range(300):
+        for item in draw(heavy + light, 4, Random(seed), set()):  # a quarter of 4 is one matrix product
+            kept["heavy" if item.layer.inputs[0].shape[1] == 64 else "light"] += 1
+    assert sum(kept.values()) == 300
+    assert kept["heavy"] / kept["light"] == pytest.approx(3.0, rel=0.35)  # sqrt(9)
+
+
+def test_drawing_keeps_to_the_budget_of_each_group_and_takes_nothing_twice():
+    layers = [record(torch.relu, meta(8, n + 1)) for n in range(50)]
+    mixed = pool(50) + [Candidate(x, 0.1, "net") for x in layers]
+    taken: set[Layer] = set()
+    first, second = draw(mixed, 100, Random(0), taken), draw(mixed, 100, Random(1), taken)
+    assert Counter(x.layer.group for x in first) == {"matmul": 25, "elementwise": 12}
+    assert not {x.layer for x in first} & {x.layer for x in second} and len(taken) == len(first) + len(second)
+
+
+def test_sorts_of_convolutions_take_turns():
+    def conv(index: int, kernel: int, groups: int = 1) -> Candidate:
+        weight = meta(32, 32 // groups, kernel, kernel)
+        layer = record(lambda x, w: nn.functional.conv2d(x, w, groups=groups), meta(index + 1, 32, 16, 16), weight)
+        return Candidate(layer, 1.0 if kernel == 3 and groups == 1 else 1e-6, "net")
+
+    mixed = [conv(n, 3) for n in range(20)] + [conv(n, 1) for n in range(5)] + [conv(n, 3, 32) for n in range(5)]
+    drawn = draw(mixed, 36, Random(0), set())
+    assert Counter(sort_of(x.layer) for x in drawn) == {"conv2d 3x3": 3, "conv2d 1x1": 3, "depthwise": 3}
+
+
+# --- layers like them
+
+
+def test_perturbed_layers_are_valid_calls_like_the_first(traced, sobol):
+    random, changed, odd = Random(0), 0, 0
+    for layer in [*traced.unique(), *sobol] * 2:
+        found = perturbed(layer, random)
+        if found is None:
+            continue
+        changed += 1
+        assert found.kind == layer.kind and found != layer and found.dtype == layer.dtype and found.tf32 == layer.tf32
+        sizes = {n for x in found.inputs for n in x.shape} - {n for x in layer.inputs for n in x.shape}
+        odd += any(n % 8 for n in sizes)
+        if sum(x.size_bytes for x in found.inputs) < 1e6 and found.flop < 1e8:
+            try_run(rebuild(found, "cpu"))
+    assert changed > 200 and 0.05 < odd / changed < 0.4
+
+
+def test_a_perturbation_scales_by_half_to_a_fifth_more():
+    layer, random = linear(7, 512, 512, "float16"), Random(0)
+    sizes = [x.outputs[0].shape[1] for x in (perturbed(layer, random) for _ in range(200)) if x]
+    assert 256 <= min(sizes) < 300 and 580 < max(sizes) <= 616
+
+
+def test_channels_last_stays_channels_last():
+    x = meta(2, 32, 8, 8).to(memory_format=torch.channels_last)
+    layer = record(nn.functional.conv2d, x, meta(16, 32, 1, 1))
+    assert layer.inputs[0].channels_last
+    changed = [found for found in (perturbed(layer, Random(seed)) for seed in range(20)) if found]
+    assert changed and all(found.inputs[0].channels_last for found in changed)
+
+
+# --- Sobol points and language models
+
+
+def test_sobol_points_keep_the_budget_and_spread_over_time_and_intensity(sobol):
+    assert len(set(sobol)) == len(sobol) > 120
+    groups = Counter(budget_group(x) for x in sobol)
+    for group, share in SHARES.items():
+        assert groups[group] == pytest.approx(150 * share, abs=3), group
+    decades = Counter(math.floor(math.log10(ROOFLINE.time_s(x))) for x in sobol)
+    assert len(decades) >= 3 and max(decades.values()) < 0.7 * len(sobol)
+    assert {x.dtype for x in sobol} == {"bfloat16", "float32"} and any(x.tf32 for x in sobol)
+    assert {sort_of(x) for x in sobol} >= {"conv2d 1x1", "conv2d 3x3", "depthwise", "conv_transpose2d", "linear", "bmm"}
+
+
+def test_sobol_points_repeat_with_their_seed(sobol):
+    assert sobol_layers(150, DTYPES, ROOFLINE, 0) == sobol != sobol_layers(150, DTYPES, ROOFLINE, 1)
+
+
+def test_every_group_of_the_budget_has_shapes():
+    assert set(SHAPES) == set(SHARES) and sum(SHARES.values()) == pytest.approx(1.0)
+
+
+def test_small_sobol_layers_run(sobol):
+    small = [x for x in sobol if x.flop < 2e7 and sum(o.size_bytes for o in (*x.inputs, *x.outputs)) < 4e6]
+    assert len(small) > 20
+    for layer in small:
+        try_run(rebuild(layer, "cpu"))
+
+
+def test_language_models_at_prefill_and_decode():
+    items = llm_items(["float32", "bfloat16"], ROOFLINE)
+    assert {x.layer.dtype for x in items} == {"bfloat16"} and len({x.layer for x in items}) == len(items)
+    attention = [x.layer for x in items if x.layer.kind == "scaled_dot_product_attention"]
+    decoding = [x for x in attention if x.operand("query").shape[-2] == 1]
+    assert len(attention) > len(decoding) > len(DECODE)
+    assert any(x.operand("query").shape[1] > x.operand("key").shape[1] for x in decoding)  # grouped queries
+    assert all(x.argument("is_causal") for x in attention if x not in decoding)
+    widths = {x.layer.inputs[0].shape[-1] for x in items if x.layer.kind == "linear"}
+    assert {sizes.width for sizes in MODELS} <= widths
+    assert {x.layer.inputs[0].shape[:2] for x in items if x.layer.kind == "rms_norm"} <= {*PREFILL, *((n, 1) for n, _ in DECODE)}
+
+
+# --- a model's doubts
+
+
+def test_active_selection_takes_the_widest_interval_times_share():
+    options = pool(10)
+    widths = {x.layer: float(index) for index, x in enumerate(options)}
+    chosen = most_uncertain(options, 3, widths, taken := {options[9].layer})
+    assert [x.layer for x in chosen] == [options[8].layer, options[7].layer, options[6].layer] and len(taken) == 4
+    weighted = [Candidate(x.layer, 0.5 if index == 2 else 0.01, "net") for index, x in enumerate(options)]
+    assert most_uncertain(weighted, 1, widths, set())[0].layer == options[2].layer
+    with pytest.raises(InputError, match="gave no interval for 10 layers, the first a linear"):
+        most_uncertain(options, 1, {}, set())
+
+
+# --- the whole plan
+
+
+def wanted(**changed: object) -> Wanted:
+    return Wanted(
+        **({"networks": ("small:32", "small:48", "small:64"), "layers": 120, "dtypes": ("bfloat16", "float32")} | changed)
+    )
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return propose(wanted(), SimulatedRig(), "run", resolve)
+
+
+def test_a_plan_measures_each_network_whole_in_both_modes_with_the_layers_that_make_it_up(plan):
+    assert len(plan.networks) == 3
+    planned = {item.digest for item in plan.items if item.layer and item.regime == "cold" and item.mode == "graph"}
+    for network in plan.networks:
+        assert sum(share for _, share in network.layers.values()) == pytest.approx(1.0)
+        assert sum(share for digest, (_, share) in network.layers.items() if digest in planned) >= 0.97
+    whole = Counter((item.call, item.mode) for item in plan.items if item.network)
+    assert len(whole) == 6 and set(whole.values()) == {1}
+
+
+def test_a_plan_holds_every_source_and_about_as_many_layers_as_asked(plan):
+    sources = Counter(item.source.split(":")[0] for item in plan.items if item.layer)
+    assert {"small", "perturbed", "sobol", "llm", "reference"} == set(sources)
+    assert 90 <= plan.distinct_layers <= 130
+    order = [item.source.split(":")[0] for item in plan.items if not item.is_reference]
+    assert order.index("sobol") > max(i for i, item in enumerate(x for x in plan.items if not x.is_reference) if item.network)
+    assert order.index("llm") > max(i for i, name in enumerate(order) if name == "sobol")
+    text = plan.describe()
+    assert "by group" in text and "3 networks" in text and "hidden repeats" in text
+
+
+def test_equal_seeds_give_equal_plans(plan):
+    assert propose(wanted(), SimulatedRig(), "run", resolve) == plan
+    assert propose(wanted(seed=1), SimulatedRig(), "run", resolve).items != plan.items
+
+
+def test_networks_that_cannot_be_traced_are_left_out_and_told():
+    found = propose(wanted(networks=("small:32", "gone:1")), SimulatedRig(), "run", resolve)
+    assert len(found.networks) == 1
+    assert found.notes and all(note.startswith("gone:1 x") and "no such network" in note for note in found.notes)
+
+
+def test_with_nothing_left_the_plan_is_refused():
+    with pytest.raises(InputError, match=r"there is nothing to measure: gone:1 .*no such network"):
+        propose(wanted(networks=("gone:1",), layers=0), SimulatedRig(), "run", resolve)
+
+
+def test_a_model_gets_its_share_of_the_budget():
+    def intervals(layers):
+        return [float(layer.dtype == "float32") for layer in layers]
+
+    found = propose(wanted(), SimulatedRig(), "run", resolve, intervals)
+    active = [item for item in found.items if item.source.startswith("active") and not item.repeat and item.mode == "graph"]
+    assert 0 < len({x.layer for x in active}) <= round(120 * ACTIVE_FRAC)
+    assert statistics.mean(x.dtype == "float32" for x in active) > 0.5
+
+
+def test_closure_calls_cover_dtypes_and_batch_sizes():
+    calls = closure_calls(Wanted(), cuda=True)
+    assert len(calls) == len(DEFAULT_NETWORKS) == 14
+    assert {x.dtype for x in calls} == {"bfloat16", "float16", "float32"} and len({x.batch for x in calls}) == 3
+    assert len({(x.dtype, x.batch) for x in calls}) == 9
+    more = network_calls(Wanted(), cuda=True)
+    assert more[:14] == calls and {x.tf32 for x in more if x.dtype == "float32"} == {"none", "conv", "all"}
+    assert {x.batch for x in more} == {1, 8, 32, 128}
