@@ -6,7 +6,7 @@ import json
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -310,25 +310,20 @@ def _writing(path: Path, write: Any) -> Any:
 def main() -> None:
     """Run the command line; every error a user can cause ends in one line and exit code 2."""
     try:
-        app(standalone_mode=False)
-    except WattlayerError as error:
-        _fail(str(error))
-    except BrokenPipeError:
+        code = app(standalone_mode=False)
+    except (WattlayerError, typer.Abort) as error:
+        _fail(str(error) or "interrupted")
+    except BrokenPipeError:  # the reader of a pipe left, as `head` does
         sys.stderr.close()
         sys.exit(0)
-    except KeyboardInterrupt:
-        _fail("interrupted")
     except Exception as error:
-        import click
-
-        if isinstance(error, click.exceptions.Exit):
-            sys.exit(error.exit_code)
-        if isinstance(error, click.ClickException):
-            _fail(error.format_message())
-        raise
+        if not hasattr(error, "format_message"):  # a usage error of the click that this typer comes with
+            raise
+        _fail(error.format_message())
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"wattlayer: {first_line(Exception(message), 1000)}", file=sys.stderr)
     sys.exit(BAD_INPUT)
 

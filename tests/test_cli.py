@@ -1,0 +1,217 @@
+"""The command line as a person meets it: results on stdout, one line on stderr, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+from conftest import needs_torchvision
+from test_estimate import SCHEMA_1
+
+from wattlayer import cli
+
+HEADER = "hardware,layer_repr,input_shape,dtype,tf32,time_s,energy_j\n"
+ROW = 'a30,"Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))",8x3x32x32,float32,conv,1e-4,{energy}\n'
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run a command in this process; return (exit code, stdout, stderr)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wattlayer", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def network(tmp_path):
+    """A network in a Python file, so that the command line needs no library of networks."""
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from torch import nn\n"
+        "def small():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2), nn.Mish(),\n"
+        "                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))\n"
+    )
+    return f"{path}:small"
+
+
+@needs_torchvision
+def test_the_main_job_gives_schema_1_and_its_layers_sum_to_the_total(run):
+    code, out, err = run("predict", "resnet50", "--hardware", "a30", "--batch", "32", "--format", "json")
+    assert (code, err) == (0, "")
+    record = json.loads(out)
+    jsonschema.validate(record, SCHEMA_1)
+    total = record["total"]
+    assert sum(x["energy_j"] for x in record["layers"]) + total["gap_energy_j"] == pytest.approx(total["energy_j"], rel=1e-9)
+    assert (record["network"], record["batch"], len(record["layers"])) == ("torchvision:resnet50", 32, 174)
+
+
+def test_a_table_names_the_total_the_layers_and_what_was_not_measured(run, network):
+    code, out, _ = run("predict", network, "--hardware", "a30", "--input", "4x3x64x64")
+    assert code == 0
+    for part in ("energy", "conv2d", "by module", "by kind", "never measured on a30", "mish"):
+        assert part in out
+
+
+def test_csv_has_one_line_per_layer(run, network):
+    _, out, _ = run("predict", network, "--input", "4x3x64x64", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [r["kind"] for r in rows] == ["conv2d", "relu", "conv2d", "mish", "adaptive_avg_pool2d", "linear"]
+    assert rows[0]["input_shapes"] == "4x3x64x64;16x3x3x3;16"
+    assert all(float(r["energy_j"]) > 0 for r in rows)
+
+
+def test_the_result_goes_to_a_file_when_asked(run, network, tmp_path):
+    path = tmp_path / "result.json"
+    code, out, _ = run("predict", network, "--input", "4x3x64x64", "--format", "json", "--output", path)
+    assert (code, out) == (0, "")
+    assert json.loads(path.read_text())["batch"] == 4
+
+
+def test_a_budget_decides_the_exit_code(run, network):
+    assert run("predict", network, "--input", "4x3x64x64", "--budget-j", "1000")[0] == 0
+    code, out, err = run("predict", network, "--input", "4x3x64x64", "--budget-j", "1e-9")
+    assert code == 1
+    assert "over the budget" in err and "conv2d" in out
+
+
+def test_strict_refuses_kinds_never_measured(run, network):
+    code, out, err = run("predict", network, "--input", "4x3x64x64", "--strict")
+    assert (code, out) == (2, "")
+    assert "mish" in err
+
+
+def test_trace_needs_no_model(run, network):
+    code, out, _ = run("trace", network, "--input", "4x3x64x64", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["layers"][0]["flop"] == 2 * 4 * 62 * 62 * 16 * 27
+
+
+def test_flops_are_checked_against_fvcore(run, network):
+    code, _, err = run("predict", network, "--input", "4x3x64x64", "--check-flops")
+    assert code == 0
+    assert "fvcore" in err
+
+
+def test_tables_are_imported_trained_on_and_evaluated(run, tmp_path, device, layers):
+    from wattlayer import write_measurements
+
+    data, model = tmp_path / "data.jsonl", tmp_path / "mine.json"
+    write_measurements(data, device.measure(layers))
+    assert run("train", data, "--output", model)[0] == 0
+    code, out, err = run("evaluate", model, "--layers", data, "--split", "given", "--split", "size", "--format", "json")
+    assert (code, err) == (0, "")
+    splits = {(s["split"], s["predictor"]) for s in json.loads(out)["scores"]}
+    assert {("training rows", "wattlayer"), ("size", "wattlayer"), ("size", "XGBoost, raw shapes"), ("size", "FLOP")} <= splits
+
+
+def test_import_writes_all_rows_or_nothing(run, tmp_path):
+    table, output = tmp_path / "table.csv", tmp_path / "out.jsonl"
+    table.write_text(HEADER + ROW.format(energy="0.01") + ROW.format(energy="-1"))
+    code, out, err = run("import", table, "--output", output)
+    assert (code, out) == (2, "")
+    assert "line 3" in err and "-1" in err and "--skip-bad-rows" in err
+    assert not output.exists()
+    code, out, err = run("import", table, "--output", output, "--skip-bad-rows")
+    assert code == 0
+    assert "1 measurements" in out and "skipped 1 bad rows" in err
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        (HEADER.replace(",energy_j", "") + "a30,x,1x1,float32,conv,1\n", "energy_j"),
+        (HEADER + ROW.format(energy="nan"), "nan"),
+        (HEADER + ROW.format(energy="-3"), "-3"),
+        (HEADER + ROW.format(energy="abc"), "abc"),
+        (HEADER + ROW.format(energy="1").replace("a30", "a31"), "a31"),
+        (HEADER + ROW.format(energy="1").replace("Conv2d(3", "Conv2d(__import__('os').getcwd()"), "not a literal"),
+        (HEADER + ROW.format(energy="1").replace("8x3x32x32", "8x3x32"), "8x3x32"),
+        ("", "column"),
+    ],
+)
+def test_bad_tables_end_in_one_line(run, tmp_path, table, named):
+    path, output = tmp_path / "bad.csv", tmp_path / "out.jsonl"
+    path.write_text(table)
+    one_line(run("import", path, "--output", output), named if named != "8x3x32" else "Conv2d")
+    assert not output.exists()
+
+
+def one_line(result: tuple[int, str, str], *named: str) -> None:
+    code, out, err = result
+    assert (code, out) == (2, "")
+    assert err.startswith("wattlayer: ") and err.count("\n") == 1 and "Traceback" not in err
+    for value in named:
+        assert value in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--batch", "0"], ["batch 0", "at least 1"]),
+        (["--hardware", "a31"], ["a31", "a30"]),
+        (["--hardware", "nowhere.json"], ["nowhere.json", "cannot be read"]),
+        (["--dtype", "float31"], ["float31"]),
+        (["--top", "0"], ["top 0"]),
+        (["--budget-j", "-1"], ["budget-j -1"]),
+        (["--input", "8xax3"], ["8xax3", "8x3x224x224"]),
+        (["--input", "8x3x64"], ["8x3x64"]),
+        (["--nonsense"], ["--nonsense"]),
+        (["--output", "/nowhere/at/all"], ["/nowhere/at/all"]),
+    ],
+)
+def test_bad_options_end_in_one_line(run, network, arguments, named):
+    defaults = [] if "--input" in arguments else ["--input", "4x3x64x64"]
+    if arguments[0] == "--batch":
+        defaults = ["--image-size", "64"]
+    one_line(run("predict", network, *defaults, *arguments), *named)
+
+
+@needs_torchvision
+def test_an_unknown_network_gets_the_nearest_names(run):
+    one_line(run("predict", "resnet5o"), "resnet5o", "resnet50")
+
+
+def test_a_corrupt_model_file_ends_in_one_line(run, network, tmp_path):
+    path = tmp_path / "model.json"
+    path.write_text('{"wattlayer_model": 1, "metad')
+    one_line(run("predict", network, "--input", "4x3x64x64", "--hardware", path), "model.json", "truncated")
+
+
+def test_missing_rows_to_evaluate_end_in_one_line(run):
+    one_line(run("evaluate", "a30"), "--layers")
+
+
+def test_hardware_lists_devices_and_names_one(run):
+    assert "NVIDIA A30" in run("hardware")[1]
+    assert "sources" in run("hardware", "a30")[1]
+    one_line(run("hardware", "a31"), "a31", "a30")
+
+
+def test_the_version_is_printed(run):
+    assert run("--version")[1].startswith("wattlayer 0.")
+
+
+def test_help_is_light():
+    code = (
+        "import sys; sys.argv = ['wattlayer', '--help']; from wattlayer.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'xgboost', 'pandas', 'sklearn', 'scipy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "predict" in done.stdout

@@ -1,0 +1,135 @@
+"""From a trace to joules: sums, shares, intervals, launch gaps and the JSON schema."""
+
+from __future__ import annotations
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import wattlayer as wl
+from wattlayer.estimate import HOST_LAUNCH_S
+
+
+class Block(nn.Module):
+    """Convolutions and a residual add, twice: the add's kind was never measured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3)
+        self.body = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for _ in range(2):
+            x = x + self.body(x)
+        return self.head(x.permute(0, 2, 3, 1))
+
+
+@pytest.fixture(scope="module")
+def traced() -> wl.Trace:
+    return wl.trace(Block().eval(), torch.empty(8, 3, 32, 32))
+
+
+def test_layers_sum_to_the_total(traced, model):
+    e = wl.estimate(traced, model)
+    assert e.energy_j == pytest.approx(e.to_frame().energy_j.sum(), rel=1e-12)
+    assert e.energy_j == pytest.approx(e.by_kind().energy_j.sum(), rel=1e-12)
+    assert e.energy_j == pytest.approx(e.by_module(1).energy_j.sum(), rel=1e-12)
+    assert e.energy_per_sample_j == pytest.approx(e.energy_j / 8)
+    assert e.power_w == pytest.approx(e.energy_j / e.time_s)
+
+
+def test_a_reused_module_is_counted_each_time(traced, model):
+    e = wl.estimate(traced, model)
+    assert e.by_module(1).loc["body", "calls"] == 4
+    assert list(e.by_module(2).index) == ["stem", "body.0", "body.1", "", "head"]
+
+
+def test_unmeasured_kinds_lower_the_covered_share_and_strict_refuses_them(traced, model):
+    e = wl.estimate(traced, model)
+    assert e.uncovered_kinds() == ["add"]
+    add_j = e.by_kind().loc["add", "energy_j"]
+    assert add_j > 0
+    assert e.covered_frac == pytest.approx(1 - add_j / e.energy_j)
+    with pytest.raises(wl.UncoveredKindError, match="add"):
+        wl.estimate(traced, model, strict=True)
+
+
+def test_the_interval_of_a_sum_lies_between_quadrature_and_full_addition(traced, model):
+    e = wl.estimate(traced, model)
+    low, high = e.interval_j
+    assert low < e.energy_j < high
+    assert high <= e.layer_high_j.sum() * 1.05
+
+
+def test_many_give_the_same_numbers_as_one_by_one(traced, model):
+    other = wl.trace(nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU()).eval(), torch.empty(8, 3, 32, 32))
+    together = wl.estimate_many([traced, other], model)
+    for trace, e in zip((traced, other), together):
+        assert np.allclose(e.layer_energy_j, wl.estimate(trace, model).layer_energy_j, rtol=1e-6)
+
+
+def test_eager_mode_adds_the_gaps_that_the_host_leaves(traced, model):
+    graph, eager = wl.estimate(traced, model), wl.estimate(traced, model, mode="eager")
+    gap_s = np.maximum(0, HOST_LAUNCH_S - graph.layer_time_s).sum()
+    assert graph.gap_s == 0 == graph.gap_energy_j
+    assert eager.gap_s == pytest.approx(gap_s)
+    assert eager.energy_j == pytest.approx(graph.energy_j + gap_s * wl.HARDWARE["a30"].idle_w)
+
+
+def test_an_unknown_mode_is_refused(traced, model):
+    with pytest.raises(wl.InputError, match="graph, eager"):
+        wl.estimate(traced, model, mode="lazy")
+
+
+def test_a_network_that_moves_nothing_is_refused(model):
+    with pytest.raises(wl.InputError, match="no layer"):
+        wl.estimate(wl.trace(nn.Identity(), torch.empty(1)), model)
+
+
+NUMBER, COUNT, SHARE = {"type": "number"}, {"type": "integer", "minimum": 0}, {"type": "number", "minimum": 0, "maximum": 1}
+POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+SHAPES = {"type": "array", "items": {"type": "array", "items": COUNT}}
+TEXT, TRUTH = {"type": "string"}, {"type": "boolean"}
+
+
+def strict_object(**properties: dict) -> dict:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+SCHEMA_1 = strict_object(
+    schema={"const": 1}, wattlayer=TEXT, network=TEXT, hardware=TEXT, dtype=TEXT, tf32={"enum": ["none", "conv", "all"]},
+    batch={"type": "integer", "minimum": 1}, mode={"enum": ["graph", "eager"]},
+    model=strict_object(name=TEXT, sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"}, features=COUNT, rows=COUNT, source=TEXT),
+    total=strict_object(
+        energy_j=POSITIVE, energy_low_j=POSITIVE, energy_high_j=POSITIVE, interval_frac=SHARE, energy_per_sample_j=POSITIVE,
+        time_s=POSITIVE, power_w=POSITIVE, flop=COUNT, read_bytes=COUNT, write_bytes=COUNT, covered_frac=SHARE,
+        extrapolated_frac=SHARE, gap_energy_j=NUMBER,
+    ),
+    layers={"type": "array", "minItems": 1, "items": strict_object(
+        index=COUNT, path=TEXT, kind=TEXT, input_shapes=SHAPES, output_shapes=SHAPES, dtype=TEXT, flop=COUNT, read_bytes=COUNT,
+        write_bytes=COUNT, time_s=POSITIVE, power_w=POSITIVE, energy_j=POSITIVE, energy_low_j=POSITIVE, energy_high_j=POSITIVE,
+        covered=TRUTH, extrapolated=TRUTH,
+    )},
+)  # fmt: skip
+
+
+def test_json_is_schema_1(traced, model):
+    record = wl.estimate(traced, model).to_json()
+    jsonschema.validate(record, SCHEMA_1)
+    assert [x["index"] for x in record["layers"]] == list(range(len(record["layers"])))
+
+
+def test_printing_shows_the_total_and_the_kinds(traced, model):
+    text = str(wl.estimate(traced, model))
+    assert "conv2d" in text and "J" in text and "measured kinds" in text
+
+
+def test_predict_takes_modules_and_refuses_mixtures(model):
+    e = wl.predict(Block(), torch.empty(4, 3, 32, 32), hardware=model, tf32="none")
+    assert e.trace.batch == 4 and e.trace.tf32 == "none"
+    with pytest.raises(wl.InputError, match="inputs go with a module"):
+        wl.predict("resnet18", torch.empty(1), hardware=model)

@@ -1,0 +1,113 @@
+"""Splits that do not leak, baselines that are really fitted, scores that are what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import needs_torchvision
+from test_estimate import Block
+
+import wattlayer as wl
+from wattlayer.baselines import BASELINES
+from wattlayer.evaluate import FOLDS, _left_out, configuration, errors, evaluate
+from wattlayer.training import merge
+
+
+def test_errors_are_hand_computed():
+    measured, predicted = np.array([1.0, 2.0, 4.0, 10.0]), np.array([1.1, 1.0, 4.0, 20.0])
+    found = errors(measured, predicted)
+    assert found["mdape_frac"] == pytest.approx(np.median([0.1, 0.5, 0.0, 1.0]))
+    assert found["p90_ape_frac"] == pytest.approx(np.quantile([0.1, 0.5, 0.0, 1.0], 0.9))
+    assert found["signed_median_frac"] == pytest.approx(np.median([0.1, -0.5, 0.0, 1.0]))
+    assert (found["spearman"], found["kendall"]) == (pytest.approx(0.8), pytest.approx(2 / 3))
+
+
+@pytest.mark.parametrize("split", ["layer", "size", "family"])
+def test_no_configuration_is_on_both_sides(device, layers, split):
+    rows = [*device.measure(layers), *device.measure([x.with_tf32("none") for x in layers], run="no tf32")]
+    families = {configuration(x): frozenset({"f" + str(i % 3)}) for i, x in enumerate(layers)}
+    tested = 0
+    for _, out in _left_out(split, rows, families, seed=0):
+        inside = {configuration(m.layer) for m, o in zip(rows, out) if not o}
+        outside = {configuration(m.layer) for m, o in zip(rows, out) if o}
+        assert inside and outside and not inside & outside
+        tested += 1
+    assert tested == {"layer": FOLDS, "size": 1, "family": 3}[split]
+
+
+def test_layer_folds_cover_every_row_once(device, layers):
+    rows = device.measure(layers)
+    assert (np.sum([out for _, out in _left_out("layer", rows, None, 0)], axis=0) == 1).all()
+
+
+def test_size_leaves_out_the_largest(device, layers):
+    rows = device.measure(layers)
+    [(_, out)] = _left_out("size", rows, None, 0)
+    assert min(m.layer.flop for m, o in zip(rows, out) if o) >= max(m.layer.flop for m, o in zip(rows, out) if not o)
+
+
+def test_the_split_family_needs_families(device, layers, model):
+    with pytest.raises(wl.InputError, match="known networks"):
+        evaluate(model, device.measure(layers), splits=["family"])
+
+
+def test_wattlayer_beats_every_baseline_on_larger_layers(device, layers, model):
+    result = evaluate(model, device.measure(layers), splits=["size"])
+    ours = result.find("size").mdape_frac
+    for name in (*BASELINES, "constant power x time"):
+        assert ours < result.find("size", name).mdape_frac, name
+    assert ours < 0.12
+
+
+def test_rows_a_model_was_trained_on_are_called_so(device, layers, model):
+    rows = device.measure(layers)
+    assert evaluate(model, rows).find("training rows").rows == len(rows)
+    assert evaluate(model, rows[:-1]).find("given").rows == len(rows) - 1
+
+
+def test_the_noise_floor_comes_from_repeats_only(device, layers, model):
+    once = device.measure(layers)
+    assert evaluate(model, once).scores[0].noise_floor_frac is None
+    twice = [*once, *(replace(m, energy_j=m.energy_j * 1.02) for m in once)]
+    assert evaluate(model, twice).scores[0].noise_floor_frac == pytest.approx(0.0099, abs=2e-4)
+
+
+def test_whole_networks_are_scored_on_their_sum(model, device):
+    traced = wl.trace(Block().eval(), torch.empty(8, 3, 32, 32))
+    truth = wl.estimate(traced, model)
+    row = wl.Measurement("a30", truth.time_s, truth.energy_j * 1.1, network="block", input_shapes=((8, 3, 32, 32),))
+    score = evaluate(model, [], [(row, traced)]).scores[0]
+    assert (score.unit, score.rows) == ("network", 1)
+    assert score.mdape_frac == pytest.approx(1 - 1 / 1.1)
+
+
+def test_foreign_rows_are_refused(device, layers, model):
+    with pytest.raises(wl.InputError, match="none of the rows is of a30"):
+        evaluate(model, [replace(m, hardware="gtx1070") for m in device.measure(layers)])
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_answer_for_every_row_and_learn_from_the_training_rows(device, layers, name):
+    train, test = merge(device.measure(layers[:100])), merge(device.measure(layers[100:]))
+    answer = BASELINES[name](train, test, "a30")
+    assert answer.shape == (50,) and np.isfinite(answer).all() and (answer > 0).all()
+    doubled = replace(train, power_w=train.power_w * 2)
+    ratio = np.median(BASELINES[name](doubled, test, "a30") / answer)
+    assert ratio == pytest.approx(1.0 if name == "TDP x roofline" else 2.0, rel=0.05)
+
+
+@needs_torchvision
+@pytest.mark.slow
+def test_unseen_families_of_the_a30_stay_within_what_the_card_promises(shared_data):
+    from wattlayer.adapters.families import families_of
+    from wattlayer.tables import read_table
+
+    rows = [m for m in read_table(shared_data / "heidelberg" / "layers.csv").measurements if m.hardware == "a30"]
+    families = families_of((m.layer for m in rows), configuration)
+    score = evaluate(wl.load_model("a30"), rows, splits=["family"], families=families, baselines=False).find("family")
+    assert score.mdape_frac <= 0.10
+    assert score.p90_ape_frac <= 0.40
+    assert 0.87 <= score.coverage_frac <= 0.93

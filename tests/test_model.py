@@ -1,0 +1,168 @@
+"""Training, predicting, saving and refusing models."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import SyntheticDevice, draw_layers
+
+from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model
+from wattlayer.features import FEATURES_VERSION
+from wattlayer.model import checksum, shipped_models
+
+
+def test_unseen_layers_are_predicted_within_the_noise(device, model):
+    new = draw_layers(60, seed=1)
+    time_s, power_w = device.truth(new)
+    predicted = model.predict(new)
+    assert np.median(np.abs(predicted.energy_j / (time_s * power_w) - 1)) < 0.05
+    assert np.allclose(predicted.energy_j, predicted.time_s * predicted.power_w)
+
+
+def test_layers_ten_times_larger_follow_the_scaffold(device, model):
+    large = [x for x in draw_layers(60, seed=2, scale=10) if x.flop > 1e9]
+    time_s, _ = device.truth(large)
+    predicted = model.predict(large).time_s
+    assert len(large) > 10
+    assert np.median(np.abs(predicted / time_s - 1)) < 0.12
+
+
+def test_intervals_hold_what_they_say(device, model):
+    new = draw_layers(200, seed=3)
+    measured = np.array([m.energy_j for m in device.measure(new, seed=9)])
+    p = model.predict(new)
+    assert 0.82 <= np.mean((p.energy_low_j <= measured) & (measured <= p.energy_high_j)) <= 1.0
+
+
+def test_kinds_never_measured_are_uncovered_extrapolated_and_wider(model, layers):
+    relu = next(x for x in layers if x.kind == "relu")
+    unknown = replace(relu, kind="mish")
+    p = model.predict([relu, unknown])
+    assert p.covered.tolist() == [True, False]
+    assert p.extrapolated.tolist() == [False, True]
+    assert p.half_width[1] > p.half_width[0]
+    assert p.energy_j[1] > 0
+
+
+def test_another_dtype_is_extrapolated(model, layers):
+    layer = layers[0]
+    half = replace(layer, inputs=tuple(replace(x, dtype="float16") for x in layer.inputs), tf32=False)
+    assert model.predict([half]).extrapolated.tolist() == [True]
+
+
+def test_training_is_deterministic_by_seed(device):
+    rows = device.measure(draw_layers(40))
+    first, second = (EnergyModel.train(rows, seed=5) for _ in range(2))
+    assert first.sha256 == second.sha256
+    assert EnergyModel.train(rows, seed=6).sha256 != first.sha256
+
+
+def test_a_hotter_campaign_is_told_apart(device, layers):
+    cool = device.measure(layers, run="cool")
+    hot = [replace(m, energy_j=m.energy_j * 1.5, run="hot") for m in device.measure(layers[:100], seed=1)]
+    trained = EnergyModel.train(cool + hot)
+    ratio = trained.predict(layers[:20], ["hot"] * 20).power_w / trained.predict(layers[:20]).power_w
+    assert 1.3 < np.median(ratio) < 1.6
+
+
+def test_saved_and_loaded_models_agree(tmp_path, model, layers):
+    path = tmp_path / "synthetic.json"
+    model.save(path)
+    loaded = EnergyModel.load(path)
+    assert loaded.sha256 == model.sha256
+    assert np.array_equal(loaded.predict(layers).energy_low_j, model.predict(layers).energy_low_j)
+    assert [p.name for p in tmp_path.iterdir()] == ["synthetic.json"]
+
+
+def altered(record: dict, **changes: object) -> dict:
+    return record | changes
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: text[: len(text) // 2], "truncated"),
+        (lambda text: text.replace('"rows":150', '"rows":151'), "checksum"),
+        (lambda text: text.replace(f'"features":{FEATURES_VERSION},', '"features":999,', 1), "retrain"),
+        (lambda text: text.replace('"wattlayer_model":1', '"wattlayer_model":7'), "retrain"),
+        (lambda text: "[1, 2]", "not a wattlayer model"),
+        (lambda text: "{}", "not a wattlayer model"),
+        (lambda text: "[" * 100_000, "not a wattlayer model"),
+        (lambda text: '{"wattlayer_model": 1}', "'metadata' is missing"),
+    ],
+)
+def test_damaged_files_are_refused_with_a_reason(tmp_path, model, change, reason):
+    path = tmp_path / "bad.json"
+    model.save(path)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(InputError, match=reason) as caught:
+        EnergyModel.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_forged_checksum_over_missing_fields_is_still_refused(tmp_path, model):
+    path = tmp_path / "forged.json"
+    model.save(path)
+    record = json.loads(path.read_text())
+    del record["sha256"], record["metadata"]["kinds"]
+    path.write_text(json.dumps(record | {"sha256": checksum(record)}))
+    with pytest.raises(InputError, match="forged"):
+        EnergyModel.load(path)
+
+
+def test_a_pickle_is_not_a_model(tmp_path):
+    path = tmp_path / "evil.json"
+    path.write_bytes(pickle.dumps({"wattlayer_model": 1}))
+    with pytest.raises(InputError, match="not a wattlayer model"):
+        EnergyModel.load(path)
+
+
+def test_too_few_mixed_or_foreign_rows_are_refused(device, layers):
+    rows = device.measure(layers)
+    with pytest.raises(InputError, match="too few"):
+        EnergyModel.train(rows[:10])
+    with pytest.raises(InputError, match="too few.*"):
+        EnergyModel.train(rows, hardware="gtx1070")
+    with pytest.raises(InputError, match="choose one with --hardware"):
+        EnergyModel.train([*rows, replace(rows[0], hardware="gtx1070")])
+    with pytest.raises(InputError, match="mixed"):
+        EnergyModel.train([*rows, replace(rows[0], meter="assumed-power")])
+
+
+def test_networks_among_the_rows_are_left_out(device, layers):
+    rows = device.measure(layers[:30])
+    network = Measurement("a30", 0.01, 1.0, network="resnet18", input_shapes=((1, 3, 224, 224),))
+    assert EnergyModel.train([*rows, network]).metadata.rows == 30
+
+
+@pytest.mark.parametrize("name", ["a30", "rtx2080ti", "gtx1080ti", "gtx1070", "xeon-gold-5120", "jetson-nano"])
+def test_shipped_models_load_and_have_a_card(name):
+    model = load_model(name)
+    assert (model.name, model.hardware) == (name, name)
+    assert name in shipped_models()
+    from wattlayer.model import models_folder
+
+    card = (models_folder() / f"{name}.md").read_text()
+    for fact in (model.sha256[:16], model.metadata.data_sha256[:16], f"{model.metadata.rows} of {model.metadata.layers}"):
+        assert fact in card
+
+
+def test_unknown_models_are_named_with_what_there_is():
+    with pytest.raises(InputError, match="a30"):
+        load_model("a31")
+
+
+def test_runs_never_seen_mean_the_reference(model, layers):
+    chosen: list[Layer] = layers[:5]
+    assert np.array_equal(model.predict(chosen, ["nowhere"] * 5).energy_j, model.predict(chosen).energy_j)
+
+
+def test_the_synthetic_device_is_noisy_enough_to_fail():
+    exact, noisy = SyntheticDevice(0.0), SyntheticDevice(0.3)
+    some = draw_layers(5)
+    assert exact.measure(some)[0].energy_j != noisy.measure(some)[0].energy_j
