@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MATRIX_GROUPS = ("conv", "matmul", "attention", "recurrent")
 """Groups of kinds that `torch.utils.flop_counter` counts."""
 
-_TORCH_OMITS = ("_grouped_mm", "torchvision::deform_conv2d", "mv", "dot", "vdot", "addmv")
+_TORCH_OMITS = ("_grouped_mm", "torchvision::deform_conv2d", "mv", "dot", "vdot", "addmv", "linalg_solve_triangular")
 """Kinds of these groups that it leaves out."""
 
 _DOUBLED = {"conv": "conv"} | dict.fromkeys(("addmm", "bmm", "einsum", "matmul", "mm", "linear"), "matmul")

@@ -102,6 +102,12 @@ def addmm(layer: Layer) -> int:
     return 2 * layer.outputs[0].elements * layer.inputs[1].shape[-1]
 
 
+@kind("matmul", "linalg_solve_triangular")
+def solve_triangular(layer: Layer) -> int:
+    """One multiply-add per entry of the triangle for each column: n² per column (LAPACK's count of trsm)."""
+    return layer.outputs[0].elements * layer.inputs[0].shape[-1]
+
+
 @kind("matmul", "_grouped_mm")
 def grouped_mm(layer: Layer) -> int:
     """2 · rows · K · N: each row meets the matrix of its own group only."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: boo
     Raises InputError when the module cannot be copied.
     """
     own = [*module.parameters(), *module.buffers()]
-    held = list(_held_tensors(module, set()))
+    held = _held_tensors(module)
     fits = all(dtype is None or not x.is_floating_point() or x.dtype == dtype for x in own)
     if fits and all(x.is_meta for x in held) and all(m.training == train_mode for m in module.modules()):
         return module
@@ -45,18 +44,25 @@ def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> to
     return meta if value is None else remember(meta, value)
 
 
-def _held_tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
-    """Yield every tensor that a module holds, also in plain attributes and in modules that it never registered."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, nn.Module):
-        yield from _held_tensors(vars(value), seen)
-    elif isinstance(value, dict):
-        for x in value.values():
-            yield from _held_tensors(x, seen)
-    elif isinstance(value, list | tuple):
-        for x in value:
-            yield from _held_tensors(x, seen)
+_ATOMS = frozenset({bool, int, float, str, type(None)})
+
+
+def _held_tensors(module: nn.Module) -> list[torch.Tensor]:
+    """Return every tensor that a module holds, also in plain attributes and in modules that it never registered."""
+    found: list[torch.Tensor] = []
+    seen: set[int] = set()
+    pending: list[Any] = [module]
+    while pending:
+        value = pending.pop()
+        if type(value) in _ATOMS or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, nn.Module):
+            pending.extend(vars(value).values())
+        elif isinstance(value, dict):
+            pending.extend(value.values())
+        elif isinstance(value, list | tuple):
+            pending.extend(value)
+    return found

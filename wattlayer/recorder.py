@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -50,6 +51,10 @@ def record(
     return recorder.calls, inputs
 
 
+Again = Callable[[Any], Any]
+"""Makes the result of a call whose equal was seen before from its arguments."""
+
+
 class Recorder(TorchDispatchMode):
     """Collect (path, layer) for every operator that computes or moves data."""
 
@@ -58,7 +63,7 @@ class Recorder(TorchDispatchMode):
         self.calls: list[tuple[str, Layer]] = []
         self.path: list[str] = [""]
         self._constants = Constants()
-        self._seen: dict[Any, tuple[Layer | None, Callable[[], Any] | None]] = {}
+        self._seen: dict[Any, tuple[Layer | None, Again | None]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -78,9 +83,9 @@ class Recorder(TorchDispatchMode):
             self.calls.append((self.path[-1], layer))
         return result
 
-    def compute(self, func: Any, args: Any, kwargs: Any, again: Callable[[], Any] | None = None) -> Any:
+    def compute(self, func: Any, args: Any, kwargs: Any, again: Again | None = None) -> Any:
         """Return an operator's result on meta tensors, by `again` where that makes it, and follow what is known of it."""
-        result = again() if again else _as_fused(func, args, self._run(func, args, kwargs))
+        result = again(args) if again else _as_fused(func, args, self._run(func, args, kwargs))
         self._constants.follow(func, args, kwargs, result)
         return result
 
@@ -108,10 +113,13 @@ def _needs_values(error: Exception) -> bool:
     return isinstance(error, NotImplementedError) or "meta" in str(error)
 
 
-def _again(func: Any, args: Any, kwargs: Any, result: Any) -> Callable[[], Any] | None:
-    """Return what makes the result of another equal call; None where it shares memory with an input or with itself."""
+def _again(func: Any, args: Any, kwargs: Any, result: Any) -> Again | None:
+    """Return what makes the result of another equal call, given its arguments; None where only the operator can tell."""
+    if func._schema.is_mutable:
+        kept = bool(args) and result is args[0] and _schema(func)[0] not in ALLOCATIONS
+        return itemgetter(0) if kept and torch.Tag.inplace_view not in func.tags else None
     outputs = [result] if isinstance(result, torch.Tensor) else result
-    if func._schema.is_mutable or not isinstance(outputs, list | tuple):
+    if not isinstance(outputs, list | tuple):
         return None
     if not all(type(x) is torch.Tensor and x.is_meta and x.layout == torch.strided for x in outputs):
         return None
@@ -120,8 +128,8 @@ def _again(func: Any, args: Any, kwargs: Any, result: Any) -> Callable[[], Any] 
         return None
     shapes = [(tuple(x.shape), x.stride(), x.dtype) for x in outputs]
     if isinstance(result, torch.Tensor):
-        return lambda: _empty(*shapes[0])
-    return lambda: type(result)(_empty(*x) for x in shapes)
+        return lambda _: _empty(*shapes[0])
+    return lambda _: type(result)(_empty(*x) for x in shapes)
 
 
 def _as_fused(func: Any, args: Any, result: Any) -> Any:
