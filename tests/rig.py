@@ -8,11 +8,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from wattlayer.dataset import Measurement, read_measurements
 from wattlayer.layer import Layer
-from wattlayer.measure.plan import filler_layer
+from wattlayer.measure.campaign import Campaign
+from wattlayer.measure.journal import Journal
+from wattlayer.measure.plan import Plan, filler_layer
 from wattlayer.measure.rig import CannotRun, Facts, Item, Progress
 from wattlayer.meter import BoardState, Instrument
 from wattlayer.meter.nvml import NvmlPower
@@ -200,16 +204,30 @@ J_PER_FLOP = {"float32": 5e-12, "float16": 0.6e-12, "bfloat16": 0.6e-12}
 J_PER_BYTE = 90e-12
 GAP_S = 6e-6
 """Between two calls in eager mode."""
-FILL_BYTES = 40e6
-"""Bytes in flight at which a layer reaches half of the bandwidth."""
+FILL_BYTES = 4e6
+"""What a large layer loses to the ramps at its begin and end; small ones move at half of the bandwidth."""
+
+
+EFFICIENCY = {"conv": 0.65, "matmul": 0.8, "attention": 0.5, "recurrent": 0.3}
+TILE_ELEMENTS, UNITS = 128 * 128, 100
+
+
+def _efficiency(layer: Layer) -> float:
+    """Share of the peak: by group, less for grouped convolutions, and whole waves of tiles only."""
+    if layer.group not in EFFICIENCY:
+        return 0.05
+    tiles = math.ceil(layer.outputs[0].elements / TILE_ELEMENTS)
+    waves = tiles / UNITS / math.ceil(tiles / UNITS)
+    grouped = 0.1 if layer.argument("groups", 1) > 1 else 1.0
+    return EFFICIENCY[layer.group] * grouped * max(waves, 0.02)
 
 
 def layer_time_s(layer: Layer) -> float:
-    """A smooth roofline: small layers do not fill the device."""
+    """A roofline with the roughness of a real device: small layers do not fill it, and tiles come in waves."""
     moved = layer.read_bytes + layer.write_bytes
-    work = layer.flop / PEAK_FLOP_PER_S.get(layer.dtype, 50e12)
-    fill = layer.flop / (layer.flop + 2e9) if layer.flop else 1.0
-    return LAUNCH_S + work / max(fill, 0.05) + moved / BYTES_PER_S / (moved / (moved + FILL_BYTES) if moved else 1.0)
+    compute_s = layer.flop / PEAK_FLOP_PER_S.get(layer.dtype, 50e12) / _efficiency(layer)
+    memory_s = (moved + FILL_BYTES * moved / (moved + FILL_BYTES)) / BYTES_PER_S
+    return LAUNCH_S + max(compute_s, memory_s) + 0.2 * min(compute_s, memory_s)
 
 
 def layer_dynamic_j(layer: Layer) -> float:
@@ -314,3 +332,14 @@ class SimulatedRig:
 
     def describe(self) -> dict[str, Any]:
         return {"simulated": True}
+
+
+def simulated_measurements(plan: Plan, rig: SimulatedRig, path: Path) -> list[Measurement]:
+    """Run a plan's layers on the rig and return the rows to train on: launched in graphs, cold, without flags.
+
+    Whole networks are left out. The rig's truth for any layer is `true_energy_j([layer_segment(layer)], rig.device)`.
+    """
+    items = tuple(item for item in plan.items if item.layer)
+    Campaign(rig, replace(plan, items=items, networks=()), Journal(path), warm_up_s=60.0).run(math.inf)
+    rows = read_measurements(path)
+    return [row for row in rows if row.mode == "graph" and row.regime == "cold" and not row.flags]

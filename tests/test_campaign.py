@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rig import Device, SimulatedRig, Thermals, layer_segment
+from rig import Device, SimulatedRig, SimulatedWorkload, Thermals, layer_segment
 
 from wattlayer.dataset import Measurement, read_measurements
 from wattlayer.errors import InputError, MeterError
@@ -226,6 +226,50 @@ def test_a_lost_device_ends_the_session_and_the_next_leaves_its_layer_out(tmp_pa
     assert is_complete(tmp_path / "rows.jsonl", plan)
 
 
+def test_a_kernel_that_fails_while_it_runs_is_a_lost_device_and_a_row_of_its_own(tmp_path):
+    plan = planned()
+    fatal = plan.items[5].key
+
+    class Failing(SimulatedRig):
+        def prepare(self, item: Item):
+            work = super().prepare(item)
+            if item.key == fatal:
+                work.keep_busy = lambda: (_ for _ in ()).throw(RuntimeError("CUDA error: misaligned address"))
+            return work
+
+    assert finished(tmp_path, plan, Failing()).stopped_by == "device"
+    assert finished(tmp_path, plan, Failing()).stopped_by == "complete"
+    assert is_complete(tmp_path / "rows.jsonl", plan)
+
+
+def test_a_rig_that_cannot_run_the_reference_is_refused(tmp_path):
+    rig = simulated(broken=frozenset([reference_layer("float16").digest()]))
+    with pytest.raises(MeterError, match=r"the reference layer does not run on simulated \(out_of_memory\)"):
+        finished(tmp_path, planned(), rig)
+
+
+def test_pauses_between_eager_calls_are_taken_off_at_hot_idle(tmp_path):
+    """A host that reads the meter between rounds of calls leaves the device idle for a fifth of the time."""
+
+    class Pausing(SimulatedWorkload):
+        def progress(self):
+            done = super().progress()
+            return replace(done, filler_s=done.time_s * 0.2)
+
+    class Rig(SimulatedRig):
+        def prepare(self, item: Item):
+            if item.mode != "eager":
+                return super().prepare(item)
+            time_s, watts = layer_segment(item.layer)
+            return Pausing(self.device, [(0.8 * time_s, watts), (0.2 * time_s, 0.0)])
+
+    finished(tmp_path, planned(), Rig(Device(thermals=Thermals(leak_w_per_k=0.0))))
+    (row,) = [row for row in read_measurements(tmp_path / "rows.jsonl") if row.mode == "eager"]
+    time_s, watts = layer_segment(row.layer)
+    assert row.time_s == pytest.approx(0.8 * time_s)
+    assert row.energy_j == pytest.approx(0.8 * time_s * (watts + 120.0), rel=0.02)
+
+
 def test_a_meter_that_fails_for_good_ends_the_campaign_with_its_reason(tmp_path):
     def lost(reads: int, joules: float) -> float:
         if reads > 12_000:
@@ -241,7 +285,7 @@ def test_a_meter_that_fails_for_good_ends_the_campaign_with_its_reason(tmp_path)
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The bytes of a finished campaign's file, before the last rewriting, and its plan."""
-    folder, plan = tmp_path_factory.mktemp("whole"), planned(12)
+    folder, plan = tmp_path_factory.mktemp("whole"), planned(8)
     finished(folder, plan)
     return (folder / "rows.jsonl").read_bytes(), plan
 
@@ -336,7 +380,7 @@ def test_the_reference_takes_out_the_drift_of_a_cold_start(tmp_path):
     same = layers()[0]
     stage = [Item(same, source="test", repeat=turn) for turn in range(60)]
     queue = make_queue([stage], 0, ("graph",), reference_layer("float16"))
-    thermals = Thermals(leak_w_per_k=3.0)
+    thermals = Thermals(leak_w_per_k=5.0)
     rig = SimulatedRig(Device(seed=4, thermals=thermals))
     finished(tmp_path, Plan("drift", 0, queue), rig, warm_up_s=0.0)
     rows = read_measurements(tmp_path / "rows.jsonl")

@@ -411,7 +411,20 @@ def test_eager_launches_go_round_the_copies(cuda):
     launch = eager_launch(step, torch.cuda.Stream())
     seen.clear()
     launch.run(), launch.run()
-    assert seen == list(range(2 * launch.calls)) and launch.calls > 10
+    assert seen == list(range(2 * launch.calls)) and launch.calls > 50
+
+
+def test_pauses_of_eager_mode_are_told_apart_from_its_calls(cuda):
+    stream = torch.cuda.Stream()
+    cuda.launch_s = 1e-4  # the host is the bottleneck
+    launch = eager_launch(lambda i: cuda.kernel(2e-5), stream)
+    work = CudaWorkload(launch, stream, Facts(), pauses=True)
+    work.start()
+    busy_for(work, cuda, 2.0, poll_s=0.003)
+    work.stop()
+    done = work.progress()
+    assert done.filler_s > 0.05 * done.time_s
+    assert (done.time_s - done.filler_s) / done.calls == pytest.approx(1e-4, rel=0.05)
 
 
 def test_a_burst_is_as_long_as_asked(cuda):

@@ -122,11 +122,20 @@ class Campaign:
             elif not self._fits(None):
                 stopped_by = "deadline"
             else:
-                self._begin(number)
-                stopped_by = self._work(number)
+                stopped_by = self._session_of(number)
         return self._finish(stopped_by)
 
     # --- a session
+
+    def _session_of(self, number: int) -> str:
+        """Begin a session and work through the queue; return what ended it."""
+        try:
+            self._begin(number)
+        except CannotRun as error:
+            raise MeterError(f"the reference layer does not run on {self.rig.hardware} ({error.flag}): {error}") from error
+        except DeviceLost:
+            return "device"
+        return self._work(number)
 
     def _begin(self, number: int) -> None:
         """Warm the device up, characterise the meter and write the session's header."""
@@ -151,7 +160,8 @@ class Campaign:
         self.policy = self.policy.with_delay(character.meter.delay_s)
         epoch_s = time() - self.rig.clock.now()
         label = self.rig.instrument.label
-        self._session = Session(self.rig.hardware, f"{self.plan.run}/{number}", label, character.processes, epoch_s=epoch_s)
+        run, pause_w = f"{self.plan.run}/{number}", character.idle_hot_w or 0.0
+        self._session = Session(self.rig.hardware, run, label, character.processes, pause_w=pause_w, epoch_s=epoch_s)
         self.journal.begin(session_header(self.rig, self._session, character, self.plan, self.policy) | self.header)
 
     def _work(self, number: int) -> str:
@@ -217,9 +227,9 @@ class Campaign:
             self.journal.fail((item.key, attempt), ("meter_error",), first_line(error), item.to_json())
             if self._meter_errors >= METER_ERRORS_ALLOWED:
                 raise
-        except DeviceLost as error:
+        except (DeviceLost, RuntimeError) as error:  # CUDA reports what a kernel did wrong at whatever call comes next
             self.journal.fail((item.key, attempt), ("device_lost",), first_line(error), item.to_json())
-            raise
+            raise DeviceLost(first_line(error)) from error
         self._spent.append(self.rig.clock.now() - began_s)
 
     def _measure(self, item: Item, attempt: int) -> None:
@@ -237,8 +247,8 @@ class Campaign:
         if window.power is None:
             self.journal.fail((item.key, attempt), window.flags, "the counter gave no power", item.to_json())
             return
-        row = to_measurement(item, window, facts, self._session, attempt)
-        self.journal.add(replace(row, regime=run_as.regime))
+        row = to_measurement(run_as, window, facts, self._session, attempt)
+        self.journal.add(replace(row, key=item.key, duplicate_of=item.duplicate_of))
         if item.is_reference:
             self._learn(window)
 
@@ -253,8 +263,9 @@ class Campaign:
         self._session = replace(self._session, filler_w=window.power.power_w)
 
     def _policy_for(self, item: Item) -> Policy:
-        """What is left of a diluted window when the filler is subtracted is about half as precise, or less."""
-        return replace(self.policy, target_frac=self.policy.target_frac / 3) if item.regime == "diluted" else self.policy
+        """Subtracting a filler costs half of the precision or more; a host that launches eagerly must not sleep."""
+        target_frac = self.policy.target_frac / 3 if item.regime == "diluted" else self.policy.target_frac
+        return replace(self.policy, target_frac=target_frac, poll_s=0.0 if item.mode == "eager" else self.policy.poll_s)
 
     def _gauge(self) -> Gauge:
         return Gauge(self._meter, self.rig.instrument.board, self.rig.clock, self._noise)

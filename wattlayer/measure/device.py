@@ -114,7 +114,8 @@ class DeviceRig:
             launch, touched = graph_launch(step, copies, self._stream)
         else:
             launch, touched = eager_launch(step, self._stream), copies
-        return CudaWorkload(launch, self._stream, facts(touched), self._filler_launch() if diluted else None)
+        filler = self._filler_launch() if diluted else None
+        return CudaWorkload(launch, self._stream, facts(touched), filler, pauses=item.mode == "eager")
 
     def _filler_call(self) -> Call:
         return rebuild(filler_layer("float32" if self._stream is None else "float16"), self.device, seed=self.seed)

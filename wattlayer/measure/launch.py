@@ -26,7 +26,8 @@ MOST_CALLS = 2000
 QUEUED_S = 0.04
 """Work queued ahead of the device, so that a slow meter reading leaves no gap."""
 MOST_QUEUED = 64
-EAGER_S = 0.004
+EAGER_S = 0.01
+"""Device time of one round of eager calls; between two rounds the host reads the meter and the device may pause."""
 HOST_CHUNK_S = 0.005
 WARM_UP_CALLS = 3
 
@@ -49,12 +50,15 @@ class CudaWorkload:
     """A launch repeated on a stream, a few ahead of the device, each between two events.
 
     With a `filler`, one to three launches of it follow each main launch: the lengths vary, so that the loop has no period
-    that a part-time sensor could lock on to.
+    that a part-time sensor could lock on to. With `pauses`, the time between launches counts as filler too: in eager mode
+    the host that launches also reads the meter, which is none of the network's time.
     """
 
-    def __init__(self, main: Launch, stream: torch.cuda.Stream, facts: Facts, filler: Launch | None = None) -> None:
+    def __init__(
+        self, main: Launch, stream: torch.cuda.Stream, facts: Facts, filler: Launch | None = None, *, pauses: bool = False
+    ) -> None:
         self.facts = facts
-        self._main, self._filler, self._stream = main, filler, stream
+        self._main, self._filler, self._stream, self._pauses = main, filler, stream, pauses
         self._random = Random(0)
         filler_s = 2 * filler.time_s if filler else 0.0
         self._depth = min(MOST_QUEUED, max(2, ceil(QUEUED_S / max(main.time_s + filler_s, 1e-6))))
@@ -112,13 +116,12 @@ class CudaWorkload:
         while self._queue and self._queue[0][2].query():
             begin, middle, end = self._queue.popleft()
             done = self._progress
-            filler_s = middle.elapsed_time(end) * 1e-3 if self._filler else 0.0
-            self._progress = Progress(
-                done.calls + self._main.calls,
-                self._origin.elapsed_time(end) * 1e-3,
-                done.busy_s + begin.elapsed_time(end) * 1e-3,
-                done.filler_s + filler_s,
-            )
+            time_s = self._origin.elapsed_time(end) * 1e-3
+            busy_s = done.busy_s + begin.elapsed_time(end) * 1e-3
+            filler_s = done.filler_s + (middle.elapsed_time(end) * 1e-3 if self._filler else 0.0)
+            if self._pauses and not self._filler:
+                filler_s = time_s - busy_s
+            self._progress = Progress(done.calls + self._main.calls, time_s, busy_s, filler_s)
             self._spare += (begin, middle, end)
 
 

@@ -20,7 +20,7 @@ NETWORK_FRAC, PERTURBED_FRAC, SOBOL_FRAC, LLM_FRAC = 0.58, 0.15, 0.17, 0.10
 """Shares of the layers by where they come from."""
 ACTIVE_FRAC = 0.30
 """Share of the budget that goes where a given model is unsure."""
-CLOSURE_FRAC = 0.97
+CLOSURE_FRAC = 0.92
 """Of a network's estimated energy: the layers that make it up are all measured."""
 BATCHES = (32, 8, 1, 128)
 CPU_BATCHES = (1, 4)

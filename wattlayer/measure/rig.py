@@ -109,7 +109,7 @@ class Progress:
     busy_s: float = 0.0
     """Device time within calls; what is missing to `time_s` are gaps."""
     filler_s: float = 0.0
-    """Device time within the filler layer of a diluted workload."""
+    """Device time within the filler layer of a diluted workload, or paused between rounds of eager calls."""
 
 
 @dataclass(frozen=True)

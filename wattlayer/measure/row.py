@@ -29,24 +29,31 @@ class Session:
     """Compute processes on the device when the run began; more of them later are somebody else's."""
     filler_w: float = 0.0
     """Power of the filler layer alone, for diluted rows."""
+    pause_w: float = 0.0
+    """Power of the hot, idle device, for the pauses between rounds of eager calls."""
     epoch_s: float = 0.0
     """Seconds since the epoch at the zero of the rig's clock."""
+
+    def between_w(self, regime: str | None) -> float:
+        """Power of what runs between the calls of a workload in this regime."""
+        return self.filler_w if regime == "diluted" else self.pause_w
 
 
 def to_measurement(item: Item, window: Window, facts: Facts, session: Session, attempt: int = 1) -> Measurement:
     """Return the row of a window with a measured power; raise MeterError naming the flags where it has none."""
-    if window.power is None or window.energy_j(session.filler_w) <= 0:
+    between_w = session.between_w(item.regime)
+    if window.power is None or window.energy_j(between_w) <= 0:
         raise MeterError(f"no energy was measured: {', '.join(window.flags) or 'not_positive'}")
     before, after = window.states
     temperatures_c = tuple(x.temperature_c for x in (before, after) if x.temperature_c is not None)
     return Measurement(
         hardware=session.hardware, run=session.run, meter=session.label,
-        time_s=window.time_s, energy_j=window.energy_j(session.filler_w),
+        time_s=window.time_s, energy_j=window.energy_j(between_w),
         layer=item.layer, network=item.network.name if item.network else None,
         input_shapes=facts.input_shapes if item.network else (), dtype=item.dtype, tf32=item.tf32, mode=item.mode,
         flags=(*facts.flags, *window.flags, *_foreign(window, session)),
         key=item.key, attempt=attempt, duplicate_of=item.duplicate_of,
-        interval_frac=window.interval_frac(session.filler_w), step_powers_w=window.power.step_powers_w,
+        interval_frac=window.interval_frac(between_w), step_powers_w=window.power.step_powers_w,
         window_s=window.power.window_s, iterations=window.calls,
         measured_at_s=session.epoch_s + window.ended_s - window.power.window_s / 2,
         regime=item.regime, rotated_bytes=facts.rotated_bytes, distribution=facts.distribution, seed=facts.seed,

@@ -73,19 +73,19 @@ class Window:
     def filler_s(self) -> float:
         return self.end.filler_s - self.begin.filler_s
 
-    def energy_j(self, filler_w: float = 0.0) -> float:
-        """Energy per call: mean power x device time, less what the filler took at `filler_w`."""
+    def energy_j(self, between_w: float = 0.0) -> float:
+        """Energy per call: mean power x device time, less what filler or pauses between calls took at `between_w`."""
         if self.power is None:
             raise ValueError("no power was measured")
         span_s = self.end.time_s - self.begin.time_s
-        return (self.power.power_w * span_s - filler_w * self.filler_s) / self.calls
+        return (self.power.power_w * span_s - between_w * self.filler_s) / self.calls
 
-    def interval_frac(self, filler_w: float = 0.0) -> float:
-        """Half width of the energy's interval; subtracting a filler widens it."""
+    def interval_frac(self, between_w: float = 0.0) -> float:
+        """Half width of the energy's interval; subtracting what ran between calls widens it."""
         if self.power is None:
             raise ValueError("no power was measured")
         gross_j = self.power.power_w * (self.end.time_s - self.begin.time_s)
-        return self.power.interval_frac * gross_j / (self.energy_j(filler_w) * self.calls)
+        return self.power.interval_frac * gross_j / (self.energy_j(between_w) * self.calls)
 
     def share(self, before_s: float | None, after_s: float | None) -> float | None:
         """A cumulative time's share of the window; None where it was not read."""
