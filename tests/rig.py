@@ -73,6 +73,7 @@ class Device:
         self.segments: Sequence[Segment] = ()
         self.load_since = 0.0
         self.load_until = math.inf
+        self.round_s = self.round_j = 0.0
         self.busy_until = -math.inf
         self.next_refresh = self.random.random() * min(sensor.period_s, 1.0)
         self.last_refresh = 0.0
@@ -93,9 +94,11 @@ class Device:
 
     def _step(self, end: float) -> None:
         """Advance to the next instant at which something happens, at most 5 ms."""
-        window_start = self.next_refresh - self.sensor.window_s
-        stops = (end, self.t + 0.005, self.next_refresh, window_start, self.load_until)
-        until = min(x for x in stops if x > self.t + 1e-12)
+        now, window_start = self.t + 1e-12, self.next_refresh - self.sensor.window_s
+        until = min(end, self.t + 0.005)
+        for stop in (self.next_refresh, window_start, self.load_until):
+            if now < stop < until:
+                until = stop
         h = until - self.t
         energy_j = self._base_w() * h + self._load_j(self.t, until)
         power_w = energy_j / h
@@ -135,22 +138,26 @@ class Device:
         return self.thermals.leak_w_per_k * (self.fast_k + self.slow_k)
 
     def _load_j(self, begin: float, end: float) -> float:
+        if len(self.segments) == 1:  # the commonest case, and the one worth being quick
+            return self.segments[0][1] * (end - begin)
         if not self.segments:
             return 0.0
         return self._cumulative_j(end - self.load_since) - self._cumulative_j(begin - self.load_since)
 
     def _cumulative_j(self, x: float) -> float:
-        period_s = sum(s for s, _ in self.segments)
-        rounds, rest_s = divmod(x, period_s)
-        total_j = rounds * sum(s * w for s, w in self.segments)
+        rounds, rest_s = divmod(x, self.round_s)
+        total_j = rounds * self.round_j
         for seconds, watts in self.segments:
-            total_j += min(seconds, rest_s) * watts
-            rest_s = max(0.0, rest_s - seconds)
+            if rest_s <= seconds:
+                return total_j + rest_s * watts
+            total_j += seconds * watts
+            rest_s -= seconds
         return total_j
 
     # --- load
     def load(self, segments: Sequence[Segment], seconds: float = math.inf) -> None:
         self.segments, self.load_since, self.load_until = segments, self.t, self.t + seconds
+        self.round_s, self.round_j = sum(s for s, _ in segments), sum(s * w for s, w in segments)
 
     def unload(self) -> None:
         if self.segments:
