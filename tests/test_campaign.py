@@ -20,11 +20,12 @@ from rig import Device, SimulatedRig, SimulatedWorkload, Thermals, layer_segment
 from wattlayer.dataset import Measurement, read_measurements
 from wattlayer.errors import InputError, MeterError
 from wattlayer.layer import Layer
-from wattlayer.measure.campaign import Campaign, Summary, Tick
+from wattlayer.measure.campaign import Campaign
 from wattlayer.measure.drift import correct_drift, join_campaigns, repeatability
 from wattlayer.measure.journal import Journal
 from wattlayer.measure.plan import NetworkPlan, Plan, linear, make_queue, reference_layer
 from wattlayer.measure.rig import DeviceLost, Item, NetworkCall
+from wattlayer.measure.summary import Summary, Tick
 
 MODES = ("graph", "eager")
 CALL = NetworkCall("net:a", 1, "float16", "none")

@@ -21,7 +21,7 @@ from wattlayer.measure.device import DeviceRig, cache_bytes, set_tf32
 from wattlayer.measure.launch import CudaWorkload, HostWorkload, calls_per_graph, eager_launch, graph_launch
 from wattlayer.measure.materialise import with_weights
 from wattlayer.measure.plan import linear, reference_layer
-from wattlayer.measure.rebuild import has_nan, rebuild, rotated, try_run
+from wattlayer.measure.rebuild import MOST_COPIES, has_nan, rebuild, rotated, try_run
 from wattlayer.measure.rig import CannotRun, Facts, Item
 from wattlayer.measure.values import fill_operand
 from wattlayer.measure.window import Policy
@@ -112,6 +112,7 @@ def test_weights_rotate_and_activations_do_not():
     assert all(torch.equal(x["weight"], call.arguments[0]["weight"]) for x in call.arguments)
     assert call.run(3).data_ptr() != call.run(13).data_ptr() and torch.equal(call.run(3), call.run(13))
     assert rebuild(layer, "cpu").copies == 1  # hot
+    assert rebuild(linear(1, 8, 8, "float32"), "cpu", cold_bytes=1e9).copies == MOST_COPIES
     big = linear(40_000, 256, 256, "float32")  # its own activations push the weights out
     assert rebuild(big, "cpu", cold_bytes=10 * 256 * 256 * 4).copies == 1
 

@@ -276,3 +276,4 @@ def test_closure_calls_cover_dtypes_and_batch_sizes():
     more = network_calls(Wanted(), cuda=True)
     assert more[:14] == calls and {x.tf32 for x in more if x.dtype == "float32"} == {"none", "conv", "all"}
     assert {x.batch for x in more} == {1, 8, 32, 128}
+    assert {x.tf32 for x in network_calls(Wanted(), cuda=False)} == {"none"}  # no CPU has tensor cores

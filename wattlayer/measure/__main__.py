@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import WattlayerError
-from .campaign import Tick
 from .run import Options, run_campaign
+from .summary import Tick
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

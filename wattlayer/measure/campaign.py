@@ -13,19 +13,19 @@ from math import sqrt
 from statistics import median
 from threading import Event
 from time import time
-from typing import Any
 
 from ..errors import MeterError, first_line
 from ..meter import Meter
 from .characterise import Bench, Character, characterise, idle_powers, run
-from .drift import Repeatability, correct_drift, repeatability
+from .drift import correct_drift, repeatability
 from .estimator import Noise
 from .header import session_header
 from .journal import Journal
-from .networks import Closure, closures
+from .networks import closures
 from .plan import Plan, filler_layer, reference_item, reference_layer, spin_layer
 from .rig import CannotRun, DeviceLost, Item, Rig
 from .row import Session, to_measurement
+from .summary import Summary, Tick
 from .window import Gauge, Policy, Window, watch
 
 RETRIED = frozenset({
@@ -41,51 +41,6 @@ NETWORK_BUILD_S = 20.0
 """Allowed for building a network before any was built."""
 
 
-@dataclass(frozen=True)
-class Tick:
-    """Where a campaign stands, for whoever shows progress."""
-
-    done: int
-    total: int
-    eta_s: float
-    """Until the queue is done; the deadline may come first."""
-    left_s: float
-    """Until the deadline."""
-    interval_frac: float | None
-    """Median half width of the intervals so far."""
-    text: str
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a session leaves behind."""
-
-    run: str
-    done: int
-    total: int
-    rows: int
-    flagged: int
-    failed: int
-    repeatability: Repeatability | None
-    closures: tuple[Closure, ...]
-    stopped_by: str
-    """"complete", "deadline", "signal" or "device"."""
-
-    def describe(self) -> str:
-        """Lines for people."""
-        lines = [
-            f"{self.run}: {self.done} of {self.total} planned measurements done ({self.stopped_by}); "
-            f"{self.rows} rows, {self.flagged} flagged, {self.failed} without energy"
-        ]
-        if self.repeatability:
-            r = self.repeatability
-            lines.append(
-                f"repeatability: {100 * r.sd_frac:.2f} % (standard deviation of one measurement, from {r.pairs} hidden "
-                f"repeats); half of the pairs differ by less than {100 * r.median_frac:.2f} %"
-            )
-        return "\n".join([*lines, *(str(x) for x in self.closures)])
-
-
 @dataclass
 class Campaign:
     """One session's work on a campaign."""
@@ -96,7 +51,6 @@ class Campaign:
     policy: Policy = field(default_factory=Policy)
     warm_up_s: float = 45.0
     progress: Callable[[Tick], None] = lambda tick: None
-    header: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._dtype = "float16" if "graph" in self.rig.modes else "float32"
@@ -162,7 +116,7 @@ class Campaign:
         label = self.rig.instrument.label
         run, pause_w = f"{self.plan.run}/{number}", character.idle_hot_w or 0.0
         self._session = Session(self.rig.hardware, run, label, character.processes, pause_w=pause_w, epoch_s=epoch_s)
-        self.journal.begin(session_header(self.rig, self._session, character, self.plan, self.policy) | self.header)
+        self.journal.begin(session_header(self.rig, self._session, character, self.plan, self.policy))
 
     def _work(self, number: int) -> str:
         """Go through the queue; return what ended it."""

@@ -35,15 +35,16 @@ def propose(wanted: Wanted, rig: Rig, run: str, resolve: Resolve, intervals: Int
 
     Raises InputError when nothing is left.
     """
-    roofline = Roofline.of(rig.hardware, "graph" in rig.modes, rig.describe().get("memory_bytes"))
+    cuda = "graph" in rig.modes
+    roofline = Roofline.of(rig.hardware, cuda, rig.describe().get("memory_bytes"))
     random, notes = Random(wanted.seed), []
     traced: list[tuple[NetworkCall, Trace]] = []
-    for call in network_calls(wanted, cuda="graph" in rig.modes):
+    for call in network_calls(wanted, cuda):
         try:
             traced.append((call, traced_network(call, resolve)))
         except WattlayerError as error:
             notes.append(f"{call.name} x{call.batch} {call.dtype}: {first_line(error, 150)}")
-    whole = [(call, found) for call, found in traced if call in closure_calls(wanted, cuda="graph" in rig.modes)]
+    whole = [(call, found) for call, found in traced if call in closure_calls(wanted, cuda)]
     stages = _stages(wanted, [found for _, found in traced], [found for _, found in whole], roofline, random)
     if intervals is not None:
         stages = _with_active(stages, [found for _, found in traced], intervals, wanted, roofline)
@@ -51,7 +52,7 @@ def propose(wanted: Wanted, rig: Rig, run: str, resolve: Resolve, intervals: Int
     stages = [_set_mode(stage, rig.modes[0]) for stage in stages]
     if not any(stages):
         raise InputError("there is nothing to measure: " + "; ".join(notes or ["no networks and no layers were asked for"]))
-    reference = reference_layer("float16" if "graph" in rig.modes else "float32")
+    reference = reference_layer("float16" if cuda else "float32")
     queue = make_queue([stages[0], networks, *stages[1:]], wanted.seed, rig.modes, reference)
     plans = tuple(_network_plan(call, found, roofline) for call, found in whole)
     return Plan(run, wanted.seed, queue, plans, tuple(notes))
@@ -64,7 +65,7 @@ def closure_calls(wanted: Wanted, cuda: bool) -> list[NetworkCall]:
     for index, name in enumerate(wanted.networks):
         dtype = wanted.dtypes[index % len(wanted.dtypes)]
         batch = batches[(index // len(wanted.dtypes) + index) % len(batches)]
-        calls.append(NetworkCall(name, batch, dtype, "conv" if dtype == "float32" else "none"))
+        calls.append(NetworkCall(name, batch, dtype, "conv" if cuda and dtype == "float32" else "none"))
     return calls
 
 
@@ -74,7 +75,7 @@ def network_calls(wanted: Wanted, cuda: bool) -> list[NetworkCall]:
     for call in list(calls):
         for _ in range(2):
             dtype = random.choice(wanted.dtypes)
-            tf32 = random.choice(("none", "conv", "all")) if dtype == "float32" else "none"
+            tf32 = random.choice(("none", "conv", "all")) if cuda and dtype == "float32" else "none"
             calls.append(replace(call, batch=random.choice(BATCHES if cuda else CPU_BATCHES), dtype=dtype, tf32=tf32))
     return list(dict.fromkeys(calls))
 
@@ -96,11 +97,16 @@ def _stages(
     left = max(0, wanted.layers - len(network))
     rest = PERTURBED_FRAC + SOBOL_FRAC + LLM_FRAC
     changed = _perturbations(pool, round(left * PERTURBED_FRAC / rest), roofline, random, taken)
-    dtypes = [(x, mode) for x in wanted.dtypes for mode in (("none", "all") if x == "float32" else ("none",))]
-    points = sobol_layers(round(left * SOBOL_FRAC / rest), dtypes, roofline, wanted.seed)
+    points = sobol_layers(round(left * SOBOL_FRAC / rest), _sobol_dtypes(traces, wanted), roofline, wanted.seed)
     llm = llm_items(list(wanted.dtypes), roofline)
     sobol = [Item(x, source="sobol") for x in points if x not in taken]
     return [network, changed + sobol, random.sample(llm, min(len(llm), round(left * LLM_FRAC / rest)))]
+
+
+def _sobol_dtypes(traces: Sequence[Trace], wanted: Wanted) -> list[tuple[str, str]]:
+    """The (dtype, TF32 mode) pairs of Sobol points: float32 also as TF32 where the networks are."""
+    tf32 = ("none", "all") if not traces or any(x.tf32 != "none" for x in traces) else ("none",)
+    return [(x, mode) for x in wanted.dtypes for mode in (tf32 if x == "float32" else ("none",))]
 
 
 def _closing(found: Trace, roofline: Roofline, taken: set[Layer]) -> list[Item]:

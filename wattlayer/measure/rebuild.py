@@ -6,8 +6,9 @@ costs). The overload is the one whose schema takes every recorded name and lacks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ Tensors = list[torch.Tensor]
 
 WEIGHT_NAMES = frozenset({"weight", "bias", "params", "running_mean", "running_var", "offset_weight"})
 """Operands that a network reads from memory anew in each pass, where activations come from the layer before."""
+
+MOST_COPIES = 1000
+"""Weights of a few kilobytes never fill a cache, however many copies there are; `Measurement.rotated_bytes` tells."""
 
 FLOATS = {"eps": 1e-5, "momentum": 0.1, "p": 0.0, "dropout": 0.0, "dropout_p": 0.0, "alpha": 1.0, "beta": 1.0}
 """What stands in for a floating-point argument, by name; else 0.7."""
@@ -68,8 +72,7 @@ def rebuild(layer: Layer, device: torch.device | str, *, seed: int = 0, rectifie
     """Return `layer` as a call on `device`, with enough copies of its weights that `cold_bytes` lie between two uses of one.
 
     What lies between two uses is the copies and, once, everything else that a call touches. Raises CannotRun with the
-    flag "cannot_rebuild" for an operator that is not there or does not take the record, and "nan_output" never: see
-    `has_nan`.
+    flag "cannot_rebuild" for an operator that is not there or does not take the record.
     """
     generator = torch.Generator(device=device).manual_seed(seed)
     tensors = [fill_operand(layer, index, generator, rectified) for index in range(len(layer.inputs))]
@@ -78,14 +81,18 @@ def rebuild(layer: Layer, device: torch.device | str, *, seed: int = 0, rectifie
     weights = [x for x, is_cold in zip(tensors, cold) if is_cold]
     copied_bytes = sum(x.untyped_storage().nbytes() for x in weights)
     other_bytes = layer.read_bytes + layer.write_bytes - copied_bytes
-    copies = 1 if not copied_bytes else max(1, -int(-(cold_bytes - max(0, other_bytes)) // copied_bytes))
-    sets = [arguments, *(_with_copies(layer, tensors, cold) for _ in range(copies - 1))]
+    needed = ceil((cold_bytes - max(0, other_bytes)) / copied_bytes) if copied_bytes else 1
+    sets = [arguments]
+    for _ in range(min(needed, MOST_COPIES) - 1):
+        fresh = {id(x): _clone(x) for x in weights}
+        sets.append({name: _swapped(value, fresh) for name, value in arguments.items()})
     return Call(layer, function, tuple(sets), copied_bytes)
 
 
-def _with_copies(layer: Layer, tensors: Tensors, cold: Sequence[bool]) -> dict[str, Any]:
-    fresh = [_clone(x) if is_cold else x for x, is_cold in zip(tensors, cold)]
-    return bind(layer, fresh)[1]
+def _swapped(value: Any, fresh: Mapping[int, torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_swapped(x, fresh) for x in value]
+    return fresh.get(id(value), value)
 
 
 def _clone(x: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..layer import Layer
-from .campaign import Campaign, Summary, Tick
+from .campaign import Campaign
 from .journal import Journal
 from .plan import DEFAULT_NETWORKS, Plan, Wanted
 from .rig import Rig
+from .summary import Summary, Tick
 from .window import Policy
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from .record import meta, record
 from .sample import SHARES, Roofline, stratify
 
 COORDINATES = 8
-OVERSAMPLED = 6
+OVERSAMPLED = 4
 """Points drawn for each layer wanted, so that rare cells of time and intensity are filled too."""
 
 Unit = list[float]
