@@ -36,18 +36,18 @@ HEIDELBERG = Provenance(
     (
         "Batch 32 only, images of 32 to 299 pixels: other batches are extrapolation.",
         "Weights and input stay warm in L2, unlike in a network.",
-        "Batch norm was measured in train mode; in eval mode it moves fewer bytes. One campaign's rows carry the train-mode mark but "
-        "are faster than three passes over DRAM allow, so they probably ran in eval mode; they are used as marked.",
+        "Batch norm was measured in train mode; in eval mode it moves fewer bytes. One campaign's rows carry the train-mode mark "
+        "but are faster than three passes over DRAM allow, so they probably ran in eval mode; they are used as marked.",
         "Residual adds, concatenations, attention and softmax were not measured: they get the scaffold's cost.",
         *COMMON,
     ),
 )
 IRENE = Provenance(
-    "StonyBrookNLP/irene, commit 3e013f1, original datasets (Cao et al., ACL 2021); no licence stated for the data; the rows are not "
-    "redistributed here",
+    "StonyBrookNLP/irene, commit 3e013f1, original datasets (Cao et al., ACL 2021); no licence stated for the data; the rows "
+    "are not redistributed here",
     "nvidia-smi board power; idle included; the device's name was inferred from its clocks",
     (
-        "Transformer primitives only (BERT, RoBERTa, DistilBERT, GPT-2 families), batch 8 to 32, 32 to 256 tokens, hidden size 768.",
+        "Transformer primitives only (BERT, RoBERTa, DistilBERT, GPT-2 families), batch 8 to 32, 32 to 256 tokens, hidden 768.",
         "Both products of attention carry one figure in the table; it is taken for query x key.",
         "GELU, adds, views and convolutions were not measured: they get the scaffold's cost.",
         *COMMON,

@@ -48,7 +48,8 @@ def draw_layers(count: int, seed: int = 0, scale: int = 1) -> list[Layer]:
     layers: dict[Layer, None] = {}
     while len(layers) < count:
         c, o, edge = int(rng.integers(8, 256)), int(rng.integers(8, 256)), int(rng.integers(4, 64))
-        module = [nn.Conv2d(c, o, int(rng.choice([1, 3])), device="meta"), nn.Linear(c, o, device="meta"), nn.ReLU()][len(layers) % 3]
+        choices = (nn.Conv2d(c, o, int(rng.choice([1, 3])), device="meta"), nn.Linear(c, o, device="meta"), nn.ReLU())
+        module = choices[len(layers) % 3]
         shape = (8 * scale, 64, c) if isinstance(module, nn.Linear) else (8 * scale, c, edge, edge)
         layers[trace(module.eval(), torch.empty(shape, device="meta")).layers[0]] = None
     return list(layers)

@@ -92,6 +92,7 @@ def test_a_network_that_moves_nothing_is_refused(model):
 
 NUMBER, COUNT, SHARE = {"type": "number"}, {"type": "integer", "minimum": 0}, {"type": "number", "minimum": 0, "maximum": 1}
 POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 SHAPES = {"type": "array", "items": {"type": "array", "items": COUNT}}
 TEXT, TRUTH = {"type": "string"}, {"type": "boolean"}
 
@@ -103,7 +104,7 @@ def strict_object(**properties: dict) -> dict:
 SCHEMA_1 = strict_object(
     schema={"const": 1}, wattlayer=TEXT, network=TEXT, hardware=TEXT, dtype=TEXT, tf32={"enum": ["none", "conv", "all"]},
     batch={"type": "integer", "minimum": 1}, mode={"enum": ["graph", "eager"]},
-    model=strict_object(name=TEXT, sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"}, features=COUNT, rows=COUNT, source=TEXT),
+    model=strict_object(name=TEXT, sha256=DIGEST, features=COUNT, rows=COUNT, source=TEXT),
     total=strict_object(
         energy_j=POSITIVE, energy_low_j=POSITIVE, energy_high_j=POSITIVE, interval_frac=SHARE, energy_per_sample_j=POSITIVE,
         time_s=POSITIVE, power_w=POSITIVE, flop=COUNT, read_bytes=COUNT, write_bytes=COUNT, covered_frac=SHARE,

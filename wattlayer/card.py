@@ -34,7 +34,8 @@ def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenanc
         f"- **Kinds covered**: {kinds}. Every other kind gets the scaffold's cost and lowers `covered_frac`.",
         f"- **Model**: feature version {m.features}, SHA-256 `{model.sha256[:16]}…`, data digest `{m.data_sha256[:16]}…`",
         "", "## Errors", "",
-        f"Absolute percentage error of a layer's energy against each measured row. Intervals are meant to hold {LEVEL:.0%} of rows. "
+        "Absolute percentage error of a layer's energy against each measured row. "
+        f"Intervals are meant to hold {LEVEL:.0%} of rows. "
         "Every split but the first trains the recipe anew without the rows that it is judged on.",
         "", *_errors(evaluation.scores), "", "### By group of kinds", "", *_groups(evaluation.scores), "", "## Limits", "",
         *(f"- {limit}" for limit in provenance.limits), "",
@@ -44,15 +45,22 @@ def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenanc
 def _errors(scores: Sequence[Score]) -> list[str]:
     head = ["| split | predictor | rows | median | p90 | signed median | Spearman | Kendall | in the interval |",
             "|---|---|--:|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
-    rows = [
-        f"| {s.split} | {'**wattlayer**' if s.predictor == 'wattlayer' else s.predictor} | {s.rows} | {s.mdape_frac:.1%} | "
-        f"{s.p90_ape_frac:.1%} | {s.signed_median_frac:+.1%} | {_number(s.spearman)} | {_number(s.kendall)} | {_share(s.coverage_frac)} |"
-        for s in scores
-        if s.subset == "all"
-    ]
+    rows = [_error_row(s) for s in scores if s.subset == "all"]
     floor = next((s.noise_floor_frac for s in scores if s.noise_floor_frac is not None), None)
     noise = "no layer was measured twice in one campaign" if floor is None else f"{floor:.2%}"
     return [*head, *rows, "", f"Noise floor (median scatter of repeats within one campaign): {noise}."]
+
+
+def _error_row(s: Score) -> str:
+    name = "**wattlayer**" if s.predictor == "wattlayer" else s.predictor
+    figures = (
+        f"{s.mdape_frac:.1%}",
+        f"{s.p90_ape_frac:.1%}",
+        f"{s.signed_median_frac:+.1%}",
+        _number(s.spearman),
+        _number(s.kendall),
+    )
+    return f"| {s.split} | {name} | {s.rows} | {' | '.join(figures)} | {_share(s.coverage_frac)} |"
 
 
 def _groups(scores: Sequence[Score]) -> list[str]:

@@ -186,9 +186,8 @@ def train(
     name = output.name.removesuffix(".json")
     model = EnergyModel.train(rows, seed=seed, hardware=hardware, name=name, source=source)
     _writing(output, lambda: model.save(output))
-    print(
-        f"{output}: {model.hardware}, {model.metadata.rows} rows of {model.metadata.layers} layers, kinds {', '.join(model.metadata.kinds)}"
-    )
+    facts = model.metadata
+    print(f"{output}: {facts.hardware}, {facts.rows} rows of {facts.layers} layers, kinds {', '.join(facts.kinds)}")
 
 
 @app.command()
@@ -265,7 +264,7 @@ def _trace_of(measurement: Measurement) -> Trace:
     first = measurement.input_shapes[0] if measurement.input_shapes else None
     text = first is not None and len(first) == 2
     size = {"batch": first[0], "seq_len": first[1]} if first and text else {"input": first}
-    network = load_network(measurement.network, dtype=measurement.dtype, **size)  # type: ignore[arg-type]
+    network = load_network(measurement.network, dtype=measurement.dtype, **size)
     return trace_network(network, measurement.tf32)
 
 

@@ -35,9 +35,9 @@ def predict(
 ) -> Estimate:
     """Predict what one forward pass costs on `hardware` (a name, a model file, or a loaded model).
 
-    `network` is a name as on the command line, sized by `batch`, `image_size`, `seq_len` or `input`
-    (a shape or `8x3x224x224`; default dtype float32), or an `nn.Module` with its `inputs` and `kwargs`, whose own dtype stays unless `dtype` says
-    otherwise. Raises InputError for anything that cannot be used, UncoveredKindError under `strict`.
+    `network` is a name as on the command line, sized by `batch`, `image_size`, `seq_len` or `input` (a shape, or text like
+    `8x3x224x224`; default dtype float32), or an `nn.Module` with its `inputs` and `kwargs`, whose own dtype stays unless
+    `dtype` says otherwise. Raises InputError for anything that cannot be used, UncoveredKindError under `strict`.
     """
     model = hardware if isinstance(hardware, EnergyModel) else load_model(hardware)
     if isinstance(network, str):

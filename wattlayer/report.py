@@ -18,20 +18,24 @@ if TYPE_CHECKING:
 
     from .evaluate import Evaluation
 
-_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
-_LARGE = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+_LARGE = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+_SMALL = (*_LARGE, (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
 
 def small(value: float, unit: str) -> str:
     """Write a quantity with three digits and a prefix: `small(0.00123, "J")` is "1.23 mJ"."""
-    scale, prefix = next(((s, p) for s, p in _PREFIXES if abs(value) >= s), _PREFIXES[-1] if value else _PREFIXES[0])
-    return f"{value / scale:.3g} {prefix}{unit}"
+    return _prefixed(value, unit, _SMALL, _SMALL[-1] if value else (1.0, ""))
 
 
 def large(value: float, unit: str) -> str:
     """Write a count with three digits and a prefix: `large(4.1e9, "FLOP")` is "4.1 GFLOP"."""
-    scale, prefix = next(((s, p) for s, p in _LARGE if abs(value) >= s), (1.0, ""))
-    return f"{value / scale:.3g} {prefix}{unit}"
+    return _prefixed(value, unit, _LARGE, (1.0, ""))
+
+
+def _prefixed(value: float, unit: str, prefixes: Sequence[tuple[float, str]], smallest: tuple[float, str]) -> str:
+    rounded = float(f"{value:.3g}")  # first, for 999.9 mJ is 1 J
+    scale, prefix = next(((s, p) for s, p in prefixes if abs(rounded) >= s), smallest)
+    return f"{rounded / scale:.3g} {prefix}{unit}"
 
 
 def estimate_tables(estimate: Estimate, top: int = 10, depth: int = 1) -> list[RenderableType]:
@@ -62,10 +66,9 @@ def _layers(e: Estimate, top: int) -> Table:
         mark = ("" if e.covered[i] else " *") + (" †" if e.extrapolated[i] else "")
         shape = "x".join(map(str, layer.outputs[0].shape)) if layer.outputs else ""
         interval = f"{small(float(e.layer_low_j[i]), 'J')} – {small(float(e.layer_high_j[i]), 'J')}"
-        table.add_row(
-            str(i), _escape(e.trace.paths[i]), layer.kind + mark, shape, large(layer.flop, ""), small(float(e.layer_time_s[i]), "s"),
-            small(energy, "J"), interval, f"{energy / total:.1%}",
-        )  # fmt: skip
+        time_s = small(float(e.layer_time_s[i]), "s")
+        cells = (_escape(e.trace.paths[i]), layer.kind + mark, shape, large(layer.flop, ""), time_s, small(energy, "J"), interval)
+        table.add_row(str(i), *cells, f"{energy / total:.1%}")
     return table
 
 
@@ -141,8 +144,8 @@ def trace_json(trace: Trace) -> dict[str, Any]:
 
 def trace_table(trace: Trace) -> Table:
     """Return all layers of a trace for a terminal."""
-    table = _table(f"{trace.network}: {len(trace.layers)} layers, {large(trace.flop, 'FLOP')}", "#", "path", "kind", "output", "FLOP",
-                   "read", "written")  # fmt: skip
+    title = f"{trace.network}: {len(trace.layers)} layers, {large(trace.flop, 'FLOP')}"
+    table = _table(title, "#", "path", "kind", "output", "FLOP", "read", "written")
     for i, (path, x) in enumerate(zip(trace.paths, trace.layers)):
         shape = "x".join(map(str, x.outputs[0].shape)) if x.outputs else ""
         table.add_row(

@@ -66,7 +66,8 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
         name=name or regressor.hardware, hardware=regressor.hardware, features=FEATURES_VERSION, feature_names=MODEL_FEATURES,
         rows=len(chosen), layers=len(set(rows.layers)), kinds=tuple(sorted({x.kind for x in rows.layers})),
         data_sha256=digest(chosen), source=source, runs=regressor.runs, run_power_shift=regressor.run_power_shift,
-        power_cap_w=regressor.power_cap_w, log_rates=regressor.scaffold.log_rates, support=Support.of(rows.layers, columns).points,
+        power_cap_w=regressor.power_cap_w, log_rates=regressor.scaffold.log_rates,
+        support=Support.of(rows.layers, columns).points,
         slope=conformal.slope, quantiles=conformal.quantiles, correlation=conformal.correlation, seed=seed,
     )  # fmt: skip
     return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor.time, regressor.power)))
@@ -137,10 +138,7 @@ def _power_shift(rows: Rows, runs: tuple[str, ...], cap_w: float) -> Array:
 def _boost(table: Array, target: Array, seed: int) -> xgboost.Booster:
     import xgboost
 
-    data = xgboost.DMatrix(table, target, feature_names=list(MODEL_FEATURES))
-    booster = xgboost.train(PARAMETERS | {"seed": seed}, data, ROUNDS)
-    booster.feature_names = None
-    return booster
+    return xgboost.train(PARAMETERS | {"seed": seed}, xgboost.DMatrix(table, target), ROUNDS)
 
 
 def _conformal(rows: Rows, columns: Columns, seed: int) -> Conformal:
