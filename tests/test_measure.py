@@ -338,3 +338,16 @@ def test_a_source_without_a_counter_measures_as_well():
     meter = NvmlPower(lambda: device.read()[1], device)
     window = watch(work, Gauge(meter, Board(device), device, Noise()), Policy())
     assert window.energy_j() == pytest.approx(true_energy_j(CALL, device), rel=0.02)
+
+
+def test_a_power_reading_that_stands_still_while_idle_is_no_reason_to_refuse_it():
+    device = Device(Sensor(noise_frac=0.004), seed=1, thermals=Thermals(leak_w_per_k=0.0))
+
+    def read_w() -> float:
+        watts = device.read()[1]
+        return 75.0 if watts < 130.0 else watts
+
+    meter = NvmlPower(read_w, device)
+    bench = Bench(Instrument("simulated", (meter,), Board(device)), device, SimulatedWorkload(device, CALL))
+    chosen, found = characterise(bench, idle_powers(bench.instrument, device))
+    assert chosen is meter and 0.0 <= found.meter.delay_s < 0.3 and found.idle_deep_w is None

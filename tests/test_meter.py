@@ -117,6 +117,9 @@ def test_nvml_power_is_a_counter_that_steps_when_the_reading_refreshes():
     assert meter.energy_j() == 0.0  # the same reading still holds
     watts[0] = 400.0
     assert meter.energy_j() == pytest.approx(40.0, rel=1e-3)
+    device.sleep(2.0)  # it stands still while the device idles: those two seconds are not the next reading's
+    watts[0] = 900.0
+    assert meter.energy_j() == pytest.approx(40.0 + 1.9 * 400.0 + 0.1 * 900.0, rel=1e-3)
 
 
 def test_nvml_samples_are_integrated_over_their_own_time_stamps():

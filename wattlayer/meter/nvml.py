@@ -25,6 +25,8 @@ SCOPES = {0: "gpu", 1: "module"}
 """NVML_POWER_SCOPE_*: a superchip may only answer for the whole module. One dataset keeps one scope."""
 LAST_ARCHITECTURE_WITH_INSTANT_USAGE = 7
 """NVML_DEVICE_ARCH_AMPERE: of the chips without field 186, `nvmlDeviceGetPowerUsage` is instantaneous up to GA100."""
+REFRESH_S = 0.1
+"""Longest refresh of the power reading seen (A100, H100: Yang et al., SC'24); a reading held longer did not change."""
 TOTAL_POWER_SAMPLES = 0
 SM_CLOCK, MEMORY_CLOCK, TEMPERATURE_GPU = 1, 2, 0
 SCALE_UNCERTAINTY_FRAC = 0.05
@@ -84,7 +86,10 @@ class NvmlCounter:
 
 
 class NvmlPower:
-    """Instantaneous power held until it refreshes: each new reading is a step, as of a counter."""
+    """Instantaneous power held until it refreshes: each new reading is a step, as of a counter.
+
+    A new reading stands for the refresh that it ends, at most `REFRESH_S`; what lies before had the old one.
+    """
 
     name = "nvml-power"
 
@@ -96,7 +101,8 @@ class NvmlPower:
         power_w = self._read_w()
         if power_w != self._last_w:
             now_s = self._clock.now()
-            self._total_j += power_w * (now_s - self._last_s)
+            fresh_s = min(now_s - self._last_s, REFRESH_S)
+            self._total_j += power_w * fresh_s + self._last_w * (now_s - self._last_s - fresh_s)
             self._last_w, self._last_s = power_w, now_s
         return self._total_j
 
