@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -200,6 +201,21 @@ def test_hardware_lists_devices_and_names_one(run):
     assert "NVIDIA A30" in run("hardware")[1]
     assert "sources" in run("hardware", "a30")[1]
     one_line(run("hardware", "a31"), "a31", "a30")
+
+
+def test_measuring_without_a_meter_names_each_that_was_tried(run, tmp_path):
+    if Path("/sys/class/powercap/intel-rapl:0").exists():
+        pytest.skip("this machine has RAPL, and the command would begin to measure")
+    one_line(run("measure", "--output", tmp_path, "--device", "cpu", "--meter", "rapl"), "rapl", "because", "--assumed-power-w")
+
+
+@needs_torchvision
+def test_a_dry_run_prints_the_plan_and_measures_nothing(run, tmp_path):
+    arguments = ["--meter", "assumed-power", "--assumed-power-w", "50", "--device", "cpu", "--networks", "torchvision:resnet18"]
+    code, out, _ = run("measure", "--output", tmp_path / "data", "--dry-run", "--layers", "20", *arguments)
+    assert code == 0
+    assert "distinct layers" in out and "minutes" in out
+    assert not (tmp_path / "data").exists()
 
 
 def test_the_version_is_printed(run):
