@@ -7,8 +7,8 @@ a session; an attempt that gave no energy is a line `{"failed": [flags], …}`. 
 from __future__ import annotations
 
 import json
-import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -79,10 +79,13 @@ class Measurement:
     def __post_init__(self) -> None:
         if (self.layer is None) == (self.network is None):
             raise InputError("a measurement is of a layer or of a network: give exactly one of them")
-        for name in ("time_s", "energy_j"):
+        for name in ("time_s", "energy_j", "energy_corrected_j"):
             value = getattr(self, name)
-            if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            if not (_is_positive(value) or (value is None and name == "energy_corrected_j")):
                 raise InputError(f"{name} {value!r} must be a finite number above 0")
+        for name in ("hardware", "dtype", "run"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"{name} {getattr(self, name)!r} is not text")
         _one_of("mode", self.mode, MODES)
         _one_of("meter", self.meter, METERS)
         check_tf32(self.tf32)
@@ -114,6 +117,10 @@ class Measurement:
             raise InputError(f"not a measurement: {error}") from None
 
 
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
+
+
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InputError(f"{name} {value!r} is not one of {', '.join(allowed)}")
@@ -124,12 +131,15 @@ def write_measurements(path: str | Path, measurements: Iterable[Measurement], he
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     count = 0
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps({"wattlayer_data": SCHEMA, **(header or {})}) + "\n")
-        for measurement in measurements:
-            file.write(json.dumps(measurement.to_json(), allow_nan=False) + "\n")
-            count += 1
-    os.replace(partial, path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(json.dumps({"wattlayer_data": SCHEMA, **(header or {})}) + "\n")
+            for measurement in measurements:
+                file.write(json.dumps(measurement.to_json(), allow_nan=False) + "\n")
+                count += 1
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return count
 
 
@@ -145,7 +155,7 @@ def _lines(path: Path) -> Iterator[Measurement]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a JSON-lines dataset (it is not text)") from None
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     _check_header(path, lines[0][1] if lines else "")
     if len(lines) > 1 and not text.endswith("\n") and not _is_json(lines[-1][1]):
         lines.pop()  # a line without its end is what a power cut leaves; resuming measures it again
@@ -161,7 +171,7 @@ def _lines(path: Path) -> Iterator[Measurement]:
 def _is_json(line: str) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -102,7 +102,7 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
 
 
 def _conv(layer: Layer) -> dict[str, float]:
-    """Implicit GEMM of a convolution: [batch · positions, channels · window] x [channels · window, channels]."""
+    """Implicit GEMM: [batch · positions, channels · window] x [channels · window, channels]; transposed, with n for k."""
     x, weight, out = layer.inputs[0], layer.inputs[1], layer.outputs[0]
     spatial = len(weight.shape) - 2
     groups = layer.argument("groups", 1)
@@ -111,7 +111,7 @@ def _conv(layer: Layer) -> dict[str, float]:
     return {
         "batches": groups,
         "m": prod(positions.shape[:-spatial - 1]) * prod(positions.shape[-spatial:]),
-        "n": weight.shape[1] if transposed else weight.shape[0] / groups,
+        "n": weight.elements / weight.shape[0] if transposed else weight.shape[0] / groups,
         "k": weight.shape[0] / groups if transposed else weight.elements / weight.shape[0],
         "window": prod(weight.shape[2:]),
         "stride": _mean(layer.argument("stride", (1,))),
@@ -209,7 +209,7 @@ def _mapped(layer: Layer) -> dict[str, float]:
 
 def _image(layer: Layer) -> dict[str, float]:
     """Channels and positions of an image-like tensor [batch, channels, …]; of others the last dimension and the rest."""
-    shape = layer.inputs[0].shape if layer.inputs else layer.outputs[0].shape
+    shape = next((x.shape for x in (*layer.inputs, *layer.outputs)), ())
     if len(shape) >= 4:
         channels, positions = shape[1], prod(shape[2:])
     else:
@@ -248,8 +248,12 @@ class Columns:
         return self["read_bytes"] + self["write_bytes"]
 
     @property
-    def matrix_like(self) -> Array:
+    def matrix_like(self) -> NDArray[np.bool_]:
         return np.isin(self["group_code"], [GROUP_CODES[g] for g in ("conv", "matmul", "attention", "recurrent")])
+
+    @property
+    def depthwise(self) -> Array:
+        return (self["group_code"] == GROUP_CODES["conv"]) & (self["batches"] > 1) & (self["batches"] == self["in_channels"])
 
     def compute_s(self) -> Array:
         """FLOP over peak rate; only matrix-like kinds reach the tensor cores."""
@@ -279,7 +283,7 @@ def _log(values: Array) -> Array:
 
 def _filled(size: Array, edge: float) -> Array:
     """Share of the last tile that is used: 1.0 on multiples of `edge`."""
-    return size / (np.ceil(size / edge) * edge)
+    return size / (np.maximum(np.ceil(size / edge), 1.0) * edge)
 
 
 def _wave_fill(waves: Array) -> Array:
@@ -311,7 +315,7 @@ FEATURES: tuple[Feature, ...] = (
     *_logs("weight_bytes", "heads_per_kv"),
     *_plain("stride", "dilation", "causal", "transposed", "train", "operands", "element_bytes", "channels_last", "strided"),
     Feature("tensor_core", lambda c: c.tensor_core),
-    Feature("depthwise", lambda c: ((c["batches"] > 1) & (c["batches"] == c["in_channels"])).astype(float)),
+    Feature("depthwise", lambda c: c.depthwise.astype(float)),
     Feature("k_aligned", lambda c: _filled(c["k"], 8.0)),
     Feature("n_aligned", lambda c: _filled(c["n"], 8.0)),
     Feature("m_filled_128", lambda c: _filled(c["m"], 128.0)),

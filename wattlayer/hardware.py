@@ -38,7 +38,9 @@ class Hardware:
         return rates.get("tf32" if tf32 and dtype == "float32" else dtype, rates["float32"])
 
 
-_GPU_LAUNCH = "launch_s: back-to-back launch throughput of small CUDA kernels, 2-5 us (NVIDIA, 'Getting Started with CUDA Graphs', 2019)"
+_GPU_LAUNCH = (
+    "launch_s: back-to-back launch throughput of small CUDA kernels, 2-5 us (NVIDIA, 'Getting Started with CUDA Graphs', 2019)"
+)
 
 HARDWARE: dict[str, Hardware] = {
     device.name: device

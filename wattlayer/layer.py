@@ -46,6 +46,8 @@ class Operand:
             raise InputError(f"dtype {self.dtype!r} of operand {self.name!r} is not one of {', '.join(DTYPE_BYTES)}")
         if any(size < 0 for size in self.shape):
             raise InputError(f"shape {self.shape} of operand {self.name!r} has a negative size")
+        if self.strides is not None and len(self.strides) != len(self.shape):
+            raise InputError(f"strides {self.strides} of operand {self.name!r} do not fit its shape {self.shape}")
 
     @property
     def elements(self) -> int:
@@ -161,17 +163,19 @@ class Layer:
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Layer:
-        """Rebuild a layer from `to_json`; raise InputError where a field is missing or of the wrong type."""
+        """Rebuild a layer from `to_json`; raise InputError where a field is missing, of the wrong type or unfit for the kind."""
         try:
-            return Layer(
+            layer = Layer(
                 kind=_text(record["kind"]),
                 inputs=tuple(_operand(x) for x in record["inputs"]),
                 outputs=tuple(_operand(x) for x in record["outputs"]),
                 arguments=tuple(sorted((_text(k), freeze(v)) for k, v in record.get("arguments", {}).items())),
-                tf32=bool(record.get("tf32", False)),
+                tf32=_truth(record.get("tf32", False)),
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            _ = layer.flop, layer.read_bytes, layer.write_bytes  # a kind's formulas need its operands
+        except (LookupError, ArithmeticError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise InputError(f"not a layer record: {type(error).__name__} {error}; see the README of data/") from None
+        return layer
 
     def digest(self) -> str:
         """Return 16 hexadecimal digits that name this layer in files, the same in every process."""
@@ -198,6 +202,12 @@ def freeze(value: Any) -> Argument:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
     return value
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +65,13 @@ def _rows(path: Path) -> Iterator[tuple[int, Measurement | str]]:
                     yield reader.line_num, str(error)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (UnicodeDecodeError, csv.Error, EOFError) as error:
+    except (UnicodeDecodeError, csv.Error, EOFError, zlib.error) as error:
         raise InputError(f"{path} is not a CSV table: {error}") from None
 
 
 def _open(path: Path) -> TextIO:
     opener = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8", newline="")  # type: ignore[return-value]
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
 
 
 def _format(path: Path, columns: tuple[str, ...]):  # type: ignore[no-untyped-def]

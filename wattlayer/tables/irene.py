@@ -39,7 +39,7 @@ def measurement(row: Mapping[str, str]) -> Measurement:
 
 
 def _layer(row: Mapping[str, str]) -> Layer:
-    batch, seq, hidden, heads = (whole(row, c) for c in ("batch_size", "seq_len", "hidden", "heads"))
+    batch, seq, hidden, heads = (whole(row, c, least=1) for c in ("batch_size", "seq_len", "hidden", "heads"))
     scores = (batch, heads, seq, seq)
     match row["op"]:
         case "Linear":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 from ..errors import InputError, first_line, nearest
@@ -32,9 +33,14 @@ def layer_of_module(
     """Return the one Layer that `module` runs; a train-mode batch norm's step counter is not one."""
     import torch
 
+    if any(n < 1 for shape in input_shapes for n in shape):
+        raise InputError(f"input shapes {input_shapes} have a size below 1")
     indices = type(module).__name__.startswith("Embedding")
     kind = torch.int64 if indices else torch.float32
-    inputs = [torch.empty(shape, dtype=kind, device="meta") for shape in input_shapes]
+    try:
+        inputs = [torch.empty(shape, dtype=kind, device="meta") for shape in input_shapes]
+    except (TypeError, RuntimeError):
+        raise InputError(f"input shapes {input_shapes} are beyond what a tensor can have") from None
     layers = [x for x in trace(module, *inputs, dtype=dtype, tf32=tf32, train_mode=train_mode).layers if not _is_counter(x)]
     if len(layers) != 1:
         did = ", ".join(x.kind for x in layers) or "no operator at all"
@@ -48,22 +54,24 @@ def _is_counter(layer: Layer) -> bool:
 
 def parse_call(text: str) -> Call:
     """Return (class name, positional, keyword) of `Name(literal, key=literal)`; a bare word counts as text (mode=row)."""
+    text = text.strip()
     try:
-        call = ast.parse(text.strip(), mode="eval").body
+        call = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise InputError(f"layer_repr {text[:80]!r} is not the repr of a torch module") from None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or any(k.arg is None for k in call.keywords):
         raise InputError(f"layer_repr {text[:80]!r} is not the repr of a torch module")
-    return call.func.id, tuple(_literal(x) for x in call.args), {str(k.arg): _literal(k.value) for k in call.keywords}
+    return call.func.id, tuple(_literal(x, text) for x in call.args), {str(k.arg): _literal(k.value, text) for k in call.keywords}
 
 
-def _literal(node: ast.expr) -> Any:
+def _literal(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Name):
         return node.id
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, RecursionError, MemoryError):
-        raise InputError(f"layer_repr has an argument that is not a literal: {ast.unparse(node)[:80]!r}") from None
+        written = (ast.get_source_segment(text, node) or "")[:80]
+        raise InputError(f"layer_repr has an argument that is not a literal: {written!r}") from None
 
 
 def build_module(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -73,9 +81,12 @@ def build_module(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     leaves = [n for n, c in vars(torch.nn.modules).items() if isinstance(c, type) and issubclass(c, torch.nn.Module)]
     if name not in leaves:
         raise InputError(f"layer_repr names {name!r}, which is not a layer of torch.nn{nearest(name, leaves)}")
+    build = getattr(torch.nn.modules, name)
     try:
+        if "device" in kwargs or "device" in signature(build).bind(*args, **kwargs).arguments:
+            raise InputError("the device is not part of a layer")
         with torch.device("meta"):
-            return getattr(torch.nn.modules, name)(*args, **kwargs)
+            return build(*args, **kwargs)
     except Exception as error:  # the arguments are whatever the table holds
         raise InputError(f"{name} cannot be built from these arguments: {first_line(error)}") from None
 

@@ -10,24 +10,27 @@ from ..errors import InputError
 
 def positive(row: Mapping[str, str], column: str) -> float:
     """Return a finite number above 0."""
-    try:
-        value = float(row[column])
-    except ValueError:
-        raise InputError(f"{column} {row[column]!r} is not a number") from None
+    value = _number(row, column)
     if not math.isfinite(value) or value <= 0:
         raise InputError(f"{column} {row[column]!r} must be a finite number above 0")
     return value
 
 
-def whole(row: Mapping[str, str], column: str) -> int:
-    """Return a whole number of at least 0 (also written 3.0)."""
+def whole(row: Mapping[str, str], column: str, least: int = 0) -> int:
+    """Return a whole number of at least `least` (also written 3.0)."""
+    value = _number(row, column)
+    if not (least <= value < 2**53 and value == int(value)):
+        raise InputError(f"{column} {row[column]!r} is not a whole number of at least {least}")
+    return int(value)
+
+
+def _number(row: Mapping[str, str], column: str) -> float:
+    if column not in row:
+        raise InputError(f"the table has no column {column}, which this row needs")
     try:
-        value = float(row[column])
+        return float(row[column])
     except ValueError:
         raise InputError(f"{column} {row[column]!r} is not a number") from None
-    if not (0 <= value < 2**53 and value == int(value)):
-        raise InputError(f"{column} {row[column]!r} is not a whole number of at least 0")
-    return int(value)
 
 
 def shapes(text: str) -> tuple[tuple[int, ...], ...]:

@@ -1,0 +1,241 @@
+"""What may import what, what a cold start may load, and the house rules that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "wattlayer"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+LEVELS: tuple[frozenset[str], ...] = tuple(
+    frozenset(row.split())
+    for row in (
+        # level 0
+        "errors kinds",
+        "layer hardware meter constants",
+        # level 1a
+        "features dataset meta",
+        # level 1b
+        "recorder scaffold intervals",
+        "trace model",
+        # level 2
+        "training estimate tables crosscheck adapters",
+        # level 3
+        "baselines predict measure",
+        "evaluate",
+        # level 4
+        "report card",
+        # level 5
+        "cli __init__",
+    )
+)
+"""Lowest first. A unit is a module or a whole subpackage; it imports only from rows above its own in this list."""
+
+UPWARD = {
+    ("model", "training"): "EnergyModel.train is the documented call; a model that is only loaded needs no training",
+    ("recorder", "trace"): "the names of the dtypes; `trace` takes `recorder` in lazily, for that one imports torch",
+}
+"""Imports inside functions that go up, each with its reason."""
+
+TORCH_AT_TOP = {"adapters/weightless", "constants", "crosscheck", "meta", "recorder"} | {
+    f"measure/{name}" for name in ("device", "launch", "llm", "materialise", "rebuild", "record", "shapes", "values")
+}
+
+BANNED_WORDS = {"utils", "util", "common", "helper", "helpers", "base", "manager"}
+
+RUNS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
+
+UNIT = re.compile(r"_(j|s|w|c|hz|bytes|flop|flop_per_s|bytes_per_s|frac|octaves)$")
+
+UNITLESS = {
+    "Dimensions": "counts, codes and flags of a layer; what is in bytes ends in _bytes",
+    "Score.spearman": "rank correlation",
+    "Score.kendall": "rank correlation",
+    "Support.points": "cells of shape space, in octaves along every axis",
+    "Metadata.support": "the same",
+    "Conformal.slope": "log energy per octave",
+    "Metadata.slope": "the same",
+    "Conformal.quantiles": "log energy",
+    "Metadata.quantiles": "the same",
+    "Conformal.correlation": "correlation",
+    "Metadata.correlation": "the same",
+    "Prediction.half_width": "log energy",
+    "Regressor.run_power_shift": "log ratio of powers",
+    "Metadata.run_power_shift": "the same",
+    "Scaffold.log_rates": "logarithms",
+    "Metadata.log_rates": "the same",
+    "MeterCharacter.ratio_to_power": "counter energy over integrated power",
+    "Power.own_variance": "square of a relative deviation",
+    "Options.minutes": "the unit is the name, as in `--minutes`",
+    "Candidate.share": "of a network's time, 0..1",
+    "NetworkPlan.layers": "calls and share of each layer, by digest",
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, `wattlayer` left off where it is ours."""
+
+    name: str
+    ours: bool
+    lazy: bool
+
+    @property
+    def unit(self) -> str:
+        return self.name.split(".")[0]
+
+
+def unit_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def label(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """Yield what runs at import (lazy False) or in a function; what only type checkers see is left out."""
+
+    def visit(node: ast.AST, lazy: bool) -> Iterator[Import]:
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            return
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, alias.name.startswith("wattlayer"), lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from resolve(node, lazy)
+        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, inside)
+
+    def resolve(node: ast.ImportFrom, lazy: bool) -> Iterator[Import]:
+        if not node.level:
+            yield Import(str(node.module), str(node.module).startswith("wattlayer"), lazy)
+            return
+        package = path.relative_to(PACKAGE).parts[:-1]
+        root = package[: len(package) - node.level + 1]
+        for name in [node.module] if node.module else [alias.name for alias in node.names]:
+            yield Import(".".join((*root, name)), True, lazy)
+
+    yield from visit(ast.parse(path.read_text()), False)
+
+
+def level(unit: str) -> int:
+    return next(i for i, row in enumerate(LEVELS) if unit in row)
+
+
+def public(path: Path) -> Iterator[ast.ClassDef | ast.FunctionDef]:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+
+
+def test_every_module_has_its_level():
+    assert {unit_of(p) for p in SOURCES} == set().union(*LEVELS)
+    assert sum(map(len, LEVELS)) == len(set().union(*LEVELS))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_a_module_imports_only_from_below(path):
+    own = unit_of(path)
+    wrong = [
+        x.name
+        for x in imports(path)
+        if x.ours and x.unit != own and level(x.unit) >= level(own) and not (x.lazy and (own, x.unit) in UPWARD)
+    ]
+    assert not wrong, f"{own} imports {wrong}"
+
+
+def test_no_exception_is_left_over():
+    upward = {(unit_of(p), x.unit) for p in SOURCES for x in imports(p) if x.ours and x.lazy}
+    assert set(UPWARD) <= upward
+
+
+def test_torch_is_imported_at_the_top_only_where_it_must_be():
+    at_top = {label(p) for p in SOURCES for x in imports(p) if not x.lazy and x.name.split(".")[0] == "torch"}
+    assert at_top == TORCH_AT_TOP
+
+
+def test_no_module_imports_xgboost_at_the_top():
+    assert not [label(p) for p in SOURCES for x in imports(p) if not x.lazy and x.name.split(".")[0] == "xgboost"]
+
+
+@pytest.mark.parametrize(
+    ("command", "never"),
+    [
+        (["-c", "import wattlayer"], {"torch", "xgboost", "pandas", "transformers", "timm", "torchvision"}),
+        (["-m", "wattlayer.cli", "--help"], {"torch", "xgboost", "pandas", "transformers", "timm", "torchvision"}),
+        (["-c", "import wattlayer; wattlayer.load_model('a30')"], {"torch"}),
+    ],
+    ids=["import", "help", "load_model"],
+)
+def test_a_cold_start_leaves_heavy_libraries_out(command, never):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command], capture_output=True, text=True, cwd=PACKAGE.parent, check=True
+    )
+    loaded = {
+        line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert "wattlayer" in loaded
+    assert not loaded & never
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_names_say_what_they_are(path):
+    names = [path.stem, *(node.name for node in public(path))]
+    words = {w for name in names for w in re.findall(r"[A-Z]?[a-z]+", name) if w.lower() in BANNED_WORDS}
+    assert not words
+
+
+def frozen_records(path: Path) -> Iterator[ast.ClassDef]:
+    for node in public(path):
+        if isinstance(node, ast.ClassDef) and any("frozen=True" in ast.unparse(d) for d in node.decorator_list):
+            yield node
+
+
+def float_fields() -> dict[str, str]:
+    """Names of all fields that hold floats, as Record.field and as the field alone."""
+    return {
+        f"{record.name}.{field.target.id}": field.target.id
+        for path in SOURCES
+        for record in frozen_records(path)
+        for field in record.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if re.search(r"\bfloat\b|\bArray\b", ast.unparse(field.annotation)) and "Callable" not in ast.unparse(field.annotation)
+    }
+
+
+def test_float_fields_carry_their_unit():
+    found = float_fields()
+    assert {"Measurement.energy_j", "Hardware.dram_bytes_per_s", "Estimate.layer_time_s"} <= set(found)
+    bare = [full for full, name in found.items() if not UNIT.search(name)]
+    assert not [full for full in bare if full not in UNITLESS and full.split(".")[0] not in UNITLESS]
+    assert not [x for x in UNITLESS if not any(full == x or full.startswith(f"{x}.") for full in bare)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_public_names_are_documented(path):
+    assert ast.get_docstring(ast.parse(path.read_text())), "the module itself"
+    options = [node.name for node in public(path) if isinstance(node, ast.ClassDef) and "Enum" in map(ast.unparse, node.bases)]
+    assert not [node.name for node in public(path) if not ast.get_docstring(node) and node.name not in options]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_no_file_is_opened_in_a_way_that_runs_code(path):
+    assert not [x.name for x in imports(path) if x.name.split(".")[0] in RUNS_CODE]
+    calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    banned = {"eval", "exec", "compile", "torch.load", "torch.save", "joblib.load", "joblib.dump", "yaml.load"}
+    assert not banned & set(calls)
+    assert "allow_pickle" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_no_setting_of_a_device_is_ever_changed(path):
+    assert not re.findall(r"nvmlDevice(?:Set|Reset|Clear)\w*|nvmlSystemSet\w*", path.read_text())

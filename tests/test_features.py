@@ -1,0 +1,251 @@
+"""Layers as numbers: finite everywhere, right where the arithmetic can be done by hand, and pinned to their version."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import networks
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wattlayer.features import (
+    DIMENSIONS,
+    FEATURE_NAMES,
+    FEATURES,
+    FEATURES_VERSION,
+    GROUP_CODES,
+    KIND_CODES,
+    Columns,
+    dimensions,
+    featurise,
+)
+from wattlayer.hardware import HARDWARE
+from wattlayer.layer import Layer, Operand
+from wattlayer.trace import Trace, trace
+
+A30 = HARDWARE["a30"]
+
+NAMES_DIGEST = {1: "a7c6fbf03c116f2f"}
+"""SHA-256 of the feature names by version: a changed list needs a new version and a new line here."""
+
+
+class Oddments(nn.Module):
+    """Operators that have no place in a GEMM: sorting, gathering, resampling, Fourier, scalars."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
+        flat = x.flatten(1)
+        return (
+            y.to(torch.float16), flat.sort().values, flat.topk(3).values, flat.softmax(1), x.sum(), x.mean((2, 3)), x.sum() * 2,
+            torch.fft.fft(flat).real, flat[:, :3].cumsum(1), torch.cat([flat, flat]), x.transpose(1, 2) + 1, flat[flat.argmax(1)],
+            nn.functional.group_norm(x, 2), nn.functional.instance_norm(x), x.contiguous(memory_format=torch.channels_last) + 1,
+        )  # fmt: skip
+
+
+TRACES: dict[str, Trace] = {
+    "conv net": trace(networks.ConvNet().eval(), torch.empty(2, 3, 16, 16)),
+    "attention": trace(networks.FunctionalAttention(), torch.empty(2, 6, 32)),
+    "recurrent": trace(networks.Recurrent(), torch.empty(5, 3, 16)),
+    "convolutions": trace(networks.Convolutions(), torch.empty(2, 4, 9), torch.empty(2, 8, 12, 10), torch.empty(2, 2, 3, 8, 8)),
+    "products": trace(networks.Products(), torch.empty(3, 4, 5), torch.empty(3, 5, 6)),
+    "tied weights": trace(networks.TiedWeights(), torch.zeros(2, 7, dtype=torch.int64)),
+    "in place": trace(networks.InPlace(), torch.empty(3, 4)),
+    "encoder": trace(nn.TransformerEncoderLayer(16, 2, batch_first=True).eval(), torch.empty(2, 5, 16)),
+    "oddments": trace(Oddments(), torch.empty(2, 4, 6, 6)),
+}
+
+ALL_LAYERS = list(dict.fromkeys(x for t in TRACES.values() for x in (*t.layers, *t.with_tf32("all").layers)))
+
+
+def op(name: str, *shape: int, dtype: str = "float32") -> Operand:
+    return Operand(name, shape, dtype)
+
+
+def sizes(layer: Layer) -> dict[str, float]:
+    return dict(zip(DIMENSIONS, dimensions(layer)))
+
+
+def feature(name: str, layer: Layer, hardware: str = "a30") -> float:
+    return float(featurise(Columns([layer], HARDWARE[hardware]))[0, FEATURE_NAMES.index(name)])
+
+
+def first(module: nn.Module, *shape: int) -> Layer:
+    return trace(module.eval(), torch.empty(shape)).layers[0]
+
+
+@pytest.mark.parametrize("hardware", HARDWARE)
+def test_every_value_is_finite(hardware):
+    table = featurise(Columns(ALL_LAYERS, HARDWARE[hardware]))
+    assert table.shape == (len(ALL_LAYERS), len(FEATURE_NAMES))
+    assert np.isfinite(table).all(), [FEATURE_NAMES[i] for i in np.flatnonzero(~np.isfinite(table).all(axis=0))]
+    assert len({x.group for x in ALL_LAYERS}) > 10
+
+
+EMPTY = [
+    Layer("relu", (op("self", 0, 3),), (op("output", 0, 3),)),
+    Layer("mean", (op("self", 0, 4),), (op("output"),)),
+    Layer("linear", (op("input", 0, 4), op("weight", 3, 4)), (op("output", 0, 3),)),
+    Layer("sort", (op("self", 0),), (op("values", 0), op("indices", 0, dtype="int64"))),
+    Layer("add", (op("self"), op("other")), (op("output"),)),
+    Layer("arange", (), (op("output", 5),)),
+    Layer("mystery", (), ()),
+]
+
+
+@pytest.mark.parametrize("layer", EMPTY, ids=lambda x: x.kind)
+def test_layers_without_elements_or_operands_are_finite_too(layer):
+    assert np.isfinite(featurise(Columns([layer], A30))).all()
+
+
+def test_no_layers_are_an_empty_table():
+    assert featurise(Columns([], A30)).shape == (0, len(FEATURE_NAMES))
+
+
+def test_names_are_unique_and_in_the_order_of_the_table():
+    assert tuple(f.name for f in FEATURES) == FEATURE_NAMES
+    assert len(set(FEATURE_NAMES)) == len(FEATURE_NAMES)
+    columns = Columns(ALL_LAYERS, A30)
+    table = featurise(columns)
+    for i, f in enumerate(FEATURES):
+        assert np.array_equal(table[:, i], f.compute(columns))
+
+
+def test_another_list_of_features_needs_another_version():
+    codes = [f"{name}={code}" for table in (KIND_CODES, GROUP_CODES) for name, code in table.items()]
+    digest = hashlib.sha256("\n".join((*FEATURE_NAMES, *codes)).encode()).hexdigest()[:16]
+    assert NAMES_DIGEST.get(FEATURES_VERSION) == digest, (
+        f"the features changed: raise FEATURES_VERSION and add its digest {digest} to NAMES_DIGEST"
+    )
+
+
+def test_codes_are_unique():
+    assert len(set(KIND_CODES.values())) == len(KIND_CODES)
+    assert len(set(GROUP_CODES.values())) == len(GROUP_CODES)
+
+
+# --- M, N, K and B of [m, k] x [k, n], worked out by hand
+
+PRODUCTS = {
+    "conv": (first(nn.Conv2d(3, 8, 3, padding=1), 2, 3, 10, 10), (1, 2 * 100, 8, 27)),
+    "strided conv": (first(nn.Conv2d(4, 6, (1, 5), stride=2), 3, 4, 9, 9), (1, 3 * 5 * 3, 6, 20)),
+    "grouped conv": (first(nn.Conv2d(8, 12, 3, groups=4), 2, 8, 6, 6), (4, 2 * 16, 3, 18)),
+    "depthwise conv": (first(nn.Conv2d(16, 16, 3, groups=16), 2, 16, 6, 6), (16, 2 * 16, 1, 9)),
+    "transposed conv": (first(nn.ConvTranspose2d(8, 6, 2, stride=2, groups=2), 2, 8, 5, 5), (2, 2 * 25, 3 * 4, 4)),
+    "linear": (first(nn.Linear(5, 7), 2, 3, 5), (1, 6, 7, 5)),
+    "addmm": (Layer("addmm", (op("self", 6), op("mat1", 2, 3), op("mat2", 3, 6)), (op("output", 2, 6),)), (1, 2, 6, 3)),
+    "bmm": (Layer("bmm", (op("self", 5, 2, 5), op("mat2", 5, 5, 4)), (op("output", 5, 2, 4),)), (5, 2, 4, 5)),
+    "matmul by a vector": (Layer("mv", (op("self", 5, 3), op("vec", 3)), (op("output", 5),)), (1, 5, 1, 3)),
+    "attention": (
+        Layer("scaled_dot_product_attention", (op("query", 2, 4, 6, 8), op("key", 2, 4, 9, 8), op("value", 2, 4, 9, 8)),
+              (op("output", 2, 4, 6, 8),)),
+        (8, 6, 9, 8),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_by_hand(name):
+    layer, expected = PRODUCTS[name]
+    assert tuple(sizes(layer)[x] for x in ("batches", "m", "n", "k")) == expected
+
+
+@pytest.mark.parametrize("name", [x for x in PRODUCTS if x != "attention"])
+def test_products_hold_all_the_flop(name):
+    x = sizes(PRODUCTS[name][0])
+    assert 2 * x["batches"] * x["m"] * x["n"] * x["k"] == x["flop"]
+
+
+def test_grouped_queries_and_causal_masks_are_seen():
+    shared = Layer(
+        "scaled_dot_product_attention", (op("query", 2, 8, 6, 4), op("key", 2, 2, 6, 4), op("value", 2, 2, 6, 4)),
+        (op("output", 2, 8, 6, 4),), (("is_causal", True),),
+    )  # fmt: skip
+    assert (sizes(shared)["heads_per_kv"], sizes(shared)["causal"]) == (4, 1)
+    plain = PRODUCTS["attention"][0]
+    assert (sizes(plain)["heads_per_kv"], sizes(plain)["causal"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [("depthwise conv", 1.0), ("grouped conv", 0.0), ("conv", 0.0), ("linear", 0.0), ("attention", 0.0), ("bmm", 0.0)],
+)
+def test_depthwise_is_as_many_groups_as_channels(name, flag):
+    assert feature("depthwise", PRODUCTS[name][0]) == flag
+
+
+def test_windows_strides_norms_and_reductions():
+    pool = sizes(first(nn.MaxPool2d(3, stride=2), 2, 4, 9, 9))
+    assert (pool["window"], pool["stride"], pool["m"], pool["n"]) == (9, 2, 2 * 4 * 16, 324 * 2 / 128)
+    assert sizes(first(nn.AvgPool2d(2), 2, 4, 8, 8))["stride"] == 2
+    assert [sizes(first(nn.BatchNorm2d(4), 2, 4, 3, 3))[x] for x in "mn"] == [4, 18]
+    assert [sizes(first(nn.LayerNorm(6), 2, 5, 6))[x] for x in "mn"] == [10, 6]
+    assert [sizes(first(nn.GroupNorm(2, 8), 3, 8, 4))[x] for x in "mn"] == [6, 16]
+    assert [sizes(first(nn.Softmax(1), 3, 8, 4))[x] for x in "mn"] == [12, 8]
+    assert sizes(first(nn.Conv2d(3, 8, 3, dilation=2), 1, 3, 9, 9))["dilation"] == 2
+
+
+def test_train_mode_and_channels_last_are_seen():
+    norm = nn.BatchNorm2d(4)
+    train, evaluated = (trace(norm, torch.empty(2, 4, 3, 3), train_mode=t).layers for t in (True, False))
+    assert max(sizes(x)["train"] for x in train) == 1
+    assert sizes(evaluated[0])["train"] == 0
+    relu = trace(nn.ReLU(), torch.empty(2, 4, 3, 3).to(memory_format=torch.channels_last)).layers[0]
+    assert (sizes(relu)["channels_last"], sizes(relu)["strided"]) == (1, 0)
+
+
+# --- tiles, waves and the roofline
+
+
+def square(m: int, n: int, k: int = 64) -> Layer:
+    return Layer("mm", (op("self", m, k), op("mat2", k, n)), (op("output", m, n),))
+
+
+def test_tiles_and_waves_by_hand():
+    columns = Columns([square(256, 256), square(257, 100), PRODUCTS["bmm"][0]], A30)
+    assert columns.tiles(128, 128).tolist() == [4, 3, 5]
+    assert columns.tiles(64, 32).tolist() == [4 * 8, 5 * 4, 5]
+    assert columns.waves(128, 128).tolist() == [4 / 56, 3 / 56, 5 / 56]
+
+
+def test_fills_by_hand():
+    full, over = square(128 * 56, 128), square(128 * 56 + 1, 129)
+    assert feature("wave_fill_128", full) == 1.0
+    assert feature("wave_fill_128", over) == pytest.approx(57 * 2 / (3 * 56))
+    assert feature("m_filled_128", full) == 1.0
+    assert feature("m_filled_128", over) == pytest.approx((128 * 56 + 1) / (128 * 57))
+    assert feature("n_filled_64", over) == pytest.approx(129 / 192)
+    assert feature("k_aligned", square(8, 8, 12)) == 0.75
+    assert feature("wave_fill_128", square(1, 1)) == pytest.approx(1 / 56)
+
+
+def test_the_roofline_by_hand():
+    compute_bound, memory_bound = square(4096, 4096, 4096), Layer("relu", (op("self", 1 << 24),), (op("output", 1 << 24),))
+    columns = Columns([compute_bound, memory_bound], A30)
+    assert columns.compute_s()[0] == pytest.approx(2 * 4096**3 / 10.3e12)
+    assert columns.memory_s()[1] == pytest.approx(2 * 4 * 2**24 / 933e9)
+    assert columns.roofline_s() == pytest.approx([columns.compute_s()[0] + 4e-6, columns.memory_s()[1] + 4e-6])
+
+
+def test_tf32_raises_the_peak_where_the_device_has_it():
+    conv = PRODUCTS["conv"][0].with_tf32("none")
+    pair = [conv, conv.with_tf32("conv")]
+    assert Columns(pair, A30).peak_flop_per_s.tolist() == [10.3e12, 82e12]
+    assert Columns(pair, A30).tensor_core.tolist() == [0, 1]
+    turing = Columns(pair, HARDWARE["rtx2080ti"])
+    assert turing.peak_flop_per_s.tolist() == [13.45e12] * 2
+    assert turing.tensor_core.tolist() == [0, 0]
+
+
+def test_only_products_reach_the_tensor_cores():
+    half = [replace(x, inputs=tuple(replace(y, dtype="float16") for y in x.inputs)) for x in (square(64, 64), EMPTY[4])]
+    seconds = Columns(half, A30).compute_s()
+    assert seconds.tolist() == [2 * 64**3 / 165e12, 1 / 10.3e12]
+
+
+def test_equal_layers_have_equal_features_wherever_they_are():
+    table = featurise(Columns([ALL_LAYERS[0], ALL_LAYERS[5], ALL_LAYERS[0]], A30))
+    assert np.array_equal(table[0], table[2])
+    assert not np.array_equal(table[0], table[1])

@@ -1,0 +1,182 @@
+"""Intervals hold what they say, widen with distance, borrow between groups, and add up between two known limits."""
+
+from __future__ import annotations
+
+from math import exp, sqrt
+
+import numpy as np
+import pytest
+
+from wattlayer.features import Columns
+from wattlayer.hardware import HARDWARE
+from wattlayer.intervals import (
+    EXTRAPOLATED_OCTAVES,
+    FAR_OCTAVES,
+    LEVEL,
+    Conformal,
+    Support,
+    _correlation,
+    _quantile,
+    positions,
+    total_half_width,
+)
+from wattlayer.layer import Layer, Operand
+
+A30 = HARDWARE["a30"]
+
+
+def op(name: str, *shape: int, dtype: str = "float32") -> Operand:
+    return Operand(name, shape, dtype)
+
+
+def linear(m: int, n: int, k: int, dtype: str = "float32") -> Layer:
+    return Layer("linear", (op("input", m, k, dtype=dtype), op("weight", n, k, dtype=dtype)), (op("output", m, n, dtype=dtype),))
+
+
+def errors(count: int, seed: int, slope: float = 0.0, scale: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """Log errors that grow by exp(slope) an octave, and their distances."""
+    rng = np.random.default_rng(seed)
+    distance = rng.uniform(0, 3, count)
+    return scale * rng.standard_t(4, count) * np.exp(slope * distance), distance
+
+
+def fit(error: np.ndarray, groups: list[str], distance: np.ndarray) -> Conformal:
+    return Conformal.fit(error, groups, distance, np.arange(len(error)) % 8)
+
+
+# --- coverage
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nine_tenths_of_exchangeable_errors_are_covered(seed):
+    error, distance = errors(4000, seed, slope=0.4)
+    own = fit(error[:2000], ["conv"] * 2000, distance[:2000])
+    covered = np.mean(np.abs(error[2000:]) <= own.half_width(["conv"] * 2000, distance[2000:]))
+    sd = sqrt(LEVEL * (1 - LEVEL) * (1 / 2000 + 1 / 2000))
+    assert abs(covered - LEVEL) < 4 * sd
+
+
+def test_coverage_holds_near_and_far():
+    error, distance = errors(8000, 7, slope=0.5)
+    own = fit(error[:4000], ["conv"] * 4000, distance[:4000])
+    held = np.abs(error[4000:]) <= own.half_width(["conv"] * 4000, distance[4000:])
+    near, far = held[distance[4000:] < 1].mean(), held[distance[4000:] > 2].mean()
+    assert abs(near - LEVEL) < 0.04 and abs(far - LEVEL) < 0.04
+    assert own.slope == pytest.approx(0.5, abs=0.11)
+
+
+def test_errors_that_do_not_grow_with_distance_have_no_slope():
+    error, distance = errors(4000, 3)
+    assert fit(error, ["conv"] * 4000, distance).slope <= 0.05
+
+
+def test_groups_of_unlike_errors_are_each_covered():
+    tight, wide = errors(1000, 1, scale=0.05)[0], errors(1000, 2, scale=0.5)[0]
+    own = fit(np.concatenate([tight, wide]), ["conv"] * 1000 + ["norm"] * 1000, np.zeros(2000))
+    for name, seed, scale in (("conv", 11, 0.05), ("norm", 12, 0.5)):
+        new = errors(2000, seed, scale=scale)[0]
+        assert abs(np.mean(np.abs(new) <= own.half_width([name] * 2000, np.zeros(2000))) - LEVEL) < 0.04
+
+
+# --- widths
+
+
+def test_widths_grow_with_distance_by_the_slope():
+    own = Conformal(0.3, {"*": 0.2, "conv": 0.1}, 0.5)
+    assert own.half_width(["conv"] * 3, np.array([0.0, 1.0, 4.0])) == pytest.approx([0.1, 0.1 * exp(0.3), 0.1 * exp(1.2)])
+    assert own.half_width(["never seen"], np.array([0.0])).tolist() == [0.2]
+
+
+def test_a_small_group_is_drawn_towards_all_groups():
+    many, few = np.full(1000, 0.1), np.full(5, 0.5)
+    own = fit(np.concatenate([many, few]), ["conv"] * 1000 + ["norm"] * 5, np.zeros(1005))
+    assert own.quantiles["*"] == pytest.approx(0.1)
+    assert own.quantiles["conv"] == pytest.approx(0.1)
+    assert own.quantiles["norm"] == pytest.approx((5 * 0.5 + 20 * 0.1) / 25)
+    large = fit(np.concatenate([many, np.full(2000, 0.5)]), ["conv"] * 1000 + ["norm"] * 2000, np.zeros(3000))
+    assert large.quantiles["norm"] == pytest.approx(0.5, rel=0.02)
+
+
+def test_the_quantile_is_that_of_a_finite_sample():
+    assert _quantile(np.arange(1.0, 10.0)) == 9  # rank ceil(10 · 0.9)
+    assert _quantile(np.arange(1.0, 20.0)) == 18
+    assert _quantile(np.array([3.0, 1.0, 2.0])) == 3, "too few to say: the largest"
+
+
+# --- distance
+
+
+def test_what_was_measured_is_at_distance_zero():
+    layers = [linear(64, 64, 64), linear(256, 512, 1024)]
+    columns = Columns(layers, A30)
+    assert Support.of(layers, columns).distance_octaves(layers, columns).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("layer", "octaves"),
+    [
+        (linear(128, 64, 64), 1.0),
+        (linear(128, 128, 64), sqrt(2)),
+        (linear(64, 64, 256), 2.0),
+        (linear(70, 64, 64), 0.0),
+        (linear(64, 64, 65536), FAR_OCTAVES),
+        (linear(64, 64, 64, dtype="float16"), FAR_OCTAVES),
+        (linear(64, 64, 64).with_tf32("all"), FAR_OCTAVES),
+        (Layer("relu", (op("self", 64, 64),), (op("output", 64, 64),)), FAR_OCTAVES),
+    ],
+    ids=["twice m", "twice m and n", "four times k", "same cell", "far", "float16", "tensor cores", "another kind"],
+)
+def test_distances_by_hand(layer, octaves):
+    measured = [linear(64, 64, 64)]
+    support = Support.of(measured, Columns(measured, A30))
+    assert support.distance_octaves([layer], Columns([layer], A30)) == pytest.approx([octaves])
+
+
+def test_the_nearest_of_many_counts_and_chunks_agree():
+    measured = [linear(1 << i, 64, 64) for i in range(4, 10)]
+    support = Support.of(measured, Columns(measured, A30))
+    new = [linear(1 << (4 + i % 8), 128, 64) for i in range(5000)]
+    distance = support.distance_octaves(new, Columns(new, A30))
+    assert distance.tolist() == pytest.approx([1.0 if i % 8 < 6 else sqrt(1 + (i % 8 - 5) ** 2) for i in range(5000)])
+
+
+def test_cells_are_half_octaves_and_far_means_extrapolated():
+    columns = Columns([linear(100, 64, 1)], A30)
+    assert positions(columns)[0].tolist() == [0, 6.5, 6, 0, 0, 0, 0]
+    assert EXTRAPOLATED_OCTAVES < FAR_OCTAVES
+
+
+# --- correlation and totals
+
+
+def test_correlation_of_known_cases():
+    rng = np.random.default_rng(0)
+    blocks = np.repeat(np.arange(40), 25)
+    shared = np.repeat(rng.standard_normal(40), 25)
+    own = rng.standard_normal(1000)
+    assert _correlation(shared, blocks) == pytest.approx(1.0)
+    assert _correlation(own, blocks) < 0.05
+    assert _correlation(shared + own, blocks) == pytest.approx(0.5, abs=0.15)
+    assert _correlation(np.tile([1.0, -1.0], 20), np.repeat(np.arange(20), 2)) == 0.0
+
+
+def test_correlation_is_taken_as_full_where_nothing_can_be_said():
+    assert _correlation(np.ones(5), np.zeros(5, int)) == 1.0
+    assert _correlation(np.ones(5), np.arange(5)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("correlation", "expected"),
+    [(0.0, sqrt(0.03**2 + 0.08**2)), (1.0, 0.11), (0.5, sqrt((0.03**2 + 0.08**2 + 0.11**2) / 2))],
+)
+def test_totals_lie_between_quadrature_and_full_addition(correlation, expected):
+    width = total_half_width(np.array([3.0, 7.0]), np.array([0.1, 0.8 / 7]), correlation)
+    assert width == pytest.approx(expected)
+
+
+def test_a_hundred_independent_layers_know_their_sum_ten_times_better():
+    energy, width = np.ones(100), np.full(100, 0.2)
+    assert total_half_width(energy, width, 0.0) == pytest.approx(0.02)
+    assert total_half_width(energy, width, 1.0) == pytest.approx(0.2)
+    assert total_half_width(np.array([5.0]), np.array([0.2]), 0.3) == pytest.approx(0.2)
+    assert total_half_width(np.zeros(3), width[:3], 0.3) == 0.0

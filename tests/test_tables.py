@@ -1,0 +1,427 @@
+"""Tables measured elsewhere: each format from rows invented here, every row of the real ones where they are at hand."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from wattlayer.dataset import Measurement, write_measurements
+from wattlayer.errors import InputError
+from wattlayer.layer import Layer
+from wattlayer.tables import Table, read_table
+from wattlayer.tables.modules import build_module, layer_of
+from wattlayer.trace import trace
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+LAYERS = "hardware,layer_repr,input_shape,dtype,tf32,time_s,energy_j,run,train_mode,comment\n"
+GOOD = 'a30,"Conv2d(3, 8, kernel_size=(3, 3), stride=(2, 2), bias=False)",4x3x9x9,float32,conv,2e-5,0.003,r1,false,mine\n'
+
+NETWORKS = "hardware,model,input_shape,dtype,tf32,mode,time_s,energy_j,run\n"
+
+IRENE = (
+    "gpu,model_name,batch_size,seq_len,op,scope,rows_M,in_features,out_features,hidden,heads,mem_MiB,time_s,"
+    "gpu_energy_nvidia_smi_J\n"
+)
+
+GETZNER = (
+    "op,batch_size,image_size,kernel_size,in_channels,out_channels,stride,padding,input_size,output_size,"
+    "duration_s,cpu_power_W,forward_passes,cpu_energy_J_per_pass,time_s_per_pass\n"
+)
+
+NEURSTRUC = (
+    "batch,c_in,h_in,w_in,c_out,h_out,w_out,kh,kw,stride_h,stride_w,pad_h,pad_w,dil_h,dil_w,groups,energy_total_J,time_s\n"
+)
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "table.csv"
+
+
+def read(path: Path, text: str, skip_bad_rows: bool = False) -> Table:
+    path.write_text(text)
+    return read_table(path, skip_bad_rows)
+
+
+def only(path: Path, text: str) -> Measurement:
+    (measurement,) = read(path, text).measurements
+    return measurement
+
+
+def traced(module: nn.Module, *shape: int, tf32: str = "none") -> Layer:
+    module.eval()
+    (layer,) = trace(
+        module, torch.empty(shape, dtype=torch.int64 if isinstance(module, nn.Embedding) else None), tf32=tf32
+    ).layers
+    return layer
+
+
+# --- modules from their repr
+
+MODULES = [
+    (nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), (2, 3, 9, 9)),
+    (nn.Conv2d(8, 8, (3, 5), groups=8, dilation=2), (2, 8, 19, 19)),
+    (nn.Conv2d(3, 8, 3, padding="same", padding_mode="zeros"), (2, 3, 9, 9)),
+    (nn.Conv1d(4, 6, 3), (2, 4, 9)),
+    (nn.ConvTranspose2d(4, 6, 2, stride=2), (2, 4, 5, 5)),
+    (nn.Linear(5, 7), (2, 3, 5)),
+    (nn.Linear(5, 7, bias=False), (2, 5)),
+    (nn.BatchNorm2d(8), (2, 8, 4, 4)),
+    (nn.LayerNorm((6,)), (2, 3, 6)),
+    (nn.GroupNorm(2, 8), (2, 8, 4, 4)),
+    (nn.MaxPool2d(3, stride=2, padding=1), (2, 8, 9, 9)),
+    (nn.AvgPool2d(2), (2, 8, 9, 9)),
+    (nn.AdaptiveAvgPool2d((1, 1)), (2, 8, 9, 9)),
+    (nn.ReLU(inplace=True), (2, 8)),
+    (nn.ReLU6(), (2, 8)),
+    (nn.GELU(approximate="none"), (2, 8)),
+    (nn.Hardswish(), (2, 8)),
+    (nn.Softmax(dim=-1), (2, 8)),
+    (nn.Embedding(50, 8), (2, 8)),
+]
+
+
+@pytest.mark.parametrize(("module", "shape"), MODULES, ids=[repr(m) for m, _ in MODULES])
+def test_a_repr_gives_the_layer_that_the_module_runs(module, shape):
+    assert layer_of(repr(module), (shape,), "float32", "all", False) == traced(module, *shape, tf32="all")
+
+
+def test_dtype_and_train_mode_reach_the_layer():
+    half = layer_of("Linear(5, 7)", ((2, 5),), "float16", "all", False)
+    assert {x.dtype for x in half.inputs} == {"float16"}
+    assert not half.tf32
+    norm = layer_of("BatchNorm2d(8)", ((2, 8, 4, 4),), "float32", "none", True)
+    assert norm.argument("training") is True
+    assert norm.flop > layer_of("BatchNorm2d(8)", ((2, 8, 4, 4),), "float32", "none", False).flop
+
+
+def test_stochastic_depth_is_a_layer_of_its_own():
+    drops = layer_of("StochasticDepth(p=0.2, mode=row)", ((2, 8),), "float32", "none", True)
+    assert (drops.kind, drops.flop) == ("stochastic_depth", 16)
+    assert layer_of("StochasticDepth(p=0.0, mode=row)", ((2, 8),), "float32", "none", True).flop == 0
+
+
+EVIL = "__import__('os')._exit(3)"
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "reason"),
+    [
+        ("Conv2d(__import__('os').system('x'), 3)", "2x3x9x9", "not a literal.*__import__"),
+        (f"Conv2d(3, 8, {EVIL})", "2x3x9x9", "not a literal"),
+        (f"Conv2d(3, 8, kernel_size=[{EVIL} for _ in (1,)])", "2x3x9x9", "not a literal"),
+        ("Conv2d(3, 8, 10 ** 10 ** 10)", "2x3x9x9", "not a literal"),
+        ("Conv2d(*(3, 8, 3))", "2x3x9x9", "not a literal"),
+        ("Conv2d(**{'a': 1})", "2x3x9x9", "not the repr"),
+        ("torch.nn.Conv2d(3, 8, 3)", "2x3x9x9", "not the repr"),
+        ("Conv2d", "2x3x9x9", "not the repr"),
+        ("(lambda: 1)()", "2x3", "not the repr"),
+        ("", "2x3", "not the repr"),
+        ("Conv2d(3, 8", "2x3", "not the repr"),
+        ("Conv2d(3,\x008)", "2x3", "not the repr"),
+        ("Conv2D(3, 8, 3)", "2x3x9x9", "'Conv2D'.*nearest: .*Conv2d"),
+        ("system('x')", "2x3", "'system'.*not a layer of torch.nn"),
+        ("Module()", "2x3", "Module"),
+        ("Identity()", "2x3", "not one layer.*no operator"),
+        ("StochasticDepth(p=0.2, mode=row)", "2x3", "not one layer in eval mode"),
+        ("LSTM(4, 6)", "5x2x4", "not one layer.*it runs zeros, zeros, lstm"),
+        ("TransformerEncoderLayer(8, 2)", "2x3x8", "not one layer.*it runs"),
+        ("Conv2d(3)", "2x3x9x9", "cannot be built"),
+        ("Conv2d(3, 8, 3, groups=2)", "2x3x9x9", "cannot be built"),
+        ("Conv2d(3, 8, a)", "2x3x9x9", "Conv2d"),
+        ("Linear(5, 7, device=cpu)", "2x5", "device"),
+        ("Linear(5, 7, True, 'cpu')", "2x5", "device"),
+        ("Linear(5, 7)", "2x6", "does not run"),
+        ("Conv2d(3, 8, 3)", "2x3x2x2", "does not run"),
+        ("ReLU()", "99999999999999999999x3", "beyond"),
+        ("ReLU()", "999999999999999999x999999999999999999", "beyond"),
+        ("ReLU()", "0x3", "below 1"),
+        ("ReLU()", "2x-3", "below 1"),
+        ("ReLU()", "2*3", "not like"),
+        ("ReLU()", "", "not like"),
+        ("Bilinear(2, 3, 4)", "5x2", "does not run"),
+        *[(f"Conv2d({'-' * n}1)", "2x3", "not") for n in (300, 1000, 30_000)],
+        *[(f"Conv2d(a{'.b' * n})", "2x3", "not") for n in (300, 1000, 30_000)],
+        *[(f"{'Conv2d(' * n}{')' * n}", "2x3", "not") for n in (100, 1000, 10_000)],
+    ],
+)
+def test_what_is_not_a_layer_is_refused_and_never_evaluated(path, text, shape, reason):
+    row = f'a30,"{text}",{shape},float32,conv,2e-5,0.003,,,\n'
+    with pytest.raises(InputError, match=rf"table\.csv, line 3: .*{reason}") as caught:
+        read(path, LAYERS + GOOD + row)
+    assert len(str(caught.value)) < 600
+
+
+def test_the_device_of_a_module_is_meta():
+    assert build_module("Linear", (100_000, 100_000), {}).weight.is_meta
+
+
+# --- the import tables of layers and networks
+
+
+def test_a_row_of_the_layer_table(path):
+    m = only(path, LAYERS + GOOD)
+    assert m.layer == traced(nn.Conv2d(3, 8, 3, stride=2, bias=False), 4, 3, 9, 9, tf32="conv")
+    assert (m.hardware, m.time_s, m.energy_j, m.dtype, m.tf32, m.mode, m.run) == (
+        "a30",
+        2e-5,
+        0.003,
+        "float32",
+        "conv",
+        "eager",
+        "r1",
+    )
+    assert m.input_shapes == ((4, 3, 9, 9),)
+    assert m.power_w == pytest.approx(150)
+
+
+def test_several_inputs_and_defaults(path):
+    m = only(path, "hardware,layer_repr,input_shape,dtype,tf32,time_s,energy_j\na30,CosineSimilarity(dim=1),5x2; 5x2,,,1,2\n")
+    assert m.input_shapes == ((5, 2), (5, 2))
+    assert (m.dtype, m.tf32, m.run) == ("float32", "conv", "")
+
+
+def test_a_row_of_the_network_table(path):
+    m = only(path, NETWORKS + "rtx2080ti,timm:resnet18,8x3x224x224,float16,all,eager,0.01,1.5,r2\n")
+    expected = Measurement("rtx2080ti", 0.01, 1.5, network="timm:resnet18", input_shapes=((8, 3, 224, 224),), dtype="float16",
+                           tf32="all", mode="eager", run="r2")  # fmt: skip
+    assert m == expected
+    assert only(path, NETWORKS + "a30,resnet18,8x3x224x224,,,,0.01,1.5,\n").mode == "graph"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("2e-5", "nan", "time_s 'nan' must be a finite number above 0"),
+        ("2e-5", "-1", "time_s '-1' must be"),
+        ("2e-5", "", "time_s '' is not a number"),
+        ("0.003", "0", "energy_j '0' must be"),
+        ("0.003", "-0.003", "energy_j '-0.003' must be"),
+        ("0.003", "inf", "energy_j 'inf' must be"),
+        ("0.003", "3 mJ", "energy_j '3 mJ' is not a number"),
+        ("a30", "a31", "hardware 'a31' is not known; nearest: .*a30"),
+        ("a30", "tpu-v4", "hardware 'tpu-v4' is not known; known: .*h100-sxm"),
+        ("a30", "", "hardware '' is not known"),
+        ("float32", "float12", "float12"),
+        ("conv,2e-5", "yes,2e-5", "tf32 'yes' is not one of none, conv, all"),
+        ("false", "perhaps", "train_mode 'perhaps' is neither true nor false"),
+        (",mine", "", "another number of fields"),
+        (",mine", ",mine,and more", "another number of fields"),
+    ],
+)
+def test_a_bad_cell_is_named_with_its_line(path, old, new, reason):
+    with pytest.raises(InputError, match=rf"table\.csv, line 4: .*{reason}.*--skip-bad-rows"):
+        read(path, LAYERS + GOOD + GOOD + GOOD.replace(old, new, 1) + GOOD)
+
+
+def test_bad_rows_are_counted_and_listed_where_they_may_be_skipped(path):
+    bad = GOOD.replace("0.003", "0")
+    table = read(path, LAYERS + GOOD + bad + "\n" + GOOD + bad.replace("a30", "a31"), skip_bad_rows=True)
+    assert len(table.measurements) == 2
+    assert [line for line, _ in table.bad_rows] == [3, 6]
+    assert "energy_j" in table.bad_rows[0][1] and "a31" in table.bad_rows[1][1]
+
+
+def test_a_row_over_two_lines_does_not_shift_those_after_it(path):
+    comment = GOOD.replace("mine", '"mine,\nover two lines"')
+    table = read(path, LAYERS + comment + GOOD.replace("0.003", "0"), skip_bad_rows=True)
+    assert [line for line, _ in table.bad_rows] == [4]
+
+
+def test_several_bad_rows_are_told_by_the_first_and_their_number(path):
+    with pytest.raises(InputError, match=r"line 3: .*\(2 such rows\)"):
+        read(path, LAYERS + GOOD + 2 * GOOD.replace("0.003", "0"))
+
+
+def test_a_table_without_a_good_row_is_refused(path):
+    for text in (LAYERS, LAYERS + GOOD.replace("0.003", "0")):
+        with pytest.raises(InputError, match="no measurement that can be used"):
+            read(path, text, skip_bad_rows=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "has no column"),
+        (LAYERS.replace("energy_j", "energy_mj") + GOOD, "has no column energy_j "),
+        (NETWORKS.replace("mode,", ""), "has no column mode "),
+        ("a,b\n1,2\n", "has no column"),
+        (LAYERS + 'a30,"unclosed', "not a CSV table"),
+    ],
+    ids=["empty", "renamed", "network without mode", "another table", "unclosed quote"],
+)
+def test_a_file_of_no_known_format_is_refused(path, text, reason):
+    with pytest.raises(InputError, match=reason):
+        read(path, text, skip_bad_rows=True)
+
+
+def test_gzip_byte_order_marks_and_our_own_files_are_read(tmp_path, path):
+    expected = read(path, LAYERS + GOOD)
+    packed, marked, own = tmp_path / "t.csv.gz", tmp_path / "excel.csv", tmp_path / "own.jsonl"
+    packed.write_bytes(gzip.compress((LAYERS + GOOD).encode()))
+    marked.write_text(LAYERS + GOOD, encoding="utf-8-sig")
+    write_measurements(own, expected.measurements)
+    assert read_table(packed) == read_table(marked) == read_table(own) == expected
+
+
+def test_damaged_files_are_refused(tmp_path):
+    packed = gzip.compress((LAYERS + GOOD * 200).encode())
+    broken = packed[:40] + b"\xff" * 20 + packed[60:]
+    for name, content in {
+        "latin.csv": (LAYERS + GOOD).replace("mine", "Grüße").encode("latin-1"),
+        "utf16.csv": (LAYERS + GOOD).encode("utf-16"),
+        "cut.csv.gz": packed[:-20],
+        "broken.csv.gz": broken,
+        "plain.csv.gz": (LAYERS + GOOD).encode(),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=name):
+            read_table(tmp_path / name, skip_bad_rows=True)
+    for missing in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_table(missing)
+
+
+# --- tables of others
+
+
+def irene(op: str, **cells: object) -> str:
+    row = {
+        "gpu": "GeForce GTX 1070", "model_name": "gpt2", "batch_size": "2.0", "seq_len": "6.0", "op": op, "scope": "h.0",
+        "rows_M": "", "in_features": "", "out_features": "", "hidden": 24, "heads": 3, "mem_MiB": 1, "time_s": 1e-4,
+        "gpu_energy_nvidia_smi_J": 0.02,
+    } | cells  # fmt: skip
+    return IRENE + ",".join(str(row[c]) for c in IRENE.strip().split(",")) + "\n"
+
+
+def test_irene_rows(path):
+    linear = only(path, irene("Linear", rows_M=12, in_features=24, out_features=96))
+    assert linear.layer == traced(nn.Linear(24, 96), 2, 6, 24)
+    assert (linear.hardware, linear.energy_j, linear.mode, linear.tf32, linear.run) == ("gtx1070", 0.02, "eager", "none", "irene")
+    assert only(path, irene("Linear", rows_M=2, in_features=24, out_features=24)).input_shapes == ((2, 24),)
+    assert only(path, irene("LayerNorm", gpu="GeForce GTX 1080 Ti")).hardware == "gtx1080ti"
+    assert only(path, irene("LayerNorm")).layer == traced(nn.LayerNorm(24), 2, 6, 24)
+    assert only(path, irene("Softmax")).layer == traced(nn.Softmax(-1), 2, 3, 6, 6)
+    assert only(path, irene("Tanh")).layer == traced(nn.Tanh(), 2, 24)
+    product = only(path, irene("MatMul")).layer
+    assert (product.kind, product.flop) == ("matmul", 2 * 2 * 3 * 6 * 6 * 8)
+
+
+@pytest.mark.parametrize(
+    ("model", "scope", "looked_up", "rows"),
+    [
+        ("gpt2", "wte", 12, 50257),
+        ("gpt2", "wpe", 6, 1024),
+        ("bert-base-uncased", "embeddings.word_embeddings", 12, 30522),
+        ("bert-base-uncased", "embeddings.position_embeddings", 6, 512),
+        ("bert-base-uncased", "embeddings.token_type_embeddings", 12, 2),
+        ("roberta-base", "embeddings.position_embeddings", 12, 514),
+        ("roberta-base", "embeddings.token_type_embeddings", 12, 1),
+    ],
+)
+def test_irene_embeddings(path, model, scope, looked_up, rows):
+    mem_mib = looked_up * (24 * 4 + 8) / 2**20
+    layer = only(path, irene("Embedding", model_name=model, scope=scope, mem_MiB=mem_mib)).layer
+    assert layer == traced(nn.Embedding(rows, 24), looked_up // 6, 6)
+
+
+def test_the_conv1d_of_gpt2_is_the_layer_that_transformers_runs(path):
+    module = pytest.importorskip("transformers.pytorch_utils").Conv1D(96, 24)
+    assert only(path, irene("Conv1D", rows_M=12, in_features=24, out_features=96)).layer == traced(module, 2, 6, 24)
+
+
+@pytest.mark.parametrize(
+    ("op", "cells", "reason"),
+    [
+        ("Dropout", {}, "'Dropout' cannot be mapped"),
+        ("Linear", {"rows_M": 5, "in_features": 24, "out_features": 9}, "rows_M 5 is neither"),
+        ("Linear", {}, "rows_M '' is not a number"),
+        ("MatMul", {"heads": 0}, "heads '0' is not a whole number of at least 1"),
+        ("MatMul", {"batch_size": 1.5}, "batch_size '1.5' is not a whole number"),
+        ("Softmax", {"seq_len": 0}, "seq_len"),
+        ("Embedding", {"mem_MiB": 1e-9, "seq_len": 0}, "seq_len"),
+        ("Embedding", {"mem_MiB": 7}, "mem_MiB 7 fits neither"),
+        ("Embedding", {"model_name": "t5", "scope": "wte", "mem_MiB": 6 * 104 / 2**20}, "'t5' has no known vocabulary"),
+        ("Tanh", {"gpu": "GeForce GTX 480"}, "gpu 'GeForce GTX 480' is not one of"),
+        ("Tanh", {"gpu_energy_nvidia_smi_J": 0}, "gpu_energy_nvidia_smi_J '0' must be"),
+    ],
+)
+def test_irene_rows_that_fit_nothing_are_refused(path, op, cells, reason):
+    with pytest.raises(InputError, match=f"line 2: .*{reason}"):
+        read(path, irene(op, **cells))
+
+
+def test_a_column_that_only_some_rows_need_is_asked_for_by_those(path):
+    text = "\n".join(",".join(c for i, c in enumerate(line.split(",")) if i != 6) for line in irene("Linear").splitlines())
+    with pytest.raises(InputError, match="no column rows_M"):
+        read(path, text)
+    text = "op,batch_size,duration_s,cpu_power_W,forward_passes,cpu_energy_J_per_pass,time_s_per_pass\nlinear,2,10,50,100,5,0.1\n"
+    with pytest.raises(InputError, match="no column input_size"):
+        read(path, text)
+
+
+def getzner(op: str, **cells: object) -> str:
+    row = {
+        "batch_size": 2, "image_size": 9, "kernel_size": 3, "in_channels": 4, "out_channels": 6, "stride": 2, "padding": 1,
+        "input_size": 16, "output_size": 8, "duration_s": 10, "cpu_power_W": 50, "forward_passes": 100,
+        "cpu_energy_J_per_pass": 5.2, "time_s_per_pass": 0.1, "op": op,
+    } | cells  # fmt: skip
+    return GETZNER + ",".join(str(row[c]) for c in GETZNER.strip().split(",")) + "\n"
+
+
+def test_getzner_rows(path):
+    conv = only(path, getzner("conv2d"))
+    assert (conv.hardware, conv.time_s, conv.energy_j) == ("xeon-gold-5120", 0.1, 5.2)
+    assert conv.layer == traced(nn.Conv2d(4, 6, 3, 2, 1), 2, 4, 9, 9)
+    assert only(path, getzner("maxpool2d")).layer == traced(nn.MaxPool2d(3, 2, 1), 2, 4, 9, 9)
+    assert only(path, getzner("linear")).layer == traced(nn.Linear(16, 8), 2, 16)
+    assert only(path, getzner("softmax")).layer == traced(nn.Softmax(1), 2, 16)
+    for name, module in (("relu", nn.ReLU()), ("sigmoid", nn.Sigmoid()), ("tanh", nn.Tanh())):
+        assert only(path, getzner(name)).layer == traced(module, 2, 16)
+
+
+@pytest.mark.parametrize(
+    ("op", "cells", "reason"),
+    [
+        ("relu", {"cpu_power_W": 60}, "differs from the energy by more than 10 %"),
+        ("relu", {"cpu_power_W": 40}, "differs from the energy"),
+        ("relu", {"batch_size": 0}, "below 1"),
+        ("relu", {"cpu_energy_J_per_pass": 0}, "must be"),
+        ("conv3d", {}, "'conv3d' cannot be mapped"),
+        ("conv2d", {"image_size": 1, "padding": 0}, "does not run"),
+    ],
+)
+def test_getzner_rows_that_contradict_themselves_are_refused(path, op, cells, reason):
+    with pytest.raises(InputError, match=reason):
+        read(path, getzner(op, **cells))
+
+
+def test_neurstruc_rows(path):
+    m = only(path, NEURSTRUC + "1,4,9,8,6,5,8,3,1,2,1,1,0,1,1,2,0.02,0.004\n")
+    assert (m.hardware, m.energy_j, m.run) == ("jetson-nano", 0.02, "neurstruc")
+    assert m.layer == traced(nn.Conv2d(4, 6, (3, 1), stride=(2, 1), padding=(1, 0), groups=2), 1, 4, 9, 8)
+    with pytest.raises(InputError, match=r"is \(1, 6, 5, 8\), not \(1, 6, 4, 8\)"):
+        read(path, NEURSTRUC + "1,4,9,8,6,4,8,3,1,2,1,1,0,1,1,2,0.02,0.004\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "refused"),
+    [
+        ("heidelberg/layers.csv", 3456, 0),
+        ("irene/ops.csv.gz", 37195, 0),
+        ("getzner/layers_cpu.csv", 4712, 702),
+        ("neurstruc/conv2d_layers.csv", 1055, 3),
+    ],
+)
+def test_every_row_of_the_real_tables_is_mapped_or_refused_with_a_reason(name, good, refused):
+    if not (SHARED_DATA / name).is_file():
+        pytest.skip(f"{name} of the public measurements is not beside the project (looked for ../shared/data)")
+    table = read_table(SHARED_DATA / name, skip_bad_rows=True)
+    assert (len(table.measurements), len(table.bad_rows)) == (good, refused)
+    assert {m.layer.known for m in table.measurements} == {True}
+    assert all(reason for _, reason in table.bad_rows)
