@@ -1,0 +1,48 @@
+"""The command line: arguments in, one result on stdout; errors are one line on stderr and exit code 2.
+
+To add a command, add a file here and name it in the import below.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from ..errors import WattlayerError, first_line
+
+from . import predict, data, measure, train, hardware  # isort: skip  (the order of `wattlayer --help`)
+from .app import BAD_INPUT, app
+
+__all__ = ["data", "hardware", "main", "measure", "predict", "train"]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"wattlayer {installed('wattlayer')}")
+        raise typer.Exit()
+
+
+def main() -> None:
+    """Run the command line; every error a user can cause ends in one line and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except (WattlayerError, typer.Abort) as error:
+        _fail(str(error) or "interrupted")
+    except BrokenPipeError:  # the reader of a pipe left, as `head` does
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # a usage error of the click that this typer comes with
+            raise
+        _fail(error.format_message())
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"wattlayer: {first_line(Exception(message), 1000)}", file=sys.stderr)
+    sys.exit(BAD_INPUT)

@@ -1,0 +1,5 @@
+"""`python -m wattlayer.cli`."""
+
+from . import main
+
+main()

@@ -1,0 +1,109 @@
+"""`wattlayer predict` and `wattlayer trace`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import InputError
+from .app import OVER_BUDGET, app
+from .options import (
+    BatchOption,
+    Dtype,
+    DtypeOption,
+    Format,
+    FormatOption,
+    HardwareOption,
+    ImageOption,
+    InputOption,
+    Mode,
+    NetworkArgument,
+    OutputOption,
+    SeqOption,
+    Tf32,
+    Tf32Option,
+)  # fmt: skip
+from .output import rendered, write
+
+if TYPE_CHECKING:
+    from ..estimate import Estimate
+    from ..trace import Trace
+
+
+@app.command()
+def predict(
+    network: NetworkArgument,
+    hardware: HardwareOption = "a30",
+    batch: BatchOption = 1,
+    image_size: ImageOption = None,
+    seq_len: SeqOption = None,
+    input: InputOption = None,
+    dtype: DtypeOption = Dtype.float32,
+    tf32: Tf32Option = Tf32.conv,
+    mode: Annotated[Mode, typer.Option("--mode", help="graph: no gaps between layers; eager: launched one by one.")] = Mode.graph,
+    format: FormatOption = Format.table,
+    output: OutputOption = None,
+    depth: Annotated[int, typer.Option("--depth", help="Parts of a module's path to sum by.")] = 1,
+    top: Annotated[int, typer.Option("--top", help="Costliest layers to show.")] = 10,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse layers of kinds never measured on the hardware.")] = False,
+    budget_j: Annotated[float | None, typer.Option("--budget-j", help="Exit with 1 when one pass costs more joules.")] = None,
+    check_flops: Annotated[bool, typer.Option("--check-flops", help="Also compare FLOP with fvcore, module by module.")] = False,
+) -> None:
+    """Joules of one forward pass of MODEL on --hardware, layer by layer, with intervals."""
+    from ..estimate import estimate
+    from ..model import load_model
+    from ..predict import load_network, trace_network
+
+    if budget_j is not None and not budget_j > 0:
+        raise InputError(f"budget-j {budget_j} must be above 0")
+    if top < 1 or depth < 1:
+        raise InputError(f"{'top' if top < 1 else 'depth'} {top if top < 1 else depth} must be at least 1")
+    model = load_model(hardware)
+    loaded = load_network(network, batch, image_size, seq_len, input, dtype.value)
+    traced = trace_network(loaded, tf32.value)
+    result = estimate(traced, model, mode=mode.value, strict=strict)
+    write(_estimate_text(result, format, top, depth), output)
+    if check_flops:
+        from ..crosscheck import check_flops as compare
+
+        print(compare(loaded, traced), file=sys.stderr)
+    if budget_j is not None and result.energy_j > budget_j:
+        print(f"wattlayer: {result.energy_j:.4g} J is over the budget of {budget_j:.4g} J", file=sys.stderr)
+        raise typer.Exit(OVER_BUDGET)
+
+
+def _estimate_text(result: Estimate, format: Format, top: int, depth: int) -> str:
+    from ..report import estimate_csv, estimate_tables
+
+    if format is Format.json:
+        return json.dumps(result.to_json()) + "\n"
+    if format is Format.csv:
+        return estimate_csv(result)
+    if format is Format.html:
+        raise InputError("format 'html' is not available yet: use table, json or csv")
+    return rendered(*estimate_tables(result, top, depth))
+
+
+@app.command()
+def trace(
+    network: NetworkArgument,
+    batch: BatchOption = 1,
+    image_size: ImageOption = None,
+    seq_len: SeqOption = None,
+    input: InputOption = None,
+    dtype: DtypeOption = Dtype.float32,
+    tf32: Tf32Option = Tf32.conv,
+    format: FormatOption = Format.table,
+    output: OutputOption = None,
+) -> None:
+    """Layers of MODEL with shapes, FLOP and bytes; no prediction."""
+    from ..predict import load_network, trace_network
+    from ..report import trace_json, trace_table
+
+    traced: Trace = trace_network(load_network(network, batch, image_size, seq_len, input, dtype.value), tf32.value)
+    if format not in (Format.table, Format.json):
+        raise InputError(f"format {format.value!r} is not one of table, json")
+    write(json.dumps(trace_json(traced)) + "\n" if format is Format.json else rendered(trace_table(traced)), output)

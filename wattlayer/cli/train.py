@@ -1,0 +1,90 @@
+"""`wattlayer train` and `wattlayer evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from .app import app
+from .data import measurements_of
+from .options import Format, FormatOption, OutputOption
+from .output import progress, rendered, write, writing
+
+if TYPE_CHECKING:
+    from ..dataset import Measurement
+    from ..trace import Trace
+
+
+@app.command()
+def train(
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Datasets (JSON lines) or import tables (CSV).")],
+    output: Annotated[Path, typer.Option("--output", help="Model file to write, .json.")],
+    hardware: Annotated[str | None, typer.Option("--hardware", help="Device to train on where the rows are of several.")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows")] = False,
+    source: Annotated[str, typer.Option("--source", help="Where the rows come from, kept in the model.")] = "",
+) -> None:
+    """Train a model of one device on measured layers."""
+    from ..model import EnergyModel
+
+    rows = measurements_of(data, skip_bad_rows)
+    name = output.name.removesuffix(".json")
+    model = EnergyModel.train(rows, seed=seed, hardware=hardware, name=name, source=source)
+    writing(output, lambda: model.save(output))
+    facts = model.metadata
+    print(f"{output}: {facts.hardware}, {facts.rows} rows of {facts.layers} layers, kinds {', '.join(facts.kinds)}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or a model file.")],
+    layers: Annotated[list[Path] | None, typer.Option("--layers", help="Measured layers (dataset or import table).")] = None,
+    networks: Annotated[
+        list[Path] | None, typer.Option("--networks", help="Measured networks (dataset or import table).")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option("--split", help="given, layer, family, size; default all that apply.")
+    ] = None,
+    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also fit and score the baselines.")] = True,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows")] = False,
+    format: FormatOption = Format.table,
+    output: OutputOption = None,
+) -> None:
+    """Errors of a model on measured rows, by split, beside the baselines."""
+    from ..evaluate import configuration
+    from ..evaluate import evaluate as score
+    from ..model import load_model
+    from ..report import evaluation_table
+
+    if not layers and not networks:
+        raise InputError("give measured rows: --layers FILE, --networks FILE, or both")
+    loaded = load_model(model)
+    rows = measurements_of(layers or [], skip_bad_rows)
+    measured = [m for m in measurements_of(networks or [], skip_bad_rows) if m.hardware == loaded.hardware]
+    known: dict[Any, frozenset[str]] = {}
+    if rows and (split is None or "family" in split):
+        from ..adapters.families import families_of
+
+        known = families_of((m.layer for m in rows if m.layer is not None), configuration, progress)
+    splits = split or ["given", "layer", "size", *(["family"] if known else [])]
+    result = score(loaded, rows, [(m, _trace_of(m)) for m in measured], splits, known, baselines, seed, progress)
+    progress("")
+    text = json.dumps(result.to_json()) + "\n" if format is Format.json else rendered(evaluation_table(result))
+    write(text, output)
+
+
+def _trace_of(measurement: Measurement) -> Trace:
+    """Trace a measured network with the input it was measured on."""
+    from ..predict import load_network, trace_network
+
+    assert measurement.network is not None
+    first = measurement.input_shapes[0] if measurement.input_shapes else None
+    text = first is not None and len(first) == 2
+    size = {"batch": first[0], "seq_len": first[1]} if first and text else {"input": first}
+    network = load_network(measurement.network, dtype=measurement.dtype, **size)
+    return trace_network(network, measurement.tf32)
