@@ -19,7 +19,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         # level 0
-        "errors kinds",
+        "errors kinds folder",
         "layer hardware meter constants",
         # level 1a
         "features dataset meta",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError, first_line
+from ..hardware import registry_name
 from ..meter import Instrument, SystemClock
 from ..meter.choose import choose, openers
 from .launch import CudaWorkload, HostWorkload, Launch, eager_launch, graph_launch
@@ -24,11 +25,6 @@ COLD_CACHES = 3
 """Weights are cold when this many times the last-level cache lies between two uses of one copy."""
 DEFAULT_CACHE_BYTES = 32 * 2**20
 """Where the system does not tell the size of its last-level cache."""
-REGISTRY_NAMES = {
-    "NVIDIA H100 80GB HBM3": "h100-sxm", "NVIDIA A30": "a30", "NVIDIA GeForce RTX 2080 Ti": "rtx2080ti",
-    "NVIDIA GeForce GTX 1080 Ti": "gtx1080ti", "NVIDIA GeForce GTX 1070": "gtx1070",
-}  # fmt: skip
-"""What CUDA calls the devices of the hardware registry."""
 
 
 class DeviceRig:
@@ -176,7 +172,7 @@ def _size(path: Path) -> int:
 def hardware_name(device: torch.device) -> str:
     """The registry's name of a device, else its own name in lower case with dashes."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}"
-    return REGISTRY_NAMES.get(name) or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return registry_name(name) or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:

@@ -1,0 +1,17 @@
+"""Where a user's own files live: trained models and a `hardware.toml`, apart from what wattlayer ships."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def user_folder() -> Path:
+    """Return the folder of this user's models and devices; it need not exist.
+
+    `WATTLAYER_HOME` where it is set, else the platform's place for an application's data.
+    """
+    from platformdirs import user_data_path
+
+    home = os.environ.get("WATTLAYER_HOME")
+    return Path(home) if home else user_data_path("wattlayer", appauthor=False)

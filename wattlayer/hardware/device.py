@@ -1,0 +1,74 @@
+"""What is known of one device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a data sheet says of a device, in SI units. `sources` names where each number comes from."""
+
+    name: str
+    title: str
+    peak_flop_per_s: tuple[tuple[str, float], ...]
+    """Per "float32", "tf32", "float16", "bfloat16", "int8"; a dtype that is absent runs at the float32 rate."""
+    dram_bytes_per_s: float
+    l2_bytes: float
+    """Last-level cache (GPU: L2, or AMD's Infinity Cache; CPU: L2 + L3 of all sockets)."""
+    units: int
+    """Streaming multiprocessors, compute units, or CPU cores."""
+    clock_hz: float
+    """Boost clock of a GPU; the clock that the float32 rate of a CPU is stated at."""
+    idle_w: float
+    max_w: float
+    """Board power limit; for CPUs the TDP of all sockets."""
+    launch_s: float
+    """Shortest time between two kernels in a queue; for CPUs the cost of calling an operator."""
+    sources: tuple[str, ...]
+    """"fields: where their numbers come from"; a source that begins with "assumed" is not a maker's figure."""
+    kind: str = "gpu"
+    dram_bytes: float | None = None
+    """Memory of the board; None for CPUs, where it depends on what is plugged in."""
+    l2_bytes_per_s: float | None = None
+    """Read bandwidth of the last-level cache; None where nobody states it."""
+    boards: tuple[str, ...] = ()
+    """What the driver, or the system for a CPU, calls the device; a CPU's name begins with it."""
+
+    def peak(self, dtype: str, tf32: bool = False) -> float:
+        """Return the dense peak rate in FLOP/s for `dtype`, float32 as TF32 where the device can and `tf32` says so."""
+        rates = dict(self.peak_flop_per_s)
+        return rates.get("tf32" if tf32 and dtype == "float32" else dtype, rates["float32"])
+
+    def source_of(self, field: str) -> str | None:
+        """Return where the number in `field` comes from, or None."""
+        for source in self.sources:
+            fields, _, text = source.partition(": ")
+            if field in fields.split():
+                return text
+        return None
+
+    def at_clock(self, clock_hz: float) -> Hardware:
+        """Return the device with its cores held at `clock_hz`: rates and cache follow the clock, DRAM does not.
+
+        Raises InputError for a clock that is not above 0 or more than 30 % over the boost clock.
+        """
+        if not 0 < clock_hz <= 1.3 * self.clock_hz:
+            raise InputError(
+                f"clock {clock_hz / 1e6:g} MHz does not fit {self.name}: give one from 1 to {1.3 * self.clock_hz / 1e6:.0f} MHz"
+            )
+        ratio = clock_hz / self.clock_hz
+        cache = None if self.l2_bytes_per_s is None else self.l2_bytes_per_s * ratio
+        rates = tuple((dtype, rate * ratio) for dtype, rate in self.peak_flop_per_s)
+        return replace(self, peak_flop_per_s=rates, clock_hz=clock_hz, l2_bytes_per_s=cache)
+
+    def at_limit(self, max_w: float) -> Hardware:
+        """Return the device with its power limit at `max_w`; raise InputError outside idle to 1.5 x the data sheet's limit."""
+        if not self.idle_w < max_w <= 1.5 * self.max_w:
+            raise InputError(
+                f"power limit {max_w:g} W does not fit {self.name}: give one above its idle power of {self.idle_w:g} W and up to "
+                f"{1.5 * self.max_w:g} W"
+            )
+        return replace(self, max_w=max_w)
