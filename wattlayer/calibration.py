@@ -1,0 +1,259 @@
+"""Few measured layers adapt a model to other hardware: rates and watts by ridge, small trees on what is left, new intervals.
+
+Every rate of the scaffold is shifted by what the measurements ask for, in three blocks (launch floor, traffic, compute), at
+three levels (all layers, their group, their cell), each level drawn to the one above it (ridge; Gauss-Newton on the
+scaffold's own answers). Watts are shifted alike, in all and per consumer. Trees go on from the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dataset import Measurement
+from .errors import InputError
+from .features import Array, Columns
+from .hardware import Hardware, find_hardware
+from .intervals import Conformal, Support
+from .layer import Layer
+from .model import EnergyModel, Metadata, Regressor, checksum, model_features, payload
+from .power import PowerScaffold
+from .scaffold import TERMS, Scaffold, cells, groups
+from .training import Rows, digest, merge
+from .transfer import group_of_cell
+
+if TYPE_CHECKING:
+    import xgboost
+
+BLOCKS = {"launch": ("launch",), "traffic": ("l2", "dram", "rows"), "compute": ("compute", "tile")}
+"""Terms of the scaffold whose rates move together."""
+
+PRIOR_SD = {"*": 1.0, "group": 0.5, "cell": 0.4}
+"""How far (standard deviation in log rate) each level is expected to lie from the one above it."""
+PRIOR_SD_W = {"all": 0.6, "consumer": 0.4, "run": 0.6}
+NOISE_SD = 0.12
+"""Scatter of log time or log power around the scaffolds that the ridge reckons with; larger errors count less (Huber)."""
+
+ROUNDS = (0, 40, 120)
+"""Trees on residuals; how many is chosen by cross-validation within the measured layers."""
+FEWEST_FOR_TREES = 40
+PARAMETERS = {
+    "objective": "reg:squarederror", "tree_method": "hist", "learning_rate": 0.08, "max_depth": 4, "min_child_weight": 2,
+    "subsample": 0.8, "colsample_bytree": 0.5, "reg_lambda": 3.0, "nthread": 1,
+}  # fmt: skip
+MIN_LAYERS = 10
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class _Adapted:
+    """A regressor for the new hardware and the kinds that it knows."""
+
+    regressor: Regressor
+    kinds: frozenset[str]
+
+
+def calibrate(
+    base: EnergyModel, measurements: Sequence[Measurement], hardware: str | None = None, name: str | None = None, seed: int = 0
+) -> EnergyModel:
+    """Return `base` adapted to the device that `measurements` are of; deterministic by `seed`.
+
+    `hardware` picks one device where the rows are of several. Raises InputError for fewer than `MIN_LAYERS` distinct layers.
+    """
+    chosen = _of_one_device(measurements, hardware)
+    rows, device = merge(chosen), find_hardware(chosen[0].hardware)
+    rounds, error = _cross_validate(base, rows, device, seed)
+    adapted = adapt(base, rows, device, rounds, seed)
+    columns = Columns(rows.layers, device)
+    conformal = Conformal.fit(error, [x.group for x in rows.layers], np.zeros(len(error)), _folds(rows, seed))
+    metadata = _metadata(base, adapted, chosen, rows, Support.of(rows.layers, columns), conformal, name, seed)
+    return EnergyModel(metadata, adapted.regressor, checksum(payload(metadata, adapted.regressor.time, adapted.regressor.power)))
+
+
+def _of_one_device(measurements: Sequence[Measurement], hardware: str | None) -> list[Measurement]:
+    layers = [m for m in measurements if m.layer is not None and hardware in (None, m.hardware)]
+    devices = sorted({m.hardware for m in layers})
+    if len(devices) > 1:
+        raise InputError(f"the rows are of {', '.join(devices)}: choose one with --hardware")
+    if len({m.meter for m in layers}) > 1:
+        raise InputError("measured and assumed-power rows are mixed: calibrate with one of them")
+    distinct = len({m.layer for m in layers})
+    if distinct < MIN_LAYERS:
+        wanted = f" of {hardware}" if hardware else ""
+        raise InputError(
+            f"{distinct} distinct measured layers{wanted} are too few to calibrate with: measure at least {MIN_LAYERS}"
+        )
+    return layers
+
+
+def _metadata(
+    base: EnergyModel, adapted: _Adapted, chosen: Sequence[Measurement], rows: Rows, support: Support, conformal: Conformal,
+    name: str | None, seed: int,
+) -> Metadata:  # fmt: skip
+    regressor = adapted.regressor
+    points = {
+        key: tuple(sorted({*base.metadata.support.get(key, ()), *support.points.get(key, ())}))
+        for key in sorted({*base.metadata.support, *support.points})
+    }
+    slope = base.metadata.slope if base.metadata.support else 0.0
+    return replace(
+        base.metadata, name=name or regressor.hardware, hardware=regressor.hardware, rows=len(chosen), layers=len(set(rows.layers)),
+        kinds=tuple(sorted(adapted.kinds)), data_sha256=digest(chosen), runs=regressor.runs,
+        run_power_shift=regressor.run_power_shift, consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w,
+        log_rates=regressor.scaffold.log_rates, support=points, slope=slope, quantiles=conformal.quantiles,
+        correlation=conformal.correlation, seed=seed, basis="calibrated",
+        source=f"{base.name} ({base.metadata.basis}) calibrated with {len(set(rows.layers))} measured layers",
+    )  # fmt: skip
+
+
+def _folds(rows: Rows, seed: int) -> NDArray[np.int64]:
+    """The fold [n] of each row; all rows of a layer share one, with and without TF32."""
+    shapes = [layer.with_tf32("none") for layer in rows.layers]
+    distinct = list(dict.fromkeys(shapes))
+    fold = np.random.default_rng(seed).permutation(len(distinct)) % FOLDS
+    index = dict(zip(distinct, fold))
+    return np.array([index[x] for x in shapes])
+
+
+def _cross_validate(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> tuple[int, Array]:
+    """Return how many trees do best on layers left out, and the log-energy errors [n] with them."""
+    errors: dict[int, Array] = {}
+    folds = _folds(rows, seed)
+    for rounds in ROUNDS if len(rows.layers) >= FEWEST_FOR_TREES else ROUNDS[:1]:
+        errors[rounds] = np.zeros(len(rows.layers))
+        for fold in range(FOLDS):
+            out = folds == fold
+            errors[rounds][out] = _error(adapt(base, rows.take(~out), device, rounds, seed), rows.take(out), device)
+    best = min(errors, key=lambda rounds: (float(np.mean(np.minimum(np.abs(errors[rounds]), 0.5))), rounds))
+    return best, errors[best]
+
+
+def _error(adapted: _Adapted, rows: Rows, device: Hardware) -> Array:
+    regressor = adapted.regressor
+    run = np.array([float(regressor.runs.index(x)) if x in regressor.runs else 0.0 for x in rows.runs])
+    log_time, log_power = regressor.log_time_power(rows.layers, Columns(rows.layers, device), adapted.kinds, run)
+    result: Array = log_time + log_power - np.log(rows.time_s * rows.power_w)
+    return result
+
+
+def adapt(base: EnergyModel, rows: Rows, device: Hardware, rounds: int, seed: int) -> _Adapted:
+    """Return `base`'s regressor fitted to `rows` of `device`, with `rounds` trees on what the scaffolds leave."""
+    columns = Columns(rows.layers, device)
+    kinds = frozenset(base.metadata.kinds) | {x.kind for x in rows.layers}
+    runs = tuple(sorted(set(rows.runs), key=lambda run: (-rows.runs.count(run), run)))
+    run = np.array([float(runs.index(x)) for x in rows.runs])
+    limit_w = max(device.max_w, float(rows.power_w.max()))
+    share = np.array(base.regressor.drawn.consumers_w) / find_hardware(base.hardware).max_w
+    moved = replace(
+        base.regressor, hardware=device.name, drawn=PowerScaffold(tuple(share * device.max_w), limit_w),
+        runs=runs, run_power_shift=(0.0,) * len(runs),
+    )  # fmt: skip
+    moved = _fit_rates(moved, rows, columns, kinds, run)
+    moved = _fit_watts(moved, rows, columns, run)
+    return _Adapted(_fit_trees(moved, rows, columns, run, rounds, seed) if rounds else moved, kinds)
+
+
+def _fit_rates(regressor: Regressor, rows: Rows, columns: Columns, kinds: frozenset[str], run: Array) -> Regressor:
+    """Shift the rates of the scaffold, in blocks and levels, until times fit."""
+    target = np.log(rows.time_s)
+    members = _members(rows.layers, columns)
+    start = dict(regressor.scaffold.log_rates)
+    for name in members:
+        if name not in start:
+            parent = f"group:{group_of_cell(name[5:])}" if name.startswith("cell:") else "*"
+            start[name] = start.get(parent, start["*"])
+    shift = np.zeros((len(members), len(BLOCKS)))
+    for _ in range(4):
+        rates = _shifted(start, dict(zip(members, shift)))
+        trial = replace(regressor, scaffold=Scaffold(rates))
+        log_time, _ = trial.log_time_power(rows.layers, columns, kinds, run)
+        slopes = _elasticities(rates, rows.layers, columns)
+        design = np.column_stack([slopes[:, j] * rows_in for rows_in in members.values() for j in range(len(BLOCKS))])
+        sd = np.repeat([PRIOR_SD[name.split(":")[0]] for name in members], len(BLOCKS))
+        shift = _ridge(design, target - log_time + design @ shift.ravel(), sd).reshape(shift.shape)
+    return replace(regressor, scaffold=Scaffold(_shifted(start, dict(zip(members, shift)))))
+
+
+def _members(layers: Sequence[Layer], columns: Columns) -> dict[str, Array]:
+    """Which rows [n] each name of the scaffold's rates has: all, those of a group, those of a cell."""
+    of_group, of_cell = np.array(groups(layers, columns)), np.array(cells(layers, columns))
+    result = {"*": np.ones(len(layers))}
+    result |= {f"group:{x}": (of_group == x).astype(float) for x in sorted(set(of_group))}
+    return result | {f"cell:{x}": (of_cell == x).astype(float) for x in sorted(set(of_cell))}
+
+
+def _shifted(start: Mapping[str, tuple[float, ...]], shift: Mapping[str, Array]) -> dict[str, tuple[float, ...]]:
+    """Return all rates, each moved by the shifts of its own name, its group and of all."""
+    result = {}
+    for name, rates in start.items():
+        own = [name] if name == "*" else ["*", name]
+        if name.startswith("cell:"):
+            own.insert(1, f"group:{group_of_cell(name[5:])}")
+        total = sum((shift[x] for x in own if x in shift), np.zeros(len(BLOCKS)))
+        moved = np.array(rates)
+        for block, terms in enumerate(BLOCKS.values()):
+            moved[[TERMS.index(term) for term in terms]] += total[block]
+        result[name] = tuple(float(x) for x in moved)
+    return result
+
+
+def _elasticities(rates: Mapping[str, tuple[float, ...]], layers: Sequence[Layer], columns: Columns, step: float = 0.05) -> Array:
+    """How log time [n, blocks] follows the rates of each block."""
+    nothing = {"*": np.zeros(len(BLOCKS))}
+    slopes = []
+    for block in range(len(BLOCKS)):
+        up, down = (_shifted(rates, nothing | {"*": sign * step * np.eye(len(BLOCKS))[block]}) for sign in (1, -1))
+        slopes.append(np.log(Scaffold(up).time_s(layers, columns) / Scaffold(down).time_s(layers, columns)) / (2 * step))
+    return np.column_stack(slopes)
+
+
+def _fit_watts(regressor: Regressor, rows: Rows, columns: Columns, run: Array) -> Regressor:
+    """Shift the watts of all consumers, of each, and of each campaign but the first, until powers at measured times fit."""
+    start, limit_w = np.log(np.array(regressor.drawn.consumers_w)), regressor.drawn.limit_w
+    campaigns = np.column_stack([run == i for i in range(1, len(regressor.runs))] or [np.zeros(len(run))]).astype(float)
+    target, count = np.log(rows.power_w), len(start)
+    sd = np.array([PRIOR_SD_W["all"]] + [PRIOR_SD_W["consumer"]] * count + [PRIOR_SD_W["run"]] * campaigns.shape[1])
+    shift = np.zeros(len(sd))
+
+    def log_power(moved: Array) -> Array:
+        drawn = PowerScaffold(tuple(np.exp(start + moved[0] + moved[1 : count + 1])), limit_w)
+        return np.log(drawn.power_w(columns, rows.time_s, campaigns @ moved[count + 1 :]))
+
+    for _ in range(4):
+        now = log_power(shift)
+        design = np.column_stack([(log_power(shift + step) - now) / 0.05 for step in 0.05 * np.eye(len(shift))])
+        shift = _ridge(design, target - now + design @ shift, sd)
+    watts = tuple(float(x) for x in np.exp(start + shift[0] + shift[1 : count + 1]))
+    own = (0.0, *(float(x) for x in shift[count + 1 :]))[: len(regressor.runs)]
+    return replace(regressor, drawn=PowerScaffold(watts, limit_w), run_power_shift=own)
+
+
+def _ridge(design: Array, target: Array, sd: Array) -> Array:
+    """Ridge regression whose prior has standard deviations `sd`, robust by Huber's weights."""
+    weight = np.ones(len(target))
+    solution = np.zeros(design.shape[1])
+    for _ in range(5):
+        weighted = design * weight[:, None]
+        solution = np.linalg.solve(design.T @ weighted + np.diag((NOISE_SD / sd) ** 2), weighted.T @ target)
+        weight = np.minimum(1.0, 1.5 * NOISE_SD / np.maximum(np.abs(target - design @ solution), 1e-9))
+    return solution
+
+
+def _fit_trees(regressor: Regressor, rows: Rows, columns: Columns, run: Array, rounds: int, seed: int) -> Regressor:
+    """Go on from the model's trees with `rounds` small ones for time and for power."""
+    scaffold_s = regressor.scaffold.time_s(rows.layers, columns)
+    table = model_features(rows.layers, columns, scaffold_s, run)
+    physical_w = regressor.drawn.power_w(columns, rows.time_s, np.array(regressor.run_power_shift)[run.astype(int)])
+    time = _go_on(regressor.time, table, np.log(rows.time_s / scaffold_s), rounds, seed)
+    wide = np.column_stack([table, np.log2(physical_w)])
+    return replace(regressor, time=time, power=_go_on(regressor.power, wide, np.log(rows.power_w / physical_w), rounds, seed))
+
+
+def _go_on(booster: xgboost.Booster, table: Array, target: Array, rounds: int, seed: int) -> xgboost.Booster:
+    import xgboost
+
+    return xgboost.train(PARAMETERS | {"seed": seed}, xgboost.DMatrix(table, target), rounds, xgb_model=booster)
