@@ -26,7 +26,8 @@ COMMON = ("Float32 only: half precision and int8 are extrapolated by the scaffol
 class Recipe:
     table: str
     provenance: Provenance
-    families: bool = False
+    split: str | None = None
+    """How whole networks are left out: "family" (torchvision's, by tracing them) or "campaign" (one network each)."""
 
 
 HEIDELBERG = Provenance(
@@ -54,14 +55,14 @@ IRENE = Provenance(
     ),
 )
 RECIPES = {
-    "a30": Recipe("heidelberg/layers.csv", HEIDELBERG, families=True),
+    "a30": Recipe("heidelberg/layers.csv", HEIDELBERG, split="family"),
     "rtx2080ti": Recipe("heidelberg/layers.csv", Provenance(
         HEIDELBERG.source, HEIDELBERG.meter,
         ("Two campaigns differ by 1.85 x in board power at equal time; which state a board is in cannot be told from here.",
          *HEIDELBERG.limits),
-    ), families=True),
-    "gtx1080ti": Recipe("irene/ops.csv.gz", IRENE),
-    "gtx1070": Recipe("irene/ops.csv.gz", IRENE),
+    ), split="family"),
+    "gtx1080ti": Recipe("irene/ops.csv.gz", IRENE, split="campaign"),
+    "gtx1070": Recipe("irene/ops.csv.gz", IRENE, split="campaign"),
     "xeon-gold-5120": Recipe("getzner/layers_cpu.csv", Provenance(
         "JohannesGetzner/dl-energy-estimator, commit 2279b0a; no licence stated; the rows are not redistributed here",
         "RAPL of both packages; PyTorch on the CPU, float32, batch 1 to 512",
@@ -95,8 +96,8 @@ def build(name: str, tables: Path, train: bool, card: bool) -> None:
         EnergyModel.train(rows, seed=0, name=name, source=recipe.provenance.source).save(FOLDER / f"{name}.json")
     model = EnergyModel.load(FOLDER / f"{name}.json")
     if card:
-        families = families_of((m.layer for m in rows if m.layer), configuration) if recipe.families else None
-        splits = ("given", "layer", "size", *(["family"] if families else []))
+        families = families_of((m.layer for m in rows if m.layer), configuration) if recipe.split == "family" else None
+        splits = ("given", "layer", "size", *([recipe.split] if recipe.split else []))
         evaluation = evaluate(model, rows, splits=splits, families=families, progress=lambda text: print(text, flush=True))
         scores = FOLDER / "evaluations" / f"{name}.json"
         scores.parent.mkdir(exist_ok=True)

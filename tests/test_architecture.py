@@ -22,17 +22,20 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "errors kinds folder",
         "layer hardware meter constants",
         # level 1a
-        "features dataset meta",
+        "features dataset meta edits",
         # level 1b
         "recorder scaffold intervals",
-        "trace model",
+        "trace power",
+        "model",
         # level 2
-        "training estimate tables crosscheck adapters",
+        "training estimate tables crosscheck adapters rewrite",
         # level 3
         "baselines predict measure",
-        "evaluate",
+        "evaluate whatif",
+        "advise profiling",
         # level 4
         "report card",
+        "whatif_table notebook",
         # level 5
         "cli __init__",
     )
@@ -40,12 +43,14 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
 """Lowest first. A unit is a module or a whole subpackage; it imports only from rows above its own in this list."""
 
 UPWARD = {
+    ("estimate", "whatif"): "Estimate.whatif is the documented call; it traces and estimates again",
+    ("estimate", "notebook"): "how a notebook shows an estimate is looked up on the estimate itself",
     ("model", "training"): "EnergyModel.train is the documented call; a model that is only loaded needs no training",
     ("recorder", "trace"): "the names of the dtypes; `trace` takes `recorder` in lazily, for that one imports torch",
 }
 """Imports inside functions that go up, each with its reason."""
 
-TORCH_AT_TOP = {"adapters/weightless", "constants", "crosscheck", "meta", "recorder"} | {
+TORCH_AT_TOP = {"adapters/weightless", "constants", "crosscheck", "edits", "meta", "recorder"} | {
     f"measure/{name}" for name in ("device", "launch", "llm", "materialise", "rebuild", "record", "shapes", "values")
 }
 

@@ -302,7 +302,7 @@ def irene(op: str, **cells: object) -> str:
 def test_irene_rows(path):
     linear = only(path, irene("Linear", rows_M=12, in_features=24, out_features=96))
     assert linear.layer == traced(nn.Linear(24, 96), 2, 6, 24)
-    assert (linear.hardware, linear.energy_j, linear.mode, linear.tf32, linear.run) == ("gtx1070", 0.02, "eager", "none", "irene")
+    assert (linear.hardware, linear.energy_j, linear.mode, linear.tf32, linear.run) == ("gtx1070", 0.02, "eager", "none", "gpt2")
     assert only(path, irene("Linear", rows_M=2, in_features=24, out_features=24)).input_shapes == ((2, 24),)
     assert only(path, irene("LayerNorm", gpu="GeForce GTX 1080 Ti")).hardware == "gtx1080ti"
     assert only(path, irene("LayerNorm")).layer == traced(nn.LayerNorm(24), 2, 6, 24)

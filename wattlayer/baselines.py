@@ -107,7 +107,9 @@ def xgboost_raw(train: Rows, test: Rows, hardware: str) -> Array:
     from xgboost import XGBRegressor
 
     before, after = _tables(train, test, hardware)
-    fitted = XGBRegressor(n_estimators=600, learning_rate=0.05, max_depth=6, subsample=0.8, colsample_bytree=0.8, random_state=0)
+    fitted = XGBRegressor(
+        n_estimators=600, learning_rate=0.05, max_depth=6, subsample=0.8, colsample_bytree=0.8, random_state=0, n_jobs=1
+    )
     prediction: Array = np.exp(fitted.fit(before, np.log(_energy(train))).predict(after).astype(np.float64))
     return prediction
 

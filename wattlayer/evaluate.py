@@ -3,7 +3,8 @@
 Splits, from easy to honest: `given` (the model as it is, on the rows it is shown; called `training rows` where it was
 trained on exactly these), and with the model's recipe trained
 anew each time: `layer` (grouped by distinct layer), `family` (a whole network family left out, with every layer that
-occurs in it), `size` (trained on the smaller 80 % by FLOP, tested on the rest).
+occurs in it), `campaign` (the same for a campaign, which in some tables is a network), `size` (trained on the smaller 80 %
+by FLOP, tested on the rest).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .training import Rows, digest, merge
 if TYPE_CHECKING:
     from .trace import Trace
 
-SPLITS = ("given", "layer", "family", "size")
+SPLITS = ("given", "layer", "family", "campaign", "size")
 FOLDS = 5
 LARGEST_FRAC = 0.2
 MIN_FAMILY_LAYERS = 8
@@ -199,8 +200,19 @@ def _left_out(
         yield "the largest 20 % by FLOP", np.array([x in out for x in layers])
     elif split == "family":
         yield from _families_left_out(layers, distinct, families)
+    elif split == "campaign":
+        yield from _families_left_out(layers, distinct, _campaigns(own))
     else:
         raise InputError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+
+
+def _campaigns(measurements: Sequence[Measurement]) -> Families:
+    """The campaigns that each configuration was measured in."""
+    runs: dict[Layer, set[str]] = defaultdict(set)
+    for m in measurements:
+        if m.layer is not None:
+            runs[configuration(m.layer)].add(m.run)
+    return {layer: frozenset(names) for layer, names in runs.items()}
 
 
 def _families_left_out(
@@ -212,7 +224,9 @@ def _families_left_out(
             members[family].add(layer)
     chosen = {name: out for name, out in sorted(members.items()) if len(out) >= MIN_FAMILY_LAYERS}
     if not chosen:
-        raise InputError("the split 'family' needs layers that occur in known networks; none of these rows does")
+        raise InputError("the split 'family' needs layers that occur in known networks; too few of these rows do")
+    if any(len(out) == len(distinct) for out in chosen.values()):
+        raise InputError("there is only one campaign or family: leaving it out leaves nothing to train on")
     for name, out in chosen.items():
         yield name, np.array([x in out for x in layers])
 

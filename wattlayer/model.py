@@ -20,17 +20,19 @@ from numpy.typing import NDArray
 from .dataset import Measurement
 from .errors import InputError, nearest
 from .features import FEATURE_NAMES, FEATURES_VERSION, Array, Columns, featurise
-from .hardware import find_hardware
+from .folder import user_folder
+from .hardware import find_hardware, known_hardware
 from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support
 from .layer import Layer
+from .power import PowerScaffold
 from .scaffold import Scaffold
 
 if TYPE_CHECKING:
     import xgboost
 
 SCHEMA = 1
-MODEL_FEATURES = (*FEATURE_NAMES, "run", "log2_scaffold_us", "log2_scaffold_to_roofline")
-"""What the boosters see: the feature table, the campaign's code, and the scaffold's answer."""
+MODEL_FEATURES = (*FEATURE_NAMES, "run", "log2_scaffold_us", "log2_scaffold_to_roofline", "log2_physical_w")
+"""What the boosters see: the feature table, the campaign's code, the scaffold's answer and, for power only, the physical one."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +58,34 @@ class Regressor:
 
     hardware: str
     scaffold: Scaffold
+    drawn: PowerScaffold
     time: xgboost.Booster
     power: xgboost.Booster
     runs: tuple[str, ...]
     """Campaigns seen in training; the first is the board state that predictions are made for."""
     run_power_shift: tuple[float, ...]
     """Log ratio of each campaign's board power to the first one's, below the power limit."""
-    power_cap_w: float
 
     def log_time_power(self, layers: Sequence[Layer], columns: Columns, kinds: frozenset[str], run: Array) -> tuple[Array, Array]:
-        """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the scaffold's own time."""
-        import xgboost
-
+        """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer."""
         scaffold_s = self.scaffold.time_s(layers, columns)
-        table = xgboost.DMatrix(model_features(layers, columns, scaffold_s, run))
-        learned = np.array([x.kind in kinds for x in layers])
-        log_time = np.log(scaffold_s) + np.where(learned, self.time.predict(table).astype(np.float64), 0.0)
-        shift = np.array(self.run_power_shift)[run.astype(int)]
-        log_power = self.power.predict(table).astype(np.float64) + shift
-        return log_time, np.minimum(log_power, np.log(self.power_cap_w))
+        table = model_features(layers, columns, scaffold_s, run)
+        learned = np.array([float(x.kind in kinds) for x in layers])
+        log_time = np.log(scaffold_s) + learned * _ask(self.time, table)
+        physical_w = self.drawn.power_w(columns, np.exp(log_time), np.array(self.run_power_shift)[run.astype(int)])
+        log_power = np.log(physical_w) + learned * _ask(self.power, np.column_stack([table, np.log2(physical_w)]))
+        return log_time, np.minimum(log_power, np.log(self.drawn.limit_w))
+
+
+def _ask(booster: xgboost.Booster, table: Array) -> Array:
+    import xgboost
+
+    answer: Array = booster.predict(xgboost.DMatrix(table)).astype(np.float64)
+    return answer
 
 
 def model_features(layers: Sequence[Layer], columns: Columns, scaffold_s: Array, run: Array) -> Array:
-    """Return the table [n_layers, n_model_features] in `MODEL_FEATURES` order."""
+    """Return the table [n_layers, n_model_features - 1] in `MODEL_FEATURES` order; the last feature is power's own."""
     ratio = np.log2(scaffold_s / columns.roofline_s())
     return np.column_stack([featurise(columns), run, np.log2(scaffold_s * 1e6), ratio])
 
@@ -98,13 +105,26 @@ class Metadata:
     source: str
     runs: tuple[str, ...]
     run_power_shift: tuple[float, ...]
-    power_cap_w: float
+    consumers_w: tuple[float, ...]
+    limit_w: float
     log_rates: Mapping[str, tuple[float, ...]]
     support: Mapping[str, tuple[tuple[float, ...], ...]]
     slope: float
     quantiles: Mapping[str, float]
     correlation: float
     seed: int
+    basis: str = "measured"
+    """What the model rests on: "measured", "calibrated" (few layers measured there) or "data sheet" (none)."""
+    conditions: str = ""
+    """What was assumed of the device beside its data, such as a power limit; empty where nothing was."""
+
+    @property
+    def caveat(self) -> str:
+        """One plain line on what every prediction rests on; empty for a model that was measured where it is used."""
+        says = "" if self.basis == "measured" else self.source
+        if self.basis == "data sheet":
+            says = f"nothing was measured on {self.hardware}: {self.source}"
+        return "; ".join(x for x in (says, self.conditions) if x)
 
 
 @dataclass(frozen=True)
@@ -229,7 +249,8 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
     except (KeyError, TypeError, ValueError, xgboost.core.XGBoostError) as error:
         raise InputError(f"{path} is not a wattlayer model that this version can use: {str(error).splitlines()[0]}") from None
     scaffold = Scaffold(metadata.log_rates)
-    regressor = Regressor(metadata.hardware, scaffold, time, power, metadata.runs, metadata.run_power_shift, metadata.power_cap_w)
+    drawn = PowerScaffold(metadata.consumers_w, metadata.limit_w)
+    regressor = Regressor(metadata.hardware, scaffold, drawn, time, power, metadata.runs, metadata.run_power_shift)
     return EnergyModel(metadata, regressor, checksum(record))
 
 
@@ -252,11 +273,38 @@ def shipped_models() -> list[str]:
     return sorted(path.stem for path in models_folder().glob("*.json"))
 
 
+def user_models_folder() -> Path:
+    """Return the folder of this user's own models; it need not exist."""
+    return user_folder() / "models"
+
+
+def user_models() -> list[str]:
+    """Return the names of this user's own models."""
+    return sorted(path.stem for path in user_models_folder().glob("*.json"))
+
+
+def model_path(name: str) -> Path | None:
+    """Return the file of the model called `name`, the user's own before a shipped one; None where there is neither."""
+    paths = (folder / f"{name}.json" for folder in (user_models_folder(), models_folder()))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def load_model(name: str | Path) -> EnergyModel:
-    """Load a shipped model by name (`a30`) or any model by its path; raise InputError naming what there is."""
+    """Load a model by name (the user's own, then a shipped one) or by its path.
+
+    The name of a device that has no model gives one made from its data sheet, whose metadata say so (`basis`). Raises
+    InputError for any other name, naming what there is.
+    """
     text = str(name)
     if text.endswith(".json") or os.sep in text:
         return EnergyModel.load(text)
-    if text not in shipped_models():
-        raise InputError(f"no model for hardware {text!r}{nearest(text, shipped_models())}; train one with `wattlayer train`")
-    return EnergyModel.load(models_folder() / f"{text}.json")
+    path = model_path(text)
+    if path is not None:
+        return EnergyModel.load(path)
+    known = {*user_models(), *shipped_models(), *known_hardware()}
+    if text not in known:
+        told = nearest(text, sorted(known)) or "; `wattlayer hardware` lists what is"
+        raise InputError(f"no model and no hardware is called {text!r}{told}")
+    from .transfer import from_data_sheet
+
+    return from_data_sheet(text)

@@ -1,11 +1,12 @@
 """The physical scaffold: a roofline whose rates are measured per cell of like layers, so that it extrapolates.
 
-Time is a smooth maximum of six terms, each a physical lower bound times a rate fitted to measurements:
+Time is a smooth maximum of five terms, each a physical lower bound times a rate fitted to measurements:
 
     t = (Σ_j (rate_j · term_j)^p)^(1/p)        p > 1, per cell
 
-with the launch floor, bytes from L2, bytes from DRAM, rows of a reduction, FLOP in whole tiles and waves, and the
-serial time of one tile. It extends the roofline (Williams et al., CACM 2009) by tile and wave quantisation (NVIDIA,
+with the launch floor, traffic (bytes from L2 and from DRAM, each at its own rate), rows of a reduction, FLOP in whole
+tiles and waves, and the serial time of one tile. Rates are bounded by physics, so that a cell measured on small layers
+only cannot claim to compute or to stream faster than the device can. It extends the roofline (Williams et al., CACM 2009) by tile and wave quantisation (NVIDIA,
 "Matrix multiplication background", performance guide DU-09799) and leaves to trees only what it cannot say.
 """
 
@@ -22,16 +23,25 @@ from .layer import Layer
 
 TERMS = ("launch", "l2", "dram", "rows", "compute", "tile")
 
-START = np.log(np.array([5.0, 0.8, 1.2, 0.1, 1.5, 0.3, 2.0]))
-"""Where fitting starts: 5 us launch, DRAM at 83 % of peak, compute at 67 %, p = 3. It holds alone where nothing was measured."""
+START = np.log(np.array([5.0, 0.6, 1.2, 0.1, 1.3, 0.3, 2.0]))
+"""Where fitting starts: 5 us launch, DRAM at 83 % of peak, compute at 77 %, p = 3. It holds alone where nothing was measured."""
 
-GROUP_SHRINKAGE, CELL_SHRINKAGE = 0.05, 0.1
-"""Ridge weights on the distance (in log rate) from the prior: groups from `START`, cells from their group."""
+FASTEST = np.log(np.array([0.3, 0.02, 0.95, 1e-4, 0.95, 1e-3, 0.1]))
+SLOWEST = np.log(np.array([3000.0, 0.95, 50.0, 1e3, 200.0, 1e3, 12.0]))
+"""Bounds of the rates. DRAM and compute may beat the data sheet by 5 % (boost clocks); L2 is never slower than DRAM."""
+
+FEWER_FLOP = {"/3x3": 1 / 2.25, "/kxk": 0.2}
+"""Algorithms that need fewer FLOP than the direct convolution that is counted: Winograd's F(2x2, 3x3) by 2.25 (Lavin and
+Gray, 2016), FFT's by 5 for 5x5 and larger windows. They need stride 1 and do not run on tensor cores."""
+
+SHRINKAGE = np.array([0.05, 0.05, 1.0, 0.05, 1.0, 0.05, 0.2])
+"""Ridge weights on the distance (in log rate) from the prior: groups from `START`, cells from their group. What a data sheet
+states (DRAM, compute) is known better beforehand than floors are."""
 
 MIN_LAYERS = 5
 """A cell with fewer distinct layers takes the rates of its group, a group those of all layers."""
 
-_TILE_M, _TILE_N, _TILE_K = 64.0, 32.0, 8.0
+_TILE_M, _TILE_N, _TILE_K = 32.0, 32.0, 8.0
 _ROW_S = 1e-9
 _LAUNCH_S = 1e-6
 _L2_EDGE, _L2_STEEPNESS = 1.4, 6.0
@@ -50,12 +60,14 @@ def cells(layers: Sequence[Layer], columns: Columns) -> list[str]:
 
 
 def _convolution_class(columns: Columns, i: int) -> str:
-    """Grouped, pointwise, Winograd-capable (Lavin and Gray, 2016: 3x3, stride 1) or general."""
+    """Grouped, pointwise, strided, Winograd-capable (3x3) or other windows with stride 1."""
     if columns["batches"][i] > 1:
         return "/grouped"
     if columns["window"][i] == 1:
         return "/1x1"
-    return "/3x3" if columns["window"][i] == 9 and columns["stride"][i] == 1 else "/kxk"
+    if columns["stride"][i] > 1:
+        return "/strided"
+    return "/3x3" if columns["window"][i] == 9 else "/kxk"
 
 
 def groups(layers: Sequence[Layer], columns: Columns) -> list[str]:
@@ -89,7 +101,8 @@ def terms(columns: Columns) -> Array:
 def _time(log_rates: Array, values: Array) -> Array:
     """Smooth maximum over the terms; the last log rate is log(p - 1)."""
     power = 1.0 + np.exp(log_rates[-1])
-    scaled = values * np.exp(log_rates[:-1])
+    rated = values * np.exp(log_rates[:-1])
+    scaled = np.column_stack([rated[:, 0], rated[:, 1] + rated[:, 2], rated[:, 3:]])
     largest = scaled.max(axis=1, keepdims=True)
     total: Array = largest[:, 0] * ((scaled / largest) ** power).sum(axis=1) ** (1.0 / power)
     return total
@@ -118,31 +131,40 @@ class Scaffold:
     def fit(layers: Sequence[Layer], columns: Columns, time_s: Array) -> Scaffold:
         """Fit rates to measured times [n_layers]: all layers first, then each group from them, then each cell from its group."""
         values, target = terms(columns), np.log(time_s)
-        weight = _per_layer(layers)
-        rates: dict[str, Array] = {"*": _fit(START, values, target, weight, GROUP_SHRINKAGE)}
+        weight = per_layer(layers)
+        rates: dict[str, Array] = {"*": _fit(START, values, target, weight, FASTEST)}
         of_group = np.array(groups(layers, columns))
         of_cell = np.array(cells(layers, columns))
-        for names, prefix, prior, shrinkage in (
-            (of_group, "group:", lambda i: rates["*"], GROUP_SHRINKAGE),
-            (of_cell, "cell:", lambda i: rates.get(f"group:{of_group[i]}", rates["*"]), CELL_SHRINKAGE),
+        for names, prefix, prior in (
+            (of_group, "group:", lambda i: rates["*"]),
+            (of_cell, "cell:", lambda i: rates.get(f"group:{of_group[i]}", rates["*"]) + _fewer_flop(str(of_cell[i]))),
         ):
             for name in sorted(set(names)):
                 chosen = names == name
                 if weight[chosen].sum() >= MIN_LAYERS - 1e-9:
                     start = prior(int(np.argmax(chosen)))
-                    rates[prefix + name] = _fit(start, values[chosen], target[chosen], weight[chosen], shrinkage)
+                    rates[prefix + name] = _fit(
+                        start, values[chosen], target[chosen], weight[chosen], FASTEST + _fewer_flop(name)
+                    )
         return Scaffold({name: tuple(float(x) for x in row) for name, row in rates.items()})
 
 
-def _per_layer(layers: Sequence[Layer]) -> Array:
-    """Weights that let each distinct layer count once, however often it was measured."""
+def per_layer(layers: Sequence[Layer]) -> Array:
+    """Return weights [n_layers] that let each distinct layer count once, however often it was measured."""
     counts: dict[Layer, int] = {}
     for layer in layers:
         counts[layer] = counts.get(layer, 0) + 1
     return np.array([1.0 / counts[layer] for layer in layers])
 
 
-def _fit(prior: Array, values: Array, target: Array, weight: Array, shrinkage: float) -> Array:
+def _fewer_flop(name: str) -> Array:
+    """What the algorithms of a cell take off the prior and the lower bounds of its log rates."""
+    shift = np.zeros(len(FASTEST))
+    shift[TERMS.index("compute")] = next((np.log(frac) for end, frac in FEWER_FLOP.items() if name.endswith(end)), 0.0)
+    return shift
+
+
+def _fit(prior: Array, values: Array, target: Array, weight: Array, fastest: Array) -> Array:
     """Least squares in log time, robust by pseudo-Huber loss at 14 % error, drawn towards `prior`."""
     from scipy.optimize import least_squares
 
@@ -151,7 +173,8 @@ def _fit(prior: Array, values: Array, target: Array, weight: Array, shrinkage: f
     def residuals(log_rates: Array) -> Any:
         error = np.log(_time(log_rates, values)) - target
         robust = np.sign(error) * np.sqrt(2 * scale * (np.sqrt(1 + error**2 / scale) - 1))
-        return np.concatenate([np.sqrt(weight) * robust, np.sqrt(shrinkage) * (log_rates - prior)])
+        return np.concatenate([np.sqrt(weight) * robust, np.sqrt(SHRINKAGE) * (log_rates - prior)])
 
-    result: Array = least_squares(residuals, prior, max_nfev=60).x
+    inside = np.clip(prior, fastest + 1e-6, SLOWEST - 1e-6)
+    result: Array = least_squares(residuals, inside, bounds=(fastest, SLOWEST), max_nfev=60).x
     return result

@@ -47,7 +47,7 @@ def evaluate(
         list[Path] | None, typer.Option("--networks", help="Measured networks (dataset or import table).")
     ] = None,
     split: Annotated[
-        list[str] | None, typer.Option("--split", help="given, layer, family, size; default all that apply.")
+        list[str] | None, typer.Option("--split", help="given, layer, family, campaign, size; default all but campaign.")
     ] = None,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also fit and score the baselines.")] = True,
     seed: Annotated[int, typer.Option("--seed")] = 0,

@@ -28,13 +28,13 @@ POSITIONS = {"roberta-base": 514, "gpt2": 1024, "distilgpt2": 1024}
 
 
 def measurement(row: Mapping[str, str]) -> Measurement:
-    """Return one row as a Measurement; each campaign of a model and sequence length is a run of its own."""
+    """Return one row as a Measurement; its run is the model whose pass it was measured in."""
     if row["gpu"] not in DEVICES:
         raise InputError(f"gpu {row['gpu']!r} is not one of {', '.join(DEVICES)}")
     layer = _layer(row)
     return Measurement(
         hardware=DEVICES[row["gpu"]], time_s=positive(row, "time_s"), energy_j=positive(row, "gpu_energy_nvidia_smi_J"),
-        layer=layer, input_shapes=(layer.inputs[0].shape,), tf32="none", mode="eager", run="irene",
+        layer=layer, input_shapes=(layer.inputs[0].shape,), tf32="none", mode="eager", run=row["model_name"],
     )  # fmt: skip
 
 

@@ -1,0 +1,83 @@
+"""The physical part of power: what each busy part of a device draws, on top of idling and below the board's limit.
+
+    P = softmin(limit, P_idle + Σ_j W_j · u_j)        u_j = the share of the time that part j is busy
+
+Utilisations are the scaffold's terms (ideal traffic and padded FLOP at peak rates) over the time taken, so that energy
+splits into idle power x time and joules per byte and per FLOP (the energy roofline of Choi et al., IPDPS 2013). A power
+that exceeds the board's limit is cut by its governor, which is why the minimum is soft: clocks drop before the limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .features import Array, Columns
+from .hardware import Hardware
+from .scaffold import TERMS, terms
+
+CONSUMERS = ("idle", "l2", "dram", "tensor_core", "matrix", "vector")
+"""Parts of a device that draw power when busy; "idle" always does."""
+
+START_FRAC = np.array([0.3, 0.4, 0.6, 0.6, 0.3])
+"""Where fitting starts: busy parts draw these shares of the board's limit; idling (hot) 1.5 times the data sheet's idle power."""
+
+SHRINKAGE = 0.09
+"""Ridge weight on the distance (in log watts) from the start."""
+
+_SHARPNESS = 8.0
+"""Exponent of the soft minimum: 8 % below the limit where the demand equals it."""
+
+
+@dataclass(frozen=True)
+class PowerScaffold:
+    """Watts per consumer at full use, and the board's limit as it was observed."""
+
+    consumers_w: tuple[float, ...]
+    """In `CONSUMERS` order."""
+    limit_w: float
+
+    def power_w(self, columns: Columns, time_s: Array, shift: Array) -> Array:
+        """Return mean board power [n_layers] in watts of layers that take `time_s` [n_layers].
+
+        `shift` [n_layers] is the log ratio of a campaign's board power to the reference campaign's, below the limit.
+        """
+        return _softmin(busy_frac(columns, time_s) @ np.array(self.consumers_w) * np.exp(shift), self.limit_w)
+
+    @staticmethod
+    def fit(columns: Columns, time_s: Array, power_w: Array, shift: Array, weight: Array) -> PowerScaffold:
+        """Fit watts to measured times, powers and shifts, each [n_layers]; the limit is the highest power seen."""
+        from scipy.optimize import least_squares
+
+        start, limit_w, use = _start(columns.hardware), float(power_w.max()), busy_frac(columns, time_s)
+
+        def residuals(log_w: Array) -> Any:
+            error = np.log(_softmin(use @ np.exp(log_w) * np.exp(shift), limit_w) / power_w)
+            robust = np.sign(error) * np.sqrt(0.04 * (np.sqrt(1 + error**2 / 0.02) - 1))
+            return np.concatenate([np.sqrt(weight) * robust, np.sqrt(SHRINKAGE) * (log_w - start)])
+
+        log_w = least_squares(residuals, start, bounds=(start - 4.0, start + 1.5), max_nfev=200).x
+        return PowerScaffold(tuple(float(x) for x in np.exp(log_w)), limit_w)
+
+
+def _start(hardware: Hardware) -> Array:
+    start: Array = np.log(np.concatenate([[1.5 * hardware.idle_w], START_FRAC * hardware.max_w]))
+    return start
+
+
+def _softmin(demand_w: Array, limit_w: float) -> Array:
+    result: Array = (demand_w**-_SHARPNESS + limit_w**-_SHARPNESS) ** (-1 / _SHARPNESS)
+    return result
+
+
+def busy_frac(columns: Columns, time_s: Array) -> Array:
+    """Return the share of the time that each of `CONSUMERS` is busy, [n_layers, n_consumers]."""
+    values = dict(zip(TERMS, terms(columns).T))
+    matrix, tensor = columns.matrix_like, columns.tensor_core > 0
+    compute = values["compute"] / time_s
+    return np.column_stack([
+        np.ones(len(time_s)), values["l2"] / time_s, values["dram"] / time_s, compute * (matrix & tensor),
+        compute * (matrix & ~tensor), compute * ~matrix,
+    ])  # fmt: skip
