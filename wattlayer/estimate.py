@@ -19,7 +19,12 @@ from .model import EnergyModel, Metadata
 from .trace import Trace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas
+    from torch import nn
+
+    from .whatif import Change
 
 SCHEMA = 1
 VERSION = "0.1.0"
@@ -150,10 +155,36 @@ class Estimate:
         return {
             "schema": SCHEMA, "wattlayer": VERSION, "network": self.trace.network, "hardware": model.hardware,
             "dtype": self.trace.dtype, "tf32": self.trace.tf32, "batch": self.trace.batch, "mode": self.mode,
+            "basis": model.basis,
             "model": {"name": model.name, "sha256": self.model_sha256, "features": model.features, "rows": model.rows,
-                      "source": model.source},
+                      "source": model.source, "basis": model.basis, "conditions": model.conditions},
             "total": self.total, "layers": self._rows(),
         }  # fmt: skip
+
+    def whatif(
+        self, module: nn.Module | None = None, inputs: tuple[Any, ...] = (), *,
+        replace: Mapping[str, str] | Sequence[str] = (), drop: Sequence[str] = (), dtype: str | None = None,
+        tf32: str | None = None, mode: str | None = None, batch: int | None = None, image_size: int | None = None,
+        seq_len: int | None = None, align: bool = False, fuse_attention: bool = False, fold_norm: bool = False,
+        hardware: str | Path | EnergyModel | None = None,
+    ) -> Change:  # fmt: skip
+        """Return what a change would do to the energy per sample, with the interval of the difference.
+
+        A network predicted by name is loaded again; one predicted from a module needs `module` and `inputs` once more,
+        and an estimate of a model that is not shipped needs `hardware`. `replace` maps patterns of module paths to
+        recipes (`edits.RECIPES`), `drop` names modules. Raises InputError for a change that cannot be made.
+        """
+        from .whatif import Edit, replacements, whatif_estimate
+
+        edit = Edit(
+            replacements(replace), tuple(drop), dtype, tf32, mode, batch, image_size, seq_len, align, fuse_attention, fold_norm
+        )
+        return whatif_estimate(self, edit, module, inputs, hardware)
+
+    def _repr_html_(self) -> str:
+        from .notebook import estimate_html
+
+        return estimate_html(self)
 
     def __str__(self) -> str:
         low, high = self.interval_j
@@ -161,7 +192,7 @@ class Estimate:
             f"{self.trace.network} on {self.model.hardware}, {self.trace.dtype}, batch {self.trace.batch}, {self.mode} mode: "
             f"{self.energy_j:.4g} J ({low:.4g} to {high:.4g} J at {LEVEL:.0%}), {self.time_s:.4g} s, {self.power_w:.4g} W; "
             f"{self.covered_frac:.0%} of it in measured kinds"
-        )
+        ) + (f"\n{self.model.caveat}" if self.model.caveat else "")
         return f"{head}\n\n{self.by_kind().to_string(float_format='{:.4g}'.format)}"
 
 

@@ -1,0 +1,294 @@
+"""What a change saves: edits of modules and traces, the interval of a difference, and advice that holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import needs_torchvision
+from test_cli import network, one_line, run  # noqa: F401  (fixtures)
+from torch import nn
+
+import wattlayer as wl
+from wattlayer.advise import advise
+from wattlayer.cli.whatif import batches
+from wattlayer.edits import edited
+from wattlayer.errors import InputError
+from wattlayer.estimate import estimate
+from wattlayer.rewrite import aligned, folded, fused
+from wattlayer.trace import trace
+from wattlayer.whatif import Change, Edit, Setting, Subject, change, whatif
+
+
+class Net(nn.Module):
+    """Convolutions with norms, three equal blocks and attention by hand."""
+
+    def __init__(self, width: int = 20) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.SiLU()) for _ in range(3)))
+        self.head = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(self.norm(self.stem(x))).flatten(2).transpose(1, 2)
+        scores = torch.matmul(x, x.transpose(1, 2)) * 0.1
+        return self.head(torch.matmul(scores.softmax(-1), x))
+
+
+INPUT = torch.empty(4, 3, 16, 16, device="meta")
+
+
+def net(width: int = 20) -> Net:
+    with torch.device("meta"):
+        return Net(width).eval()
+
+
+def kinds(traced: wl.Trace) -> list[str]:
+    return [x.kind for x in traced.layers]
+
+
+# --- edits
+
+
+def test_a_convolution_becomes_depthwise_and_pointwise_with_the_flop_that_mobilenets_state():
+    module = net()
+    conv = trace(module, INPUT).layers[0]
+    after = [x for x in trace(edited(module, [("stem", "depthwise")], []), INPUT).layers if x.kind == "conv2d"][:2]
+    assert [x.argument("groups", 1) for x in after] == [3, 1]
+    assert sum(x.flop for x in after) / conv.flop == pytest.approx(1 / 20 + 1 / 9)  # Howard et al. 2017, equation 5
+    assert isinstance(module.stem, nn.Conv2d), "the given network is never changed"
+
+
+def test_recipes_apply_where_they_fit_and_only_there():
+    module = edited(net(64), [("blocks.1", "relu"), ("head", "lowrank")], [])
+    assert [type(x[1]).__name__ for x in module.blocks] == ["SiLU", "ReLU", "SiLU"]
+    assert [tuple(x.weight.shape) for x in module.head] == [(16, 64), (64, 16)]
+    with pytest.raises(InputError, match="none that lowrank applies to"):
+        edited(net(), [("stem", "lowrank")], [])
+    with pytest.raises(InputError, match=r"blocks\.0"):
+        edited(net(), [("block.0", "relu")], [])
+    with pytest.raises(InputError, match="depthwise"):
+        edited(net(), [("stem", "deepwise")], [])
+
+
+def test_a_dropped_block_is_gone_and_one_that_changes_shapes_says_so():
+    before, after = trace(net(), INPUT), Subject(net(), (INPUT,)).trace(Edit(drop=("blocks.1",)))
+    assert [p for p in before.paths if not p.startswith("blocks.1")] == list(after.paths)
+    with pytest.raises(InputError, match="after --drop 'stem' the network does not run"):
+        Subject(net(), (INPUT,)).trace(Edit(drop=("stem",)))
+
+
+def test_edits_of_a_trace_equal_networks_built_so():
+    assert folded(trace(net(), INPUT)).layers == trace(_folded_by_hand(), INPUT).layers
+    assert aligned(trace(net(20), INPUT)).layers == trace(net(24), INPUT).layers
+    assert aligned(trace(net(24), INPUT)).layers == trace(net(24), INPUT).layers
+
+
+def _folded_by_hand() -> Net:
+    module = net()
+    module.stem, module.norm = nn.Conv2d(3, 20, 3, padding=1, device="meta"), nn.Identity()
+    return module
+
+
+def test_attention_by_hand_becomes_one_layer_of_the_same_flop():
+    before = trace(net(), INPUT)
+    after = fused(before)
+    assert kinds(before).count("matmul") + kinds(before).count("bmm") == 2
+    assert [k for k in kinds(after) if k in ("matmul", "bmm", "softmax", "mul")] == []
+    attention = next(x for x in after.layers if x.group == "attention")
+    assert attention.flop == sum(x.flop for x in before.layers if x.kind in ("matmul", "bmm"))
+    assert len(after.layers) == len(after.paths)
+
+
+def test_a_chain_without_softmax_stays():
+    traced = trace(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)).eval(), torch.empty(2, 8))
+    assert fused(traced) == traced == folded(traced)
+
+
+# --- the difference and its interval
+
+
+def changed(model: wl.EnergyModel, edit: Edit) -> Change:
+    return whatif(Subject(net(), (INPUT,)), [edit], model)[0]
+
+
+def test_nothing_changed_is_nothing_with_no_width(model):
+    before = wl.predict(net(), INPUT, hardware=model)
+    same = change(before, wl.predict(net(), INPUT, hardware=model))
+    assert (same.change_j, same.interval_j) == (0.0, (0.0, 0.0))
+    assert not same.certain
+
+
+def test_what_did_not_change_adds_no_width(model):
+    dropped = changed(model, Edit(drop=("blocks.1",)))
+    gone = [i for i, p in enumerate(dropped.before.trace.paths) if p.startswith("blocks.1")]
+    e = dropped.before
+    assert dropped.change_j * 4 == pytest.approx(-e.layer_energy_j[gone].sum())
+    assert dropped.interval_j[0] * 4 >= -e.layer_high_j[gone].sum() * (1 + 1e-9)
+    assert dropped.interval_j[1] * 4 <= -e.layer_low_j[gone].sum() * (1 - 1e-9)
+    assert dropped.certain
+
+
+def test_the_interval_of_a_difference_holds_as_often_as_it_says(model):
+    """Errors drawn by the documented rule: shared and own parts of each layer's log energy."""
+    result = changed(model, Edit(replace=(("blocks.*", "depthwise"),), drop=("norm",)))
+    random, rho, held = np.random.default_rng(0), model.metadata.correlation, []
+    distinct = list(dict.fromkeys((*result.before.trace.layers, *result.after.trace.layers)))
+    for _ in range(2000):
+        shared, own = random.standard_normal(), dict(zip(distinct, random.standard_normal(len(distinct))))
+        true_j = [
+            sum(
+                e * np.exp(np.log(high / e) / 1.645 * (np.sqrt(rho) * shared + np.sqrt(1 - rho) * own[x]))
+                for x, e, high in zip(s.trace.layers, s.layer_energy_j, s.layer_high_j)
+            )
+            / s.trace.batch
+            for s in (result.before, result.after)
+        ]
+        held.append(result.interval_j[0] <= true_j[1] - true_j[0] <= result.interval_j[1])
+    assert 0.87 <= np.mean(held) <= 0.99
+
+
+def test_it_is_narrower_than_two_estimates_taken_apart(model):
+    result = changed(model, Edit(drop=("blocks.1",)))
+    apart = sum((e.interval_j[1] - e.interval_j[0]) / 4 for e in (result.before, result.after))
+    assert result.interval_j[1] - result.interval_j[0] < 0.6 * apart
+
+
+def test_two_models_cannot_be_compared(model):
+    before = wl.predict(net(), INPUT, hardware=model)
+    with pytest.raises(InputError, match="two models"):
+        change(before, replace(before, model_sha256="0"))
+
+
+def test_a_larger_batch_is_priced_per_sample(model):
+    result = changed(model, Edit(batch=64))
+    direct = wl.predict(net(), torch.empty(64, 3, 16, 16, device="meta"), hardware=model)
+    assert result.after.trace.layers == direct.trace.layers
+    assert result.change_j == pytest.approx(direct.energy_j / 64 - result.before.energy_j / 4)
+
+
+def test_an_estimate_answers_what_if(model):
+    before = wl.predict(net(), INPUT, hardware=model)
+    result = before.whatif(net(), (INPUT,), dtype="float16", hardware=model)
+    assert result.after.energy_j == wl.predict(net(), INPUT, hardware=model, dtype="float16").energy_j
+    with pytest.raises(InputError, match="give the module"):
+        before.whatif(dtype="float16", hardware=model)
+    with pytest.raises(InputError, match="hardware="):
+        before.whatif(net(), (INPUT,), dtype="float16")
+
+
+@needs_torchvision
+def test_an_estimate_of_a_named_network_loads_it_again(model):
+    before = wl.predict("torchvision:resnet18", hardware=model, batch=2, image_size=64)
+    result = before.whatif(batch=8, drop=["layer1.1"], hardware=model)
+    assert (result.after.trace.batch, result.after.trace.inputs[0].shape) == (8, (8, 3, 64, 64))
+    assert not [p for p in result.after.trace.paths if p.startswith("layer1.1")]
+    assert "--drop 'layer1.1' --batch 8" in str(result)
+
+
+# --- advice
+
+
+@pytest.fixture(scope="module")
+def knowing(device) -> wl.EnergyModel:
+    """A model of the synthetic device that has seen every kind of the networks below, at several sizes."""
+    layers: dict[wl.Layer, None] = {}
+    for name in ("resnet18", "mobilenet_v3_small"):
+        for batch, edge in ((1, 32), (1, 64), (8, 96), (64, 64)):
+            layers |= dict.fromkeys(Subject(name, (), Setting(batch, edge)).trace().unique())
+    for batch in (1, 4, 16, 64):
+        layers |= dict.fromkeys(Subject(net(), (INPUT,)).trace(Edit(batch=batch)).unique())
+    return wl.EnergyModel.train(device.measure(list(layers)), name="knowing", source="tests/test_whatif.py")
+
+
+@needs_torchvision
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_the_first_advice_changes_the_prediction_by_what_it_said(knowing, name):
+    subject = Subject(name, (), Setting(batch=1, image_size=64))
+    advice = advise(subject, knowing)
+    assert len(advice) >= 3
+    assert [x.change.change_j for x in advice] == sorted(x.change.change_j for x in advice)
+    assert all(x.change.interval_j[1] < 0 for x in advice)
+    first = advice[0].change
+    if first.edit.describe() == f"--batch {first.edit.batch}":
+        again = wl.predict(name, hardware=knowing, batch=first.edit.batch or 1, image_size=64)
+    else:
+        again = estimate(subject.trace(first.edit), knowing)
+    assert again.energy_per_sample_j - first.before.energy_per_sample_j == pytest.approx(first.change_j, rel=1e-12)
+
+
+@needs_torchvision
+def test_only_what_can_be_priced_is_advised(knowing):
+    none_measured = replace(knowing, metadata=replace(knowing.metadata, kinds=()))
+    assert advise(Subject(net(), (INPUT,)), knowing)
+    assert not advise(Subject(net(), (INPUT,)), none_measured)
+
+
+# --- the command line
+
+
+def test_a_batch_is_a_number_or_a_range():
+    assert batches("32") == (32,)
+    assert batches("1..128") == (1, 2, 4, 8, 16, 32, 64, 128)
+    assert batches("3..20") == (3, 6, 12, 20)
+    for text in ("0", "8..4", "a", "1..", "-1"):
+        with pytest.raises(InputError, match="batch"):
+            batches(text)
+
+
+@pytest.fixture
+def hardware(model, tmp_path):
+    path = tmp_path / "synthetic.json"
+    model.save(path)
+    return path
+
+
+def test_whatif_prints_a_row_for_each_batch_and_the_same_numbers_as_json(run, network, hardware):  # noqa: F811
+    arguments = [
+        "whatif",
+        network,
+        "--hardware",
+        hardware,
+        "--input",
+        "4x3x64x64",
+        "--batch",
+        "4..16",
+        "--replace",
+        "2=depthwise",
+    ]
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    assert out.count("--replace '2=depthwise' --batch") == 3
+    rows = json.loads(run(*arguments, "--format", "json")[1])
+    assert [x["batch"] for x in rows] == [[4, 4], [4, 8], [4, 16]]
+    for x in rows:
+        assert x["change_low_j"] <= x["change_per_sample_j"] <= x["change_high_j"]
+        assert x["after_per_sample_j"] - x["before_per_sample_j"] == pytest.approx(x["change_per_sample_j"])
+    assert run(*arguments, "--format", "csv")[1].count("\n") == 4
+
+
+def test_advise_ranks_and_takes_json(run, network, hardware):  # noqa: F811
+    arguments = ["advise", network, "--hardware", hardware, "--input", "4x3x64x64"]
+    code, out, _ = run(*arguments)
+    assert code == 0 and "mind" in out and "interval at 90%" in out
+    rows = json.loads(run(*arguments, "--format", "json")[1])
+    assert len(rows) == out.count("--") and all(x["change_high_j"] < 0 for x in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "nothing is changed"),
+        (["--replace", "2:depthwise"], "PATTERN=RECIPE"),
+        (["--replace", "9=depthwise"], "'9'"),
+        (["--batch", "x..3"], "x..3"),
+        (["--drop", "2"], "does not run"),
+        (["--fold-norm", "--format", "html"], "html"),
+    ],
+)
+def test_bad_changes_end_in_one_line(run, network, hardware, arguments, named):  # noqa: F811
+    one_line(run("whatif", network, "--hardware", hardware, "--input", "4x3x64x64", *arguments), named)

@@ -1,0 +1,68 @@
+"""`wattlayer advise`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+from .app import app
+from .options import (
+    BatchOption,
+    Dtype,
+    DtypeOption,
+    Format,
+    FormatOption,
+    HardwareOption,
+    ImageOption,
+    InputOption,
+    Mode,
+    NetworkArgument,
+    OutputOption,
+    SeqOption,
+    Tf32,
+    Tf32Option,
+)  # fmt: skip
+from .output import progress, rendered, write
+from .whatif import starting
+
+
+@app.command()
+def advise(
+    network: NetworkArgument,
+    hardware: HardwareOption = "a30",
+    batch: BatchOption = 1,
+    image_size: ImageOption = None,
+    seq_len: SeqOption = None,
+    input: InputOption = None,
+    dtype: DtypeOption = Dtype.float32,
+    tf32: Tf32Option = Tf32.conv,
+    mode: Annotated[Mode, typer.Option("--mode")] = Mode.graph,
+    top: Annotated[int, typer.Option("--top", help="How many changes to show.")] = 10,
+    format: FormatOption = Format.table,
+    output: OutputOption = None,
+) -> None:
+    """Which changes to MODEL save most energy a sample, each priced with its interval; only what the model can price."""
+    from ..advise import advise as advice_of
+    from ..model import load_model
+    from ..predict import parse_shape
+    from ..whatif import Setting, Subject
+    from ..whatif_table import advice_table, change_csv
+
+    if top < 1:
+        raise InputError(f"top {top} must be at least 1")
+    if format is Format.html:
+        raise InputError("format html: advice is written as table, json or csv")
+    shape = parse_shape(input) if input else None
+    setting = Setting(shape[0] if shape else batch, image_size, seq_len, shape, dtype.value, tf32.value, mode.value)
+    advice = advice_of(Subject(network, (), setting), load_model(hardware), progress)[:top]
+    progress("")
+    if format is Format.json:
+        text = json.dumps([x.change.to_json() | {"mind": x.mind} for x in advice]) + "\n"
+    elif format is Format.csv:
+        text = change_csv([x.change for x in advice]) if advice else ""
+    else:
+        text = rendered(*advice_table(advice, f"{network}, {starting(setting)}" if not advice else starting(setting)))
+    write(text, output)

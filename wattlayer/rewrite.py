@@ -1,0 +1,140 @@
+"""Changing a trace instead of the network: channels padded, attention fused, batch norms folded into convolutions.
+
+All keep what the network computes (padding computes zeros beside it), so no module has to be rebuilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+
+from .layer import Layer, Operand
+from .trace import Trace
+
+ALIGNMENT = 8
+"""Channels of half precision that tensor cores take at once (NVIDIA, "Matrix multiplication background", DU-09799)."""
+
+_PRODUCTS = ("matmul", "bmm", "baddbmm")
+_BETWEEN = frozenset({"elementwise", "copy", "softmax"})
+_LOOK_BACK, _LOOK_AHEAD = 8, 4
+
+
+def aligned(trace: Trace, multiple: int = ALIGNMENT) -> Trace:
+    """Return `trace` with every width of a convolution or linear layer padded to a multiple; inputs of a few channels stay."""
+    widths = {n: ceil(n / multiple) * multiple for x in trace.unique() for n in _widths(x) if n > multiple and n % multiple}
+    changed = {x: _padded(x, widths) for x in trace.unique()}
+    return replace(trace, layers=tuple(changed[x] for x in trace.layers))
+
+
+def _widths(layer: Layer) -> tuple[int, ...]:
+    weight = layer.operand("weight")
+    if weight is None or len(weight.shape) < 2 or layer.group not in ("conv", "matmul"):
+        return ()
+    return weight.shape[:1] if layer.argument("groups", 1) > 1 else weight.shape[:2]
+
+
+def _padded(layer: Layer, widths: Mapping[int, int]) -> Layer:
+    if not widths or layer.group in ("attention", "recurrent"):
+        return layer
+    inputs, outputs = (tuple(_wider(x, layer, widths) for x in side) for side in (layer.inputs, layer.outputs))
+    arguments = tuple((k, widths.get(v, v) if k == "groups" else v) for k, v in layer.arguments)  # type: ignore[arg-type]
+    return replace(layer, inputs=inputs, outputs=outputs, arguments=arguments)
+
+
+def _wider(x: Operand, layer: Layer, widths: Mapping[int, int]) -> Operand:
+    """Pad the axes that hold channels: both of a product's matrices, axis 1 of an image, the last axis of everything else."""
+    axes: tuple[int, ...] = (1,) if len(x.shape) >= 4 else (len(x.shape) - 1,)
+    if layer.group == "matmul" and x.name in ("other", "mat2", "batch2"):
+        axes = (len(x.shape) - 2, len(x.shape) - 1)
+    if x.name == "weight" and len(x.shape) >= 2:
+        axes = (0, 1)
+    shape = tuple(widths.get(n, n) if axis in axes else n for axis, n in enumerate(x.shape))
+    return x if shape == x.shape else replace(x, shape=shape, strides=_repacked(shape, x.strides))
+
+
+def _repacked(shape: Sequence[int], strides: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Strides of a dense tensor of `shape` whose axes lie in memory in the order that `strides` says; 0 stays 0."""
+    if strides is None:
+        return None
+    step, result = 1, [0] * len(shape)
+    for axis in sorted(range(len(shape)), key=lambda a: (strides[a], -a)):
+        if strides[axis]:
+            result[axis], step = step, step * shape[axis]
+    return tuple(result)
+
+
+def folded(trace: Trace) -> Trace:
+    """Return `trace` without the batch norms that directly follow a convolution, which gets a bias for each of them.
+
+    In eval mode a batch norm is a scale and a shift per channel, so it goes into the weights and the bias
+    (`torch.nn.utils.fuse_conv_bn_eval`). That the norm reads what the convolution wrote is taken from their shapes.
+    """
+    calls: list[tuple[str, Layer]] = []
+    for path, layer in zip(trace.paths, trace.layers):
+        if calls and _folds_into(layer, calls[-1][1]):
+            calls[-1] = calls[-1][0], _with_bias(calls[-1][1])
+        else:
+            calls.append((path, layer))
+    return replace(trace, layers=tuple(layer for _, layer in calls), paths=tuple(path for path, _ in calls))
+
+
+def _folds_into(norm: Layer, previous: Layer) -> bool:
+    in_eval = norm.kind == "batch_norm" and not norm.argument("training", False)
+    return in_eval and previous.group == "conv" and norm.inputs[0].shape == previous.outputs[0].shape
+
+
+def _with_bias(conv: Layer) -> Layer:
+    if conv.operand("bias"):
+        return conv
+    bias = Operand("bias", (conv.outputs[0].shape[1],), conv.inputs[1].dtype)
+    return replace(conv, inputs=(*conv.inputs[:2], bias, *conv.inputs[2:]))
+
+
+def fused(trace: Trace) -> Trace:
+    """Return `trace` with every product, softmax, product in a row as one `scaled_dot_product_attention`.
+
+    What lies between them may only be element-wise or a copy (scale, mask, dropout); scores are not written to memory then
+    (Dao et al., FlashAttention, NeurIPS 2022).
+    """
+    layers, paths = list(trace.layers), list(trace.paths)
+    i = 0
+    while i < len(layers):
+        span = _attention_span(layers, i) if layers[i].group == "softmax" else None
+        if span:
+            first, last = span
+            layers[first : last + 1] = [_attention(layers[first], layers[last], trace.tf32)]
+            paths[first : last + 1] = [paths[first]]
+            i = first
+        i += 1
+    return replace(trace, layers=tuple(layers), paths=tuple(paths))
+
+
+def _attention_span(layers: Sequence[Layer], i: int) -> tuple[int, int] | None:
+    """Return the places of the two products around the softmax at `i`."""
+    scores = layers[i].inputs[0].shape
+    if len(scores) < 3:
+        return None
+    first = _product(layers, range(i - 1, max(-1, i - 1 - _LOOK_BACK), -1))
+    last = _product(layers, range(i + 1, min(len(layers), i + 1 + _LOOK_AHEAD)))
+    if first is None or last is None:
+        return None
+    whole = layers[first].outputs[0].shape[-2:] == scores[-2:] == layers[last].inputs[-2].shape[-2:]
+    return (first, last) if whole else None
+
+
+def _product(layers: Sequence[Layer], places: range) -> int | None:
+    for place in places:
+        if layers[place].kind in _PRODUCTS:
+            return place
+        if layers[place].group not in _BETWEEN:
+            return None
+    return None
+
+
+def _attention(first: Layer, last: Layer, tf32: str) -> Layer:
+    query, key = first.inputs[-2:]
+    value = last.inputs[-1]
+    turned = replace(key, name="key", shape=(*key.shape[:-2], key.shape[-1], key.shape[-2]), strides=None)
+    inputs = (replace(query, name="query", strides=None), turned, replace(value, name="value", strides=None))
+    return Layer("scaled_dot_product_attention", inputs, last.outputs).with_tf32(tf32)

@@ -1,0 +1,297 @@
+"""What a change to a network or to how it runs does to its energy, with the interval of the difference.
+
+Before and after are priced by one model, so most of what it gets wrong it gets wrong in both. The rule, for the energy
+per sample, in joules, with d_i = (calls after - calls before) x energy of distinct layer i:
+
+- a layer that runs as often as before cancels: d_i = 0;
+- of an error's variance the model's `correlation` is shared by all layers. Up to the narrower of the two mean relative
+  half-widths (of what was added, of what was removed) it moves both sides alike: it counts as that width x |Σ d_i|. What the
+  wider side has beyond that is its own and counts in full;
+- the rest of the variance is each layer's own and adds in quadrature.
+
+Half-widths are taken up and down apart (e^w - 1 and 1 - e^-w), because intervals of energy are symmetric in its logarithm.
+That the narrower width is common to both sides is an assumption, tested on errors drawn by it and not on measured pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import InputError, first_line
+from .estimate import Estimate, estimate
+from .features import Array
+from .layer import Layer
+from .model import EnergyModel, load_model, shipped_models
+from .predict import load_network, trace_network
+from .rewrite import aligned, folded, fused
+from .trace import Trace, trace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .adapters import Network
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a network runs, in the words of `predict`; None means the network's own default."""
+
+    batch: int = 1
+    image_size: int | None = None
+    seq_len: int | None = None
+    input: tuple[int, ...] | None = None
+    dtype: str | None = None
+    tf32: str = "conv"
+    mode: str = "graph"
+
+    def after(self, edit: Edit) -> Setting:
+        """Return the setting that `edit` leads to; a shape in `input` follows batch, image size and length."""
+        names = ("batch", "image_size", "seq_len", "dtype", "tf32", "mode")
+        given = {name: value for name in names if (value := getattr(edit, name)) is not None}
+        if self.input is None:
+            return replace(self, **given)
+        given.pop("image_size", None)
+        given.pop("seq_len", None)
+        return replace(self, **given, input=resized(self.input, edit))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What changes; None and empty leave things as they are."""
+
+    replace: tuple[tuple[str, str], ...] = ()
+    """(pattern of module paths, recipe of `edits.RECIPES`)."""
+    drop: tuple[str, ...] = ()
+    dtype: str | None = None
+    tf32: str | None = None
+    mode: str | None = None
+    batch: int | None = None
+    image_size: int | None = None
+    seq_len: int | None = None
+    align: bool = False
+    """Pad channels to multiples of 8."""
+    fuse_attention: bool = False
+    fold_norm: bool = False
+    """Fold batch norms into the convolutions before them."""
+
+    def describe(self) -> str:
+        """Say the edit as the options of `wattlayer whatif`."""
+        parts = [f"--replace '{pattern}={recipe}'" for pattern, recipe in self.replace]
+        parts += [f"--drop '{pattern}'" for pattern in self.drop]
+        names = ("dtype", "tf32", "mode", "batch", "image_size", "seq_len")
+        parts += [f"--{name.replace('_', '-')} {getattr(self, name)}" for name in names if getattr(self, name) is not None]
+        parts += ["--align"] * self.align + ["--fuse-attention"] * self.fuse_attention
+        parts += ["--fold-norm"] * self.fold_norm
+        return " ".join(parts)
+
+
+def resized(shape: tuple[int, ...], edit: Edit) -> tuple[int, ...]:
+    """Return an input's shape under `edit`: axis 0 is the batch, an image's last two its edges, axis 1 of text its length."""
+    if edit.batch is not None and shape:
+        shape = (edit.batch, *shape[1:])
+    if edit.image_size is not None and len(shape) >= 4:
+        shape = (*shape[:-2], edit.image_size, edit.image_size)
+    if edit.seq_len is not None and len(shape) == 2:
+        shape = (shape[0], edit.seq_len)
+    return shape
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network that can be traced again after a change: its name, or a module with its inputs."""
+
+    network: str | nn.Module
+    inputs: tuple[Any, ...] = ()
+    setting: Setting = Setting()
+
+    def trace(self, edit: Edit = Edit()) -> Trace:
+        """Trace the network as `edit` leaves it; raise InputError where that does not run."""
+        loaded = self.load(edit)
+        tf32 = self.setting.after(edit).tf32
+        try:
+            traced = trace_network(loaded, tf32) if isinstance(self.network, str) else self._trace_module(loaded, edit)
+        except InputError as error:
+            if edit.drop or edit.replace:
+                raise InputError(f"after {edit.describe()} the network does not run: {first_line(error)}") from error
+            raise
+        traced = aligned(traced) if edit.align else traced
+        traced = folded(traced) if edit.fold_norm else traced
+        return fused(traced) if edit.fuse_attention else traced
+
+    def load(self, edit: Edit = Edit()) -> Network:
+        """Return the network as `edit` leaves it, with its inputs, before tracing."""
+        from .adapters import Network
+
+        if isinstance(self.network, str):
+            s = self.setting.after(edit)
+            loaded = load_network(self.network, s.batch, s.image_size, s.seq_len, s.input, s.dtype or "float32")
+        else:
+            loaded = Network(type(self.network).__name__, self.network, _resize_tensors(self.inputs, edit))
+        if not edit.replace and not edit.drop:
+            return loaded
+        from .edits import edited
+        from .meta import to_meta
+
+        return replace(loaded, module=edited(to_meta(loaded.module), edit.replace, edit.drop))
+
+    def _trace_module(self, loaded: Network, edit: Edit) -> Trace:
+        s = self.setting.after(edit)
+        return trace(loaded.module, *loaded.args, dtype=s.dtype, tf32=s.tf32, network=loaded.name)
+
+
+def _resize_tensors(inputs: tuple[Any, ...], edit: Edit) -> tuple[Any, ...]:
+    if edit.batch is None and edit.image_size is None and edit.seq_len is None:
+        return inputs
+    import torch
+    from torch.utils._pytree import tree_map
+
+    def resize(x: Any) -> Any:
+        return torch.empty(resized(tuple(x.shape), edit), dtype=x.dtype, device="meta") if isinstance(x, torch.Tensor) else x
+
+    result: tuple[Any, ...] = tree_map(resize, inputs)
+    return result
+
+
+@dataclass(frozen=True)
+class Change:
+    """Two estimates of one model and what lies between them; energies in joules per sample."""
+
+    edit: Edit
+    before: Estimate
+    after: Estimate
+    interval_j: tuple[float, float]
+    """Of `change_j`, at level `intervals.LEVEL`."""
+
+    @property
+    def change_j(self) -> float:
+        """Energy per sample after less before: negative where the change saves."""
+        return self.after.energy_per_sample_j - self.before.energy_per_sample_j
+
+    @property
+    def change_frac(self) -> float:
+        """The change as a share of the energy before."""
+        return self.change_j / self.before.energy_per_sample_j
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return self.interval_j[1] < 0 or self.interval_j[0] > 0
+
+    @property
+    def measured_frac(self) -> float:
+        """Share of the energy afterwards in kinds that were measured and layers near what was."""
+        sound = self.after.covered & ~self.after.extrapolated
+        return float(self.after.layer_energy_j[sound].sum() / max(float(self.after.layer_energy_j.sum()), 1e-300))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the change as JSON types; energies per sample."""
+        low, high = self.interval_j
+        return {
+            "schema": 1, "network": self.before.trace.network, "hardware": self.before.model.hardware,
+            "edit": self.edit.describe(), "batch": [self.before.trace.batch, self.after.trace.batch],
+            "before_per_sample_j": self.before.energy_per_sample_j, "after_per_sample_j": self.after.energy_per_sample_j,
+            "change_per_sample_j": self.change_j, "change_low_j": low, "change_high_j": high, "change_frac": self.change_frac,
+            "measured_frac": self.measured_frac,
+            "time_s": [self.before.time_s, self.after.time_s],
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        low, high = self.interval_j
+        return (
+            f"{self.before.trace.network} on {self.before.model.hardware}, {self.edit.describe() or 'no change'}: "
+            f"{self.before.energy_per_sample_j:.4g} to {self.after.energy_per_sample_j:.4g} J a sample, change "
+            f"{self.change_j:+.4g} J ({low:+.4g} to {high:+.4g} J), {self.change_frac:+.1%}; "
+            f"{self.measured_frac:.0%} of what remains is like what was measured"
+        )
+
+
+def change(before: Estimate, after: Estimate, edit: Edit = Edit()) -> Change:
+    """Return the change from one estimate to another of the same model; raise InputError for two models."""
+    if before.model_sha256 != after.model_sha256:
+        raise InputError(f"the estimates are of two models ({before.model.name}, {after.model.name}): price both with one")
+    difference_j, up, down = _differences(before, after)
+    added = difference_j > 0
+    correlation = before.model.correlation
+    high = _half_width_j(difference_j, np.where(added, up, down), correlation)
+    low = _half_width_j(difference_j, np.where(added, down, up), correlation)
+    middle = after.energy_per_sample_j - before.energy_per_sample_j
+    return Change(edit, before, after, (middle - low, middle + high))
+
+
+def _differences(before: Estimate, after: Estimate) -> tuple[Array, Array, Array]:
+    """Per distinct layer of either: joules per sample added, and the relative widths of its energy up and down."""
+    widths: dict[Layer, tuple[float, float, float]] = {}
+    for e in (before, after):
+        for layer, energy, low, high in zip(e.trace.layers, e.layer_energy_j, e.layer_low_j, e.layer_high_j):
+            widths[layer] = float(energy), float(high / energy - 1), float(1 - low / energy)
+    calls = [[e.trace.unique()[x] / e.trace.batch for x in widths] for e in (before, after)]
+    columns = np.array([(energy * (m - n), up, down) for (energy, up, down), n, m in zip(widths.values(), *calls)]).reshape(-1, 3)
+    return columns[:, 0], columns[:, 1], columns[:, 2]
+
+
+def _half_width_j(difference_j: Array, width: Array, correlation: float) -> float:
+    """Half-width of Σ difference_j where layers have relative half-widths `width`: the rule in this module's docstring."""
+    size_j, added = np.abs(difference_j), difference_j > 0
+    plus_j, minus_j = float(size_j[added].sum()), float(size_j[~added].sum())
+    plus, minus = float((size_j * width)[added].sum()), float((size_j * width)[~added].sum())
+    sides = [total / of for total, of in ((plus, plus_j), (minus, minus_j)) if of > 0]
+    common = min(sides, default=0.0)
+    own = (plus - common * plus_j) + (minus - common * minus_j)
+    shared = (common * (plus_j - minus_j)) ** 2 + own**2
+    return float(np.sqrt(correlation * shared + (1 - correlation) * ((size_j * width) ** 2).sum()))
+
+
+def whatif(subject: Subject, edits: Sequence[Edit], model: EnergyModel, strict: bool = False) -> list[Change]:
+    """Price each edit of `subject` on its own, against `subject` as it is.
+
+    Raises InputError for an edit that cannot be made, UncoveredKindError under `strict`.
+    """
+    before = estimate(subject.trace(), model, subject.setting.mode, strict)
+    return [
+        change(before, estimate(subject.trace(edit), model, subject.setting.after(edit).mode, strict), edit) for edit in edits
+    ]
+
+
+def whatif_estimate(
+    before: Estimate, edit: Edit, module: nn.Module | None, inputs: tuple[Any, ...], hardware: str | Path | EnergyModel | None
+) -> Change:
+    """Price `edit` against an estimate; see `Estimate.whatif`."""
+    setting = Setting(tf32=before.trace.tf32, mode=before.mode)
+    subject = _named(before, setting) if module is None else Subject(module, inputs, setting)
+    after = estimate(subject.trace(edit), _model_of(before, hardware), setting.after(edit).mode)
+    return change(before, after, edit)
+
+
+def _named(before: Estimate, setting: Setting) -> Subject:
+    name, operands = before.trace.network, before.trace.inputs
+    if ":" not in name or not operands:
+        raise InputError(f"{name} is known by no name that can be loaded again: give the module and its inputs")
+    shape = operands[0].shape
+    text = len(shape) == 2 and "int" in operands[0].dtype
+    sized = replace(setting, batch=shape[0], seq_len=shape[1]) if text else replace(setting, batch=shape[0], input=shape)
+    return Subject(name, (), replace(sized, dtype=before.trace.dtype))
+
+
+def _model_of(before: Estimate, hardware: str | Path | EnergyModel | None) -> EnergyModel:
+    if isinstance(hardware, EnergyModel):
+        return hardware
+    name = before.model.name
+    if hardware is None and name not in shipped_models():
+        raise InputError(f"model {name!r} is none of the shipped ones: say hardware=, the model or its file")
+    return load_model(hardware or name)
+
+
+def replacements(patterns: Mapping[str, str] | Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return (pattern, recipe) pairs of a mapping or of texts `layer3.*=depthwise`; raise InputError for another form."""
+    if isinstance(patterns, Mapping):
+        return tuple(patterns.items())
+    pairs = [text.rpartition("=") for text in patterns]
+    for text, (pattern, _, recipe) in zip(patterns, pairs):
+        if not pattern or not recipe:
+            raise InputError(f"replace {text!r} is not written PATTERN=RECIPE, like 'layer3.*=depthwise'")
+    return tuple((pattern, recipe) for pattern, _, recipe in pairs)

@@ -1,0 +1,83 @@
+"""Changes and advice as rich tables and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .advise import Advice
+from .intervals import LEVEL
+from .report import small
+from .whatif import Change
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+MEASURED = "'measured' is the share of the energy afterwards in layers like those measured; the rest is extrapolated"
+
+
+def change_table(changes: Sequence[Change], start: str) -> list[RenderableType]:
+    """Return a table with one row a change, for a terminal; `start` says what they are changes of."""
+    before = changes[0].before
+    title = f"{before.trace.network} on {before.model.hardware}, {start}: {small(before.energy_per_sample_j, 'J')} a sample"
+    table = _table(title, "change")
+    for x in changes:
+        table.add_row(_plain(x.edit.describe()), *_figures(x))
+    return [table, _note()]
+
+
+def advice_table(advice: Sequence[Advice], start: str) -> list[RenderableType]:
+    """Return the advice for a terminal, the largest saving first."""
+    if not advice:
+        return [_plain(f"{start}: no change is sure to save; intervals of all that was tried reach zero")]
+    before = advice[0].change.before
+    title = f"{before.trace.network} on {before.model.hardware}, {start}: {small(before.energy_per_sample_j, 'J')} a sample"
+    table = _table(title, "#", "change", "mind")
+    for i, x in enumerate(advice, 1):
+        table.add_row(str(i), _plain(x.change.edit.describe()), _plain(x.mind), *_figures(x.change))
+    return [table, _note()]
+
+
+def _figures(x: Change) -> tuple[str, ...]:
+    low, high = (f"{'+' if value > 0 else ''}{small(value, 'J')}" for value in x.interval_j)
+    return (
+        small(x.after.energy_per_sample_j, "J"), f"{x.change_frac:+.1%}{'' if x.certain else ' ?'}", f"{low} to {high}",
+        f"{x.measured_frac:.0%}",
+    )  # fmt: skip
+
+
+def _table(title: str, *text: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=_plain(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in text:
+        table.add_column(column, overflow="fold")
+    for column in ("a sample", "by", f"interval at {LEVEL:.0%}", "measured"):
+        table.add_column(column, justify="right", overflow="fold")
+    return table
+
+
+def _note() -> str:
+    return _plain(f"energies per sample; ? where the interval reaches zero; {MEASURED}")
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def change_csv(changes: Sequence[Change]) -> str:
+    """Return one line a change with the columns of its JSON form; of a pair, the value before and the one after."""
+    text = io.StringIO()
+    rows = [
+        {name: "..".join(map(str, value)) if isinstance(value, list) else value for name, value in x.to_json().items()}
+        for x in changes
+    ]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
