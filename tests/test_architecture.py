@@ -28,10 +28,10 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "trace power",
         "model",
         # level 2
-        "training estimate tables crosscheck adapters rewrite",
+        "training estimate transfer operating tables crosscheck adapters rewrite",
         # level 3
-        "baselines predict measure",
-        "evaluate whatif",
+        "baselines calibration predict measure",
+        "evaluate unseen whatif",
         "advise profiling",
         # level 4
         "report card",
@@ -46,6 +46,7 @@ UPWARD = {
     ("estimate", "whatif"): "Estimate.whatif is the documented call; it traces and estimates again",
     ("estimate", "notebook"): "how a notebook shows an estimate is looked up on the estimate itself",
     ("model", "training"): "EnergyModel.train is the documented call; a model that is only loaded needs no training",
+    ("model", "transfer"): "load_model answers for every device by name; one without a model gets one from its data sheet",
     ("recorder", "trace"): "the names of the dtypes; `trace` takes `recorder` in lazily, for that one imports torch",
 }
 """Imports inside functions that go up, each with its reason."""
@@ -76,6 +77,7 @@ UNITLESS = {
     "Regressor.run_power_shift": "log ratio of powers",
     "Metadata.run_power_shift": "the same",
     "Scaffold.log_rates": "logarithms",
+    "Source.log_rates": "the same",
     "Metadata.log_rates": "the same",
     "MeterCharacter.ratio_to_power": "counter energy over integrated power",
     "Power.own_variance": "square of a relative deviation",

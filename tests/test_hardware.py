@@ -232,22 +232,3 @@ def test_the_shipped_file_is_what_the_registry_says():
     assert len(tomllib.loads(text)) == len(re.findall(r"^\[", text, re.MULTILINE))
     with pytest.raises(InputError, match="cannot be read"):
         read_devices(Path("no/such/file.toml"))
-
-
-def test_a_lower_clock_slows_the_cores_and_not_the_memory():
-    slow = HARDWARE["a100-sxm-80gb"].at_clock(0.705e9)
-    assert slow.peak("float32") == pytest.approx(19.5e12 / 2)
-    assert slow.peak("float16") == pytest.approx(312e12 / 2)
-    assert slow.l2_bytes_per_s == pytest.approx(5120 * 0.705e9, rel=1e-5)
-    assert slow.dram_bytes_per_s == 2039e9
-    assert HARDWARE["a30"].at_clock(1e9).l2_bytes_per_s is None
-    for clock_hz in (0, -1, 3e9):
-        with pytest.raises(InputError, match="MHz does not fit a30: give one from 1 to 1872 MHz"):
-            HARDWARE["a30"].at_clock(clock_hz)
-
-
-def test_a_power_limit_must_leave_room_above_idle():
-    assert HARDWARE["a30"].at_limit(100).max_w == 100
-    for max_w in (30, 0, 248):
-        with pytest.raises(InputError, match=r"W does not fit a30: give one above its idle power of 30 W and up to 247.5 W"):
-            HARDWARE["a30"].at_limit(max_w)

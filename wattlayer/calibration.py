@@ -20,7 +20,7 @@ from .features import Array, Columns
 from .hardware import Hardware, find_hardware
 from .intervals import Conformal, Support
 from .layer import Layer
-from .model import EnergyModel, Metadata, Regressor, checksum, model_features, payload
+from .model import MODEL_FEATURES, EnergyModel, Metadata, Regressor, checksum, model_features, payload
 from .power import PowerScaffold
 from .scaffold import TERMS, Scaffold, cells, groups
 from .training import Rows, digest, merge
@@ -38,13 +38,16 @@ PRIOR_SD_W = {"all": 0.6, "consumer": 0.4, "run": 0.6}
 NOISE_SD = 0.12
 """Scatter of log time or log power around the scaffolds that the ridge reckons with; larger errors count less (Huber)."""
 
-ROUNDS = (0, 40, 120)
-"""Trees on residuals; how many is chosen by cross-validation within the measured layers."""
+ROUNDS = (0, 250)
+"""Trees on residuals: none, or this many, whichever does better in cross-validation within the measured layers."""
 FEWEST_FOR_TREES = 40
 PARAMETERS = {
-    "objective": "reg:squarederror", "tree_method": "hist", "learning_rate": 0.08, "max_depth": 4, "min_child_weight": 2,
-    "subsample": 0.8, "colsample_bytree": 0.5, "reg_lambda": 3.0, "nthread": 1,
+    "objective": "reg:squarederror", "tree_method": "hist", "learning_rate": 0.05, "max_depth": 6, "min_child_weight": 5,
+    "subsample": 0.8, "colsample_bytree": 0.5, "reg_lambda": 1.0, "nthread": 1,
 }  # fmt: skip
+COPIES, JITTER_OCTAVES = 10, 0.35
+"""Each row is shown several times with its sizes blurred, because steps between two measured sizes could lie anywhere between."""
+
 MIN_LAYERS = 10
 FOLDS = 5
 
@@ -70,7 +73,10 @@ def calibrate(
     adapted = adapt(base, rows, device, rounds, seed)
     columns = Columns(rows.layers, device)
     conformal = Conformal.fit(error, [x.group for x in rows.layers], np.zeros(len(error)), _folds(rows, seed))
-    metadata = _metadata(base, adapted, chosen, rows, Support.of(rows.layers, columns), conformal, name, seed)
+    metadata = replace(
+        _metadata(base, adapted, chosen, rows, Support.of(rows.layers, columns), conformal, name, seed),
+        left_out_mdape_frac=float(np.median(np.abs(np.expm1(error)))),
+    )
     return EnergyModel(metadata, adapted.regressor, checksum(payload(metadata, adapted.regressor.time, adapted.regressor.power)))
 
 
@@ -101,12 +107,13 @@ def _metadata(
     }
     slope = base.metadata.slope if base.metadata.support else 0.0
     return replace(
-        base.metadata, name=name or regressor.hardware, hardware=regressor.hardware, rows=len(chosen), layers=len(set(rows.layers)),
+        base.metadata, name=name or regressor.hardware, hardware=regressor.hardware,
+        rows=len(chosen), layers=len(set(rows.layers)),
         kinds=tuple(sorted(adapted.kinds)), data_sha256=digest(chosen), runs=regressor.runs,
         run_power_shift=regressor.run_power_shift, consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w,
         log_rates=regressor.scaffold.log_rates, support=points, slope=slope, quantiles=conformal.quantiles,
         correlation=conformal.correlation, seed=seed, basis="calibrated",
-        source=f"{base.name} ({base.metadata.basis}) calibrated with {len(set(rows.layers))} measured layers",
+        source=f"{base.name} ({base.metadata.basis}), calibrated with {len(set(rows.layers))} layers of {regressor.hardware}",
     )  # fmt: skip
 
 
@@ -159,14 +166,14 @@ def adapt(base: EnergyModel, rows: Rows, device: Hardware, rounds: int, seed: in
 
 def _fit_rates(regressor: Regressor, rows: Rows, columns: Columns, kinds: frozenset[str], run: Array) -> Regressor:
     """Shift the rates of the scaffold, in blocks and levels, until times fit."""
-    target = np.log(rows.time_s)
+    target: Array = np.log(rows.time_s)
     members = _members(rows.layers, columns)
     start = dict(regressor.scaffold.log_rates)
     for name in members:
         if name not in start:
             parent = f"group:{group_of_cell(name[5:])}" if name.startswith("cell:") else "*"
             start[name] = start.get(parent, start["*"])
-    shift = np.zeros((len(members), len(BLOCKS)))
+    shift: Array = np.zeros((len(members), len(BLOCKS)))
     for _ in range(4):
         rates = _shifted(start, dict(zip(members, shift)))
         trial = replace(regressor, scaffold=Scaffold(rates))
@@ -217,7 +224,7 @@ def _fit_watts(regressor: Regressor, rows: Rows, columns: Columns, run: Array) -
     campaigns = np.column_stack([run == i for i in range(1, len(regressor.runs))] or [np.zeros(len(run))]).astype(float)
     target, count = np.log(rows.power_w), len(start)
     sd = np.array([PRIOR_SD_W["all"]] + [PRIOR_SD_W["consumer"]] * count + [PRIOR_SD_W["run"]] * campaigns.shape[1])
-    shift = np.zeros(len(sd))
+    shift: Array = np.zeros(len(sd))
 
     def log_power(moved: Array) -> Array:
         drawn = PowerScaffold(tuple(np.exp(start + moved[0] + moved[1 : count + 1])), limit_w)
@@ -234,11 +241,11 @@ def _fit_watts(regressor: Regressor, rows: Rows, columns: Columns, run: Array) -
 
 def _ridge(design: Array, target: Array, sd: Array) -> Array:
     """Ridge regression whose prior has standard deviations `sd`, robust by Huber's weights."""
-    weight = np.ones(len(target))
-    solution = np.zeros(design.shape[1])
+    weight: Array = np.ones(len(target))
+    solution: Array = np.zeros(design.shape[1])
     for _ in range(5):
         weighted = design * weight[:, None]
-        solution = np.linalg.solve(design.T @ weighted + np.diag((NOISE_SD / sd) ** 2), weighted.T @ target)
+        solution = np.asarray(np.linalg.solve(design.T @ weighted + np.diag((NOISE_SD / sd) ** 2), weighted.T @ target))
         weight = np.minimum(1.0, 1.5 * NOISE_SD / np.maximum(np.abs(target - design @ solution), 1e-9))
     return solution
 
@@ -256,4 +263,8 @@ def _fit_trees(regressor: Regressor, rows: Rows, columns: Columns, run: Array, r
 def _go_on(booster: xgboost.Booster, table: Array, target: Array, rounds: int, seed: int) -> xgboost.Booster:
     import xgboost
 
-    return xgboost.train(PARAMETERS | {"seed": seed}, xgboost.DMatrix(table, target), rounds, xgb_model=booster)
+    random = np.random.default_rng(seed)
+    octaves = np.array([JITTER_OCTAVES if name.startswith("log2_") else 0.0 for name in MODEL_FEATURES])[: table.shape[1]]
+    blurred = np.vstack([table + octaves * random.standard_normal(table.shape) for _ in range(COPIES)])
+    rows = xgboost.DMatrix(blurred, np.tile(target, COPIES))
+    return xgboost.train(PARAMETERS | {"seed": seed}, rows, rounds, xgb_model=booster)

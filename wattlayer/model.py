@@ -115,6 +115,8 @@ class Metadata:
     seed: int
     basis: str = "measured"
     """What the model rests on: "measured", "calibrated" (few layers measured there) or "data sheet" (none)."""
+    left_out_mdape_frac: float | None = None
+    """Of a calibrated model: median error of energy over its measured layers, each predicted without its fold of five."""
     conditions: str = ""
     """What was assumed of the device beside its data, such as a power limit; empty where nothing was."""
 

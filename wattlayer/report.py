@@ -92,7 +92,8 @@ def _grouped(title: str, name: str, rows: Iterable[Any], e: Estimate) -> Table:
 
 def _notes(e: Estimate) -> list[RenderableType]:
     """What a reader must know before believing the total."""
-    notes = [
+    notes = [e.model.caveat] if e.model.caveat else []
+    notes += [
         f"model {e.model.name} ({e.model.rows} rows; {e.model.source or 'source not stated'}); energy is gross, idle included"
     ]
     if e.mode == "eager":

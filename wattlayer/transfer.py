@@ -7,16 +7,19 @@ watts are averaged as shares of the data sheet's limit. Nothing is chosen by loo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
+from .errors import InputError
 from .features import FEATURES_VERSION, Array, Columns
 from .hardware import Hardware, find_hardware
 from .kinds import KINDS
 from .layer import Layer
-from .model import MODEL_FEATURES, EnergyModel, Metadata, Regressor, checksum, payload
+from .model import MODEL_FEATURES, EnergyModel, Metadata, Regressor, checksum, models_folder, payload
 from .power import PowerScaffold
 from .scaffold import TERMS, Scaffold, per_layer
 
@@ -31,7 +34,11 @@ DISTANT_WEIGHT = 0.3
 MODULE_W = 60.0
 """GPUs limited to this or less share memory and clocks with a small host: they learn from each other and not from boards."""
 
+LN2 = float(np.log(2.0))
 RUN = "data sheet"
+SCHEMA = 1
+LEARNED = "transfer/hardware.json"
+"""What the measured devices taught, beside the shipped models."""
 
 
 @dataclass(frozen=True)
@@ -135,3 +142,62 @@ def _nothing_learned(features: int):  # type: ignore[no-untyped-def]
 
     table = xgboost.DMatrix(np.zeros((2, features)), np.zeros(2))
     return xgboost.train({"base_score": 0.0, "nthread": 1}, table, 0)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Intervals as devices left out ask for: half-width, and the share of the error that layers have in common."""
+
+    half_width_octaves: float
+    correlation_frac: float
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What the measured devices of one class teach about the next one."""
+
+    sources: tuple[Source, ...]
+    interval: Interval
+
+    def model(self, device: Hardware) -> EnergyModel:
+        """Return the data-sheet model of `device`; raise InputError where only the device itself was measured."""
+        others = [source for source in self.sources if source.hardware != device.name]
+        if not others:
+            raise InputError(
+                f"no other {device_class(device)} than {device.name} was measured: nothing can be carried over to it"
+            )
+        return data_sheet_model(device, others, self.interval.half_width_octaves * LN2, self.interval.correlation_frac)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON types."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> Learned:
+        """Rebuild from JSON types."""
+        sources = (
+            Source(x["hardware"], {k: tuple(v) for k, v in x["log_rates"].items()}, tuple(x["consumers_w"]))
+            for x in record["sources"]
+        )
+        return Learned(tuple(sources), Interval(**record["interval"]))
+
+
+def read_learned() -> dict[str, Any]:
+    """Return the content of the shipped `LEARNED`; raise InputError where it is missing or of other features."""
+    path = models_folder() / LEARNED
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be used ({error}): run models/build_transfer.py") from None
+    if (record.get("schema"), record.get("features"), record.get("terms")) != (SCHEMA, FEATURES_VERSION, list(TERMS)):
+        raise InputError(f"{path} is of another version of wattlayer: run models/build_transfer.py")
+    return record
+
+
+def from_data_sheet(name: str) -> EnergyModel:
+    """Return a model of the registry's device `name` that rests on its data sheet alone; raise InputError for an unknown one."""
+    device = find_hardware(name)
+    classes = read_learned()["classes"]
+    if device_class(device) not in classes:
+        raise InputError(f"no {device_class(device)} was measured: nothing can be carried over to {name}")
+    return Learned.from_json(classes[device_class(device)]).model(device)

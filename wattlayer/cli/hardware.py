@@ -2,25 +2,115 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .app import app
+from .options import OutputOption
 from .output import rendered, write
+
+if TYPE_CHECKING:
+    from ..hardware import Hardware
 
 
 @app.command()
-def hardware(name: Annotated[str | None, typer.Argument(help="One device.")] = None) -> None:
-    """What is known of devices, and for which a model is trained."""
-    from dataclasses import asdict
+def hardware(
+    name: Annotated[str | None, typer.Argument(help="One device.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    output: OutputOption = None,
+) -> None:
+    """What is known of devices, what is here, and what predictions for a device rest on."""
+    write(_one(name, as_json) if name is not None else _all(as_json), output)
 
-    from ..hardware import HARDWARE, find_hardware
-    from ..model import shipped_models
+
+def _all(as_json: bool) -> str:
+    from ..hardware import known_hardware, user_file
+    from ..hardware.detect import detect
+    from ..model import shipped_models, user_models
     from ..report import hardware_table
 
+    here, devices = detect(), list(known_hardware().values())
+    if as_json:
+        names = [{"name": d.name, "title": d.title, "basis": _basis(d.name)[0]} for d in devices]
+        return json.dumps({"here": [vars(x) for x in here], "devices": names}) + "\n"
+    lines = [f"here: {x.board} ({x.kind}), {_here(x.name)}" for x in here]
+    table = rendered(hardware_table(devices, sorted({*shipped_models(), *user_models()})))
+    return table + "\n" + "\n".join([*lines, f"devices of your own: {user_file()}"]) + "\n"
+
+
+def _here(name: str | None) -> str:
     if name is None:
-        write(rendered(hardware_table(list(HARDWARE.values()), shipped_models())), None)
-    else:
-        facts = asdict(find_hardware(name)) | {"trained": name in shipped_models()}
-        write("".join(f"{key}: {value}\n" for key, value in facts.items()), None)
+        return "not in the registry: `wattlayer measure` can measure it, and hardware.toml describes it"
+    return f"{name}: predictions are {_basis(name)[1]}"
+
+
+def _one(name: str, as_json: bool) -> str:
+    from ..hardware import find_hardware
+
+    device = find_hardware(name)
+    basis, told = _basis(name)
+    figures = _figures(name, basis)
+    if as_json:
+        facts = {f.name: getattr(device, f.name) for f in fields(device)}
+        return json.dumps(facts | {"basis": basis, "figures": figures}) + "\n"
+    lines = [*_facts(device), "", f"predictions: {told}", *(f"  {_sentence(x)}" for x in figures)]
+    return "\n".join(lines if figures else [*lines, "  no error figure is at hand"]) + "\n"
+
+
+def _facts(device: Hardware) -> list[str]:
+    lines = [f"{device.name}: {device.title} ({device.kind})"]
+    for field in fields(device):
+        value, source = getattr(device, field.name), device.source_of(field.name)
+        if source is not None:
+            text = ", ".join(f"{k} {v:.5g}" for k, v in value) if isinstance(value, tuple) else f"{value:.6g}"
+            lines.append(f"{field.name}: {text}  [{source}]")
+    return [*lines, 'sources: in brackets; one that begins with "assumed" is not the maker\'s figure']
+
+
+def _basis(name: str) -> tuple[str, str]:
+    """What predictions for a device rest on, as a word and as a sentence."""
+    from ..model import load_model, model_path
+
+    path = model_path(name)
+    if path is None:
+        return (
+            "data sheet",
+            "from its data sheet only; `wattlayer calibrate` or `wattlayer train` does better with measured layers",
+        )
+    facts = load_model(name).metadata
+    if facts.basis == "calibrated":
+        return facts.basis, f"of a calibrated model: {facts.source} ({path})"
+    return facts.basis, f"of a measured model: {facts.rows} rows of {facts.layers} layers ({path})"
+
+
+def _figures(name: str, basis: str) -> list[dict[str, Any]]:
+    """Error figures from the model's evaluation, from calibrating it, or from other devices left out."""
+    from ..model import load_model, model_path
+
+    path = model_path(name)
+    if path is None:
+        from ..transfer import read_learned
+
+        curves = read_learned()["curves"]
+        return [_figure(f"unmeasured {x['hardware']}", x) for x in curves if x["predictor"] == "wattlayer, data sheet only"]
+    if basis == "calibrated":
+        error = load_model(name).metadata.left_out_mdape_frac
+        return [{"split": "layers left out in turn", "rows": load_model(name).metadata.rows, "mdape_frac": error}]
+    record = Path(path.parent) / "evaluations" / path.name
+    scores = json.loads(record.read_text(encoding="utf-8"))["scores"] if record.is_file() else []
+    return [_figure(x["split"], x) for x in scores if x["predictor"] == "wattlayer" and x["subset"] == "all"]
+
+
+def _figure(split: str, score: dict[str, Any]) -> dict[str, Any]:
+    return {"split": split} | {key: score[key] for key in ("rows", "mdape_frac", "p90_ape_frac", "coverage_frac")}
+
+
+def _sentence(figure: dict[str, Any]) -> str:
+    text = f"{figure['split']}: median error of energy {figure['mdape_frac']:.1%} over {figure['rows']} rows"
+    if figure.get("p90_ape_frac") is not None:
+        text += f", 90 % of them within {figure['p90_ape_frac']:.1%}"
+    return text + (f", {figure['coverage_frac']:.0%} in the interval" if figure.get("coverage_frac") is not None else "")

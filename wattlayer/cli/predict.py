@@ -50,18 +50,23 @@ def predict(
     top: Annotated[int, typer.Option("--top", help="Costliest layers to show.")] = 10,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse layers of kinds never measured on the hardware.")] = False,
     budget_j: Annotated[float | None, typer.Option("--budget-j", help="Exit with 1 when one pass costs more joules.")] = None,
+    power_limit_w: Annotated[
+        float | None, typer.Option("--power-limit-w", help="The board held at this limit (physics only).")
+    ] = None,
+    clock_mhz: Annotated[float | None, typer.Option("--clock-mhz", help="The cores held at this clock (physics only).")] = None,
     check_flops: Annotated[bool, typer.Option("--check-flops", help="Also compare FLOP with fvcore, module by module.")] = False,
 ) -> None:
     """Joules of one forward pass of MODEL on --hardware, layer by layer, with intervals."""
     from ..estimate import estimate
     from ..model import load_model
+    from ..operating import operated
     from ..predict import load_network, trace_network
 
     if budget_j is not None and not budget_j > 0:
         raise InputError(f"budget-j {budget_j} must be above 0")
     if top < 1 or depth < 1:
         raise InputError(f"{'top' if top < 1 else 'depth'} {top if top < 1 else depth} must be at least 1")
-    model = load_model(hardware)
+    model = operated(load_model(hardware), power_limit_w, clock_mhz)
     loaded = load_network(network, batch, image_size, seq_len, input, dtype.value)
     traced = trace_network(loaded, tf32.value)
     result = estimate(traced, model, mode=mode.value, strict=strict)
@@ -81,6 +86,8 @@ def _estimate_text(result: Estimate, format: Format, top: int, depth: int) -> st
     if format is Format.json:
         return json.dumps(result.to_json()) + "\n"
     if format is Format.csv:
+        if result.model.caveat:
+            print(f"wattlayer: {result.model.caveat}", file=sys.stderr)
         return estimate_csv(result)
     if format is Format.html:
         raise InputError("format 'html' is not available yet: use table, json or csv")

@@ -10,33 +10,57 @@ import typer
 
 from ..errors import InputError
 from .app import app
+from .calibrate import own_path
 from .data import measurements_of
 from .options import Format, FormatOption, OutputOption
 from .output import progress, rendered, write, writing
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
+    from ..model import EnergyModel
     from ..trace import Trace
 
 
 @app.command()
 def train(
     data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Datasets (JSON lines) or import tables (CSV).")],
-    output: Annotated[Path, typer.Option("--output", help="Model file to write, .json.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Model file to write, .json; default: your models, by the device's name.")
+    ] = None,
     hardware: Annotated[str | None, typer.Option("--hardware", help="Device to train on where the rows are of several.")] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows")] = False,
     source: Annotated[str, typer.Option("--source", help="Where the rows come from, kept in the model.")] = "",
 ) -> None:
-    """Train a model of one device on measured layers."""
+    """Train a model of one device on measured layers, and check it on whole networks measured there."""
     from ..model import EnergyModel
 
     rows = measurements_of(data, skip_bad_rows)
-    name = output.name.removesuffix(".json")
+    name = None if output is None else output.name.removesuffix(".json")
     model = EnergyModel.train(rows, seed=seed, hardware=hardware, name=name, source=source)
-    writing(output, lambda: model.save(output))
+    path = output or own_path(model.hardware)
+    writing(path, lambda: model.save(path))
     facts = model.metadata
-    print(f"{output}: {facts.hardware}, {facts.rows} rows of {facts.layers} layers, kinds {', '.join(facts.kinds)}")
+    print(f"{path}: {facts.hardware}, {facts.rows} rows of {facts.layers} layers, kinds {', '.join(facts.kinds)}")
+    networks = [m for m in rows if m.network is not None and m.hardware == model.hardware]
+    _check(model, networks, path)
+
+
+def _check(model: EnergyModel, networks: list[Measurement], path: Path) -> None:
+    """Print the errors on measured networks, and keep them beside the model at `path` for `wattlayer hardware`."""
+    from ..evaluate import evaluate as score
+    from ..report import evaluation_table
+
+    if not networks:
+        print("no whole network was measured: check the model with `wattlayer evaluate --networks` once there is one")
+        return
+    result = score(model, [], [(m, _trace_of(m)) for m in networks], progress=progress)
+    progress("")
+    print("whole networks measured there (their layers may be among the training rows):")
+    print(rendered(evaluation_table(result)), end="")
+    record = path.parent / "evaluations" / path.name
+    writing(record, lambda: record.parent.mkdir(exist_ok=True))
+    writing(record, lambda: record.write_text(json.dumps(result.to_json()) + "\n", encoding="utf-8"))
 
 
 @app.command()

@@ -34,7 +34,7 @@ def find_hardware(name: str) -> Hardware:
         return known[name]
     alike = [x for x in known if len(name) > 1 and (x.startswith(name) or name.lower() == x)]
     told = f"; nearest: {', '.join(alike)}" if alike else nearest(name, list(known))
-    raise InputError(f"hardware {name!r} is not known{told or '; `wattlayer hardware` lists what is'}")
+    raise InputError(f"hardware {name!r} is not known{told or '; `wattlayer hardware` lists what is'}; {user_file()} may add it")
 
 
 def registry_name(board: str) -> str | None:

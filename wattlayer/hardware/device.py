@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
-from ..errors import InputError
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -49,26 +47,3 @@ class Hardware:
             if field in fields.split():
                 return text
         return None
-
-    def at_clock(self, clock_hz: float) -> Hardware:
-        """Return the device with its cores held at `clock_hz`: rates and cache follow the clock, DRAM does not.
-
-        Raises InputError for a clock that is not above 0 or more than 30 % over the boost clock.
-        """
-        if not 0 < clock_hz <= 1.3 * self.clock_hz:
-            raise InputError(
-                f"clock {clock_hz / 1e6:g} MHz does not fit {self.name}: give one from 1 to {1.3 * self.clock_hz / 1e6:.0f} MHz"
-            )
-        ratio = clock_hz / self.clock_hz
-        cache = None if self.l2_bytes_per_s is None else self.l2_bytes_per_s * ratio
-        rates = tuple((dtype, rate * ratio) for dtype, rate in self.peak_flop_per_s)
-        return replace(self, peak_flop_per_s=rates, clock_hz=clock_hz, l2_bytes_per_s=cache)
-
-    def at_limit(self, max_w: float) -> Hardware:
-        """Return the device with its power limit at `max_w`; raise InputError outside idle to 1.5 x the data sheet's limit."""
-        if not self.idle_w < max_w <= 1.5 * self.max_w:
-            raise InputError(
-                f"power limit {max_w:g} W does not fit {self.name}: give one above its idle power of {self.idle_w:g} W and up to "
-                f"{1.5 * self.max_w:g} W"
-            )
-        return replace(self, max_w=max_w)

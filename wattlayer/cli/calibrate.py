@@ -1,0 +1,48 @@
+"""`wattlayer calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .data import measurements_of
+from .output import writing
+
+
+@app.command()
+def calibrate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A trained model, or a device to start from its data sheet.")
+    ],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Datasets (JSON lines) or import tables (CSV).")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Model file to write; default: your models, by the device's name.")
+    ] = None,
+    hardware: Annotated[str | None, typer.Option("--hardware", help="Device where the rows are of several.")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows")] = False,
+) -> None:
+    """Adapt MODEL to a device with few measured layers (25 to 200; `wattlayer measure --calibration` picks and measures them)."""
+    from ..calibration import calibrate as adapted
+    from ..model import load_model
+
+    rows = measurements_of(data, skip_bad_rows)
+    base = load_model(model)
+    fitted = adapted(base, rows, hardware=hardware, name=None if output is None else output.stem, seed=seed)
+    path = output or own_path(fitted.hardware)
+    writing(path, lambda: fitted.save(path))
+    facts = fitted.metadata
+    print(f"{path}: {facts.hardware}, {facts.source}, {facts.rows} rows")
+    print(f"layers left out in turn, energy: median error {facts.left_out_mdape_frac:.1%}")
+
+
+def own_path(hardware: str) -> Path:
+    """Return where this user's model of `hardware` lives, and make its folder."""
+    from ..model import user_models_folder
+
+    folder = user_models_folder()
+    writing(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
+    return folder / f"{hardware}.json"

@@ -1,0 +1,85 @@
+"""A device below its data sheet: a lower power limit or a fixed clock, by physics alone.
+
+Of each layer's time the share that waits for DRAM or for the launch stays, the rest follows the core clock. Of each layer's
+energy idle power x time stays, and what the cores switch follows the square of the clock, as voltage does (P = C V² f with
+V ∝ f). A power limit is held by the highest clock that keeps to it. No measurement at another limit or clock was at hand to
+validate this with, and every prediction says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .errors import InputError
+from .features import Array, Columns
+from .hardware import find_hardware
+from .layer import Layer
+from .model import EnergyModel, Regressor
+
+LOWEST_CLOCK_FRAC = 0.2
+"""A governor goes no lower; where even this draws more than the limit, the limit is exceeded."""
+
+_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Throttled(Regressor):
+    """A regressor's answers at `clock_frac` of the usual clock and, where that is lower, the clock that holds `held_w`."""
+
+    clock_frac: float = 1.0
+    held_w: float = float("inf")
+
+    def log_time_power(self, layers: Sequence[Layer], columns: Columns, kinds: frozenset[str], run: Array) -> tuple[Array, Array]:
+        """Return log time_s and log power_w, each [n_layers]."""
+        log_time, log_power = super().log_time_power(layers, columns, kinds, run)
+        time_s, power_w = np.exp(log_time), np.exp(log_power)
+        idle_w = np.minimum(columns.hardware.idle_w, 0.95 * power_w)
+        waiting_s = np.minimum(columns.memory_s() + columns.hardware.launch_s, time_s)
+        low, high = np.full(len(time_s), LOWEST_CLOCK_FRAC), np.full(len(time_s), self.clock_frac)
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            fits = _at(middle, time_s, power_w, waiting_s, idle_w)[1] <= self.held_w
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        fits = _at(np.full(len(time_s), self.clock_frac), time_s, power_w, waiting_s, idle_w)[1] <= self.held_w
+        slow_s, slow_w = _at(np.where(fits, self.clock_frac, low), time_s, power_w, waiting_s, idle_w)
+        return np.log(slow_s), np.log(slow_w)
+
+
+def _at(clock_frac: Array, time_s: Array, power_w: Array, waiting_s: Array, idle_w: Array) -> tuple[Array, Array]:
+    """Return time_s and power_w, each [n_layers], with the cores at `clock_frac` [n_layers]."""
+    slow_s = waiting_s + (time_s - waiting_s) / clock_frac
+    waiting_frac = waiting_s / time_s
+    switched_j = (power_w - idle_w) * time_s * (waiting_frac + (1 - waiting_frac) * clock_frac**2)
+    return slow_s, idle_w + switched_j / slow_s
+
+
+def operated(model: EnergyModel, power_limit_w: float | None = None, clock_mhz: float | None = None) -> EnergyModel:
+    """Return `model` for its device at a power limit in watts and a core clock in MHz; None leaves either as it is.
+
+    Raises InputError for a limit not above idle power or more than the device has, and for a clock above its boost clock.
+    """
+    if power_limit_w is None and clock_mhz is None:
+        return model
+    device, r = find_hardware(model.hardware), model.regressor
+    most_w = max(device.max_w, model.metadata.limit_w)
+    if power_limit_w is not None and not device.idle_w < power_limit_w <= most_w:
+        raise InputError(
+            f"power limit {power_limit_w:g} W does not fit {device.name}: give one above its idle {device.idle_w:g} W "
+            f"and up to {most_w:g} W"
+        )
+    boost_mhz = device.clock_hz / 1e6
+    if clock_mhz is not None and not LOWEST_CLOCK_FRAC * boost_mhz <= clock_mhz <= boost_mhz:
+        raise InputError(
+            f"clock {clock_mhz:g} MHz does not fit {device.name}: give one from "
+            f"{LOWEST_CLOCK_FRAC * boost_mhz:.0f} to {boost_mhz:.0f} MHz"
+        )
+    said = [f"limited to {power_limit_w:g} W"] if power_limit_w is not None else []
+    said += [f"clocked at {clock_mhz:g} MHz"] if clock_mhz is not None else []
+    held_w = float("inf") if power_limit_w is None else power_limit_w
+    clock_frac = 1.0 if clock_mhz is None else clock_mhz / boost_mhz
+    throttled = Throttled(r.hardware, r.scaffold, r.drawn, r.time, r.power, r.runs, r.run_power_shift, clock_frac, held_w)
+    conditions = f"{device.name} {' and '.join(said)}: physics only, nobody measured it so"
+    return replace(model, regressor=throttled, metadata=replace(model.metadata, conditions=conditions))

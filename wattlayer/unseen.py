@@ -1,0 +1,258 @@
+"""How good predictions are on hardware that was never measured, and after a few layers were (`--split hardware`).
+
+Each device is left out in turn: a data-sheet model is built from the others, judged on all its rows, then calibrated with
+random draws of its layers and judged on the rest. Nothing is chosen by looking at the device that is judged; the intervals
+of a left-out device come from leaving out the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .baselines import BASELINES
+from .calibration import calibrate
+from .dataset import Measurement
+from .errors import InputError
+from .features import Array, Columns
+from .hardware import find_hardware
+from .intervals import LEVEL, Conformal
+from .layer import Layer
+from .model import EnergyModel
+from .training import Rows, merge
+from .transfer import LN2, Interval, Learned, Source, combine, device_class
+
+COUNTS = (25, 50, 100, 200)
+DRAWS = 10
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Errors on one device after one draw of `layers` measured layers (0: data sheet only), over its `rows` other rows."""
+
+    hardware: str
+    predictor: str
+    layers: int
+    draw: int
+    rows: int
+    mdape_frac: float
+    p90_ape_frac: float
+    signed_median_frac: float
+    time_mdape_frac: float | None
+    coverage_frac: float | None
+    """Share of measured energies inside the interval (meant: `intervals.LEVEL`); None for baselines."""
+
+
+def sources_of(measurements: Sequence[Measurement]) -> dict[str, Source]:
+    """Fit what each measured device teaches, by name; raise InputError where there is no layer."""
+    devices = sorted({m.hardware for m in measurements if m.layer is not None})
+    if not devices:
+        raise InputError("there is no measured layer to learn from")
+    fitted = {}
+    for name in devices:
+        rows = merge([m for m in measurements if m.hardware == name])
+        fitted[name] = Source.fit(rows.layers, name, rows.time_s, rows.power_w)
+    return fitted
+
+
+def interval_of(measurements: Mapping[str, Sequence[Measurement]], sources: Mapping[str, Source]) -> Interval:
+    """Return the interval for a further device: the widest that any of these needs when it is left out.
+
+    Devices and not rows are the sample here, and with k of them no finite interval is sure to hold for `LEVEL` of further
+    devices while k < 9; the widest is the most that they can say. One device alone says nothing: its interval is a factor of 4.
+    """
+    errors = {}
+    for name in measurements:
+        others = [source for key, source in sources.items() if key != name]
+        if others:
+            rows = merge(measurements[name])
+            errors[name] = _log_error(others, name, rows)
+    if len(errors) < 2:
+        return Interval(2.0, 1.0)
+    half_width = max(float(np.quantile(np.abs(e), LEVEL)) for e in errors.values())
+    every, blocks = np.concatenate(list(errors.values())), np.repeat(np.arange(len(errors)), [len(e) for e in errors.values()])
+    correlation = Conformal.fit(every, ["all"] * len(every), np.zeros(len(every)), blocks).correlation
+    return Interval(half_width / LN2, correlation)
+
+
+def _log_error(sources: Sequence[Source], name: str, rows: Rows) -> Array:
+    device = find_hardware(name)
+    scaffold, drawn = combine(sources, device)
+    columns = Columns(rows.layers, device)
+    time_s = scaffold.time_s(rows.layers, columns)
+    result: Array = np.log(time_s * drawn.power_w(columns, time_s, np.zeros(len(time_s))) / (rows.time_s * rows.power_w))
+    return result
+
+
+def leave_one_out(
+    measurements: Sequence[Measurement],
+    counts: Sequence[int] = COUNTS,
+    draws: int = DRAWS,
+    seed: int = 0,
+    jobs: int = -1,
+    progress: Progress = lambda text: None,
+) -> list[Draw]:
+    """Judge each device of `measurements` unmeasured and after `counts` layers, `draws` times; needs two devices or more.
+
+    Rows of a layer with and without TF32 are drawn, or judged, together; `jobs` calibrations run at once.
+    Raises InputError for fewer than two devices.
+    """
+    sources = sources_of(measurements)
+    if len(sources) < 2:
+        raise InputError(f"only {', '.join(sources)} was measured: leaving hardware out needs rows of two devices or more")
+    own = {name: [m for m in measurements if m.hardware == name and m.layer is not None] for name in sources}
+    results: list[Draw] = []
+    for name, rows in own.items():
+        others = {key: rows for key, rows in own.items() if key != name}
+        progress(f"hardware: without {name}")
+        known = {key: sources[key] for key in others}
+        base = Learned(tuple(known.values()), interval_of(others, known)).model(find_hardware(name))
+        results += _unmeasured(base, rows, others)
+        results += _few(base, rows, counts, draws, seed, jobs, progress)
+    return results
+
+
+def learned_from(measurements: Sequence[Measurement]) -> dict[str, Learned]:
+    """Return what all measured devices teach, by class of device."""
+    sources = sources_of(measurements)
+    classes = sorted({device_class(find_hardware(name)) for name in sources})
+    result = {}
+    for title in classes:
+        members = {name: source for name, source in sources.items() if device_class(find_hardware(name)) == title}
+        own = {name: [m for m in measurements if m.hardware == name and m.layer is not None] for name in members}
+        result[title] = Learned(tuple(members.values()), interval_of(own, members))
+    return result
+
+
+def _unmeasured(base: EnergyModel, own: Sequence[Measurement], others: Mapping[str, Sequence[Measurement]]) -> list[Draw]:
+    rows = _every(own)
+    roofline_s = Columns(rows.layers, find_hardware(base.hardware)).roofline_s()
+    answer = base.predict(rows.layers)
+    share = np.median([m.power_w / find_hardware(m.hardware).max_w for other in others.values() for m in other])
+    constant_w = float(share) * find_hardware(base.hardware).max_w
+    tdp = BASELINES["TDP x roofline"](rows, rows, base.hardware)
+    return [
+        _scored(base, "wattlayer, data sheet only", 0, 0, rows),
+        _score(base.hardware, "TDP x roofline", 0, 0, rows, tdp, roofline_s),
+        _score(base.hardware, "constant power x roofline", 0, 0, rows, constant_w * roofline_s, roofline_s),
+        _score(base.hardware, "constant power x predicted time", 0, 0, rows, constant_w * answer.time_s, answer.time_s),
+    ]
+
+
+def _few(
+    base: EnergyModel, own: Sequence[Measurement], counts: Sequence[int], draws: int, seed: int, jobs: int, progress: Progress
+) -> list[Draw]:
+    by_shape: dict[Layer, list[Measurement]] = {}
+    for m in own:
+        assert m.layer is not None
+        by_shape.setdefault(m.layer.with_tf32("none"), []).append(m)
+    shapes = list(by_shape)
+    tasks = [(count, draw) for count in counts if count <= len(shapes) // 2 for draw in range(draws)]
+
+    def one(count: int, draw: int) -> list[Draw]:
+        random = np.random.default_rng([seed, count, draw])
+        drawn = {shapes[i] for i in random.permutation(len(shapes))[:count]}
+        seen = [by_shape[x][random.integers(len(by_shape[x]))] for x in shapes if x in drawn]
+        rest = _every([m for x in shapes if x not in drawn for m in by_shape[x]])
+        fitted = calibrate(base, seen, seed=draw)
+        raw = BASELINES["XGBoost, raw shapes"](merge(seen), rest, base.hardware)
+        raw_score = _score(base.hardware, "XGBoost, raw shapes", count, draw, rest, raw, None)
+        return [_scored(fitted, "wattlayer, calibrated", count, draw, rest), raw_score]
+
+    from joblib import Parallel, delayed
+
+    results: list[Draw] = []
+    for part in Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(delayed(one)(*job) for job in tasks):
+        results += part
+        progress(f"hardware: {base.hardware}, {part[0].layers} layers, draw {part[0].draw + 1}")
+    return results
+
+
+def _every(measurements: Sequence[Measurement]) -> Rows:
+    chosen = [m for m in measurements if m.layer is not None]
+    return Rows(
+        tuple(m.layer for m in chosen if m.layer is not None), tuple(m.run for m in chosen),
+        np.array([m.time_s for m in chosen]), np.array([m.power_w for m in chosen]),
+    )  # fmt: skip
+
+
+def _scored(model: EnergyModel, predictor: str, layers: int, draw: int, rows: Rows) -> Draw:
+    answer = model.predict(rows.layers, rows.runs)
+    measured = rows.time_s * rows.power_w
+    inside: NDArray[np.bool_] = (answer.energy_low_j <= measured) & (measured <= answer.energy_high_j)
+    return _score(model.hardware, predictor, layers, draw, rows, answer.energy_j, answer.time_s, float(inside.mean()))
+
+
+def _score(
+    hardware: str, predictor: str, layers: int, draw: int, rows: Rows, energy_j: Array, time_s: Array | None,
+    coverage: float | None = None,
+) -> Draw:  # fmt: skip
+    ratio = energy_j / (rows.time_s * rows.power_w) - 1
+    time_error = None if time_s is None else float(np.median(np.abs(time_s / rows.time_s - 1)))
+    return Draw(
+        hardware, predictor, layers, draw, len(ratio), float(np.median(np.abs(ratio))), float(np.quantile(np.abs(ratio), 0.9)),
+        float(np.median(ratio)), time_error, coverage,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One point of a learning curve: median, least and most of the draws of one device, predictor and number of layers."""
+
+    hardware: str
+    predictor: str
+    layers: int
+    draws: int
+    rows: int
+    mdape_frac: float
+    least_mdape_frac: float
+    most_mdape_frac: float
+    p90_ape_frac: float
+    signed_median_frac: float
+    time_mdape_frac: float | None
+    coverage_frac: float | None
+
+
+def curves(draws: Sequence[Draw]) -> list[Curve]:
+    """Return the learning curves that `draws` make, in their order."""
+    keys = list(dict.fromkeys((d.hardware, d.predictor, d.layers) for d in draws))
+    return [_point([d for d in draws if (d.hardware, d.predictor, d.layers) == key]) for key in keys]
+
+
+def _point(draws: Sequence[Draw]) -> Curve:
+    def middle(name: str) -> Any:
+        values = [getattr(d, name) for d in draws]
+        return None if None in values else float(np.median(values))
+
+    errors = [d.mdape_frac for d in draws]
+    return Curve(
+        draws[0].hardware, draws[0].predictor, draws[0].layers, len(draws), int(np.median([d.rows for d in draws])),
+        middle("mdape_frac"), min(errors), max(errors), middle("p90_ape_frac"), middle("signed_median_frac"),
+        middle("time_mdape_frac"), middle("coverage_frac"),
+    )  # fmt: skip
+
+
+def curves_table(points: Sequence[Curve]) -> str:
+    """Return learning curves as a Markdown table."""
+    head = [
+        "| hardware | measured layers | predictor | rows | median error | least to most of the draws | p90 | signed median | "
+        "time | in the interval |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+
+    def percent(value: float | None) -> str:
+        return "–" if value is None else f"{value:.1%}"
+
+    rows = [
+        f"| {p.hardware} | {p.layers} | {p.predictor} | {p.rows} | {percent(p.mdape_frac)} | "
+        + (f"{percent(p.least_mdape_frac)} to {percent(p.most_mdape_frac)}" if p.draws > 1 else "–")
+        + f" | {percent(p.p90_ape_frac)} | {p.signed_median_frac:+.1%} | {percent(p.time_mdape_frac)} | "
+        + f"{percent(p.coverage_frac)} |"
+        for p in points
+    ]
+    return "\n".join([*head, *rows])
