@@ -9,6 +9,7 @@
 Importing this imports neither torch nor xgboost; they come in where they are used.
 """
 
+from .advise import advise
 from .dataset import Measurement, read_measurements, write_measurements
 from .errors import InputError, MeterError, UncoveredKindError, WattlayerError
 from .estimate import VERSION, Estimate, estimate, estimate_many
@@ -18,12 +19,16 @@ from .layer import Layer, Operand
 from .measure import measure
 from .model import EnergyModel, Prediction, load_model
 from .predict import predict
+from .profiling import Profile, ProfilerHook, profile
 from .trace import Trace, trace
+from .whatif import Change, Edit, Setting, Subject, whatif
 
 __version__ = VERSION
 
 __all__ = [
     "HARDWARE",
+    "Change",
+    "Edit",
     "EnergyModel",
     "Estimate",
     "Hardware",
@@ -33,16 +38,23 @@ __all__ = [
     "MeterError",
     "Operand",
     "Prediction",
+    "Profile",
+    "ProfilerHook",
+    "Setting",
+    "Subject",
     "Trace",
     "UncoveredKindError",
     "WattlayerError",
+    "advise",
     "estimate",
     "estimate_many",
     "evaluate",
     "load_model",
     "measure",
     "predict",
+    "profile",
     "read_measurements",
     "trace",
+    "whatif",
     "write_measurements",
 ]

@@ -53,7 +53,7 @@ class DeviceRig:
         """
         found = _device(device)
         if instrument is None:
-            instrument = choose(meter, found.type, openers(*_identity(found), assumed_power_w))
+            instrument = choose(meter, found.type, openers(*identity(found), assumed_power_w))
         torch.backends.mha.set_fastpath_enabled(False)  # a trace describes the operators, so they are what is measured
         return DeviceRig(found, instrument, hardware or hardware_name(found), seed)
 
@@ -188,7 +188,7 @@ def _device(wanted: str | torch.device | None) -> torch.device:
     return torch.device("cuda", found.index or 0) if found.type == "cuda" else found
 
 
-def _identity(device: torch.device) -> tuple[str | None, str | None]:
+def identity(device: torch.device) -> tuple[str | None, str | None]:
     """UUID and PCI bus id by which NVML knows a CUDA device."""
     if device.type != "cuda":
         return None, None
