@@ -1,9 +1,9 @@
 """A device below its data sheet: a lower power limit or a fixed clock, by physics alone.
 
 Of each layer's time the share that waits for DRAM or for the launch stays, the rest follows the core clock. Of each layer's
-energy idle power x time stays, and what the cores switch follows the square of the clock, as voltage does (P = C V² f with
-V ∝ f). A power limit is held by the highest clock that keeps to it. No measurement at another limit or clock was at hand to
-validate this with, and every prediction says so.
+energy idle power x time stays and so does what DRAM draws; what the cores switch follows the square of the clock, as voltage
+does (P = C V² f with V ∝ f). A power limit is held by the highest clock that keeps to it. No measurement at another limit or
+clock was at hand to validate this with, and every prediction says so.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .features import Array, Columns
 from .hardware import find_hardware
 from .layer import Layer
 from .model import EnergyModel, Regressor
+from .power import CONSUMERS, busy_frac
 
 LOWEST_CLOCK_FRAC = 0.2
 """A governor goes no lower; where even this draws more than the limit, the limit is exceeded."""
@@ -35,25 +36,44 @@ class Throttled(Regressor):
     def log_time_power(self, layers: Sequence[Layer], columns: Columns, kinds: frozenset[str], run: Array) -> tuple[Array, Array]:
         """Return log time_s and log power_w, each [n_layers]."""
         log_time, log_power = super().log_time_power(layers, columns, kinds, run)
-        time_s, power_w = np.exp(log_time), np.exp(log_power)
-        idle_w = np.minimum(columns.hardware.idle_w, 0.95 * power_w)
-        waiting_s = np.minimum(columns.memory_s() + columns.hardware.launch_s, time_s)
-        low, high = np.full(len(time_s), LOWEST_CLOCK_FRAC), np.full(len(time_s), self.clock_frac)
+        layers_at = _Layers.of(self, columns, np.exp(log_time), np.exp(log_power))
+        low, high = np.full(len(log_time), LOWEST_CLOCK_FRAC), np.full(len(log_time), self.clock_frac)
+        fits = layers_at.clock(high)[1] <= self.held_w
+        low = np.where(fits, high, low)
         for _ in range(_STEPS):
             middle = (low + high) / 2
-            fits = _at(middle, time_s, power_w, waiting_s, idle_w)[1] <= self.held_w
+            fits = layers_at.clock(middle)[1] <= self.held_w
             low, high = np.where(fits, middle, low), np.where(fits, high, middle)
-        fits = _at(np.full(len(time_s), self.clock_frac), time_s, power_w, waiting_s, idle_w)[1] <= self.held_w
-        slow_s, slow_w = _at(np.where(fits, self.clock_frac, low), time_s, power_w, waiting_s, idle_w)
+        slow_s, slow_w = layers_at.clock(low)
         return np.log(slow_s), np.log(slow_w)
 
 
-def _at(clock_frac: Array, time_s: Array, power_w: Array, waiting_s: Array, idle_w: Array) -> tuple[Array, Array]:
-    """Return time_s and power_w, each [n_layers], with the cores at `clock_frac` [n_layers]."""
-    slow_s = waiting_s + (time_s - waiting_s) / clock_frac
-    waiting_frac = waiting_s / time_s
-    switched_j = (power_w - idle_w) * time_s * (waiting_frac + (1 - waiting_frac) * clock_frac**2)
-    return slow_s, idle_w + switched_j / slow_s
+@dataclass(frozen=True)
+class _Layers:
+    """What of each layer's time and energy does not follow the clock, all [n_layers]."""
+
+    time_s: Array
+    power_w: Array
+    idle_w: Array
+    waiting_s: Array
+    dram_frac: Array
+    """Share of the power above idle that DRAM draws."""
+
+    @staticmethod
+    def of(regressor: Regressor, columns: Columns, time_s: Array, power_w: Array) -> _Layers:
+        drawn_w = busy_frac(columns, time_s) * np.array(regressor.drawn.consumers_w)
+        above_idle_w = np.maximum(drawn_w.sum(axis=1) - drawn_w[:, CONSUMERS.index("idle")], 1e-9)
+        return _Layers(
+            time_s, power_w, np.minimum(columns.hardware.idle_w, 0.95 * power_w),
+            np.minimum(columns.memory_s() + columns.hardware.launch_s, time_s),
+            drawn_w[:, CONSUMERS.index("dram")] / above_idle_w,
+        )  # fmt: skip
+
+    def clock(self, clock_frac: Array) -> tuple[Array, Array]:
+        """Return time_s and power_w, each [n_layers], with the cores at `clock_frac` [n_layers]."""
+        slow_s = self.waiting_s + (self.time_s - self.waiting_s) / clock_frac
+        kept_frac = self.dram_frac + (1 - self.dram_frac) * clock_frac**2
+        return slow_s, self.idle_w + (self.power_w - self.idle_w) * self.time_s * kept_frac / slow_s
 
 
 def operated(model: EnergyModel, power_limit_w: float | None = None, clock_mhz: float | None = None) -> EnergyModel:

@@ -56,12 +56,13 @@ def llm_items(dtypes: list[str], roofline: Roofline) -> list[Item]:
         dtype = halves[index % len(halves)]
         for phase, shapes in (("prefill", PREFILL), ("decode", DECODE)):
             for sequences, tokens in shapes:
-                for layer in _layers(sizes, dtype, sequences, tokens, decode=phase == "decode"):
+                for layer in model_layers(sizes, dtype, sequences, tokens, decode=phase == "decode"):
                     found.setdefault(layer, Item(layer, source=f"llm:{sizes.name} {phase}"))
     return [item for layer, item in found.items() if roofline.fits(layer, 0.1)]
 
 
-def _layers(sizes: Sizes, dtype: str, sequences: int, tokens: int, *, decode: bool) -> Iterator[Layer]:
+def model_layers(sizes: Sizes, dtype: str, sequences: int, tokens: int, *, decode: bool) -> Iterator[Layer]:
+    """Yield the distinct layers of one pass of a model: prefill of `tokens`, or one decoding step on a cache of `tokens`."""
     new = 1 if decode else tokens
     x = meta(sequences, new, sizes.width, dtype=dtype)
     for features, outputs in (
