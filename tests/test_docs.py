@@ -1,0 +1,210 @@
+"""The documentation builds without a warning, and everything in it that can be typed does what it says."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SyntheticDevice, draw_layers
+from torch import nn
+
+import wattlayer as wl
+from wattlayer import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+NOT_RUN = ("pip install", "git clone")
+"""Installing is tried in an empty environment, apart."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block with its language and what stands behind it."""
+
+    language: str
+    info: str
+    code: str
+
+    @property
+    def on_a_device(self) -> bool:
+        """Commands that need a GPU or change the user's shell are parsed only."""
+        return "device" in self.info.split()
+
+    @property
+    def title(self) -> str | None:
+        found = re.search(r'title="([^"]+)"', self.info)
+        return found[1] if found else None
+
+
+def blocks(page: Path) -> list[Block]:
+    return [Block(*match.groups()) for match in FENCE.finditer(page.read_text())]
+
+
+def commands(block: Block) -> Iterator[list[str]]:
+    for line in block.code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            yield words
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    def call(words: list[str]) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", words)
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with what a reader has: a network of their own, and layers measured elsewhere (here: a synthetic device's)."""
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "path" / "to" / "net.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("from torch import nn\n\n\ndef factory():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())\n")
+    header = "hardware,layer_repr,input_shape,dtype,tf32,time_s,energy_j\n"
+    (tmp_path / "measured.csv").write_text(header + "".join(_rows()))
+    return tmp_path
+
+
+def _rows() -> Iterator[str]:
+    for m in SyntheticDevice().measure(draw_layers(60)):
+        layer = m.layer
+        assert layer is not None
+        weight, x = layer.operand("weight"), layer.inputs[0].shape
+        if layer.kind == "conv2d" and weight is not None:
+            text = f"Conv2d({x[1]}, {weight.shape[0]}, kernel_size=({weight.shape[2]}, {weight.shape[3]}), stride=(1, 1))"
+        elif layer.kind == "linear" and weight is not None:
+            text = f"Linear(in_features={x[-1]}, out_features={weight.shape[0]}, bias=True)"
+        else:
+            text = "ReLU()"
+        yield f'a30,"{text}",{"x".join(map(str, x))},float32,conv,{m.time_s},{m.energy_j}\n'
+
+
+def test_pages_and_commands_are_found():
+    found = [words for page in PAGES for b in blocks(page) if b.language == "sh" for words in commands(b)]
+    assert {"predict", "whatif", "advise", "train", "measure"} <= {words[1] for words in found if words[0] == "wattlayer"}
+    assert len(PAGES) >= 8
+
+
+QUICK = ("index", "measuring", "method", "limits", "api")
+
+
+@pytest.mark.parametrize(
+    "page", [p if p.stem in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in PAGES], ids=lambda page: page.stem
+)
+def test_what_a_page_says_can_be_typed(page, workplace, run):
+    """Blocks run from top to bottom in one folder, Python in one namespace."""
+    names = {"module": nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), "inputs": (torch.zeros(1, 3, 16, 16),), "wl": wl}
+    for block in blocks(page):
+        if block.title:
+            (workplace / block.title).parent.mkdir(parents=True, exist_ok=True)
+            (workplace / block.title).write_text(block.code)
+        elif block.language == "python":
+            exec(compile(block.code, f"{page.name}", "exec"), names)
+        elif block.language == "sh" and not any(text in block.code for text in NOT_RUN):
+            for words in commands(block):
+                _type(words, block, run)
+
+
+def _type(words: list[str], block: Block, run) -> None:
+    assert words[0] in ("wattlayer", "python", "mkdocs"), f"{words}: what is this command?"
+    if words[0] != "wattlayer":
+        return
+    if block.on_a_device:
+        code, _, err = run([*words[:2], "--help"])
+    elif "--show-completion" in words:
+        code, err = subprocess.run([sys.executable, "-m", "wattlayer.cli", *words[1:]], check=False).returncode, ""
+        code = 0 if code in (0, 1) else code  # 1: no shell is found around a test
+    else:
+        code, _, err = run(words)
+    allowed = (0, 1) if any(word.startswith("--budget") for word in words) else (0,)
+    assert code in allowed, f"{shlex.join(words)}: {err}"
+
+
+def test_every_option_of_a_command_for_a_device_exists(run):
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "sh" and block.on_a_device:
+                for words in commands(block):
+                    shown = run([*words[:2], "--help"])[1]
+                    assert not [w for w in words if w.startswith("--") and w not in shown], words
+
+
+@pytest.mark.slow
+def test_the_documentation_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "site" / "api" / "index.html").read_text()
+    missing = [name for name in ("predict", "Estimate", "Change", "advise", "profile", "EnergyModel") if name not in text]
+    assert not missing
+
+
+def test_every_public_name_says_what_it_is():
+    bare = []
+    for name in wl.__all__:
+        value = getattr(wl, name)
+        if callable(value) and not (value.__doc__ or "").strip():
+            bare.append(name)
+    assert not bare
+
+
+def test_public_methods_are_documented_or_plain_properties():
+    """Methods that take arguments say what they do; a property of few words says it by its name and unit."""
+    bare = []
+    for path in (
+        ROOT / "wattlayer" / f"{name}.py" for name in ("estimate", "whatif", "advise", "edits", "rewrite", "profiling", "model")
+    ):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                methods = [m for m in node.body if isinstance(m, ast.FunctionDef) and not m.name.startswith("_")]
+                bare += [
+                    f"{node.name}.{m.name}"
+                    for m in methods
+                    if not ast.get_docstring(m) and not m.decorator_list and m.name != "forward"
+                ]
+    assert not bare
+
+
+# --- terminals
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_narrow_terminals_fold_and_no_colour_means_none(columns):
+    """Run on a real pseudo-terminal, whose width the command must keep to."""
+    pexpect = pytest.importorskip("pexpect")
+    environment = {**os.environ, "COLUMNS": columns, "TERM": "xterm-256color", "NO_COLOR": "1"}
+    child = pexpect.spawn(
+        sys.executable, ["-m", "wattlayer.cli", "hardware"], env=environment, dimensions=(50, int(columns)), timeout=60,
+        encoding="utf-8",
+    )  # fmt: skip
+    text = child.read()
+    assert "a30" in text
+    assert not re.search(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7])[;m]", text), "a colour"
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    assert max(len(line.rstrip()) for line in plain.splitlines()) <= int(columns)
+
+
+def test_a_pipe_gets_plain_text():
+    done = subprocess.run([sys.executable, "-m", "wattlayer.cli", "hardware"], capture_output=True, text=True, check=True)
+    assert "\x1b" not in done.stdout and done.stderr == ""
