@@ -128,10 +128,8 @@ def main(arguments: Sequence[str]) -> None:
             print(f"| {' | '.join([*map(str, cells), *(f'{x:.2f}' for x in figures)])} |")
     for name, pairs in ratios.items():
         for title, values in zip(("as predicted", "with the floor of graphs"), zip(*pairs)):
-            within = sum(1 / 1.5 <= x <= 1.5 for x in values)
-            print(
-                f"{name}, batch 16 to 64, {title}: median {np.median(values):.2f}, {within} of {len(values)} within a factor of 1.5"
-            )
+            within = f"{sum(1 / 1.5 <= x <= 1.5 for x in values)} of {len(values)} within a factor of 1.5"
+            print(f"{name}, batch 16 to 64, {title}: median {np.median(values):.2f}, {within}")
 
 
 if __name__ == "__main__":

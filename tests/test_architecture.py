@@ -29,8 +29,10 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "model",
         # level 2
         "training estimate transfer operating tables crosscheck adapters rewrite",
+        "calibration",
+        "selection",
         # level 3
-        "baselines calibration predict measure",
+        "baselines predict measure",
         "evaluate unseen whatif",
         "advise profiling",
         # level 4

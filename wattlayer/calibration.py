@@ -178,11 +178,16 @@ def _fit_rates(regressor: Regressor, rows: Rows, columns: Columns, kinds: frozen
         rates = _shifted(start, dict(zip(members, shift)))
         trial = replace(regressor, scaffold=Scaffold(rates))
         log_time, _ = trial.log_time_power(rows.layers, columns, kinds, run)
-        slopes = _elasticities(rates, rows.layers, columns)
-        design = np.column_stack([slopes[:, j] * rows_in for rows_in in members.values() for j in range(len(BLOCKS))])
-        sd = np.repeat([PRIOR_SD[name.split(":")[0]] for name in members], len(BLOCKS))
+        design, sd = rate_design(rates, rows.layers, columns)
         shift = _ridge(design, target - log_time + design @ shift.ravel(), sd).reshape(shift.shape)
     return replace(regressor, scaffold=Scaffold(_shifted(start, dict(zip(members, shift)))))
+
+
+def rate_design(rates: Mapping[str, tuple[float, ...]], layers: Sequence[Layer], columns: Columns) -> tuple[Array, Array]:
+    """Return how log time [n, shifts] follows each shift of the scaffold's rates, and the shifts' prior deviations [shifts]."""
+    slopes, members = _elasticities(rates, layers, columns), _members(layers, columns)
+    design = np.column_stack([slopes[:, j] * rows_in for rows_in in members.values() for j in range(len(BLOCKS))])
+    return design, np.repeat([PRIOR_SD[name.split(":")[0]] for name in members], len(BLOCKS))
 
 
 def _members(layers: Sequence[Layer], columns: Columns) -> dict[str, Array]:

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 @app.command()
 def measure(
     output: Annotated[Path, typer.Option("--output", help="Folder of the dataset, e.g. data/h100-sxm.")],
-    minutes: Annotated[float, typer.Option("--minutes", help="Stop in time for this.")] = 25.0,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Stop in time for this; 25, or 5 to calibrate.")] = None,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Measure only the layers that tell `wattlayer calibrate` most.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the campaign in --output; begin one where there is none.")
     ] = False,
     networks: Annotated[list[str] | None, typer.Option("--networks", help="Networks to take layers from.")] = None,
     dtypes: Annotated[list[str] | None, typer.Option("--dtypes", help="bfloat16, float16, float32.")] = None,
-    layers: Annotated[int, typer.Option("--layers", help="Distinct layers to plan for.")] = 1100,
+    layers: Annotated[int | None, typer.Option("--layers", help="Distinct layers to plan for; 1100 or 200.")] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Put 30 % of the budget where this model is unsure.")] = None,
     meter: Annotated[str, typer.Option("--meter", help="auto, nvml, rapl, zeus or assumed-power.")] = "auto",
     assumed_power_w: Annotated[float | None, typer.Option("--assumed-power-w", help="With --meter assumed-power.")] = None,
@@ -41,10 +44,14 @@ def measure(
     from ..measure.run import Options, run_campaign
 
     given: dict[str, Any] = {"networks": tuple(networks)} if networks else {}
+    if minutes is None:
+        minutes = 5.0 if calibration else 25.0
+    if layers is None:
+        layers = 200 if calibration else 1100
     options = Options(
-        output=output, minutes=minutes, resume=resume, dtypes=tuple(dtypes or ()), layers=layers, model=model, meter=meter,
-        assumed_power_w=assumed_power_w, device=device, hardware=name, seed=seed, target_frac=target_frac,
-        warm_up_s=warm_up_s, dry_run=dry_run, **given,
+        output=output, minutes=minutes, calibration=calibration, resume=resume, dtypes=tuple(dtypes or ()), layers=layers,
+        model=model, meter=meter, assumed_power_w=assumed_power_w, device=device, hardware=name, seed=seed,
+        target_frac=target_frac, warm_up_s=warm_up_s, dry_run=dry_run, **given,
     )  # fmt: skip
     with _campaign_bar() as tick:
         summary = run_campaign(options, tick, print)

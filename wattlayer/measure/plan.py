@@ -45,6 +45,8 @@ class Wanted:
     dtypes: tuple[str, ...] = ("bfloat16", "float16", "float32")
     layers: int = 1100
     seed: int = 0
+    calibration: bool = False
+    """Only the layers that tell a calibration most, the most telling first."""
 
 
 @dataclass(frozen=True)

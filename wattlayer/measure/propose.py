@@ -8,7 +8,9 @@ from random import Random
 
 from ..adapters import InputSize, Network
 from ..errors import InputError, WattlayerError, first_line
+from ..hardware import HARDWARE, known_hardware
 from ..layer import Layer
+from ..scaffold import START, Scaffold
 from ..trace import Trace, trace
 from .llm import llm_items
 from .plan import NetworkPlan, Plan, Wanted, make_queue, reference_layer
@@ -24,6 +26,8 @@ CLOSURE_FRAC = 0.92
 """Of a network's estimated energy: the layers that make it up are all measured."""
 BATCHES = (32, 8, 1, 128)
 CPU_BATCHES = (1, 4)
+POOL_PER_LAYER, CALIBRATION_STAGE = 5, 25
+"""A calibration picks one layer in five; its queue is a row of stages of 25, so that any of them can be the last."""
 
 Resolve = Callable[[str, InputSize], Network]
 Intervals = Callable[[Sequence[Layer]], Sequence[float]]
@@ -45,9 +49,12 @@ def propose(wanted: Wanted, rig: Rig, run: str, resolve: Resolve, intervals: Int
         except WattlayerError as error:
             notes.append(f"{call.name} x{call.batch} {call.dtype}: {first_line(error, 150)}")
     whole = [(call, found) for call, found in traced if call in closure_calls(wanted, cuda)]
-    stages = _stages(wanted, [found for _, found in traced], [found for _, found in whole], roofline, random)
+    pool = replace(wanted, layers=POOL_PER_LAYER * wanted.layers) if wanted.calibration else wanted
+    stages = _stages(pool, [found for _, found in traced], [found for _, found in whole], roofline, random)
     if intervals is not None:
         stages = _with_active(stages, [found for _, found in traced], intervals, wanted, roofline)
+    if wanted.calibration:
+        return _calibration(wanted, rig, run, stages, notes)
     networks = [Item(network=call, mode=mode, source=call.name) for call, _ in whole for mode in rig.modes]
     stages = [_set_mode(stage, rig.modes[0]) for stage in stages]
     if not any(stages):
@@ -56,6 +63,22 @@ def propose(wanted: Wanted, rig: Rig, run: str, resolve: Resolve, intervals: Int
     queue = make_queue([stages[0], networks, *stages[1:]], wanted.seed, rig.modes, reference)
     plans = tuple(_network_plan(call, found, roofline) for call, found in whole)
     return Plan(run, wanted.seed, queue, plans, tuple(notes))
+
+
+def _calibration(wanted: Wanted, rig: Rig, run: str, stages: Sequence[Sequence[Item]], notes: Sequence[str]) -> Plan:
+    """The plan of a calibration: of all the layers in `stages` those that tell most, in stages of falling weight."""
+    from ..selection import most_informative
+
+    cuda = "graph" in rig.modes
+    device = known_hardware().get(rig.hardware) or HARDWARE["a30" if cuda else "xeon-gold-5120"]
+    items = [replace(item, mode=rig.modes[0]) for stage in stages for item in stage]
+    layers = [item.layer for item in items if item.layer is not None]
+    if not layers:
+        raise InputError("there is nothing to measure: " + "; ".join(notes or ["no networks and no layers were asked for"]))
+    picked = [items[i] for i in most_informative(layers, wanted.layers, Scaffold({"*": tuple(map(float, START))}), device)]
+    parts = [picked[i : i + CALIBRATION_STAGE] for i in range(0, len(picked), CALIBRATION_STAGE)]
+    queue = make_queue(parts, wanted.seed, rig.modes[:1], reference_layer("float16" if cuda else "float32"))
+    return Plan(run, wanted.seed, queue, (), tuple(notes))
 
 
 def closure_calls(wanted: Wanted, cuda: bool) -> list[NetworkCall]:

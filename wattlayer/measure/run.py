@@ -45,6 +45,8 @@ class Options:
     target_frac: float = 0.02
     warm_up_s: float = 45.0
     dry_run: bool = False
+    calibration: bool = False
+    """Measure only the layers that tell `wattlayer calibrate` most."""
 
     def __post_init__(self) -> None:
         if not self.minutes > 0:
@@ -126,7 +128,7 @@ def _propose(options: Options, rig: Rig, resolve: Resolve | None) -> Plan:
 
         resolve = any_source
     dtypes = options.dtypes or (("bfloat16", "float16", "float32") if "graph" in rig.modes else ("float32",))
-    wanted = Wanted(options.networks, dtypes, options.layers, options.seed)
+    wanted = Wanted(options.networks, dtypes, options.layers, options.seed, options.calibration)
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     run = f"{date}-{re.sub('[^a-z0-9]+', '-', rig.hardware.lower())}-{options.seed}"
     return propose(wanted, rig, run, resolve, _intervals(options.model) if options.model else None)
