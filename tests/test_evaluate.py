@@ -12,7 +12,7 @@ from test_estimate import Block
 
 import wattlayer as wl
 from wattlayer.baselines import BASELINES
-from wattlayer.evaluate import FOLDS, _left_out, configuration, errors, evaluate
+from wattlayer.evaluate import FOLDS, configuration, errors, evaluate, folds
 from wattlayer.training import merge
 
 
@@ -30,7 +30,7 @@ def test_no_configuration_is_on_both_sides(device, layers, split):
     rows = [*device.measure(layers), *device.measure([x.with_tf32("none") for x in layers], run="no tf32")]
     families = {configuration(x): frozenset({"f" + str(i % 3)}) for i, x in enumerate(layers)}
     tested = 0
-    for _, out in _left_out(split, rows, families, seed=0):
+    for _, out in folds(split, rows, families, seed=0):
         inside = {configuration(m.layer) for m, o in zip(rows, out) if not o}
         outside = {configuration(m.layer) for m, o in zip(rows, out) if o}
         assert inside and outside and not inside & outside
@@ -40,12 +40,12 @@ def test_no_configuration_is_on_both_sides(device, layers, split):
 
 def test_layer_folds_cover_every_row_once(device, layers):
     rows = device.measure(layers)
-    assert (np.sum([out for _, out in _left_out("layer", rows, None, 0)], axis=0) == 1).all()
+    assert (np.sum([out for _, out in folds("layer", rows, None, 0)], axis=0) == 1).all()
 
 
 def test_size_leaves_out_the_largest(device, layers):
     rows = device.measure(layers)
-    [(_, out)] = _left_out("size", rows, None, 0)
+    [(_, out)] = folds("size", rows, None, 0)
     assert min(m.layer.flop for m, o in zip(rows, out) if o) >= max(m.layer.flop for m, o in zip(rows, out) if not o)
 
 

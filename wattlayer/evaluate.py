@@ -149,7 +149,7 @@ def _answers(
     if split == "given":
         return {"wattlayer": _ask(model, _every(own))}
     parts: dict[str, list[_Answer]] = defaultdict(list)
-    for name, left_out in _left_out(split, own, families, seed):
+    for name, left_out in folds(split, own, families, seed):
         progress(f"{split}: {model.hardware}, without {name}")
         inside = [m for m, out in zip(own, left_out) if not out]
         outside = [m for m, out in zip(own, left_out) if out]
@@ -184,9 +184,8 @@ def _ask(model: EnergyModel, rows: Rows) -> _Answer:
     return _Answer(rows, p.energy_j, p.time_s, p.energy_low_j, p.energy_high_j)
 
 
-def _left_out(
-    split: str, own: list[Measurement], families: Families | None, seed: int
-) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def folds(split: str, own: list[Measurement], families: Families | None, seed: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield what is left out and its rows [n_own], fold by fold; raise InputError where a split cannot be made."""
     layers = [configuration(m.layer) for m in own if m.layer is not None]
     distinct = sorted(set(layers), key=lambda x: x.digest())
     if split == "layer":

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +26,38 @@ from .scaffold import Scaffold, per_layer
 if TYPE_CHECKING:
     import xgboost
 
-PARAMETERS = {
-    "objective": "reg:squarederror", "tree_method": "hist", "learning_rate": 0.1, "max_depth": 7, "min_child_weight": 3,
-    "subsample": 0.7, "colsample_bytree": 0.5, "reg_lambda": 1.0, "nthread": 1,
-}  # fmt: skip
-"""One thread: sums in another order would make another model. Parallel work is done over folds and boosters."""
 
-ROUNDS = 160
-COPIES, JITTER_OCTAVES = 5, 0.25
-"""Each row is shown to the boosters several times with its sizes blurred: training with noise is smoothing (Bishop, Neural
-Computation 1995), and trees need it, because the steps between two measured sizes could lie anywhere in between."""
+@dataclass(frozen=True)
+class Recipe:
+    """What is fitted, and how the boosters are trained; every variant of `models/ablate.py` is another recipe."""
 
+    scaffold: type[Scaffold] = Scaffold
+    power: type[PowerScaffold] = PowerScaffold
+    rounds: int = 160
+    copies: int = 5
+    blur_octaves: float = 0.25
+    """Each row is shown to the boosters `copies` times with its sizes blurred: training with noise is smoothing (Bishop, Neural
+    Computation 1995), and trees need it, because the step between two measured sizes could lie anywhere in between."""
+    learning_rate: float = 0.1
+    max_depth: int = 7
+    monotone: tuple[tuple[str, int], ...] = ()
+    """Features along which the learned part may only rise (1) or only fall (-1)."""
+    unseen: tuple[str, ...] = ()
+    """Features that the boosters must do without."""
+
+    def parameters(self, names: Sequence[str], seed: int) -> dict[str, Any]:
+        """Return XGBoost's parameters for a table with the columns `names`."""
+        signs = dict(self.monotone)
+        monotone = {"monotone_constraints": "(" + ",".join(str(signs.get(name, 0)) for name in names) + ")"} if signs else {}
+        # one thread: sums in another order would make another model; parallel work is done over folds
+        return {
+            "objective": "reg:squarederror", "tree_method": "hist", "learning_rate": self.learning_rate,
+            "max_depth": self.max_depth, "min_child_weight": 3, "subsample": 0.7, "colsample_bytree": 0.5, "reg_lambda": 1.0,
+            "nthread": 1, "seed": seed, **monotone,
+        }  # fmt: skip
+
+
+RECIPE = Recipe()
 MIN_LAYERS = 20
 FOLDS, BLOCKS = 4, 6
 """Out-of-fold errors come from random folds of layers (near) and from blocks of like layers left out whole (far)."""
@@ -105,10 +126,10 @@ def merge(measurements: Sequence[Measurement]) -> Rows:
     )  # fmt: skip
 
 
-def fit(rows: Rows, hardware: str, seed: int) -> Regressor:
+def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE) -> Regressor:
     """Fit scaffold, time and power on distinct rows of one device."""
     columns = Columns(rows.layers, find_hardware(hardware))
-    scaffold = Scaffold.fit(rows.layers, columns, rows.time_s)
+    scaffold = recipe.scaffold.fit(rows.layers, columns, rows.time_s)
     runs = _runs(rows)
     code = np.array([float(runs.index(run)) for run in rows.runs])
     scaffold_s = scaffold.time_s(rows.layers, columns)
@@ -116,10 +137,10 @@ def fit(rows: Rows, hardware: str, seed: int) -> Regressor:
     cap_w = float(rows.power_w.max())
     shift = _power_shift(rows, runs, cap_w)
     own = shift[code.astype(int)]
-    drawn = PowerScaffold.fit(columns, rows.time_s, rows.power_w, own, per_layer(rows.layers))
+    drawn = recipe.power.fit(columns, rows.time_s, rows.power_w, own, per_layer(rows.layers))
     physical_w = drawn.power_w(columns, rows.time_s, own)
-    time = _boost(table, np.log(rows.time_s / scaffold_s), seed)
-    power = _boost(np.column_stack([table, np.log2(physical_w)]), np.log(rows.power_w / physical_w), seed)
+    time = boost(table, np.log(rows.time_s / scaffold_s), seed, recipe)
+    power = boost(np.column_stack([table, np.log2(physical_w)]), np.log(rows.power_w / physical_w), seed, recipe)
     return Regressor(hardware, scaffold, drawn, time, power, runs, tuple(float(x) for x in shift))
 
 
@@ -140,13 +161,18 @@ def _power_shift(rows: Rows, runs: tuple[str, ...], cap_w: float) -> Array:
     return np.array(shifts)
 
 
-def _boost(table: Array, target: Array, seed: int) -> xgboost.Booster:
+def boost(
+    table: Array, target: Array, seed: int, recipe: Recipe = RECIPE, booster: xgboost.Booster | None = None
+) -> xgboost.Booster:
+    """Train a booster on `table` [n, n_features] (the first of `MODEL_FEATURES`) and log `target` [n], or `booster` further."""
     import xgboost
 
-    random = np.random.default_rng(seed)
-    octaves = np.array([JITTER_OCTAVES if name.startswith("log2_") else 0.0 for name in MODEL_FEATURES])[: table.shape[1]]
-    blurred = np.vstack([table + octaves * random.standard_normal(table.shape) for _ in range(COPIES)])
-    return xgboost.train(PARAMETERS | {"seed": seed}, xgboost.DMatrix(blurred, np.tile(target, COPIES)), ROUNDS)
+    random, names = np.random.default_rng(seed), list(MODEL_FEATURES[: table.shape[1]])
+    octaves = np.array([recipe.blur_octaves if name.startswith("log2_") else 0.0 for name in names])
+    blurred = np.vstack([table + octaves * random.standard_normal(table.shape) for _ in range(recipe.copies)])
+    blurred[:, [name in recipe.unseen for name in names]] = 0.0
+    data = xgboost.DMatrix(blurred, np.tile(target, recipe.copies))
+    return xgboost.train(recipe.parameters(names, seed), data, recipe.rounds, xgb_model=booster)
 
 
 def _conformal(rows: Rows, columns: Columns, seed: int) -> Conformal:

@@ -1,0 +1,167 @@
+"""What each part of the model buys: `python models/ablate.py PATH_TO_TABLES` writes `models/ablations.md`.
+
+Every variant is trained and judged on the same splits as the shipped recipe, on the table of the Heidelberg group (A30 and
+RTX 2080 Ti). Nothing here chooses anything: the shipped recipe is a row like the others.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from wattlayer.adapters.families import families_of
+from wattlayer.dataset import Measurement
+from wattlayer.evaluate import configuration, folds
+from wattlayer.features import Array, Columns
+from wattlayer.hardware import find_hardware
+from wattlayer.layer import Layer
+from wattlayer.model import Regressor, model_features
+from wattlayer.power import PowerScaffold
+from wattlayer.scaffold import Scaffold
+from wattlayer.tables import read_table
+from wattlayer.training import RECIPE, Recipe, Rows, boost, fit, merge
+
+FOLDER = Path(__file__).parent
+DEVICES = ("a30", "rtx2080ti")
+SPLITS = ("layer", "family", "size")
+QUANTISATION = (
+    "k_aligned", "n_aligned", "m_filled_128", "n_filled_128", "n_filled_64", "log2_waves_128", "wave_fill_128", "wave_fill_64",
+    "wave_fill_128x64",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NoScaffold(Scaffold):
+    """Time is left to the trees alone."""
+
+    def time_s(self, layers: Sequence[Layer], columns: Columns) -> Array:
+        return np.full(len(layers), 1e-6)
+
+    @staticmethod
+    def fit(layers: Sequence[Layer], columns: Columns, time_s: Array) -> Scaffold:
+        return NoScaffold({})
+
+
+@dataclass(frozen=True)
+class NoPower(PowerScaffold):
+    """Power is left to the trees alone."""
+
+    def power_w(self, columns: Columns, time_s: Array, shift: Array) -> Array:
+        return np.exp(shift)
+
+    @staticmethod
+    def fit(columns: Columns, time_s: Array, power_w: Array, shift: Array, weight: Array) -> PowerScaffold:
+        return NoPower((), float(power_w.max()))
+
+
+def energy(regressor: Regressor, rows: Rows, kinds: frozenset[str]) -> Array:
+    """Return predicted energies [n_rows] in joules."""
+    columns = Columns(rows.layers, find_hardware(regressor.hardware))
+    codes = {name: float(i) for i, name in enumerate(regressor.runs)}
+    run = np.array([codes.get(x, 0.0) for x in rows.runs])
+    log_time, log_power = regressor.log_time_power(rows.layers, columns, kinds, run)
+    result: Array = np.exp(log_time + log_power)
+    return result
+
+
+def alone(recipe: Recipe) -> Callable[[str, Rows, Rows, Rows], Array]:
+    """A variant that trains one device by a recipe."""
+    return lambda hardware, train, test, other: energy(fit(train, hardware, 0, recipe), test, kinds_of(train))
+
+
+def kinds_of(rows: Rows) -> frozenset[str]:
+    return frozenset(x.kind for x in rows.layers)
+
+
+def scaffolds_only(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
+    """No trees: both scaffolds as they are fitted."""
+    return energy(fit(train, hardware, 0), test, frozenset())
+
+
+def unfactored(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
+    """Energy is learned as one number: time that costs 1 W."""
+    joules = replace(train, time_s=train.time_s * train.power_w, power_w=np.ones(len(train.power_w)))
+    return energy(fit(joules, hardware, 0, replace(RECIPE, power=NoPower)), test, kinds_of(train))
+
+
+def joint(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
+    """One time booster for both devices, each on its own scaffold; the other device's rows of tested layers are left out."""
+    second = next(name for name in DEVICES if name != hardware)
+    unseen = {configuration(x) for x in test.layers}
+    rest = other.take(np.array([configuration(x) not in unseen for x in other.layers]))
+    own = fit(train, hardware, 0)
+    tables, targets = [], []
+    for code, (device, rows, fitted) in enumerate(((hardware, train, own), (second, rest, fit(rest, second, 0)))):
+        columns = Columns(rows.layers, find_hardware(device))
+        scaffold_s = fitted.scaffold.time_s(rows.layers, columns)
+        tables.append(model_features(rows.layers, columns, scaffold_s, np.full(len(rows.layers), float(code))))
+        targets.append(np.log(rows.time_s / scaffold_s))
+    together = boost(np.vstack(tables), np.concatenate(targets), 0)
+    return energy(
+        replace(own, time=together, runs=(own.runs[0],)), replace(test, runs=(own.runs[0],) * len(test.runs)), kinds_of(train)
+    )
+
+
+VARIANTS: dict[str, Callable[[str, Rows, Rows, Rows], Array]] = {
+    "as shipped": alone(RECIPE),
+    "no blurred copies": alone(replace(RECIPE, copies=1, blur_octaves=0.0)),
+    "no scaffold of time": alone(replace(RECIPE, scaffold=NoScaffold)),
+    "no physical part of power": alone(replace(RECIPE, power=NoPower)),
+    "not factored: energy as one number": unfactored,
+    "no features of tiles and waves": alone(replace(RECIPE, unseen=QUANTISATION)),
+    "monotone: fuller tiles never cost more": alone(
+        replace(RECIPE, monotone=tuple((x, -1) for x in QUANTISATION if "fill" in x or "aligned" in x))
+    ),
+    "time learned jointly on both devices": joint,
+    "scaffolds only, no trees": scaffolds_only,
+}
+
+
+def main(tables: Path) -> None:
+    rows = read_table(tables / "heidelberg/layers.csv").measurements
+    families = families_of((m.layer for m in rows if m.layer), configuration)
+    lines = [
+        "# What each part buys", "",
+        "Written by `python models/ablate.py`: median (p90) absolute percentage error of energy on every row of the A30 and",
+        f"RTX 2080 Ti tables ({len(rows)} rows), each split as on the cards.", "",
+        f"| variant | {' | '.join(f'{d}, {s}' for d in DEVICES for s in SPLITS)} |",
+        f"|---|{'--:|' * len(DEVICES) * len(SPLITS)}",
+    ]  # fmt: skip
+    for name, variant in VARIANTS.items():
+        cells = [score(variant, rows, device, split, families) for device in DEVICES for split in SPLITS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    (FOLDER / "ablations.md").write_text("\n".join(lines) + "\n")
+
+
+def score(
+    variant: Callable[[str, Rows, Rows, Rows], Array], rows: Sequence[Measurement], device: str, split: str, families: object
+) -> str:
+    own = [m for m in rows if m.hardware == device]
+    other = merge([m for m in rows if m.hardware != device])
+    masks = [out for _, out in folds(split, own, families, 0)]
+    parts = Parallel(n_jobs=-1)(delayed(_errors)(variant, own, other, device, out) for out in masks)
+    error = np.concatenate(parts)
+    return f"{np.median(error):.1%} ({np.quantile(error, 0.9):.0%})"
+
+
+def _errors(
+    variant: Callable[[str, Rows, Rows, Rows], Array], own: Sequence[Measurement], other: Rows, device: str, out: Array
+) -> Array:
+    train = merge([m for m, chosen in zip(own, out) if not chosen])
+    tested = [m for m, chosen in zip(own, out) if chosen]
+    test = Rows(
+        tuple(m.layer for m in tested if m.layer), tuple(m.run for m in tested),
+        np.array([m.time_s for m in tested]), np.array([m.power_w for m in tested]),
+    )  # fmt: skip
+    result: Array = np.abs(variant(device, train, test, other) / (test.time_s * test.power_w) - 1)
+    return result
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
