@@ -87,6 +87,8 @@ def main(arguments: list[str]) -> None:
         start = time.perf_counter()
         build(name, Path(tables), train="--cards" not in flags, card="--models" not in flags)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    if "--models" not in flags:
+        readme()
 
 
 def build(name: str, tables: Path, train: bool, card: bool) -> None:
@@ -103,6 +105,35 @@ def build(name: str, tables: Path, train: bool, card: bool) -> None:
         scores.parent.mkdir(exist_ok=True)
         scores.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n")
         (FOLDER / f"{name}.md").write_text(model_card(model, evaluation, recipe.provenance))
+
+
+def readme() -> None:
+    """Write the table of accuracy into README.md from the evaluations that the cards were written from."""
+    path = FOLDER.parent / "README.md"
+    before, rest = path.read_text().split("<!-- accuracy -->")
+    after = rest.split("<!-- /accuracy -->")[1]
+    path.write_text(f"{before}<!-- accuracy -->\n{accuracy_table()}<!-- /accuracy -->{after}")
+
+
+def accuracy_table() -> str:
+    """Return one line a model, as Markdown; every figure is of rows that its model had not seen."""
+    head = "| model | unseen layers | ten lines of XGBoost | unseen networks' layers | largest 20 % | in the 90 % interval |"
+    lines = [head, "|---|--:|--:|--:|--:|--:|"]
+    for name in RECIPES:
+        scores = json.loads((FOLDER / "evaluations" / f"{name}.json").read_text())["scores"]
+        found = {(s["split"], s["predictor"]): s for s in scores if s["subset"] == "all"}
+        whole = found.get(("family", "wattlayer")) or found.get(("campaign", "wattlayer"))
+        inside = [s["coverage_frac"] for s in (found["layer", "wattlayer"], whole, found["size", "wattlayer"]) if s]
+        cells = (
+            _figures(found["layer", "wattlayer"]), _figures(found["layer", "XGBoost, raw shapes"]), _figures(whole),
+            _figures(found["size", "wattlayer"]), " / ".join(f"{x:.0%}" for x in inside),
+        )  # fmt: skip
+        lines.append(f"| [`{name}`](models/{name}.md) | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _figures(score: dict[str, float] | None) -> str:
+    return f"{score['mdape_frac']:.1%} ({score['p90_ape_frac']:.0%})" if score else "–"
 
 
 if __name__ == "__main__":

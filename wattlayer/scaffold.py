@@ -6,8 +6,9 @@ Time is a smooth maximum of five terms, each a physical lower bound times a rate
 
 with the launch floor, traffic (bytes from L2 and from DRAM, each at its own rate), rows of a reduction, FLOP in whole
 tiles and waves, and the serial time of one tile. Rates are bounded by physics, so that a cell measured on small layers
-only cannot claim to compute or to stream faster than the device can. It extends the roofline (Williams et al., CACM 2009) by tile and wave quantisation (NVIDIA,
-"Matrix multiplication background", performance guide DU-09799) and leaves to trees only what it cannot say.
+only cannot claim to compute or to stream faster than the device can. It extends the roofline (Williams et al., CACM
+2009) by tile and wave quantisation (NVIDIA, "Matrix multiplication background", performance guide DU-09799) and leaves
+to trees only what it cannot say.
 """
 
 from __future__ import annotations
