@@ -39,6 +39,8 @@ class Constants:
         self._known: dict[int, torch.Tensor] = {}  # holding the tensors keeps their ids from being used again
         self._values: dict[int, torch.Tensor] = {}
         self._run = 0
+        self.asked = 0
+        """How often values were asked for."""
 
     def follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Put a call on the tape if all it reads is known; forget what it overwrites with something unknown."""
@@ -60,6 +62,7 @@ class Constants:
             raise InputError(
                 f"its forward needs the values of a tensor ({name}) that only weights could give, or inputs not given"
             )
+        self.asked += 1
         for taped in self._tape[self._run :]:
             self._replay(*taped)
         self._run = len(self._tape)

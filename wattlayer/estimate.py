@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from .errors import InputError, UncoveredKindError
 from .features import Array
 from .hardware import find_hardware
 from .intervals import LEVEL, total_half_width
-from .model import EnergyModel, Metadata
+from .layer import Layer
+from .model import EnergyModel, Metadata, Prediction
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -174,7 +175,8 @@ class Estimate:
         and an estimate of a model that is not shipped needs `hardware`. `replace` maps patterns of module paths to
         recipes (`edits.RECIPES`), `drop` names modules. Raises InputError for a change that cannot be made.
         """
-        from .whatif import Edit, replacements, whatif_estimate
+        from .subject import Edit, replacements
+        from .whatif import whatif_estimate
 
         edit = Edit(
             replacements(replace), tuple(drop), dtype, tf32, mode, batch, image_size, seq_len, align, fuse_attention, fold_norm
@@ -206,15 +208,24 @@ def estimate(trace: Trace, model: EnergyModel, mode: str = "graph", strict: bool
 
 
 def estimate_many(
-    traces: Sequence[Trace], model: EnergyModel, mode: str = "graph", strict: bool = False, run: str | None = None
+    traces: Sequence[Trace],
+    model: EnergyModel,
+    mode: str = "graph",
+    strict: bool = False,
+    run: str | None = None,
+    n_jobs: int = 1,
 ) -> list[Estimate]:
-    """Estimate many networks with one call of the model for all their distinct layers; the same numbers as one by one."""
+    """Estimate many networks with one call of the model for all their distinct layers; the same numbers as one by one.
+
+    `n_jobs` spreads the distinct layers over processes through joblib, and over machines under
+    `joblib.parallel_config(backend="dask")`; it pays from about 100,000 distinct layers.
+    """
     if mode not in ("graph", "eager"):
         raise InputError(f"mode {mode!r} is not one of {', '.join(MODES[:2])}")
     layers = list(dict.fromkeys(layer for trace in traces for layer in trace.unique()))
     if not layers:
         raise InputError("there is no layer to estimate: the network runs no operator that moves data")
-    prediction = model.predict(layers, None if run is None else [run] * len(layers))
+    prediction = _predict(layers, model, run, n_jobs)
     if strict and not prediction.covered.all():
         kinds = sorted({x.kind for x, ok in zip(layers, prediction.covered) if not ok})
         raise UncoveredKindError(
@@ -222,6 +233,34 @@ def estimate_many(
         )
     index = {layer: i for i, layer in enumerate(layers)}
     return [_estimate(trace, model, mode, prediction, index) for trace in traces]
+
+
+def estimate_energies_j(traces: Sequence[Trace], model: EnergyModel, run: str | None = None) -> Array:
+    """Return only the energy [n_traces] of each network in graph mode; the same numbers as `estimate_many`, and faster.
+
+    One call of the model for all distinct layers, then one product with the sparse matrix of their calls.
+    """
+    from scipy.sparse import csr_matrix
+
+    index: dict[Layer, int] = {}
+    calls = [index.setdefault(layer, len(index)) for trace in traces for layer in trace.layers]
+    if not index:
+        return np.zeros(len(traces))
+    starts = np.cumsum([0, *(len(trace.layers) for trace in traces)])
+    matrix = csr_matrix((np.ones(len(calls)), calls, starts), shape=(len(traces), len(index)))
+    energies: Array = matrix @ _predict(list(index), model, run).energy_j
+    return energies
+
+
+def _predict(layers: Sequence[Layer], model: EnergyModel, run: str | None, n_jobs: int = 1) -> Prediction:
+    if n_jobs == 1:
+        return model.predict(layers, None if run is None else [run] * len(layers))
+    from joblib import Parallel, delayed, effective_n_jobs
+
+    size = -(-len(layers) // effective_n_jobs(n_jobs))
+    parts = [layers[i : i + size] for i in range(0, len(layers), size)]
+    done = Parallel(n_jobs=n_jobs)(delayed(_predict)(part, model, run) for part in parts)
+    return Prediction(*(np.concatenate([getattr(x, f.name) for x in done]) for f in fields(Prediction)))
 
 
 def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, index: Mapping[Any, int]) -> Estimate:
@@ -245,8 +284,8 @@ def _gaps(time_s: Array, model: EnergyModel) -> tuple[float, float]:
 
 def _interval(calls: NDArray[np.int64], prediction: Any, correlation: float, gap_energy_j: float) -> tuple[float, float]:
     """Interval of the sum: all calls of one layer share its error in full, distinct layers share `correlation` of it."""
-    count = np.bincount(calls, minlength=len(prediction.energy_j))
-    energy = count * prediction.energy_j
-    width = total_half_width(energy, prediction.half_width, correlation)
+    own, count = np.unique(calls, return_counts=True)
+    energy = count * prediction.energy_j[own]
+    width = total_half_width(energy, prediction.half_width[own], correlation)
     total = float(energy.sum())
     return total * float(np.exp(-width)) + gap_energy_j, total * float(np.exp(width)) + gap_energy_j

@@ -33,15 +33,18 @@ ALLOCATIONS = frozenset(
 
 
 def record(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: str | None, train_mode: bool
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: str | None, train_mode: bool, cached: bool = False
 ) -> tuple[list[tuple[str, Layer]], tuple[Operand, ...]]:
-    """Run `module` on the meta device; return its (module path, layer) calls and its tensor inputs."""
+    """Run `module` on the meta device; return its (module path, layer) calls and its tensor inputs.
+
+    `cached` takes what equal operator calls of earlier traces came to, instead of inferring their shapes anew.
+    """
     target = _torch_dtype(dtype)
     module = to_meta(module, target, train_mode)
     args, kwargs = tree_map(lambda x: tensor_to_meta(x, target) if isinstance(x, torch.Tensor) else x, (args, kwargs))
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     inputs = tuple(operand("input", x) for x in tensors)  # before the forward, which may change them in place
-    recorder = Recorder()
+    recorder = Recorder(_shared_calls() if cached else None)
     with _module_paths(module, recorder.path), unfused_attention(), torch.inference_mode():
         try:
             with recorder, KnownIndices():
@@ -53,17 +56,30 @@ def record(
 
 Again = Callable[[Any], Any]
 """Makes the result of a call whose equal was seen before from its arguments."""
+Seen = dict[Any, tuple[Layer | None, Again | None]]
+"""What operator calls came to, by operator and by the frozen values of all that a layer and its result's shape follow from."""
+MOST_SHARED_CALLS = 1 << 17
+"""Calls remembered over traces, about 1 kB each; beyond them all are forgotten."""
+_SHARED: dict[torch.dtype, Seen] = {}
+"""Calls of all cached traces of this process, by torch's default dtype, which operators without a dtype follow."""
+
+
+def _shared_calls() -> Seen:
+    seen = _SHARED.setdefault(torch.get_default_dtype(), {})
+    if len(seen) > MOST_SHARED_CALLS:
+        seen.clear()
+    return seen
 
 
 class Recorder(TorchDispatchMode):
     """Collect (path, layer) for every operator that computes or moves data."""
 
-    def __init__(self) -> None:
+    def __init__(self, seen: Seen | None = None) -> None:
         super().__init__()
         self.calls: list[tuple[str, Layer]] = []
         self.path: list[str] = [""]
         self._constants = Constants()
-        self._seen: dict[Any, tuple[Layer | None, Again | None]] = {}
+        self._seen: Seen = {} if seen is None else seen
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -75,10 +91,12 @@ class Recorder(TorchDispatchMode):
         key = (func, _signature(args), _signature(tuple(kwargs.items())))
         layer, again = self._seen.get(key, (None, None))
         # a call seen before gives fresh tensors of the same shapes: cheaper than to infer the shapes anew
+        asked = self._constants.asked
         result = self.compute(func, args, kwargs, again)
         if key not in self._seen:
             layer = make_layer(func, args, kwargs, result)
-            self._seen[key] = layer, _again(func, args, kwargs, result)
+            if asked == self._constants.asked:  # else the result's shape may follow from values, which the key leaves out
+                self._seen[key] = layer, _again(func, args, kwargs, result)
         if layer is not None:
             self.calls.append((self.path[-1], layer))
         return result

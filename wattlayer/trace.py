@@ -74,19 +74,21 @@ def trace(
     tf32: str = "conv",
     train_mode: bool = False,
     network: str | None = None,
+    cached: bool = False,
 ) -> Trace:
     """Record the operator calls of `module(*inputs, **kwargs)` on the meta device, in inference mode.
 
     Neither `module` nor its weights are touched: parameters are replaced by meta tensors of their shapes. Inputs may
     be tensors on any device, and tuples, lists or dicts of them. `dtype` converts floating parameters and inputs;
-    None leaves them. Fused attention fast paths of `nn.MultiheadAttention` are described unfused.
+    None leaves them. Fused attention fast paths of `nn.MultiheadAttention` are described unfused. `cached` remembers
+    operator calls over traces, for a loop over networks that are alike: the same trace, and only what is new costs.
 
     Raises InputError when the forward pass itself fails, with its reason, and for an unknown `dtype` or `tf32`.
     """
     from .recorder import record
 
     check_tf32(tf32)
-    calls, operands = record(module, inputs, dict(kwargs or {}), dtype, train_mode)
+    calls, operands = record(module, inputs, dict(kwargs or {}), dtype, train_mode, cached)
     name = network or type(module).__name__
     return Trace(name, _layers(calls), tuple(path for path, _ in calls), operands, "none").with_tf32(tf32)
 
