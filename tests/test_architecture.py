@@ -36,6 +36,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "evaluate unseen whatif",
         "advise profiling",
         # level 4
+        "nas",
         "report card",
         "whatif_table notebook",
         # level 5
@@ -53,7 +54,7 @@ UPWARD = {
 }
 """Imports inside functions that go up, each with its reason."""
 
-TORCH_AT_TOP = {"adapters/weightless", "constants", "crosscheck", "edits", "meta", "recorder"} | {
+TORCH_AT_TOP = {"adapters/weightless", "constants", "crosscheck", "edits", "meta", "nas/modules", "recorder"} | {
     f"measure/{name}" for name in ("device", "launch", "llm", "materialise", "rebuild", "record", "shapes", "values")
 }
 

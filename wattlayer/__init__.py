@@ -10,6 +10,7 @@ Importing this imports neither torch nor xgboost; they come in where they are us
 """
 
 from .advise import advise
+from . import nas
 from .dataset import Measurement, read_measurements, write_measurements
 from .errors import InputError, MeterError, UncoveredKindError, WattlayerError
 from .estimate import VERSION, Estimate, estimate, estimate_many
@@ -51,6 +52,7 @@ __all__ = [
     "evaluate",
     "load_model",
     "measure",
+    "nas",
     "predict",
     "profile",
     "read_measurements",

@@ -1,0 +1,134 @@
+"""Search over a space: a plain evolutionary search with a Pareto front, and sweeps that stream full estimates."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..estimate import estimate_energies_j
+from ..features import Array
+from ..model import EnergyModel
+from .space import Genome, Space
+
+Objectives = Callable[[Sequence[Genome]], Any]
+"""From n genomes to an array [n, objectives], every one to be made small."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """The candidates that no other one found beats in every objective, by the first objective."""
+
+    genomes: tuple[Genome, ...]
+    values: NDArray[np.float64]
+    """[n, objectives]"""
+
+
+def pareto(values: Any) -> NDArray[np.bool_]:
+    """Return which rows of `values` [n, objectives] no other row beats: none is as small everywhere and smaller somewhere."""
+    table = np.asarray(values, dtype=np.float64)
+    order = np.lexsort(table.T[::-1])
+    kept: list[int] = []
+    for i in order:  # a row can only be beaten by one that sorts before it
+        front = table[kept]
+        beaten = (front <= table[i]).all(axis=1) & (front < table[i]).any(axis=1)
+        if not beaten.any():
+            kept.append(int(i))
+    mask = np.zeros(len(table), dtype=bool)
+    mask[kept] = True
+    return mask
+
+
+def layers_of(values: Array) -> NDArray[np.int64]:
+    """Return the rank [n] of each row: 0 for the Pareto front, 1 for the front of the rest, and so on."""
+    rank = np.zeros(len(values), dtype=np.int64)
+    left = np.arange(len(values))
+    while len(left):
+        best = pareto(values[left])
+        left = left[~best]
+        rank[left] += 1
+    return rank
+
+
+def crowding(values: Array) -> Array:
+    """Return how far apart [n] the neighbours of each row are, infinite at the ends (NSGA-II: Deb et al., 2002)."""
+    distance = np.zeros(len(values))
+    for column in values.T:
+        order = np.argsort(column, kind="stable")
+        gap = (column[order][2:] - column[order][:-2]) / max(float(np.ptp(column)), 1e-300)
+        distance[order[1:-1]] += gap
+        distance[order[[0, -1]]] = np.inf
+    return distance
+
+
+def evolve(
+    space: Space, objectives: Objectives, population: int = 64, generations: int = 30, mutate_frac: float = 0.1, seed: int = 0
+) -> Front:
+    """Search `space` by crossover and mutation, selecting by rank and crowding; return the front of all candidates seen.
+
+    `objectives` gets only genomes that it was not asked about before. Deterministic by `seed`.
+    """
+    rng = random.Random(seed)
+    known: dict[Genome, Array] = {}
+    _ask(known, [space.random(rng) for _ in range(population)], objectives)
+    parents = list(known)
+    for _ in range(generations):
+        children = [_child(space, rng.choice(parents), rng.choice(parents), mutate_frac, rng) for _ in range(population)]
+        _ask(known, children, objectives)
+        parents = _select(list(dict.fromkeys([*parents, *children])), known, population)
+    genomes, values = list(known), np.array(list(known.values()))
+    chosen = [int(i) for i in np.lexsort(values.T[::-1]) if i in set(np.flatnonzero(pareto(values)).tolist())]
+    return Front(tuple(genomes[i] for i in chosen), values[chosen])
+
+
+def _ask(known: dict[Genome, Array], genomes: Sequence[Genome], objectives: Objectives) -> None:
+    new = [g for g in dict.fromkeys(genomes) if g not in known]
+    if new:
+        known.update(zip(new, np.asarray(objectives(new), dtype=np.float64)))
+
+
+def _child(space: Space, mother: Genome, father: Genome, mutate_frac: float, rng: random.Random) -> Genome:
+    crossed = (rng.choice(pair) for pair in zip(mother, father))
+    return tuple(rng.randrange(n) if rng.random() < mutate_frac else x for x, n in zip(crossed, space.choices))
+
+
+def _select(genomes: list[Genome], known: dict[Genome, Array], count: int) -> list[Genome]:
+    values = np.array([known[g] for g in genomes])
+    order = np.lexsort((-crowding(values), layers_of(values)))
+    return [genomes[i] for i in order[:count]]
+
+
+def sweep(
+    space: Space, genomes: Iterable[Sequence[int]], model: EnergyModel, batch: int = 1, dtype: str = "float32",
+    tf32: str = "conv", n_jobs: int = 1, chunk: int = 256,
+) -> Iterator[tuple[Genome, float]]:  # fmt: skip
+    """Yield each candidate with its energy (J per pass of the batch) by the full estimate, in the order given.
+
+    `genomes` may be endless: `chunk` are traced and estimated at a time. `n_jobs` spreads chunks over processes through
+    joblib, and over machines under `joblib.parallel_config(backend="dask")` (extra `distributed`).
+    """
+    from joblib import Parallel, delayed
+
+    chunks = _chunks(genomes, chunk)
+    jobs = (delayed(_energies_j)(space, part, model, batch, dtype, tf32) for part in chunks)
+    results = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
+    for part, energies in results:
+        yield from zip(part, energies)
+
+
+def _energies_j(
+    space: Space, genomes: list[Genome], model: EnergyModel, batch: int, dtype: str, tf32: str
+) -> tuple[list[Genome], list[float]]:
+    traces = [space.trace(genome, batch, dtype, tf32) for genome in genomes]
+    return genomes, [float(x) for x in estimate_energies_j(traces, model)]
+
+
+def _chunks(genomes: Iterable[Sequence[int]], size: int) -> Iterator[list[Genome]]:
+    remaining = iter(genomes)
+    while part := [tuple(int(x) for x in genome) for genome in islice(remaining, size)]:
+        yield part

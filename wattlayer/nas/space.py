@@ -1,0 +1,146 @@
+"""Search spaces as frozen values: a candidate is a genome, a genome is a sequence of parts, a part is traced once.
+
+A genome is a tuple of whole numbers; position i chooses among `choices[i]`. Each slot of a space reads a few positions
+and says which parts of the network they decide on. What a part is made of follows from its frozen fields alone, and so
+do the layers it runs: they are traced once per process, and a candidate that shares parts with an earlier one costs
+only what is new. The same independence of slots makes `LookupTable` exact.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import InputError
+from ..layer import Layer, Operand
+from ..trace import Trace, trace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Genome = tuple[int, ...]
+"""One candidate: position i holds a whole number from 0 to `choices[i]` - 1."""
+
+
+class Part(Hashable, Protocol):
+    """A piece of a network as a frozen, hashable value: equal parts run equal layers."""
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of its float inputs without the batch dimension."""
+
+    def build(self) -> nn.Module:
+        """Return the module, on the device that is torch's default where this is called."""
+
+
+Placed = tuple[str, Part]
+"""A part with its module path in the network that the space builds."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What the values of a few genome positions decide on, whatever the others hold."""
+
+    positions: tuple[int, ...]
+    parts: Callable[..., Sequence[Placed]]
+    """From one value per position to the parts in call order; none where the slot is left out."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space; genomes choose, slots in call order say what of."""
+
+    name: str
+    choices: tuple[int, ...]
+    """How many values each genome position has."""
+    slots: tuple[Slot, ...]
+    assemble: Callable[[Genome], nn.Module] = field(compare=False)
+    input_shapes: Callable[[Genome], tuple[tuple[int, ...], ...]] = field(compare=False)
+    """Shapes of a candidate's inputs without the batch dimension."""
+    labels: tuple[str, ...] = ()
+    """What each genome position means."""
+
+    @property
+    def size(self) -> int:
+        """Number of genomes; several may describe one network, where a choice has no effect."""
+        total = 1
+        for count in self.choices:
+            total *= count
+        return total
+
+    def check(self, genome: Sequence[int]) -> Genome:
+        """Return `genome` as a tuple; raise InputError where it does not belong to this space."""
+        if len(genome) != len(self.choices):
+            raise InputError(f"a genome of {self.name} has {len(self.choices)} positions, not {len(genome)}")
+        for i, (value, count) in enumerate(zip(genome, self.choices)):
+            if not 0 <= value < count:
+                raise InputError(f"position {i} of a genome of {self.name} is {value}, not one of 0 to {count - 1}")
+        return tuple(int(x) for x in genome)
+
+    def random(self, rng: random.Random) -> Genome:
+        """Return a genome drawn evenly at every position."""
+        return tuple(rng.randrange(count) for count in self.choices)
+
+    def suggest(self, trial: Any) -> Genome:
+        """Return a genome by asking an Optuna trial (or anything with `suggest_int`) for each position."""
+        names = self.labels or tuple(f"position_{i}" for i in range(len(self.choices)))
+        return tuple(trial.suggest_int(name, 0, count - 1) for name, count in zip(names, self.choices))
+
+    def parts(self, genome: Sequence[int]) -> Iterator[Placed]:
+        """Yield the parts of a candidate with their module paths, in call order."""
+        genome = self.check(genome)
+        for slot in self.slots:
+            yield from slot.parts(*(genome[i] for i in slot.positions))
+
+    def build(self, genome: Sequence[int]) -> nn.Module:
+        """Return the candidate as one network in eval mode, on torch's default device."""
+        return self.assemble(self.check(genome)).eval()
+
+    def trace(self, genome: Sequence[int], batch: int = 1, dtype: str = "float32", tf32: str = "conv") -> Trace:
+        """Return the candidate's trace from its parts; equal to `wattlayer.trace(space.build(genome), …)`.
+
+        Raises InputError for a genome of another space and for an unknown `dtype` or `tf32`.
+        """
+        genome = self.check(genome)
+        pieces = [
+            placed_layers(path, part, batch, dtype, tf32)
+            for slot in self.slots
+            for path, part in slot.parts(*(genome[i] for i in slot.positions))
+        ]
+        inputs = tuple(Operand("input", (batch, *shape), dtype) for shape in self.input_shapes(genome))
+        layers = tuple(chain.from_iterable(layers for _, layers in pieces))
+        return Trace(self.name, layers, tuple(chain.from_iterable(paths for paths, _ in pieces)), inputs, tf32)
+
+
+@lru_cache(maxsize=1 << 16)
+def placed_layers(path: str, part: Part, batch: int, dtype: str, tf32: str) -> tuple[tuple[str, ...], tuple[Layer, ...]]:
+    """Return the module paths and layers of a part at `path`; traced once for each frozen key."""
+    own, layers = part_layers(part, batch, dtype, tf32)
+    return tuple(".".join(filter(None, (path, x))) for x in own), layers
+
+
+@lru_cache(maxsize=1 << 16)
+def part_layers(part: Part, batch: int, dtype: str, tf32: str) -> tuple[tuple[str, ...], tuple[Layer, ...]]:
+    """Return a part's own module paths and its layers, traced alone on meta tensors of `dtype`."""
+    import torch
+
+    with torch.device("meta"):
+        module = part.build().eval()
+        inputs = [torch.empty(batch, *shape) for shape in part.input_shapes]
+    traced = trace(module, *inputs, dtype=dtype, tf32=tf32, cached=True)
+    return traced.paths, tuple(_INTERNED.setdefault(layer, layer) for layer in traced.layers)
+
+
+_INTERNED: dict[Layer, Layer] = {}
+"""Equal layers of different parts as one object: they then compare by identity, in a tenth of the time."""
+
+
+def clear_caches() -> None:
+    """Forget every traced part."""
+    placed_layers.cache_clear()
+    part_layers.cache_clear()
+    _INTERNED.clear()

@@ -1,0 +1,124 @@
+"""Energies of a whole search space from a table: any candidate is a vectorised sum, exact against the full estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..features import Array
+from ..layer import Layer
+from ..model import EnergyModel
+from .space import Placed, Slot, Space, part_layers
+
+CHUNK = 1 << 14
+"""Candidates summed at a time: small enough that a chunk's columns stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class LookupTable:
+    """Joules of every slot of a space for every value of its positions; energies are of one pass of the whole batch.
+
+    Slots are independent of each other by construction, and layers add up in graph mode, so that the sum over slots is
+    the full estimate's energy. Candidates given as uint8 or int64 arrays are summed fastest in Fortran order.
+    """
+
+    space: Space
+    hardware: str
+    batch: int
+    positions: tuple[tuple[int, ...], ...]
+    """What genome positions each table reads; () is what all candidates have in common."""
+    tables_j: tuple[Array, ...]
+    """One array per entry of `positions`, with one axis per position."""
+
+    @staticmethod
+    def of(
+        space: Space, model: EnergyModel, batch: int = 1, dtype: str = "float32", tf32: str = "conv", run: str | None = None
+    ) -> LookupTable:
+        """Trace and predict every part of `space` once; keywords are those of `wattlayer.predict` in graph mode.
+
+        Raises InputError for an unknown `dtype` or `tf32` and for a space without layers.
+        """
+        counts = [_counts(slot, space, batch, dtype, tf32) for slot in space.slots]
+        layers = list({layer: None for table in counts for calls in table for layer in calls})
+        if not layers:
+            raise InputError(f"{space.name} has no layer to estimate")
+        energy = model.predict(layers, None if run is None else [run] * len(layers)).energy_j
+        of_layer = dict(zip(layers, energy))
+        merged: dict[tuple[int, ...], Array] = {}
+        for slot, table in zip(space.slots, counts):
+            shape = [space.choices[i] for i in slot.positions]
+            values = np.array([sum(float(of_layer[x]) for x in calls) for calls in table]).reshape(shape)
+            merged[slot.positions] = merged[slot.positions] + values if slot.positions in merged else values
+        return LookupTable(space, model.hardware, batch, tuple(merged), tuple(merged.values()))
+
+    def energy_j(self, genomes: Any) -> Array:
+        """Return the energy [n] of candidates [n, positions]; raise InputError for one that is not of this space."""
+        table = np.atleast_2d(np.asarray(genomes))
+        self._check(table)
+        result = np.empty(len(table))
+        for start in range(0, len(table), CHUNK):
+            result[start : start + CHUNK] = self._sum(table[start : start + CHUNK])
+        return result
+
+    def _check(self, genomes: NDArray[Any]) -> None:
+        if genomes.ndim != 2 or genomes.shape[1] != len(self.space.choices):
+            raise InputError(f"genomes of {self.space.name} are [n, {len(self.space.choices)}], not {list(genomes.shape)}")
+        if not np.issubdtype(genomes.dtype, np.integer):
+            raise InputError(f"genomes are whole numbers, not {genomes.dtype}")
+        wrong = len(genomes) and ((genomes.min(axis=0) < 0) | (genomes.max(axis=0) >= np.array(self.space.choices)))
+        if np.any(wrong):
+            at = int(np.argmax(wrong))
+            raise InputError(f"position {at} of a genome of {self.space.name} must be 0 to {self.space.choices[at] - 1}")
+
+    def _sum(self, genomes: NDArray[Any]) -> Array:
+        columns = np.ascontiguousarray(genomes.T).astype(np.intp)
+        total = np.zeros(len(genomes))
+        for positions, values in zip(self.positions, self.tables_j):
+            total += values.ravel().take(_flat(columns, positions, values.shape), mode="clip") if positions else float(values)
+        return total
+
+
+def _flat(columns: NDArray[np.intp], positions: Sequence[int], shape: Sequence[int]) -> NDArray[np.intp]:
+    """Row-major index of the chosen cells [n]."""
+    index = columns[positions[0]]
+    for position, size in zip(positions[1:], shape[1:]):
+        index = index * size + columns[position]
+    return index
+
+
+def _counts(slot: Slot, space: Space, batch: int, dtype: str, tf32: str) -> list[tuple[Layer, ...]]:
+    """Return the layer calls of a slot for each value of its positions, the last one running fastest."""
+    values = product(*(range(space.choices[i]) for i in slot.positions))
+    return [tuple(_calls(slot.parts(*chosen), batch, dtype, tf32)) for chosen in values]
+
+
+def _calls(parts: Sequence[Placed], batch: int, dtype: str, tf32: str) -> Iterator[Layer]:
+    for _, part in parts:
+        yield from part_layers(part, batch, dtype, tf32)[1]
+
+
+def expected_energy_j(table: LookupTable, weights: Sequence[Any]) -> Any:
+    """Return the expected energy of a relaxed space as a torch scalar with gradients to `weights`.
+
+    `weights[i]` [choices[i]] are the probabilities at genome position i, drawn independently (a softmax of architecture
+    parameters, as in DARTS: Liu et al., ICLR 2019; the expected cost as a penalty follows ProxylessNAS: Cai et al., ICLR
+    2019). Exact: it is the mean of `LookupTable.energy_j` over genomes drawn so. Raises InputError for other shapes.
+    """
+    import torch
+
+    shapes = tuple(tuple(w.shape) for w in weights)
+    if shapes != tuple((count,) for count in table.space.choices):
+        raise InputError(f"weights of {table.space.name} have the shapes {table.space.choices}, not {shapes}")
+    total = torch.zeros((), dtype=weights[0].dtype, device=weights[0].device)
+    for positions, values in zip(table.positions, table.tables_j):
+        cost = torch.as_tensor(values, dtype=total.dtype, device=total.device)
+        for position in reversed(positions):
+            cost = cost @ weights[position]
+        total = total + cost
+    return total
