@@ -33,11 +33,12 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "selection",
         # level 3
         "baselines predict measure",
-        "evaluate unseen whatif",
-        "advise profiling",
+        "evaluate unseen subject",
+        "whatif profiling",
+        "advise",
         # level 4
         "nas",
-        "report card",
+        "report card plots",
         "whatif_table notebook",
         # level 5
         "cli __init__",
@@ -46,6 +47,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
 """Lowest first. A unit is a module or a whole subpackage; it imports only from rows above its own in this list."""
 
 UPWARD = {
+    ("estimate", "subject"): "what Estimate.whatif is made of",
     ("estimate", "whatif"): "Estimate.whatif is the documented call; it traces and estimates again",
     ("estimate", "notebook"): "how a notebook shows an estimate is looked up on the estimate itself",
     ("model", "training"): "EnergyModel.train is the documented call; a model that is only loaded needs no training",

@@ -190,16 +190,18 @@ def test_public_methods_are_documented_or_plain_properties():
 
 
 @pytest.mark.parametrize("columns", ["40", "80"])
-def test_narrow_terminals_fold_and_no_colour_means_none(columns):
+def test_narrow_terminals_fold_and_no_colour_means_none(columns, workplace):
     """Run on a real pseudo-terminal, whose width the command must keep to."""
     pexpect = pytest.importorskip("pexpect")
     environment = {**os.environ, "COLUMNS": columns, "TERM": "xterm-256color", "NO_COLOR": "1"}
+    net = workplace / "path" / "to" / "net.py"
     child = pexpect.spawn(
-        sys.executable, ["-m", "wattlayer.cli", "hardware"], env=environment, dimensions=(50, int(columns)), timeout=60,
+        sys.executable, ["-m", "wattlayer.cli", "whatif", f"{net}:factory", "--input", "4x3x64x64", "--batch", "4..8"],
+        env=environment, dimensions=(50, int(columns)), timeout=60,
         encoding="utf-8",
     )  # fmt: skip
     text = child.read()
-    assert "a30" in text
+    assert "--batch 8" in text
     assert not re.search(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7])[;m]", text), "a colour"
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
     assert max(len(line.rstrip()) for line in plain.splitlines()) <= int(columns)

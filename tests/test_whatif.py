@@ -19,8 +19,9 @@ from wattlayer.edits import edited
 from wattlayer.errors import InputError
 from wattlayer.estimate import estimate
 from wattlayer.rewrite import aligned, folded, fused
+from wattlayer.subject import Edit, Setting, Subject
 from wattlayer.trace import trace
-from wattlayer.whatif import Change, Edit, Setting, Subject, change, whatif
+from wattlayer.whatif import Change, change, whatif
 
 
 class Net(nn.Module):

@@ -21,8 +21,9 @@ from .measure import measure
 from .model import EnergyModel, Prediction, load_model
 from .predict import predict
 from .profiling import Profile, ProfilerHook, profile
+from .subject import Edit, Setting, Subject
 from .trace import Trace, trace
-from .whatif import Change, Edit, Setting, Subject, whatif
+from .whatif import Change, whatif
 
 __version__ = VERSION
 

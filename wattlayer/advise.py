@@ -14,10 +14,10 @@ from typing import Any
 from .errors import InputError
 from .estimate import Estimate, estimate
 from .hardware import Hardware, find_hardware
-from .intervals import LEVEL
 from .model import EnergyModel
+from .subject import Edit, Subject
 from .trace import Trace
-from .whatif import Change, Edit, Subject, change
+from .whatif import Change, change
 
 BATCHES = (2, 4, 8, 16, 32, 64, 128)
 NEARLY = 0.02
@@ -153,10 +153,3 @@ def _heaviest_part(before: Estimate) -> str:
         part = path.split(".")[0]
         cost[part] = cost.get(part, 0.0) + float(energy_j) if part else 0.0
     return max(cost, key=lambda part: cost[part]) or "*"
-
-
-def first_sentence(advice: Advice) -> str:
-    """Say one piece of advice in one line."""
-    c = advice.change
-    low, high = c.interval_j
-    return f"{c.edit.describe()}: {c.change_frac:+.1%} ({low:+.3g} to {high:+.3g} J a sample at {LEVEL:.0%}); {advice.mind}"

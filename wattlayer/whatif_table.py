@@ -21,21 +21,40 @@ MEASURED = "'measured' is the share of the energy afterwards in layers like thos
 
 def change_table(changes: Sequence[Change], start: str) -> list[RenderableType]:
     """Return a table with one row a change, for a terminal; `start` says what they are changes of."""
-    before = changes[0].before
-    title = f"{before.trace.network} on {before.model.hardware}, {start}: {small(before.energy_per_sample_j, 'J')} a sample"
-    table = _table(title, "change")
+    table = _table(_title(changes[0], start), "change")
     for x in changes:
         table.add_row(_plain(x.edit.describe()), *_figures(x))
     return [table, _note()]
+
+
+def change_list(changes: Sequence[Change], start: str) -> list[RenderableType]:
+    """Return the same as `change_table` in lines that fold well on a narrow terminal."""
+    return [_plain(_title(changes[0], start)), *(_plain(_sentence(x)) for x in changes), _note()]
+
+
+def advice_list(advice: Sequence[Advice], start: str) -> list[RenderableType]:
+    """Return the same as `advice_table` in lines that fold well on a narrow terminal."""
+    if not advice:
+        return advice_table(advice, start)
+    lines = [_plain(f"{i}. {_sentence(x.change)}; {x.mind}") for i, x in enumerate(advice, 1)]
+    return [_plain(_title(advice[0].change, start)), *lines, _note()]
+
+
+def _sentence(x: Change) -> str:
+    after, by, interval, measured = _figures(x)
+    return f"{x.edit.describe()}: {after} a sample, {by} ({interval}), measured {measured}"
+
+
+def _title(x: Change, start: str) -> str:
+    before = x.before
+    return f"{before.trace.network} on {before.model.hardware}, {start}: {small(before.energy_per_sample_j, 'J')} a sample"
 
 
 def advice_table(advice: Sequence[Advice], start: str) -> list[RenderableType]:
     """Return the advice for a terminal, the largest saving first."""
     if not advice:
         return [_plain(f"{start}: no change is sure to save; intervals of all that was tried reach zero")]
-    before = advice[0].change.before
-    title = f"{before.trace.network} on {before.model.hardware}, {start}: {small(before.energy_per_sample_j, 'J')} a sample"
-    table = _table(title, "#", "change", "mind")
+    table = _table(_title(advice[0].change, start), "#", "change", "mind")
     for i, x in enumerate(advice, 1):
         table.add_row(str(i), _plain(x.change.edit.describe()), _plain(x.mind), *_figures(x.change))
     return [table, _note()]

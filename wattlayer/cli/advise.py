@@ -25,7 +25,7 @@ from .options import (
     Tf32,
     Tf32Option,
 )  # fmt: skip
-from .output import progress, rendered, write
+from .output import busy, narrow, rendered, write
 from .whatif import starting
 
 
@@ -48,8 +48,8 @@ def advise(
     from ..advise import advise as advice_of
     from ..model import load_model
     from ..predict import parse_shape
-    from ..whatif import Setting, Subject
-    from ..whatif_table import advice_table, change_csv
+    from ..subject import Setting, Subject
+    from ..whatif_table import advice_list, advice_table, change_csv
 
     if top < 1:
         raise InputError(f"top {top} must be at least 1")
@@ -57,12 +57,13 @@ def advise(
         raise InputError("format html: advice is written as table, json or csv")
     shape = parse_shape(input) if input else None
     setting = Setting(shape[0] if shape else batch, image_size, seq_len, shape, dtype.value, tf32.value, mode.value)
-    advice = advice_of(Subject(network, (), setting), load_model(hardware), progress)[:top]
-    progress("")
+    with busy(f"loading {network}") as tell:
+        advice = advice_of(Subject(network, (), setting), load_model(hardware), tell)[:top]
     if format is Format.json:
         text = json.dumps([x.change.to_json() | {"mind": x.mind} for x in advice]) + "\n"
     elif format is Format.csv:
         text = change_csv([x.change for x in advice]) if advice else ""
     else:
-        text = rendered(*advice_table(advice, f"{network}, {starting(setting)}" if not advice else starting(setting)))
+        start = starting(setting) if advice else f"{network}, {starting(setting)}"
+        text = rendered(*(advice_list if narrow() else advice_table)(advice, start))
     write(text, output)

@@ -3,16 +3,46 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 from ..errors import InputError
+
+WIDE = 80
+"""Columns below which lists are written instead of tables of many columns."""
 
 
 def progress(text: str) -> None:
     """Show what is being done on one line of a terminal; nothing where stderr is a pipe."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def busy(text: str) -> Iterator[Callable[..., None]]:
+    """Show on a terminal's stderr what is being done, how much of it and for how long; nothing where stderr is a pipe.
+
+    Yields a function of a new text and, where they are known, how many steps are done and in all.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(text, total=None)
+
+        def tell(text: str, done: int = 0, total: int | None = None) -> None:
+            bar.update(task, description=text, completed=done, total=total)
+
+        yield tell
+
+
+def narrow() -> bool:
+    """Whether results go to a terminal with too few columns for a wide table."""
+    return sys.stdout.isatty() and get_terminal_size().columns < WIDE
 
 
 def rendered(*parts: Any) -> str:

@@ -26,7 +26,7 @@ from .options import (
     Tf32,
     Tf32Option,
 )  # fmt: skip
-from .output import rendered, write
+from .output import busy, rendered, write
 
 if TYPE_CHECKING:
     from ..estimate import Estimate
@@ -66,10 +66,11 @@ def predict(
         raise InputError(f"budget-j {budget_j} must be above 0")
     if top < 1 or depth < 1:
         raise InputError(f"{'top' if top < 1 else 'depth'} {top if top < 1 else depth} must be at least 1")
-    model = operated(load_model(hardware), power_limit_w, clock_mhz)
-    loaded = load_network(network, batch, image_size, seq_len, input, dtype.value)
-    traced = trace_network(loaded, tf32.value)
-    result = estimate(traced, model, mode=mode.value, strict=strict)
+    with busy(f"predicting {network}"):
+        model = operated(load_model(hardware), power_limit_w, clock_mhz)
+        loaded = load_network(network, batch, image_size, seq_len, input, dtype.value)
+        traced = trace_network(loaded, tf32.value)
+        result = estimate(traced, model, mode=mode.value, strict=strict)
     write(_estimate_text(result, format, top, depth), output)
     if check_flops:
         from ..crosscheck import check_flops as compare
@@ -110,7 +111,8 @@ def trace(
     from ..predict import load_network, trace_network
     from ..report import trace_json, trace_table
 
-    traced: Trace = trace_network(load_network(network, batch, image_size, seq_len, input, dtype.value), tf32.value)
+    with busy(f"tracing {network}"):
+        traced: Trace = trace_network(load_network(network, batch, image_size, seq_len, input, dtype.value), tf32.value)
     if format not in (Format.table, Format.json):
         raise InputError(f"format {format.value!r} is not one of table, json")
     write(json.dumps(trace_json(traced)) + "\n" if format is Format.json else rendered(trace_table(traced)), output)

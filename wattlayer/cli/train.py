@@ -13,7 +13,7 @@ from .app import app
 from .calibrate import own_path
 from .data import measurements_of
 from .options import Format, FormatOption, OutputOption
-from .output import progress, rendered, write, writing
+from .output import busy, progress, rendered, write, writing
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
@@ -35,9 +35,11 @@ def train(
     """Train a model of one device on measured layers, and check it on whole networks measured there."""
     from ..model import EnergyModel
 
-    rows = measurements_of(data, skip_bad_rows)
+    with busy("reading measurements"):
+        rows = measurements_of(data, skip_bad_rows)
     name = None if output is None else output.name.removesuffix(".json")
-    model = EnergyModel.train(rows, seed=seed, hardware=hardware, name=name, source=source)
+    with busy(f"training on {len(rows)} rows"):
+        model = EnergyModel.train(rows, seed=seed, hardware=hardware, name=name, source=source)
     path = output or own_path(model.hardware)
     writing(path, lambda: model.save(path))
     facts = model.metadata
@@ -76,6 +78,7 @@ def evaluate(
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also fit and score the baselines.")] = True,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the errors into this .png, .svg or .pdf.")] = None,
     format: FormatOption = Format.table,
     output: OutputOption = None,
 ) -> None:
@@ -98,6 +101,10 @@ def evaluate(
     splits = split or ["given", "layer", "size", *(["family"] if known else [])]
     result = score(loaded, rows, [(m, _trace_of(m)) for m in measured], splits, known, baselines, seed, progress)
     progress("")
+    if plot is not None:
+        from ..plots import accuracy_figure
+
+        accuracy_figure(result, plot)
     text = json.dumps(result.to_json()) + "\n" if format is Format.json else rendered(evaluation_table(result))
     write(text, output)
 

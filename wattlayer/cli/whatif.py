@@ -10,10 +10,11 @@ import typer
 from ..errors import InputError
 from .app import app
 from .options import Dtype, Format, FormatOption, HardwareOption, InputOption, Mode, NetworkArgument, OutputOption, Tf32
-from .output import progress, rendered, write
+from .output import busy, narrow, rendered, write
 
 if TYPE_CHECKING:
-    from ..whatif import Change, Setting
+    from ..subject import Setting
+    from ..whatif import Change
 
 START = "Where the comparison starts"
 
@@ -49,7 +50,7 @@ def whatif(
     """What a change does to the joules of a sample, with the interval of the difference; all changes are made together."""
     from ..model import load_model
     from ..predict import parse_shape
-    from ..whatif import Edit, Setting, Subject, replacements
+    from ..subject import Edit, Setting, Subject, replacements
     from ..whatif import whatif as price
 
     shape = parse_shape(input) if input else None
@@ -72,10 +73,8 @@ def whatif(
     ]  # fmt: skip
     if not edits[0].describe():
         raise InputError("nothing is changed: give --replace, --drop, --dtype, --batch or another change (see --help)")
-    model = load_model(hardware)
-    progress(f"pricing {len(edits)} changes of {network}")
-    changes = price(Subject(network, (), start), edits, model, strict)
-    progress("")
+    with busy(f"pricing changes of {network}") as tell:
+        changes = price(Subject(network, (), start), edits, load_model(hardware), strict, tell)
     write(change_text(changes, format, starting(start)), output)
 
 
@@ -99,7 +98,7 @@ def starting(start: Setting) -> str:
 
 def change_text(changes: list[Change], format: Format, start: str) -> str:
     """Return changes as a table, JSON or CSV; raise InputError for a format that they do not have."""
-    from ..whatif_table import change_csv, change_table
+    from ..whatif_table import change_csv, change_list, change_table
 
     if format is Format.json:
         return json.dumps([x.to_json() for x in changes]) + "\n"
@@ -107,4 +106,4 @@ def change_text(changes: list[Change], format: Format, start: str) -> str:
         return change_csv(changes)
     if format is Format.html:
         raise InputError("format html: changes are written as table, json or csv")
-    return rendered(*change_table(changes, start))
+    return rendered(*(change_list if narrow() else change_table)(changes, start))

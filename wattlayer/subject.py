@@ -1,0 +1,152 @@
+"""A network, how it runs, and what may be changed about either: traced again after every edit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError, first_line
+from .predict import load_network, trace_network
+from .rewrite import aligned, folded, fused
+from .trace import Trace, trace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .adapters import Network
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a network runs, in the words of `predict`; None means the network's own default."""
+
+    batch: int = 1
+    image_size: int | None = None
+    seq_len: int | None = None
+    input: tuple[int, ...] | None = None
+    dtype: str | None = None
+    tf32: str = "conv"
+    mode: str = "graph"
+
+    def after(self, edit: Edit) -> Setting:
+        """Return the setting that `edit` leads to; a shape in `input` follows batch, image size and length."""
+        names = ("batch", "image_size", "seq_len", "dtype", "tf32", "mode")
+        given = {name: value for name in names if (value := getattr(edit, name)) is not None}
+        if self.input is None:
+            return replace(self, **given)
+        given.pop("image_size", None)
+        given.pop("seq_len", None)
+        return replace(self, **given, input=resized(self.input, edit))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What changes; None and empty leave things as they are."""
+
+    replace: tuple[tuple[str, str], ...] = ()
+    """(pattern of module paths, recipe of `edits.RECIPES`)."""
+    drop: tuple[str, ...] = ()
+    dtype: str | None = None
+    tf32: str | None = None
+    mode: str | None = None
+    batch: int | None = None
+    image_size: int | None = None
+    seq_len: int | None = None
+    align: bool = False
+    """Pad channels to multiples of 8."""
+    fuse_attention: bool = False
+    fold_norm: bool = False
+    """Fold batch norms into the convolutions before them."""
+
+    def describe(self) -> str:
+        """Say the edit as the options of `wattlayer whatif`."""
+        parts = [f"--replace '{pattern}={recipe}'" for pattern, recipe in self.replace]
+        parts += [f"--drop '{pattern}'" for pattern in self.drop]
+        names = ("dtype", "tf32", "mode", "batch", "image_size", "seq_len")
+        parts += [f"--{name.replace('_', '-')} {getattr(self, name)}" for name in names if getattr(self, name) is not None]
+        parts += ["--align"] * self.align + ["--fuse-attention"] * self.fuse_attention
+        parts += ["--fold-norm"] * self.fold_norm
+        return " ".join(parts)
+
+
+UNCHANGED = Edit()
+"""The edit that leaves everything as it is."""
+
+
+def resized(shape: tuple[int, ...], edit: Edit) -> tuple[int, ...]:
+    """Return an input's shape under `edit`: axis 0 is the batch, an image's last two its edges, axis 1 of text its length."""
+    if edit.batch is not None and shape:
+        shape = (edit.batch, *shape[1:])
+    if edit.image_size is not None and len(shape) >= 4:
+        shape = (*shape[:-2], edit.image_size, edit.image_size)
+    if edit.seq_len is not None and len(shape) == 2:
+        shape = (shape[0], edit.seq_len)
+    return shape
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network that can be traced again after a change: its name, or a module with its inputs."""
+
+    network: str | nn.Module
+    inputs: tuple[Any, ...] = ()
+    setting: Setting = Setting()
+
+    def trace(self, edit: Edit = UNCHANGED) -> Trace:
+        """Trace the network as `edit` leaves it; raise InputError where that does not run."""
+        loaded = self.load(edit)
+        tf32 = self.setting.after(edit).tf32
+        try:
+            traced = trace_network(loaded, tf32) if isinstance(self.network, str) else self._trace_module(loaded, edit)
+        except InputError as error:
+            if edit.drop or edit.replace:
+                raise InputError(f"after {edit.describe()} the network does not run: {first_line(error)}") from error
+            raise
+        traced = aligned(traced) if edit.align else traced
+        traced = folded(traced) if edit.fold_norm else traced
+        return fused(traced) if edit.fuse_attention else traced
+
+    def load(self, edit: Edit = UNCHANGED) -> Network:
+        """Return the network as `edit` leaves it, with its inputs, before tracing."""
+        from .adapters import Network
+
+        if isinstance(self.network, str):
+            s = self.setting.after(edit)
+            loaded = load_network(self.network, s.batch, s.image_size, s.seq_len, s.input, s.dtype or "float32")
+        else:
+            loaded = Network(type(self.network).__name__, self.network, _resize_tensors(self.inputs, edit))
+        if not edit.replace and not edit.drop:
+            return loaded
+        from .edits import edited
+        from .meta import to_meta
+
+        return replace(loaded, module=edited(to_meta(loaded.module), edit.replace, edit.drop))
+
+    def _trace_module(self, loaded: Network, edit: Edit) -> Trace:
+        s = self.setting.after(edit)
+        return trace(loaded.module, *loaded.args, dtype=s.dtype, tf32=s.tf32, network=loaded.name)
+
+
+def _resize_tensors(inputs: tuple[Any, ...], edit: Edit) -> tuple[Any, ...]:
+    if edit.batch is None and edit.image_size is None and edit.seq_len is None:
+        return inputs
+    import torch
+    from torch.utils._pytree import tree_map
+
+    def resize(x: Any) -> Any:
+        return torch.empty(resized(tuple(x.shape), edit), dtype=x.dtype, device="meta") if isinstance(x, torch.Tensor) else x
+
+    result: tuple[Any, ...] = tree_map(resize, inputs)
+    return result
+
+
+def replacements(patterns: Mapping[str, str] | Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return (pattern, recipe) pairs of a mapping or of texts `layer3.*=depthwise`; raise InputError for another form."""
+    if isinstance(patterns, Mapping):
+        return tuple(patterns.items())
+    pairs = [text.rpartition("=") for text in patterns]
+    for text, (pattern, _, recipe) in zip(patterns, pairs):
+        if not pattern or not recipe:
+            raise InputError(f"replace {text!r} is not written PATTERN=RECIPE, like 'layer3.*=depthwise'")
+    return tuple((pattern, recipe) for pattern, _, recipe in pairs)
