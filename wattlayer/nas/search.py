@@ -44,7 +44,7 @@ def pareto(values: Any) -> NDArray[np.bool_]:
     return mask
 
 
-def layers_of(values: Array) -> NDArray[np.int64]:
+def ranks(values: Array) -> NDArray[np.int64]:
     """Return the rank [n] of each row: 0 for the Pareto front, 1 for the front of the rest, and so on."""
     rank = np.zeros(len(values), dtype=np.int64)
     left = np.arange(len(values))
@@ -99,7 +99,7 @@ def _child(space: Space, mother: Genome, father: Genome, mutate_frac: float, rng
 
 def _select(genomes: list[Genome], known: dict[Genome, Array], count: int) -> list[Genome]:
     values = np.array([known[g] for g in genomes])
-    order = np.lexsort((-crowding(values), layers_of(values)))
+    order = np.lexsort((-crowding(values), ranks(values)))
     return [genomes[i] for i in order[:count]]
 
 

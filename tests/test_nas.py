@@ -1,0 +1,285 @@
+"""Search loops: cached traces equal plain ones, tables equal full estimates, gradients and fronts are right."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import networks
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_regression
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import nn
+
+import wattlayer as wl
+from wattlayer import nas
+from wattlayer.estimate import estimate_energies_j
+from wattlayer.nas.regressor import EnergyRegressor
+from wattlayer.nas.search import crowding, ranks
+
+SPACES = {
+    "nas-bench-201": nas.nas_bench_201(cells=2),
+    "once-for-all": nas.once_for_all((64, 96), classes=10),
+    "vision-transformer": nas.vision_transformer((1, 2, 3), (48, 64), (1, 2), (2, 4), size=64, classes=10),
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return wl.load_model("a30")
+
+
+@pytest.fixture(scope="module", params=SPACES)
+def space(request):
+    return SPACES[request.param]
+
+
+def genomes(space: nas.Space, count: int, seed: int = 0) -> list[nas.Genome]:
+    rng = random.Random(seed)
+    return [space.random(rng) for _ in range(count)]
+
+
+def plain_trace(space: nas.Space, genome: nas.Genome, batch: int = 1, **options) -> wl.Trace:
+    with torch.device("meta"):
+        network = space.build(genome)
+        inputs = [torch.empty(batch, *shape) for shape in space.input_shapes(genome)]
+    return wl.trace(network, *inputs, **options)
+
+
+@pytest.mark.parametrize(("batch", "dtype", "tf32"), [(1, "float32", "conv"), (4, "float16", "all")])
+def test_a_candidates_trace_is_the_plain_one(space, batch, dtype, tf32):
+    for genome in genomes(space, 4):
+        own, plain = space.trace(genome, batch, dtype, tf32), plain_trace(space, genome, batch, dtype=dtype, tf32=tf32)
+        assert own.layers == plain.layers
+        assert own.paths == plain.paths
+        assert own.inputs == plain.inputs
+        assert (own.tf32, own.batch, own.dtype) == (plain.tf32, plain.batch, plain.dtype)
+
+
+def test_candidates_that_differ_have_their_own_layers():
+    space = SPACES["once-for-all"]
+    first = genomes(space, 1)[0]
+    seen = {space.trace(first).layers}
+    for position in (0, 1, 6, 7):
+        changed = list(first)
+        changed[position] = (first[position] + 1) % space.choices[position]
+        seen.add(space.trace(changed).layers)
+        assert space.trace(changed).layers == plain_trace(space, tuple(changed)).layers
+    assert len(seen) == 5
+
+
+def random_network(rng: random.Random) -> nn.Module:
+    """Classes alike in name, unlike in what they hold."""
+    width, parts = 3, []
+    for _ in range(rng.randint(2, 4)):
+        wider = rng.choice([4, 6, 8])
+        kernel, stride = rng.choice([1, 3, 5]), rng.choice([1, 2])
+        parts.append(nn.Conv2d(width, wider, kernel, stride, kernel // 2, bias=rng.random() < 0.5))
+        parts.append(rng.choice([nn.BatchNorm2d(wider), nn.GroupNorm(2, wider), nn.Identity()]))
+        parts.append(rng.choice([nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.MaxPool2d(3, 1, rng.choice([0, 1]))]))
+        width = wider
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(rng.choice([1, 2])), nn.Flatten())
+
+
+def test_cached_operators_give_the_plain_trace_on_random_networks():
+    rng = random.Random(7)
+    for _ in range(40):
+        network, size = random_network(rng), rng.choice([64, 65, 96])
+        x = torch.empty(rng.choice([1, 3]), 3, size, size)
+        dtype = rng.choice([None, "float16", "float32"])
+        cached, plain = wl.trace(network, x, dtype=dtype, cached=True), wl.trace(network, x, dtype=dtype)
+        assert cached == plain
+
+
+def test_the_cache_keeps_default_dtypes_apart():
+    class Fresh(nn.Module):
+        def forward(self, x):
+            return torch.ones(4, 4) + x.mean()
+
+    x = torch.ones(2, device="meta")
+    single = wl.trace(Fresh(), x, cached=True)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert wl.trace(Fresh(), x, cached=True) == wl.trace(Fresh(), x) != single
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+class Chosen(nn.Module):
+    """Rows by the values of a mask: how many follows from values, not from shapes."""
+
+    def __init__(self, mask: list[bool], other: list[bool]) -> None:
+        super().__init__()
+        self.mask, self.other = torch.tensor(mask), torch.tensor(other)
+
+    def forward(self, x):
+        return x[torch.nonzero(self.mask).squeeze(1)].relu(), x[torch.nonzero(self.other).squeeze(1)].relu()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_shape_that_follows_from_values_is_never_remembered(cached):
+    for mask in itertools.product([True, False], repeat=3):
+        trace = wl.trace(Chosen(list(mask), [True, False, False]), torch.ones(3, 5), cached=cached)
+        rows = [x.outputs[0].shape[0] for x in trace.layers if x.kind == "relu"]
+        assert rows == [sum(mask), 1]
+
+
+def test_traps_are_the_same_cached():
+    for network, x in (
+        (networks.SharedModule(), torch.ones(2, 16)),
+        (networks.InPlace(), torch.ones(2, 3)),
+        (networks.FunctionalAttention(), torch.ones(2, 5, 32)),
+        (networks.ConvNet(), torch.ones(1, 3, 16, 16)),
+    ):
+        for _ in range(2):
+            assert wl.trace(network, x, cached=True) == wl.trace(network, x)
+
+
+def test_a_table_gives_the_full_estimate(space, model):
+    table = nas.LookupTable.of(space, model, batch=2)
+    candidates = genomes(space, 12, seed=3)
+    full = [wl.estimate(plain_trace(space, g, 2), model).energy_j for g in candidates[:4]]
+    traced = [x.energy_j for x in wl.estimate_many([space.trace(g, 2) for g in candidates], model)]
+    assert table.energy_j(candidates[:4]) == pytest.approx(full, rel=1e-9)
+    assert table.energy_j(np.array(candidates, dtype=np.uint8)) == pytest.approx(traced, rel=1e-9)
+    assert len(set(traced)) > 6
+
+
+def test_totals_alone_equal_the_estimates(model):
+    traces = [space.trace(g) for space in SPACES.values() for g in genomes(space, 5)]
+    full = wl.estimate_many(traces, model)
+    assert estimate_energies_j(traces, model) == pytest.approx([x.energy_j for x in full], rel=1e-9)
+    alone = [wl.estimate(t, model) for t in traces[:3]]
+    for one, many in zip(alone, full):
+        assert one.interval_j == pytest.approx(many.interval_j, rel=1e-9)
+
+
+def test_processes_give_the_same_numbers(model):
+    traces = [SPACES["once-for-all"].trace(g) for g in genomes(SPACES["once-for-all"], 6)]
+    one, two = wl.estimate_many(traces, model), wl.estimate_many(traces, model, n_jobs=2)
+    np.testing.assert_allclose([x.interval_j for x in two], [x.interval_j for x in one], rtol=1e-9)
+    assert [x.extrapolated.tolist() for x in two] == [x.extrapolated.tolist() for x in one]
+
+
+def test_a_sweep_streams_in_order(model):
+    space = SPACES["nas-bench-201"]
+    endless = (genome for genome in itertools.cycle(genomes(space, 7)))
+    first = list(itertools.islice(nas.sweep(space, endless, model, chunk=5), 13))
+    assert [g for g, _ in first] == list(itertools.islice(itertools.cycle(genomes(space, 7)), 13))
+    assert [e for _, e in first] == pytest.approx(nas.LookupTable.of(space, model).energy_j([g for g, _ in first]), rel=1e-9)
+
+
+def test_wrong_genomes_are_refused(model):
+    space = SPACES["nas-bench-201"]
+    table = nas.LookupTable.of(space, model)
+    for wrong, reason in (((0,) * 5, "positions"), ((0, 0, 0, 0, 0, 5), "position 5"), ((-1, 0, 0, 0, 0, 0), "position 0")):
+        with pytest.raises(wl.InputError, match=reason):
+            space.trace(wrong)
+    for wrong in ([[0] * 5], [[0, 0, 0, 0, 0, 5]], [[-1, 0, 0, 0, 0, 0]], [[0.5] * 6]):
+        with pytest.raises(wl.InputError):
+            table.energy_j(wrong)
+    with pytest.raises(wl.InputError, match="multiple of 32"):
+        nas.once_for_all((100,))
+    with pytest.raises(wl.InputError, match="dtype"):
+        space.trace((0,) * 6, dtype="float31")
+
+
+def test_the_penalty_is_the_mean_over_candidates(model):
+    space = SPACES["nas-bench-201"]
+    table = nas.LookupTable.of(space, model)
+    every = np.array(list(itertools.product(range(5), repeat=6)))
+    logits = [torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(6)]
+    weights = [torch.softmax(x, 0) for x in logits]
+    chance = np.prod([w.numpy()[every[:, i]] for i, w in enumerate(weights)], axis=0)
+    assert float(nas.expected_energy_j(table, weights)) == pytest.approx(float(chance @ table.energy_j(every)), rel=1e-9)
+
+
+def test_the_penalty_has_gradients(model):
+    space = SPACES["vision-transformer"]
+    table = nas.LookupTable.of(space, model)
+    genome = genomes(space, 1)[0]
+    chosen = [torch.eye(n, dtype=torch.float64)[x] for n, x in zip(space.choices, genome)]
+    assert float(nas.expected_energy_j(table, chosen)) == pytest.approx(table.energy_j([genome])[0], rel=1e-9)
+    logits = [torch.zeros(n, dtype=torch.float64, requires_grad=True) for n in space.choices]
+    penalty = lambda *x: nas.expected_energy_j(table, [w.softmax(0) for w in x])  # noqa: E731
+    assert torch.autograd.gradcheck(penalty, tuple(logits))
+    optimiser = torch.optim.Adam(logits, lr=0.3)
+    for _ in range(60):
+        optimiser.zero_grad()
+        penalty(*logits).backward()
+        optimiser.step()
+    cheapest = [int(x.argmax()) for x in logits]
+    assert table.energy_j([cheapest])[0] <= table.energy_j(genomes(space, 200)).min()
+    with pytest.raises(wl.InputError, match="shapes"):
+        nas.expected_energy_j(table, chosen[:-1])
+
+
+def test_pareto_is_what_brute_force_finds():
+    values = np.random.default_rng(0).integers(0, 6, (80, 3)).astype(float)
+    brute = [not any((b <= a).all() and (b < a).any() for b in values) for a in values]
+    assert nas.pareto(values).tolist() == brute
+    rank = ranks(values)
+    assert (rank == 0).tolist() == brute
+    assert nas.pareto(values[rank > 0]).tolist() == (rank[rank > 0] == 1).tolist()
+    assert np.isinf(crowding(values)).sum() >= 2
+
+
+def test_evolution_finds_the_front_of_a_small_space(model):
+    space = nas.nas_bench_201(cells=1)
+    table = nas.LookupTable.of(space, model)
+    asked: list[nas.Genome] = []
+
+    def objectives(candidates):
+        asked.extend(candidates)
+        work = [sum(g) for g in candidates]
+        return np.column_stack([table.energy_j(candidates), -np.array(work)])
+
+    front = nas.evolve(space, objectives, population=40, generations=25, seed=1)
+    assert len(asked) == len(set(asked))
+    assert front.genomes == nas.evolve(space, objectives, population=40, generations=25, seed=1).genomes
+    every = list(itertools.product(range(5), repeat=6))
+    exact = np.column_stack([table.energy_j(every), -np.array([sum(g) for g in every])])
+    best = exact[nas.pareto(exact)]
+    for energy, negative_work in best:
+        near = front.values[front.values[:, 1] <= negative_work + 1]
+        assert len(near) and near[:, 0].min() <= 1.1 * energy
+
+
+def test_optuna_searches_two_objectives(model):
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = nas.nas_bench_201(cells=1)
+    table = nas.LookupTable.of(space, model)
+
+    def objective(trial):
+        genome = space.suggest(trial)
+        return table.energy_j([genome])[0], genome.count(3)
+
+    study = optuna.create_study(directions=["minimize", "maximize"], sampler=optuna.samplers.NSGAIISampler(population_size=20, seed=0))
+    study.optimize(objective, n_trials=120)
+    assert len(study.best_trials) > 2
+    for trial in study.best_trials:
+        genome = tuple(trial.params[label] for label in space.labels)
+        assert trial.values[0] == pytest.approx(wl.estimate(space.trace(genome), model).energy_j, rel=1e-9)
+
+
+@parametrize_with_checks([EnergyRegressor(trees=10)])
+def test_the_regressor_is_scikit_learns(estimator, check):
+    check(estimator)
+
+
+def test_the_regressor_learns_and_its_interval_holds():
+    X, y = make_regression(600, 6, noise=5.0, random_state=0)
+    energy = np.exp(y / np.abs(y).max())
+    fitted = EnergyRegressor(trees=200).fit(X[:400], energy[:400])
+    assert fitted.score(X[400:], energy[400:]) > 0.8
+    low, high = fitted.predict_interval(X[400:])
+    held = ((low <= energy[400:]) & (energy[400:] <= high)).mean()
+    assert 0.8 < held <= 1.0
+    assert (low > 0).all()
+    with pytest.raises(ValueError, match="positive"):
+        EnergyRegressor(target="log").fit(X, y)
+    with pytest.raises(ValueError, match="not one of"):
+        EnergyRegressor(target="cubic").fit(X, y)
