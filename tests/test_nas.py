@@ -257,7 +257,8 @@ def test_optuna_searches_two_objectives(model):
         genome = space.suggest(trial)
         return table.energy_j([genome])[0], genome.count(3)
 
-    study = optuna.create_study(directions=["minimize", "maximize"], sampler=optuna.samplers.NSGAIISampler(population_size=20, seed=0))
+    sampler = optuna.samplers.NSGAIISampler(population_size=20, seed=0)
+    study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
     study.optimize(objective, n_trials=120)
     assert len(study.best_trials) > 2
     for trial in study.best_trials:

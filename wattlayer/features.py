@@ -7,10 +7,12 @@ layer as `m` rows reduced or mapped over `n` elements. To add a feature, add one
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from math import prod
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -76,9 +78,10 @@ class Dimensions:
 
 
 DIMENSIONS = tuple(f.name for f in fields(Dimensions))
+_INDEX = {name: i for i, name in enumerate(DIMENSIONS)}
+_IN_ORDER = attrgetter(*DIMENSIONS)
 
 
-@lru_cache(maxsize=1 << 18)
 def dimensions(layer: Layer) -> tuple[float, ...]:
     """Return the values of `Dimensions` for one layer, in `DIMENSIONS` order."""
     sizes = _SIZES.get(layer.group, _mapped)(layer)
@@ -98,7 +101,14 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
         tf32=float(layer.tf32),
         **sizes,
     )
-    return tuple(getattr(record, name) for name in DIMENSIONS)
+    values: tuple[float, ...] = _IN_ORDER(record)
+    return values
+
+
+@lru_cache(maxsize=1 << 18)
+def _packed(layer: Layer) -> bytes:
+    """The same as the bytes of a row: a table of them is one copy."""
+    return struct.pack(f"{len(DIMENSIONS)}d", *dimensions(layer))
 
 
 def _conv(layer: Layer) -> dict[str, float]:
@@ -231,16 +241,23 @@ class Columns:
     """Columns [n_layers] of dimensions and of what follows from them on one device."""
 
     def __init__(self, layers: Sequence[Layer], hardware: Hardware) -> None:
-        table = np.array([dimensions(x) for x in layers], dtype=np.float64).reshape(len(layers), len(DIMENSIONS))
-        self._index = {name: i for i, name in enumerate(DIMENSIONS)}
-        self._table = table
+        rows = b"".join([_packed(x) for x in layers])
+        self._table = np.ascontiguousarray(np.frombuffer(rows).reshape(len(layers), len(DIMENSIONS)).T)
         self.hardware = hardware
-        peaks = {key: hardware.peak(*key) for key in {(x.dtype, x.tf32) for x in layers}}
-        self.peak_flop_per_s: Array = np.array([peaks[x.dtype, x.tf32] for x in layers], dtype=np.float64)
+        alike: dict[tuple[str, str, bool], int] = {}
+        codes = [alike.setdefault((x.kind, x.dtype, x.tf32), len(alike)) for x in layers]
+        self._alike = [layers[codes.index(code)] for code in alike.values()]
+        self._codes = np.array(codes, dtype=np.intp)
+        self.peak_flop_per_s: Array = self.of_kind(lambda x: hardware.peak(x.dtype, x.tf32)).astype(np.float64)
         self.tensor_core: Array = (self.peak_flop_per_s > hardware.peak("float32")).astype(np.float64)
 
+    def of_kind(self, value: Callable[[Layer], Any]) -> NDArray[Any]:
+        """Return `value` [n_layers], asked once for layers of one kind, dtype and use of TF32, on which alone it may depend."""
+        values = [value(x) for x in self._alike]
+        return np.array(values, dtype=object if values and isinstance(values[0], str) else None)[self._codes]
+
     def __getitem__(self, name: str) -> Array:
-        column: Array = self._table[:, self._index[name]]
+        column: Array = self._table[_INDEX[name]]
         return column
 
     @property
@@ -338,7 +355,7 @@ FEATURE_NAMES = tuple(feature.name for feature in FEATURES)
 
 def featurise(columns: Columns) -> Array:
     """Return the feature table [n_layers, n_features] in `FEATURES` order; every value is finite."""
-    return np.column_stack([feature.compute(columns) for feature in FEATURES])
+    return np.array([feature.compute(columns) for feature in FEATURES]).T
 
 
 assert set(GROUP_CODES) >= {kind.group for kind in KINDS.values()}

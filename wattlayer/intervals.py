@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,9 @@ EXTRAPOLATED_OCTAVES = 2.0
 
 GROUP_PRIOR = 20.0
 """Scores that a group borrows from all groups: shrinkage of its quantile."""
+
+MANY_LAYERS = 10_000
+"""From here on, threads that look for neighbours pay."""
 
 _SLOPES = np.linspace(0.0, 1.2, 25)
 
@@ -56,26 +61,30 @@ class Support:
 
     def distance_octaves(self, layers: Sequence[Layer], columns: Columns) -> Array:
         """Return the distance [n_layers] to the nearest measured cell, at most `FAR_OCTAVES`."""
-        rows, keys = positions(columns), np.array(_keys(layers, columns))
+        rows, keys = positions(columns), _keys(layers, columns)
         result = np.full(len(rows), FAR_OCTAVES)
-        for key in set(keys) & set(self.points):
+        for key in set(keys.tolist()) & set(self.points):
             chosen = keys == key
-            known = np.array(self.points[key])
-            result[chosen] = _nearest(rows[chosen], known)
+            nearest, _ = self._tree(key).query(rows[chosen], workers=-1 if len(rows) > MANY_LAYERS else 1)
+            result[chosen] = np.minimum(nearest, FAR_OCTAVES)
         return result
 
+    def _tree(self, key: str) -> Any:
+        from scipy.spatial import cKDTree
 
-def _nearest(rows: Array, known: Array, chunk: int = 4096) -> Array:
-    """Euclidean distance to the nearest known point, in chunks so that memory stays bounded."""
-    nearest = [
-        np.sqrt(((rows[i : i + chunk, None, :] - known[None, :, :]) ** 2).sum(axis=2)).min(axis=1)
-        for i in range(0, len(rows), chunk)
-    ]
-    return np.minimum(np.concatenate(nearest), FAR_OCTAVES)
+        if key not in self._trees:
+            self._trees[key] = cKDTree(np.array(self.points[key]))
+        return self._trees[key]
+
+    @cached_property
+    def _trees(self) -> dict[str, Any]:
+        return {}
 
 
-def _keys(layers: Sequence[Layer], columns: Columns) -> list[str]:
-    return [f"{x.kind}|{x.dtype}|{'tc' if columns.tensor_core[i] else ''}" for i, x in enumerate(layers)]
+def _keys(layers: Sequence[Layer], columns: Columns) -> NDArray[Any]:
+    # whether a layer runs on tensor cores follows from its dtype and its use of TF32
+    vector = columns.hardware.peak("float32")
+    return columns.of_kind(lambda x: f"{x.kind}|{x.dtype}|{'tc' if columns.hardware.peak(x.dtype, x.tf32) > vector else ''}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class Regressor:
         """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer."""
         scaffold_s = self.scaffold.time_s(layers, columns)
         table = model_features(layers, columns, scaffold_s, run)
-        learned = np.array([float(x.kind in kinds) for x in layers])
+        learned = columns.of_kind(lambda x: float(x.kind in kinds))
         log_time = np.log(scaffold_s) + learned * _ask(self.time, table)
         physical_w = self.drawn.power_w(columns, np.exp(log_time), np.array(self.run_power_shift)[run.astype(int)])
         log_power = np.log(physical_w) + learned * _ask(self.power, np.column_stack([table, np.log2(physical_w)]))
@@ -78,9 +79,8 @@ class Regressor:
 
 
 def _ask(booster: xgboost.Booster, table: Array) -> Array:
-    import xgboost
-
-    answer: Array = booster.predict(xgboost.DMatrix(table)).astype(np.float64)
+    # in place: the matrix of XGBoost's own would cost more than the trees for one network
+    answer: Array = booster.inplace_predict(table.astype(np.float32)).astype(np.float64)
     return answer
 
 
@@ -116,7 +116,7 @@ class Metadata:
     basis: str = "measured"
     """What the model rests on: "measured", "calibrated" (few layers measured there) or "data sheet" (none)."""
     left_out_mdape_frac: float | None = None
-    """Of a calibrated model: median error of energy over its measured layers, each predicted without its fold of five."""
+    """Of a calibrated model: median error of energy over its measured layers, each predicted without its fold."""
     conditions: str = ""
     """What was assumed of the device beside its data, such as a power limit; empty where nothing was."""
 
@@ -155,15 +155,19 @@ class EnergyModel:
         kinds = frozenset(self.metadata.kinds)
         log_time, log_power = self.regressor.log_time_power(layers, columns, kinds, self._run_codes(len(layers), runs))
         conformal = Conformal(self.metadata.slope, self.metadata.quantiles, self.metadata.correlation)
-        distance = Support(self.metadata.support).distance_octaves(layers, columns)
-        half_width = conformal.half_width([x.group for x in layers], distance)
+        distance = self._support.distance_octaves(layers, columns)
+        half_width = conformal.half_width(columns.of_kind(lambda x: x.group).tolist(), distance)
         energy = np.exp(log_time + log_power)
         return Prediction(
             time_s=np.exp(log_time), power_w=np.exp(log_power), energy_j=energy,
             energy_low_j=energy * np.exp(-half_width), energy_high_j=energy * np.exp(half_width), half_width=half_width,
-            covered=np.array([x.kind in kinds for x in layers], dtype=bool),
+            covered=columns.of_kind(lambda x: x.kind in kinds).astype(bool),
             extrapolated=distance > EXTRAPOLATED_OCTAVES,
         )  # fmt: skip
+
+    @cached_property
+    def _support(self) -> Support:
+        return Support(self.metadata.support)
 
     def _run_codes(self, count: int, runs: Sequence[str] | None) -> Array:
         codes = {name: float(i) for i, name in enumerate(self.metadata.runs)}

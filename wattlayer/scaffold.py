@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .features import Array, Columns
 from .layer import Layer
@@ -49,31 +50,28 @@ _L2_EDGE, _L2_STEEPNESS = 1.4, 6.0
 """Working sets beyond ~1.4 x L2 stream from DRAM; the change is gradual (measured on A30 and RTX 2080 Ti element-wise layers)."""
 
 
+_CONVOLUTIONS = np.array(["", "/grouped", "/1x1", "/strided", "/3x3", "/kxk"], dtype=object)
+"""Algorithm classes: none, grouped, pointwise, strided, Winograd-capable (3x3) or other windows with stride 1."""
+
+
 def cells(layers: Sequence[Layer], columns: Columns) -> list[str]:
     """Name the cell of each layer: its kind, for convolutions also the algorithm class, with /tc on tensor cores."""
-    names = []
-    for i, layer in enumerate(layers):
-        name = layer.kind
-        if layer.group == "conv":
-            name += _convolution_class(columns, i)
-        names.append(name + ("/tc" if layer.group == "conv" and columns.tensor_core[i] else ""))
+    is_conv, window = columns.of_kind(lambda x: x.group == "conv").astype(bool), columns["window"]
+    tests = [~is_conv, columns["batches"] > 1, window == 1, columns["stride"] > 1, window == 9]
+    algorithm = _CONVOLUTIONS[np.select(tests, range(len(tests)), len(tests))]
+    names: list[str] = (columns.of_kind(lambda x: x.kind) + algorithm + _tensor_core(is_conv, columns)).tolist()
     return names
-
-
-def _convolution_class(columns: Columns, i: int) -> str:
-    """Grouped, pointwise, strided, Winograd-capable (3x3) or other windows with stride 1."""
-    if columns["batches"][i] > 1:
-        return "/grouped"
-    if columns["window"][i] == 1:
-        return "/1x1"
-    if columns["stride"][i] > 1:
-        return "/strided"
-    return "/3x3" if columns["window"][i] == 9 else "/kxk"
 
 
 def groups(layers: Sequence[Layer], columns: Columns) -> list[str]:
     """Name the wider class that lends its rates to a cell with few measurements."""
-    return [x.group + ("/tc" if x.group == "conv" and columns.tensor_core[i] else "") for i, x in enumerate(layers)]
+    is_conv = columns.of_kind(lambda x: x.group == "conv").astype(bool)
+    names: list[str] = (columns.of_kind(lambda x: x.group) + _tensor_core(is_conv, columns)).tolist()
+    return names
+
+
+def _tensor_core(is_conv: NDArray[np.bool_], columns: Columns) -> NDArray[Any]:
+    return np.where(is_conv & (columns.tensor_core > 0), np.array("/tc", dtype=object), "")
 
 
 def terms(columns: Columns) -> Array:
@@ -118,11 +116,12 @@ class Scaffold:
     def time_s(self, layers: Sequence[Layer], columns: Columns) -> Array:
         """Return the scaffold's time [n_layers] in seconds."""
         values = terms(columns)
-        names = [self._known(c, g) for c, g in zip(cells(layers, columns), groups(layers, columns))]
-        result = np.empty(len(names))
-        for name in set(names):
-            chosen = np.array([x == name for x in names])
-            result[chosen] = _time(np.array(self.log_rates[name]), values[chosen])
+        distinct: dict[tuple[str, str], int] = {}
+        codes = np.array([distinct.setdefault(x, len(distinct)) for x in zip(cells(layers, columns), groups(layers, columns))])
+        result = np.empty(len(codes))
+        for names, code in distinct.items():
+            chosen = codes == code
+            result[chosen] = _time(np.array(self.log_rates[self._known(*names)]), values[chosen])
         return result
 
     def _known(self, cell: str, group: str) -> str:

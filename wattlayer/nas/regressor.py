@@ -16,7 +16,7 @@ FOLDS = 5
 """Folds whose errors, each predicted without it, give the interval."""
 
 
-class EnergyRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class EnergyRegressor(RegressorMixin, BaseEstimator):
     """Boosted trees on the logarithm of energy, as wattlayer's own models use, for any feature table.
 
     Parameters: `trees`, `depth`, `learning_rate_frac` (shrinkage of each tree) and `random_state`, as in XGBoost; `target` "log"
