@@ -12,7 +12,9 @@ from test_estimate import Block
 
 import wattlayer as wl
 from wattlayer.baselines import BASELINES
+from wattlayer.errors import InputError
 from wattlayer.evaluate import FOLDS, configuration, errors, evaluate, folds
+from wattlayer.plots import accuracy_figure
 from wattlayer.training import merge
 
 
@@ -50,7 +52,7 @@ def test_size_leaves_out_the_largest(device, layers):
 
 
 def test_the_split_family_needs_families(device, layers, model):
-    with pytest.raises(wl.InputError, match="known networks"):
+    with pytest.raises(InputError, match="known networks"):
         evaluate(model, device.measure(layers), splits=["family"])
 
 
@@ -85,7 +87,7 @@ def test_whole_networks_are_scored_on_their_sum(model, device):
 
 
 def test_foreign_rows_are_refused(device, layers, model):
-    with pytest.raises(wl.InputError, match="none of the rows is of a30"):
+    with pytest.raises(InputError, match="none of the rows is of a30"):
         evaluate(model, [replace(m, hardware="gtx1070") for m in device.measure(layers)])
 
 
@@ -111,3 +113,15 @@ def test_unseen_families_of_the_a30_stay_within_what_the_card_promises(shared_da
     assert score.mdape_frac <= 0.10
     assert score.p90_ape_frac <= 0.40
     assert 0.87 <= score.coverage_frac <= 0.93
+
+
+def test_a_figure_shows_every_split(model, device, layers, tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
+    result = evaluate(model, device.measure(layers[:40]), splits=("given",))
+    accuracy_figure(result, tmp_path / "accuracy.svg")
+    drawn = (tmp_path / "accuracy.svg").read_text()
+    assert drawn.count('id="axes_') == 3
+    with pytest.raises(InputError, match="cannot be written"):
+        accuracy_figure(result, tmp_path / "accuracy.xyz")
+    with pytest.raises(InputError, match="nothing to plot"):
+        accuracy_figure(replace(result, predicted=()), tmp_path / "accuracy.svg")

@@ -65,12 +65,24 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """wattlayer's predictions of one split beside what was measured; arrays are [n_rows]. What plots are drawn from."""
+
+    split: str
+    groups: tuple[str, ...]
+    flop: Array
+    measured_j: Array
+    predicted_j: Array
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """All scores of one call of `evaluate`."""
+    """All scores of one call of `evaluate`, and the predictions of layers that they were taken from."""
 
     model: str
     model_sha256: str
     scores: tuple[Score, ...]
+    predicted: tuple[Predicted, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as JSON types."""
@@ -118,14 +130,23 @@ def evaluate(
     if not own and not networks:
         raise InputError(f"none of the rows is of {model.hardware}, the hardware of model {model.name!r}")
     scores: list[Score] = []
+    predicted: list[Predicted] = []
     for split in splits if own else ():
         progress(f"{split}: {model.hardware}")
         answers = _answers(split, model, own, families, baselines, seed, progress)
         name = "training rows" if split == "given" and digest(own) == model.metadata.data_sha256 else split
         for predictor, answer in answers.items():
             scores += _scores(name, model.hardware, predictor, answer, _noise_floor(own))
+        predicted.append(_predicted(name, answers["wattlayer"]))
     scores += [_network_score(model, networks)] if networks else []
-    return Evaluation(model.name, model.sha256, tuple(scores))
+    return Evaluation(model.name, model.sha256, tuple(scores), tuple(predicted))
+
+
+def _predicted(split: str, answer: _Answer) -> Predicted:
+    layers, measured_j = answer.rows.layers, answer.rows.time_s * answer.rows.power_w
+    return Predicted(
+        split, tuple(x.group for x in layers), np.array([float(x.flop) for x in layers]), measured_j, answer.energy_j
+    )
 
 
 def configuration(layer: Layer) -> Layer:
@@ -148,14 +169,18 @@ def _answers(
 ) -> dict[str, _Answer]:
     if split == "given":
         return {"wattlayer": _ask(model, _every(own))}
-    parts: dict[str, list[_Answer]] = defaultdict(list)
-    for name, left_out in folds(split, own, families, seed):
-        progress(f"{split}: {model.hardware}, without {name}")
-        inside = [m for m, out in zip(own, left_out) if not out]
-        outside = [m for m, out in zip(own, left_out) if out]
-        for predictor, answer in _fold(inside, outside, baselines, seed).items():
-            parts[predictor].append(answer)
-    return {predictor: _concatenate(answers) for predictor, answers in parts.items()}
+    from joblib import Parallel, delayed
+
+    chosen = list(folds(split, own, families, seed))
+    progress(f"{split}: {model.hardware}, without {', '.join(name for name, _ in chosen)} in turn")
+    # processes, as fitting a scaffold holds the interpreter; any backend of joblib.parallel_config spreads the folds
+    answers = Parallel(n_jobs=-1)(delayed(_fold)(*_parted(own, out), baselines, seed) for _, out in chosen)
+    return {predictor: _concatenate([x[predictor] for x in answers]) for predictor in answers[0]}
+
+
+def _parted(own: Sequence[Measurement], out: NDArray[np.bool_]) -> tuple[list[Measurement], list[Measurement]]:
+    """What stays inside and what is left out."""
+    return [m for m, chosen in zip(own, out) if not chosen], [m for m, chosen in zip(own, out) if chosen]
 
 
 def _fold(inside: list[Measurement], outside: list[Measurement], baselines: bool, seed: int) -> dict[str, _Answer]:
