@@ -9,8 +9,8 @@
 Importing this imports neither torch nor xgboost; they come in where they are used.
 """
 
-from .advise import advise
 from . import nas
+from .advise import advise
 from .dataset import Measurement, read_measurements, write_measurements
 from .errors import InputError, MeterError, UncoveredKindError, WattlayerError
 from .estimate import VERSION, Estimate, estimate, estimate_many
