@@ -143,6 +143,11 @@ def test_the_profiler_hook_puts_joules_beside_profiled_times(model):
     assert hook.frame.predicted_j.sum() == pytest.approx(estimate.energy_j)
 
 
+def test_an_estimate_in_a_prompt_is_one_line(model):
+    estimate = wl.predict(nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), *INPUTS, hardware=model)
+    assert repr(estimate).startswith("<Estimate Sequential on a30: ") and "\n" not in repr(estimate)
+
+
 def test_a_notebook_shows_an_estimate_in_the_pages_own_colours(model):
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Mish()).eval()
     html = wl.predict(module, *INPUTS, hardware=model)._repr_html_()

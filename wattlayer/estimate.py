@@ -34,7 +34,7 @@ HOST_LAUNCH_S = 7.5e-6
 """Assumed time in which a host issues one operator in eager mode: the middle of the 5 to 10 us that PyTorch takes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """What one forward pass of a whole batch costs; arrays are [n_calls] in call order, energies in joules.
 
@@ -187,6 +187,10 @@ class Estimate:
         from .notebook import estimate_html
 
         return estimate_html(self)
+
+    def __repr__(self) -> str:
+        low, high = self.interval_j
+        return f"<Estimate {self.trace.network} on {self.model.hardware}: {self.energy_j:.4g} J ({low:.4g} to {high:.4g} J)>"
 
     def __str__(self) -> str:
         low, high = self.interval_j

@@ -115,7 +115,7 @@ class Profile:
 
     def __str__(self) -> str:
         """The table, the ratio where there is one, and the note."""
-        table = self.to_frame().to_string(float_format="{:.4g}".format, na_rep="–")
+        table = self.to_frame().rename(index={"": "(top level)"}).to_string(float_format="{:.4g}".format, na_rep="–")
         low, high = self.predicted.interval_j
         head = f"{self.predicted.trace.network}: predicted {self.predicted.energy_j:.4g} J ({low:.4g} to {high:.4g} J)"
         if self.measured:
