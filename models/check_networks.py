@@ -1,4 +1,4 @@
-"""Whole networks that the Jetson model never saw, against their measured energy: `python models/check_networks.py PATH_TO_TABLES`.
+"""Networks that the Jetson model never saw, against measured energy: `python models/check_networks.py PATH_TO_TABLES`.
 
 NeurstrucEnergy (MIT) measured five CNNs three times each at batch 1; which implementation ran is not stated, so torchvision's
 and timm's architectures of these names stand in, at 224 x 224 pixels. Only convolutions were measured on that board: everything

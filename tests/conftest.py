@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: parallel tests share the cores by processes
 
 import numpy as np
 import pytest
@@ -77,3 +80,11 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the measured tables are not at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> Path:
+    """A user's folder of the test's own: no test sees or touches the models of whoever runs it."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("WATTLAYER_HOME", str(folder))
+    return folder
