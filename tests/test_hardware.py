@@ -40,12 +40,6 @@ sources = [["peak_flop_per_s dram_bytes_per_s l2_bytes units clock_hz max_w", "o
 """
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("WATTLAYER_HOME", str(tmp_path))
-    return tmp_path
-
-
 def test_the_devices_people_use_are_known():
     assert set(ASKED_FOR) <= set(HARDWARE)
     assert len(HARDWARE) >= 30
@@ -177,6 +171,7 @@ def test_the_processor_at_hand_is_detected(tmp_path, home):
 
 
 def test_a_file_of_ones_own_adds_a_device(home):
+    home.mkdir()
     (home / "hardware.toml").write_text(MINE)
     device = find_hardware("lab-card")
     assert (device.kind, device.peak("float16"), device.dram_bytes, device.units) == ("gpu", 80e12, None, 60)
@@ -187,6 +182,7 @@ def test_a_file_of_ones_own_adds_a_device(home):
 
 
 def test_a_file_of_ones_own_may_not_rename_what_ships(home):
+    home.mkdir()
     (home / "hardware.toml").write_text(MINE.replace("[lab-card]", "[a30]"))
     with pytest.raises(InputError, match="'a30' is a device of wattlayer's own registry"):
         find_hardware("lab-card")
@@ -220,6 +216,7 @@ def test_a_file_of_ones_own_may_not_rename_what_ships(home):
 )  # fmt: skip
 def test_a_slip_in_a_file_of_ones_own_is_named_with_its_unit(old, new, told, home):
     assert old in MINE
+    home.mkdir()
     (home / "hardware.toml").write_text(MINE.replace(old, new))
     with pytest.raises(InputError, match=told) as error:
         find_hardware("lab-card")

@@ -38,18 +38,18 @@ PRIOR_SD_W = {"all": 0.6, "consumer": 0.4, "run": 0.6}
 NOISE_SD = 0.12
 """Scatter of log time or log power around the scaffolds that the ridge reckons with; larger errors count less (Huber)."""
 
-ROUNDS = (0, 250)
-"""Trees on residuals: none, or this many, whichever does better in cross-validation within the measured layers."""
-FEWEST_FOR_TREES = 40
+ROUNDS = 120
+FEWEST_FOR_TREES = 20
+"""With fewer rows than this there are no trees on residuals."""
 PARAMETERS = {
-    "objective": "reg:squarederror", "tree_method": "hist", "learning_rate": 0.05, "max_depth": 6, "min_child_weight": 5,
+    "objective": "reg:squarederror", "tree_method": "hist", "learning_rate": 0.1, "max_depth": 6, "min_child_weight": 5,
     "subsample": 0.8, "colsample_bytree": 0.5, "reg_lambda": 1.0, "nthread": 1,
 }  # fmt: skip
-COPIES, JITTER_OCTAVES = 10, 0.35
+COPIES, JITTER_OCTAVES = 6, 0.35
 """Each row is shown several times with its sizes blurred, because steps between two measured sizes could lie anywhere between."""
 
 MIN_LAYERS = 10
-FOLDS = 5
+FOLDS = 4
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def calibrate(
     """
     chosen = _of_one_device(measurements, hardware)
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
-    rounds, error = _cross_validate(base, rows, device, seed)
-    adapted = adapt(base, rows, device, rounds, seed)
+    error, adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
     columns = Columns(rows.layers, device)
     conformal = Conformal.fit(error, [x.group for x in rows.layers], np.zeros(len(error)), _folds(rows, seed))
     metadata = replace(
@@ -126,17 +125,13 @@ def _folds(rows: Rows, seed: int) -> NDArray[np.int64]:
     return np.array([index[x] for x in shapes])
 
 
-def _cross_validate(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> tuple[int, Array]:
-    """Return how many trees do best on layers left out, and the log-energy errors [n] with them."""
-    errors: dict[int, Array] = {}
-    folds = _folds(rows, seed)
-    for rounds in ROUNDS if len(rows.layers) >= FEWEST_FOR_TREES else ROUNDS[:1]:
-        errors[rounds] = np.zeros(len(rows.layers))
-        for fold in range(FOLDS):
-            out = folds == fold
-            errors[rounds][out] = _error(adapt(base, rows.take(~out), device, rounds, seed), rows.take(out), device)
-    best = min(errors, key=lambda rounds: (float(np.mean(np.minimum(np.abs(errors[rounds]), 0.5))), rounds))
-    return best, errors[best]
+def _cross_validate(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> Array:
+    """Return log-energy errors [n], each row predicted without its fold."""
+    error, folds = np.zeros(len(rows.layers)), _folds(rows, seed)
+    for fold in range(FOLDS):
+        out = folds == fold
+        error[out] = _error(adapt(base, rows.take(~out), device, seed), rows.take(out), device)
+    return error
 
 
 def _error(adapted: _Adapted, rows: Rows, device: Hardware) -> Array:
@@ -147,8 +142,8 @@ def _error(adapted: _Adapted, rows: Rows, device: Hardware) -> Array:
     return result
 
 
-def adapt(base: EnergyModel, rows: Rows, device: Hardware, rounds: int, seed: int) -> _Adapted:
-    """Return `base`'s regressor fitted to `rows` of `device`, with `rounds` trees on what the scaffolds leave."""
+def adapt(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> _Adapted:
+    """Return `base`'s regressor fitted to `rows` of `device`: rates, then watts, then trees on what these leave."""
     columns = Columns(rows.layers, device)
     kinds = frozenset(base.metadata.kinds) | {x.kind for x in rows.layers}
     runs = tuple(sorted(set(rows.runs), key=lambda run: (-rows.runs.count(run), run)))
@@ -161,7 +156,7 @@ def adapt(base: EnergyModel, rows: Rows, device: Hardware, rounds: int, seed: in
     )  # fmt: skip
     moved = _fit_rates(moved, rows, columns, kinds, run)
     moved = _fit_watts(moved, rows, columns, run)
-    return _Adapted(_fit_trees(moved, rows, columns, run, rounds, seed) if rounds else moved, kinds)
+    return _Adapted(_fit_trees(moved, rows, columns, run, seed) if len(run) >= FEWEST_FOR_TREES else moved, kinds)
 
 
 def _fit_rates(regressor: Regressor, rows: Rows, columns: Columns, kinds: frozenset[str], run: Array) -> Regressor:
@@ -255,21 +250,21 @@ def _ridge(design: Array, target: Array, sd: Array) -> Array:
     return solution
 
 
-def _fit_trees(regressor: Regressor, rows: Rows, columns: Columns, run: Array, rounds: int, seed: int) -> Regressor:
-    """Go on from the model's trees with `rounds` small ones for time and for power."""
+def _fit_trees(regressor: Regressor, rows: Rows, columns: Columns, run: Array, seed: int) -> Regressor:
+    """Go on from the model's trees with small ones for time and for power."""
     scaffold_s = regressor.scaffold.time_s(rows.layers, columns)
     table = model_features(rows.layers, columns, scaffold_s, run)
     physical_w = regressor.drawn.power_w(columns, rows.time_s, np.array(regressor.run_power_shift)[run.astype(int)])
-    time = _go_on(regressor.time, table, np.log(rows.time_s / scaffold_s), rounds, seed)
+    time = _go_on(regressor.time, table, np.log(rows.time_s / scaffold_s), seed)
     wide = np.column_stack([table, np.log2(physical_w)])
-    return replace(regressor, time=time, power=_go_on(regressor.power, wide, np.log(rows.power_w / physical_w), rounds, seed))
+    return replace(regressor, time=time, power=_go_on(regressor.power, wide, np.log(rows.power_w / physical_w), seed))
 
 
-def _go_on(booster: xgboost.Booster, table: Array, target: Array, rounds: int, seed: int) -> xgboost.Booster:
+def _go_on(booster: xgboost.Booster, table: Array, target: Array, seed: int) -> xgboost.Booster:
     import xgboost
 
     random = np.random.default_rng(seed)
     octaves = np.array([JITTER_OCTAVES if name.startswith("log2_") else 0.0 for name in MODEL_FEATURES])[: table.shape[1]]
     blurred = np.vstack([table + octaves * random.standard_normal(table.shape) for _ in range(COPIES)])
     rows = xgboost.DMatrix(blurred, np.tile(target, COPIES))
-    return xgboost.train(PARAMETERS | {"seed": seed}, rows, rounds, xgb_model=booster)
+    return xgboost.train(PARAMETERS | {"seed": seed}, rows, ROUNDS, xgb_model=booster)

@@ -1,0 +1,247 @@
+"""Few measured layers: what they change in a model, what they leave, and which of them to measure."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import SyntheticDevice, draw_layers
+
+from wattlayer import EnergyModel, Layer, Measurement, calibration, cli, load_model, write_measurements
+from wattlayer.calibration import MIN_LAYERS, calibrate, rate_design
+from wattlayer.errors import InputError
+from wattlayer.features import Columns
+from wattlayer.hardware import HARDWARE, find_hardware
+from wattlayer.scaffold import Scaffold
+from wattlayer.selection import most_informative
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_trees():
+    """The synthetic law needs few trees, and the tests little time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "ROUNDS", 40)
+        yield
+
+
+class OtherDevice(SyntheticDevice):
+    """The synthetic law on another board: slower to launch, other efficiencies, other watts."""
+
+    def truth(self, layers: list[Layer]) -> tuple[np.ndarray, np.ndarray]:
+        columns = Columns(layers, find_hardware(self.hardware))
+        time_s = 15e-6 + 1.7 * columns.compute_s() + 1.3 * columns.memory_s()
+        return time_s, 80 + 120 * columns.compute_s() / time_s
+
+
+T2080 = OtherDevice(noise_frac=0.01, hardware="rtx2080ti")
+
+
+def error(model: EnergyModel, layers: list[Layer]) -> float:
+    time_s, power_w = T2080.truth(layers)
+    return float(np.median(np.abs(model.predict(layers).energy_j / (time_s * power_w) - 1)))
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return draw_layers(160, seed=11)
+
+
+@pytest.fixture(scope="module")
+def fitted(model, pool):
+    return calibrate(model, T2080.measure(pool[:40]))
+
+
+def test_few_layers_make_another_board_of_a_model(model, fitted, pool):
+    before = calibrate(model, T2080.measure(pool[:MIN_LAYERS]))
+    unseen = pool[40:]
+    assert error(fitted, unseen) < 0.06
+    assert error(fitted, unseen) <= error(before, unseen) * 1.2
+    assert error(load_model("rtx2080ti"), unseen) > 0.1
+    assert fitted.hardware == "rtx2080ti" and fitted.metadata.basis == "calibrated"
+
+
+def test_a_calibrated_model_says_what_it_rests_on(fitted, model):
+    facts = fitted.metadata
+    assert facts.source == "synthetic (measured), calibrated with 40 layers of rtx2080ti"
+    assert (facts.rows, facts.layers, facts.name) == (40, 40, "rtx2080ti")
+    assert facts.caveat == facts.source
+    assert facts.left_out_mdape_frac is not None and 0 < facts.left_out_mdape_frac < 0.15
+    assert model.metadata.caveat == "" and model.metadata.left_out_mdape_frac is None
+
+
+def test_intervals_hold_on_layers_never_measured(fitted, pool):
+    unseen = pool[40:]
+    time_s, power_w = T2080.truth(unseen)
+    answer = fitted.predict(unseen)
+    inside = (answer.energy_low_j <= time_s * power_w) & (time_s * power_w <= answer.energy_high_j)
+    assert 0.75 < inside.mean() <= 1
+    assert np.median(answer.half_width) < 0.4
+
+
+def test_a_calibrated_model_survives_its_file(fitted, pool, tmp_path):
+    fitted.save(tmp_path / "mine.json")
+    again = EnergyModel.load(tmp_path / "mine.json")
+    assert again.metadata == fitted.metadata
+    assert (again.predict(pool).energy_j == fitted.predict(pool).energy_j).all()
+
+
+def test_calibrating_is_deterministic_and_leaves_its_base_alone(model, pool):
+    before = model.predict(pool).energy_j
+    rows = T2080.measure(pool[:60])
+    one, two = (calibrate(model, rows, seed=3) for _ in range(2))
+    assert one.sha256 == two.sha256
+    assert (model.predict(pool).energy_j == before).all()
+
+
+def test_a_data_sheet_is_a_base_as_well(pool):
+    model = calibrate(load_model("rtx3090"), [m_as(m, "rtx3090") for m in T2080.measure(pool[:50])])
+    assert model.metadata.source == "rtx3090 (data sheet), calibrated with 50 layers of rtx3090"
+    time_s, power_w = T2080.truth(pool[50:])
+    assert np.median(np.abs(model.predict(pool[50:]).energy_j / (time_s * power_w) - 1)) < 0.1
+    assert model.predict(pool[50:]).covered.all()
+
+
+def m_as(m: Measurement, hardware: str) -> Measurement:
+    return Measurement(hardware, m.time_s, m.energy_j, layer=m.layer, run=m.run)
+
+
+def test_campaigns_that_draw_more_are_told_apart(model, pool):
+    """The same times at twice the power: a run is a state of the board."""
+    quiet = T2080.measure(pool[:40], run="quiet")
+    loud = [Measurement("rtx2080ti", m.time_s, 1.4 * m.energy_j, layer=m.layer, run="loud") for m in T2080.measure(pool[40:70])]
+    fitted = calibrate(model, [*quiet, *loud])
+    assert fitted.metadata.runs == ("quiet", "loud")
+    unseen = pool[70:]
+    ratio = fitted.predict(unseen, ["loud"] * len(unseen)).power_w / fitted.predict(unseen, ["quiet"] * len(unseen)).power_w
+    assert np.median(ratio) == pytest.approx(1.4, rel=0.1)
+
+
+def test_one_wild_row_spoils_nothing(model, pool):
+    rows = T2080.measure(pool[:40])
+    rows[7] = Measurement("rtx2080ti", 50 * rows[7].time_s, 50 * rows[7].energy_j, layer=rows[7].layer, run="r1")
+    assert error(calibrate(model, rows), pool[40:]) < 0.1
+
+
+def test_too_few_layers_and_several_devices_are_refused(model, pool):
+    rows = T2080.measure(pool[:MIN_LAYERS])
+    with pytest.raises(InputError, match=f"9 distinct measured layers are too few to calibrate.*at least {MIN_LAYERS}"):
+        calibrate(model, rows[:-1])
+    with pytest.raises(InputError, match="0 distinct measured layers of a30 are too few"):
+        calibrate(model, rows, hardware="a30")
+    with pytest.raises(InputError, match="the rows are of a30, rtx2080ti: choose one with --hardware"):
+        calibrate(model, [*rows, *SyntheticDevice().measure(pool[:2])])
+    assumed = [Measurement("rtx2080ti", 1e-3, 0.1, layer=pool[0], meter="assumed-power")]
+    with pytest.raises(InputError, match="measured and assumed-power rows are mixed"):
+        calibrate(model, [*rows, *assumed])
+
+
+def test_the_most_telling_layers_come_first_and_tell_more_than_the_least(model, pool):
+    order = most_informative(pool, 60, model.regressor.scaffold, HARDWARE["rtx2080ti"])
+    assert len(set(order)) == 60
+    assert order[:20] == most_informative(pool, 20, model.regressor.scaffold, HARDWARE["rtx2080ti"])
+    assert {pool[i].kind for i in order[:6]} == {x.kind for x in pool}
+    assert sorted(most_informative(pool[:5], 60, model.regressor.scaffold, HARDWARE["rtx2080ti"])) == [0, 1, 2, 3, 4]
+
+
+def test_telling_layers_leave_less_unknown_than_random_ones(model, pool):
+    """By the variance that is left, worked out apart from the greedy search."""
+    design, sd = rate_design(model.regressor.scaffold.log_rates, pool, Columns(pool, HARDWARE["rtx2080ti"]))
+
+    def unknown(chosen: list[int]) -> float:
+        seen = design[chosen]
+        left = np.linalg.inv(np.diag(1 / sd**2) + seen.T @ seen / 0.12**2)
+        return float(np.einsum("ij,jk,ik->", design, left, design))
+
+    told = unknown(most_informative(pool, 15, model.regressor.scaffold, HARDWARE["rtx2080ti"]))
+    random = [unknown(list(np.random.default_rng(i).permutation(len(pool))[:15])) for i in range(20)]
+    assert told < min(random)
+
+
+def test_a_scaffold_without_cells_still_tells_groups_apart(pool):
+    design, sd = rate_design(Scaffold({"*": (0.0,) * 7}).log_rates, pool, Columns(pool, HARDWARE["a30"]))
+    assert design.shape == (len(pool), len(sd)) and np.isfinite(design).all()
+    assert (np.abs(design[:, :3].sum(axis=1) - 1) < 1e-3).all()  # times are homogeneous in the rates
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wattlayer", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_calibrated_once_it_is_found_by_name(run, home, pool, tmp_path):
+    data = tmp_path / "few.jsonl"
+    write_measurements(data, [m_as(m, "rtx3090") for m in T2080.measure(pool[:30])])
+    assert "from its data sheet only" in run("hardware", "rtx3090")[1]
+    code, out, err = run("calibrate", "rtx3090", data)
+    path = home / "models" / "rtx3090.json"
+    assert (code, err) == (0, "") and path.is_file()
+    assert out.splitlines()[0] == f"{path}: rtx3090, rtx3090 (data sheet), calibrated with 30 layers of rtx3090, 30 rows"
+    assert out.splitlines()[1].startswith("layers left out in turn, energy: median error ")
+    shown = run("hardware", "rtx3090")[1]
+    assert "predictions: of a calibrated model" in shown and "layers left out in turn: median error of energy" in shown
+    assert load_model("rtx3090").metadata.basis == "calibrated"
+
+
+def test_trained_once_it_is_found_by_name_and_checked_on_networks(run, home, pool, tmp_path):
+    device = SyntheticDevice(hardware="rtx3090")
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from torch import nn\ndef small():\n    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 1))\n"
+    )
+    whole = Measurement("rtx3090", 1e-3, 0.2, network=f"{net}:small", input_shapes=((8, 3, 64, 64),), tf32="none")
+    data = tmp_path / "full.jsonl"
+    write_measurements(data, [*device.measure(pool[:60]), whole])
+    code, out, err = run("train", data)
+    path = home / "models" / "rtx3090.json"
+    assert (code, err) == (0, "") and path.is_file()
+    assert "whole networks measured there" in out and "network" in out
+    shown = json.loads(run("hardware", "rtx3090", "--json")[1])
+    assert shown["basis"] == "measured" and shown["figures"][0]["split"] == "network"
+    assert shown["figures"][0]["rows"] == 1 and shown["figures"][0]["mdape_frac"] > 0
+    assert "of a measured model: 60 rows of 60 layers" in run("hardware", "rtx3090")[1]
+
+
+def test_training_without_networks_says_how_to_check(run, pool, tmp_path):
+    data = tmp_path / "full.jsonl"
+    write_measurements(data, SyntheticDevice().measure(pool[:30]))
+    code, out, _ = run("train", data, "--output", tmp_path / "mine.json")
+    assert code == 0 and "no whole network was measured: check the model with `wattlayer evaluate --networks`" in out
+
+
+def test_hardware_shows_what_is_here_and_whence_its_numbers_come(run, home):
+    code, out, _ = run("hardware")
+    assert code == 0 and "here: " in out and f"devices of your own: {home / 'hardware.toml'}" in out
+    assert {"l4", "mi300x", "orin-nano-8gb"} <= {word for line in out.splitlines() for word in line.split()[:1]}
+    one = run("hardware", "l4")[1]
+    assert "dram_bytes_per_s: 3e+11  [NVIDIA L4 data sheet" in one
+    assert "unmeasured a30: median error of energy" in one
+    record = json.loads(run("hardware", "--json")[1])
+    assert {d["name"]: d["basis"] for d in record["devices"]}["l4"] == "data sheet"
+    code, out, err = run("hardware", "l5")
+    assert (code, out) == (2, "") and "hardware 'l5' is not known; nearest: l4" in err and err.count("\n") == 1
+
+
+def test_a_limit_and_a_clock_on_the_command_line(run, tmp_path):
+    net = tmp_path / "net.py"
+    net.write_text("from torch import nn\ndef small():\n    return nn.Conv2d(64, 256, 3)\n")
+    size = ("predict", f"{net}:small", "--input", "32x64x56x56", "--format", "json", "--hardware", "l4")
+    free, held = (json.loads(run(*size, *more)[1]) for more in ((), ("--power-limit-w", "40")))
+    assert held["total"]["power_w"] <= 40.01 < free["total"]["power_w"]
+    assert held["total"]["time_s"] > free["total"]["time_s"]
+    assert "physics only" in held["model"]["conditions"] and free["model"]["conditions"] == ""
+    code, out, err = run(*size, "--power-limit-w", "500")
+    assert (code, out) == (2, "") and "power limit 500 W does not fit l4" in err
+    csv = run(*size[:4], "--format", "csv", "--hardware", "l4")
+    assert "nothing was measured on l4" in csv[2] and csv[0] == 0
