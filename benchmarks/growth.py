@@ -97,19 +97,17 @@ def cores(model: wl.EnergyModel, rounds: int) -> Iterator[Row]:
     taken: dict[int, list[float]] = {1: [], 2: [], 4: []}
     with parallel_config(backend="loky", inner_max_num_threads=1):
         for _ in range(rounds):
-            for jobs in taken:
+            for jobs, times in taken.items():
                 # one job would run in this process: two workers of which one has all the work stand for it
                 pool = Parallel(n_jobs=max(2, jobs))
                 spread = [genomes] if jobs == 1 else chunks
                 pool(delayed(_fresh)(space, genomes[:2], model) for _ in range(2 * max(2, jobs)))
                 jobs_of = [delayed(_fresh)(space, part, model) for part in spread]
-                taken[jobs].append(seconds(lambda p=pool, work=jobs_of: p(work)))
+                times.append(seconds(lambda p=pool, work=jobs_of: p(work)))
     for jobs in (2, 4):
         speed_up = statistics.median(a / b for a, b in zip(taken[1], taken[jobs]))
-        yield Row(
-            "cores", f"{len(genomes)} fresh modules on {jobs} processes", statistics.median(taken[jobs]), "s", "speed-up over one process",
-            speed_up, "≥ 1.7 on two" if jobs == 2 else "",
-        )  # fmt: skip
+        what, target = f"{len(genomes)} fresh modules on {jobs} processes", "≥ 1.7 on two" if jobs == 2 else ""
+        yield Row("cores", what, statistics.median(taken[jobs]), "s", "speed-up over one process", speed_up, target)
 
 
 def memory(model: wl.EnergyModel) -> Iterator[Row]:
