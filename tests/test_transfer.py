@@ -121,7 +121,7 @@ def test_leaving_out_tells_less_measured_from_more(rows, monkeypatch):
     points = {(p.hardware, p.predictor, p.layers): p for p in curves(draws)}
     for name in NAMES:
         unmeasured = points[name, "wattlayer, data sheet only", 0]
-        few, more = (points[name, "wattlayer, calibrated", count] for count in (20, 50))
+        few, more = (points[name, "wattlayer, random layers", count] for count in (20, 50))
         assert more.mdape_frac < unmeasured.mdape_frac and more.mdape_frac < 0.08
         assert unmeasured.mdape_frac < points[name, "TDP x roofline", 0].mdape_frac
         assert unmeasured.rows == 120 and few.rows == 100 and more.rows == 70
@@ -149,9 +149,9 @@ def test_one_device_cannot_be_left_out(rows):
 
 
 def test_curves_print_as_a_table():
-    point = Curve("a30", "wattlayer, calibrated", 25, 10, 900, 0.123, 0.1, 0.15, 0.4, -0.01, None, 0.9)
+    point = Curve("a30", "wattlayer, random layers", 25, 10, 900, 0.123, 0.1, 0.15, 0.4, -0.01, None, 0.9)
     lines = curves_table([point, dataclasses.replace(point, draws=1, coverage_frac=None)]).splitlines()
-    assert lines[2] == "| a30 | 25 | wattlayer, calibrated | 900 | 12.3% | 10.0% to 15.0% | 40.0% | -1.0% | – | 90.0% |"
+    assert lines[2] == "| a30 | 25 | wattlayer, random layers | 900 | 12.3% | 10.0% to 15.0% | 40.0% | -1.0% | – | 90.0% |"
     assert "| 12.3% | – |" in lines[3] and lines[3].endswith("| – |")
     assert len({line.count("|") for line in lines}) == 1
 

@@ -1,8 +1,8 @@
 """How good predictions are on hardware that was never measured, and after a few layers were (`--split hardware`).
 
 Each device is left out in turn: a data-sheet model is built from the others, judged on all its rows, then calibrated with
-random draws of its layers and judged on the rest. Nothing is chosen by looking at the device that is judged; the intervals
-of a left-out device come from leaving out the others.
+draws of its layers, at random and as `selection` picks them, and judged on the rest. Nothing is chosen by looking at the
+device that is judged; the intervals of a left-out device come from leaving out the others.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .hardware import find_hardware
 from .intervals import LEVEL, Conformal
 from .layer import Layer
 from .model import EnergyModel
+from .selection import most_informative
 from .training import Rows, merge
 from .transfer import LN2, Interval, Learned, Source, combine, device_class
 
@@ -151,18 +152,18 @@ def _few(
     for m in own:
         assert m.layer is not None
         by_shape.setdefault(m.layer.with_tf32("none"), []).append(m)
-    shapes = list(by_shape)
+    shapes, device = list(by_shape), find_hardware(base.hardware)
     tasks = [(count, draw) for count in counts if count <= len(shapes) // 2 for draw in range(draws)]
 
     def one(count: int, draw: int) -> list[Draw]:
         random = np.random.default_rng([seed, count, draw])
-        drawn = {shapes[i] for i in random.permutation(len(shapes))[:count]}
-        seen = [by_shape[x][random.integers(len(by_shape[x]))] for x in shapes if x in drawn]
-        rest = _every([m for x in shapes if x not in drawn for m in by_shape[x]])
-        fitted = calibrate(base, seen, seed=draw)
-        raw = BASELINES["XGBoost, raw shapes"](merge(seen), rest, base.hardware)
-        raw_score = _score(base.hardware, "XGBoost, raw shapes", count, draw, rest, raw, None)
-        return [_scored(fitted, "wattlayer, calibrated", count, draw, rest), raw_score]
+        order = random.permutation(len(shapes))[:count]
+        rows = {x: by_shape[x][random.integers(len(by_shape[x]))] for x in shapes}
+        telling = most_informative([m.layer for m in rows.values() if m.layer], count, base.regressor.scaffold, device)
+        return [
+            *_judged(base, "random layers", by_shape, {shapes[i]: rows[shapes[i]] for i in order}, count, draw),
+            *_judged(base, "telling layers", by_shape, {shapes[i]: rows[shapes[i]] for i in telling}, count, draw),
+        ]
 
     from joblib import Parallel, delayed
 
@@ -171,6 +172,19 @@ def _few(
         results += part
         progress(f"hardware: {base.hardware}, {part[0].layers} layers, draw {part[0].draw + 1}")
     return results
+
+
+def _judged(
+    base: EnergyModel, title: str, by_shape: Mapping[Layer, Sequence[Measurement]], seen: Mapping[Layer, Measurement],
+    count: int, draw: int,
+) -> list[Draw]:  # fmt: skip
+    """Score `base` calibrated with `seen`, and the baseline fitted on the same rows, on all other shapes."""
+    rest = _every([m for shape, same in by_shape.items() if shape not in seen for m in same])
+    scores = [_scored(calibrate(base, list(seen.values()), seed=draw), f"wattlayer, {title}", count, draw, rest)]
+    if title == "random layers":
+        raw = BASELINES["XGBoost, raw shapes"](merge(list(seen.values())), rest, base.hardware)
+        scores.append(_score(base.hardware, "XGBoost, raw shapes", count, draw, rest, raw, None))
+    return scores
 
 
 def _every(measurements: Sequence[Measurement]) -> Rows:

@@ -14,9 +14,7 @@ from .output import writing
 
 @app.command()
 def calibrate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A trained model, or a device to start from its data sheet.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A trained model, or a device to start from its data sheet.")],
     data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Datasets (JSON lines) or import tables (CSV).")],
     output: Annotated[
         Path | None, typer.Option("--output", help="Model file to write; default: your models, by the device's name.")
