@@ -229,6 +229,34 @@ def test_only_what_can_be_priced_is_advised(knowing):
     assert not advise(Subject(net(), (INPUT,)), none_measured)
 
 
+LLAMA_3_8B = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+    "max_position_embeddings": 8192, "rope_theta": 500000.0, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@needs_torchvision
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v3_large", "vit_b_16", "llama"])
+def test_the_shipped_a30_has_three_pieces_of_advice_for_each_of_four_networks(name, tmp_path, run, capsys):  # noqa: F811
+    """The first is applied by `wattlayer predict`: that it is one of its options is part of what is tested."""
+    if name == "llama":
+        pytest.importorskip("transformers")
+        (tmp_path / "config.json").write_text(json.dumps(LLAMA_3_8B))
+        name = f"hf:{tmp_path}"
+    advice = json.loads(run("advise", name, "--format", "json")[1])
+    assert len(advice) >= 3
+    first = advice[0]
+    option, value = first["edit"].split()
+    applied = json.loads(run("predict", name, option, value, "--format", "json")[1])["total"]["energy_per_sample_j"]
+    assert applied - first["before_per_sample_j"] == pytest.approx(first["change_per_sample_j"], rel=1e-9)
+    with capsys.disabled():
+        said = [f"{x['edit']} {x['change_frac']:+.1%}" for x in advice]
+        print(f"\n{name}: {first['before_per_sample_j']:.4g} J a sample, {'; '.join(said)}; applied the first: {applied:.4g} J")
+
+
 # --- the command line
 
 
