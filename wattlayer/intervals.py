@@ -34,8 +34,8 @@ EXTRAPOLATED_OCTAVES = 2.0
 GROUP_PRIOR = 20.0
 """Scores that a group borrows from all groups: shrinkage of its quantile."""
 
-MANY_LAYERS = 10_000
-"""From here on, threads that look for neighbours pay."""
+MANY_LAYERS = 5_000
+"""From here on, threads pay, in boosters and in looking for neighbours."""
 
 _SLOPES = np.linspace(0.0, 1.2, 25)
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from .errors import InputError, nearest
 from .features import FEATURE_NAMES, FEATURES_VERSION, Array, Columns, featurise
 from .folder import user_folder
 from .hardware import find_hardware, known_hardware
-from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support
+from .intervals import EXTRAPOLATED_OCTAVES, MANY_LAYERS, Conformal, Support
 from .layer import Layer
 from .power import PowerScaffold
 from .scaffold import Scaffold
@@ -67,6 +68,10 @@ class Regressor:
     run_power_shift: tuple[float, ...]
     """Log ratio of each campaign's board power to the first one's, below the power limit."""
 
+    def __post_init__(self) -> None:
+        for booster in (self.time, self.power):
+            booster.set_param({"nthread": 1})  # to wake threads for one network takes longer than its answer
+
     def log_time_power(self, layers: Sequence[Layer], columns: Columns, kinds: frozenset[str], run: Array) -> tuple[Array, Array]:
         """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer."""
         scaffold_s = self.scaffold.time_s(layers, columns)
@@ -79,9 +84,13 @@ class Regressor:
 
 
 def _ask(booster: xgboost.Booster, table: Array) -> Array:
-    # in place: the matrix of XGBoost's own would cost more than the trees for one network
-    answer: Array = booster.inplace_predict(table.astype(np.float32)).astype(np.float64)
-    return answer
+    """Ask a booster in place: the matrix of XGBoost's own would cost more than the trees for one network."""
+    rows = table.astype(np.float32)
+    if len(rows) < MANY_LAYERS:
+        return booster.inplace_predict(rows).astype(np.float64)
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(booster.inplace_predict, np.array_split(rows, 4 * (os.cpu_count() or 1))))
+    return np.concatenate(answers).astype(np.float64)
 
 
 def model_features(layers: Sequence[Layer], columns: Columns, scaffold_s: Array, run: Array) -> Array:
