@@ -6,6 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -100,15 +101,26 @@ def _plain(space: nas.Space, genome: nas.Genome) -> wl.Trace:
 
 
 def distinct_layers(count: int) -> list[wl.Layer]:
-    """Layers of the spaces at batches that make all of them different."""
-    spaces, rng, found = (nas.once_for_all(), nas.vision_transformer()), random.Random(0), {}
+    """Layers of the spaces at as many batch sizes as make `count` different ones."""
+    rng, found = random.Random(0), {}
+    spaces = (nas.once_for_all(), nas.vision_transformer())
+    single = {layer for space in spaces for _ in range(40) for layer in space.trace(space.random(rng)).layers}
+    fitting = sorted((x for x in single if all(o.strides is None for o in x.inputs)), key=lambda x: x.digest())
     batch = 0
     while len(found) < count:
         batch += 1
-        for space in spaces:
-            for _ in range(10):
-                found.update(dict.fromkeys(space.trace(space.random(rng), batch).layers))
+        found.update(dict.fromkeys(_at_batch(x, batch) for x in fitting))
     return list(found)[:count]
+
+
+def _at_batch(layer: wl.Layer, batch: int) -> wl.Layer:
+    """Return a layer of one sample as it runs on `batch`; weights keep their shapes."""
+
+    def scaled(x: wl.Operand) -> wl.Operand:
+        own = x.name not in ("weight", "bias", "running_mean", "running_var") and x.shape[:1] == (1,)
+        return replace(x, shape=(batch, *x.shape[1:])) if own else x
+
+    return replace(layer, inputs=tuple(map(scaled, layer.inputs)), outputs=tuple(map(scaled, layer.outputs)))
 
 
 def layers(model: wl.EnergyModel, rounds: int) -> Iterator[Row]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from operator import attrgetter
 from typing import Any
@@ -264,7 +264,7 @@ class Columns:
     def bytes_moved(self) -> Array:
         return self["read_bytes"] + self["write_bytes"]
 
-    @property
+    @cached_property
     def matrix_like(self) -> NDArray[np.bool_]:
         return np.isin(self["group_code"], [GROUP_CODES[g] for g in ("conv", "matmul", "attention", "recurrent")])
 
