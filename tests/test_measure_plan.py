@@ -242,6 +242,17 @@ def test_a_plan_holds_every_source_and_about_as_many_layers_as_asked(plan):
     assert "by group" in text and "3 networks" in text and "hidden repeats" in text
 
 
+def test_a_calibration_plans_few_telling_layers_the_widest_apart_first():
+    found = propose(wanted(layers=50, calibration=True), SimulatedRig(), "run", resolve)
+    items = [item for item in found.items if not item.is_reference]
+    assert found.distinct_layers == 50 and not found.networks and all(item.layer and item.mode == "graph" for item in items)
+    first = {item.layer.group for item in items[:25]}
+    assert {"conv", "matmul", "attention", "norm", "elementwise"} <= first
+    assert propose(wanted(layers=50, calibration=True), SimulatedRig(), "run", resolve) == found
+    with pytest.raises(InputError, match="there is nothing to measure"):
+        propose(wanted(networks=("gone:1",), layers=0, calibration=True), SimulatedRig(), "run", resolve)
+
+
 def test_equal_seeds_give_equal_plans(plan):
     assert propose(wanted(), SimulatedRig(), "run", resolve) == plan
     assert propose(wanted(seed=1), SimulatedRig(), "run", resolve).items != plan.items
