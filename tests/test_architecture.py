@@ -64,10 +64,11 @@ BANNED_WORDS = {"utils", "util", "common", "helper", "helpers", "base", "manager
 
 RUNS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 
-UNIT = re.compile(r"_(j|s|w|c|hz|bytes|flop|flop_per_s|bytes_per_s|frac|octaves)$")
+UNIT = re.compile(r"(^|_)(j|s|w|c|hz|bytes|flop|flop_per_s|bytes_per_s|frac|octaves)$")
 
 UNITLESS = {
     "Dimensions": "counts, codes and flags of a layer; what is in bytes ends in _bytes",
+    "Recipe.learning_rate": "a share of each tree's answer",
     "Score.spearman": "rank correlation",
     "Score.kendall": "rank correlation",
     "Support.points": "cells of shape space, in octaves along every axis",
