@@ -39,7 +39,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         # level 4
         "nas",
         "report card plots",
-        "whatif_table notebook",
+        "whatif_table notebook zoo",
         # level 5
         "cli __init__",
     )

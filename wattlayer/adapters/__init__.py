@@ -9,7 +9,7 @@ from types import ModuleType
 from ..errors import InputError, nearest
 from .source import InputSize, Network
 
-__all__ = ["InputSize", "Network", "resolve"]
+__all__ = ["SOURCES", "InputSize", "Network", "names_of", "resolve"]
 
 SOURCES = {"torchvision": "torchvision", "timm": "timm", "hf": "huggingface"}
 """Prefix of a network's name, and the module here that loads it."""
@@ -36,6 +36,11 @@ def resolve(name: str, size: InputSize) -> Network:
     if separator:
         raise InputError(f"{name!r}: there is no source {prefix!r}; known: {', '.join(SOURCES)}, path/to/file.py:factory")
     return _bare(name, size)
+
+
+def names_of(prefix: str) -> list[str]:
+    """Return the names that the source `prefix`, one of SOURCES, knows without a file or the network."""
+    return list(_source(SOURCES[prefix]).names())
 
 
 def _bare(name: str, size: InputSize) -> Network:

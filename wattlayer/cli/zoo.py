@@ -1,0 +1,78 @@
+"""`wattlayer zoo`: which networks of whole libraries can be traced."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import InputError
+from .app import app
+from .options import Format, FormatOption, OutputOption
+from .output import busy, rendered, write
+
+if TYPE_CHECKING:
+    from ..zoo import Outcome
+
+
+@app.command()
+def zoo(
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="[SOURCE]...", help="torchvision, timm, hf; all of them by default.")
+    ] = None,
+    hardware: Annotated[str | None, typer.Option("--hardware", help="Also tell the share of energy in measured kinds.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes; -1 takes every core.")] = -1,
+    journal: Annotated[Path | None, typer.Option("--journal", help="JSON lines file from which a stopped sweep goes on.")] = None,
+    match: Annotated[str, typer.Option("--match", help="Only networks whose name contains this.")] = "",
+    format: FormatOption = Format.table,
+    output: OutputOption = None,
+) -> None:
+    """Trace every network of whole libraries: how many go in, why the others do not, and how long it takes."""
+    from ..adapters import SOURCES
+    from ..zoo import sweep, zoo_names
+
+    if format not in (Format.table, Format.json):
+        raise InputError(f"format {format.value!r} is not one of table, json")
+    if jobs == 0:
+        raise InputError("jobs 0 must be at least 1, or -1 for every core")
+    names = [name for source in sources or SOURCES for name in zoo_names(source) if match in name]
+    if not names:
+        raise InputError(f"no network's name contains {match!r}")
+    started = time.perf_counter()
+    outcomes: list[Outcome] = []
+    with busy(f"tracing {len(names)} networks") as tell:
+        for outcome in sweep(names, hardware, journal, jobs):
+            outcomes.append(outcome)
+            tell(outcome.network, len(outcomes), len(names))
+    elapsed_s = time.perf_counter() - started
+    if format is Format.json:
+        write(json.dumps({"elapsed_s": elapsed_s, "networks": [asdict(x) for x in outcomes]}) + "\n", output)
+    else:
+        write(_text(outcomes, elapsed_s), output)
+
+
+def _text(outcomes: Sequence[Outcome], elapsed_s: float) -> str:
+    from rich.table import Table
+
+    table = Table("zoo", "networks", "traced", "refused", "traced_frac", "covered_frac", "least", "cpu_s", box=None)
+    for source in dict.fromkeys(x.network.partition(":")[0] for x in outcomes):
+        table.add_row(source, *_row([x for x in outcomes if x.network.startswith(f"{source}:")]))
+    refused = Table("refused", "reason", box=None)
+    for outcome in sorted((x for x in outcomes if not x.traced), key=lambda x: x.network):
+        refused.add_row(outcome.network, outcome.reason)
+    note = f"{elapsed_s:.1f} s of wall clock; cpu_s builds and traces; covered_frac: mean share of energy in measured kinds"
+    return rendered(table, *([refused] if refused.row_count else ()), note)
+
+
+def _row(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    traced = sum(x.traced for x in outcomes)
+    shares = [x.covered_frac for x in outcomes if x.covered_frac is not None]
+    mean, least = (f"{sum(shares) / len(shares):.4f}", f"{min(shares):.4f}") if shares else ("", "")
+    spent_s = sum(x.elapsed_s for x in outcomes)
+    counts = (len(outcomes), traced, len(outcomes) - traced)
+    return *map(str, counts), f"{traced / len(outcomes):.4f}", mean, least, f"{spent_s:.1f}"

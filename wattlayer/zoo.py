@@ -1,0 +1,134 @@
+"""Sweeps over whole libraries of networks: which can be traced, why the others cannot, and how much of each was measured."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .adapters import SOURCES, InputSize, names_of, resolve
+from .errors import InputError, first_line
+from .estimate import estimate
+from .model import EnergyModel, load_model
+from .trace import trace
+
+TIME_LIMIT_S = 180
+"""A network that takes longer is refused with that reason, on systems that have alarms."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one network; numbers are null where it was refused, shares where no hardware was asked for."""
+
+    network: str
+    reason: str | None
+    """Why it was refused, in one line; None where it was traced."""
+    elapsed_s: float
+    """To build and trace it, in one process."""
+    calls: int | None = None
+    flop: int | None = None
+    hardware: str | None = None
+    covered_frac: float | None = None
+    """Share of the predicted energy in kinds of layers that were measured on `hardware`."""
+    uncovered_kinds: tuple[str, ...] = ()
+
+    @property
+    def traced(self) -> bool:
+        return self.reason is None
+
+
+def zoo_names(source: str) -> list[str]:
+    """Return every network of `source` (torchvision, timm or hf) as MODEL arguments; raise InputError for another."""
+    if source not in SOURCES:
+        raise InputError(f"there is no zoo {source!r}; known: {', '.join(SOURCES)}")
+    return [f"{source}:{name}" for name in names_of(source)]
+
+
+def visit(name: str, hardware: str | None = None, time_limit_s: int = TIME_LIMIT_S) -> Outcome:
+    """Build and trace one network at its default size, and estimate it where `hardware` is given; never raises for a network."""
+    started = time.perf_counter()
+    try:
+        with _alarm(time_limit_s), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = resolve(name, InputSize())
+            traced = trace(network.module, *network.args, kwargs=network.kwargs, network=name)
+    except Exception as error:  # a sweep goes on: what one network raises is its reason
+        told = first_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
+        return Outcome(name, told, time.perf_counter() - started)
+    elapsed_s = time.perf_counter() - started
+    counts = (len(traced.layers), sum(layer.flop for layer in traced.layers))
+    if hardware is None or not traced.layers:
+        return Outcome(name, None, elapsed_s, *counts)
+    result = estimate(traced, _model(hardware))
+    return Outcome(name, None, elapsed_s, *counts, hardware, result.covered_frac, tuple(sorted(result.uncovered_kinds())))
+
+
+@cache
+def _model(hardware: str) -> EnergyModel:
+    return load_model(hardware)
+
+
+@contextmanager
+def _alarm(limit_s: int) -> Iterator[None]:
+    """Interrupt what takes longer than `limit_s`; without effect where the system has no alarms."""
+
+    def stop(*_: Any) -> None:
+        raise InputError(f"not traced within {limit_s} s")
+
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(limit_s)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def sweep(names: Sequence[str], hardware: str | None = None, journal: Path | None = None, n_jobs: int = 1) -> Iterator[Outcome]:
+    """Yield the outcome of every network as it comes, over `n_jobs` processes.
+
+    `journal` is a JSON lines file: what it holds already for the same hardware is not done again, what comes new is
+    appended at once, so that an interrupted sweep goes on. Raises InputError for a journal that is not one.
+    """
+    from joblib import Parallel, delayed
+
+    done = {x.network: x for x in _read(journal) if x.hardware == hardware or not x.traced}
+    yield from (done[name] for name in names if name in done)
+    rest = [name for name in names if name not in done]
+    for outcome in Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)(
+        delayed(visit)(name, hardware) for name in rest
+    ):
+        if journal is not None:
+            with journal.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
+        yield outcome
+
+
+def _read(journal: Path | None) -> list[Outcome]:
+    """Return a journal's outcomes; a last line that was cut off when the sweep was interrupted is left out."""
+    if journal is None or not journal.exists():
+        return []
+    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        journal.write_text("".join(lines[:-1]), encoding="utf-8")
+        lines.pop()
+    return [_outcome(journal, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _outcome(journal: Path, number: int, line: str) -> Outcome:
+    try:
+        record = json.loads(line)
+        known = {field.name: record[field.name] for field in fields(Outcome)}
+        return Outcome(**known | {"uncovered_kinds": tuple(known["uncovered_kinds"])})
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{journal} line {number} is no outcome of a sweep ({first_line(error)}): name another file") from None
