@@ -22,8 +22,11 @@ PREFIX = "hf"
 
 
 def names() -> list[str]:
-    """Return every model type that transformers can build from its default configuration."""
-    return sorted(_config_types())
+    """Return every model type whose default configuration transformers' `AutoModel` accepts."""
+    types = _config_types()
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    return sorted(name for name in types if name in MODEL_MAPPING_NAMES)
 
 
 def load(name: str, size: InputSize) -> Network:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..constants import remember
 from ..errors import InputError
+from .completion import complete
 from .source import DEFAULT_IMAGE_SIZE, DEFAULT_SEQ_LEN, InputSize, format_shape, image_input
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def example_inputs(module: nn.Module, network: str, size: InputSize) -> dict[str
     if getattr(module.config, "is_encoder_decoder", False) and "decoder_input_ids" in taken:
         length = size.seq_len or (inputs[main].shape[1] if main == "input_ids" else DEFAULT_SEQ_LEN)
         inputs["decoder_input_ids"] = _ids(module.config, size.batch, length)
-    known = {key: x for key, x in inputs.items() if key in taken}
+    known = complete(module.config, {key: x for key, x in inputs.items() if key in taken}, taken, size)
     return known | ({"use_cache": False} if "use_cache" in taken else {})
 
 
@@ -116,14 +117,20 @@ def _waveform(module: nn.Module, network: str, size: InputSize) -> dict[str, Any
 
 def _spectrogram(module: nn.Module, network: str, size: InputSize) -> dict[str, Any]:
     _refuse_all(size, network)
-    config = getattr(module.config, "audio_config", None) or module.config
+    config = getattr(module.config, "audio_config", None) or getattr(module.config, "encoder_config", None) or module.config
     positions = getattr(config, "max_source_positions", None)
     bins = getattr(config, "num_mel_bins", None) or getattr(config, "feature_projection_input_dim", None) or 80
-    # Whisper halves the frames before it numbers the positions; its mel bins come first
-    first = "num_mel_bins" in vars(config) and getattr(config, "model_type", "").startswith("whisper")
+    # Whisper halves the frames before it numbers the positions; its mel bins come first, and those of encoders like it
+    first = _is_like_whisper(module, bins)
     frames = 2 * positions if first and positions else SPECTROGRAM_FRAMES
     default = (size.batch, bins, frames) if first else (size.batch, frames, bins)
     return {"input_features": _floats(_shape(size, network, default, "spectrograms"), size.dtype)}
+
+
+def _is_like_whisper(module: nn.Module, bins: int) -> bool:
+    """Whether a convolution called conv1 runs over the frames of a spectrogram with its mel bins as channels."""
+    named = (m for name, m in module.named_modules() if name.rpartition(".")[2] == "conv1")
+    return any(type(m).__name__ == "Conv1d" and m.in_channels == bins for m in named)
 
 
 def _refuse_all(size: InputSize, network: str) -> None:
