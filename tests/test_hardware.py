@@ -6,12 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from wattlayer.errors import InputError
 from wattlayer.hardware import HARDWARE, Hardware, find_hardware, known_hardware, registry_name
 from wattlayer.hardware.detect import detect, processor_name
-from wattlayer.hardware.registry import NUMBERS, read_devices, shipped_file
+from wattlayer.hardware.registry import NUMBERS, read_devices, shipped_file, tomllib
 
 DEVICES = pytest.mark.parametrize("device", HARDWARE.values(), ids=HARDWARE)
 GPUS = pytest.mark.parametrize("device", [d for d in HARDWARE.values() if d.kind == "gpu"], ids=lambda d: d.name)

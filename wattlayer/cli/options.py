@@ -37,7 +37,7 @@ class Mode(str, Enum):
 NetworkArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="resnet50, torchvision:…, timm:…, hf:…, path/to/file.py:factory")
 ]
-HardwareOption = Annotated[str, typer.Option("--hardware", help="Name of a trained device, or a model file.")]
+HardwareOption = Annotated[str, typer.Option("--hardware", help="A device (`wattlayer hardware` lists them), or a model file.")]
 BatchOption = Annotated[int, typer.Option("--batch", help="Samples in one forward pass.")]
 ImageOption = Annotated[int | None, typer.Option("--image-size", help="Height and width of the input image.")]
 SeqOption = Annotated[int | None, typer.Option("--seq-len", help="Tokens of the input text.")]
