@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .errors import InputError
@@ -101,9 +102,14 @@ class Constants:
 
 
 class KnownIndices(TorchFunctionMode):
-    """Turn lists in `tensor[:, [0, -1]]` into tensors whose values are known: below, torch makes meta tensors of them."""
+    """Keep what the host writes down as numbers known: below, torch makes meta tensors without values of them.
+
+    These are the lists in `tensor[:, [0, -1]]` and the data of `torch.tensor(data, device=...)`.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.tensor, torch.as_tensor) and args and (kwargs or {}).get("device") is not None:
+            return _stated(func, args, kwargs)
         if func is torch.Tensor.__getitem__:
             index = args[1]
             if isinstance(index, list):
@@ -111,6 +117,15 @@ class KnownIndices(TorchFunctionMode):
             elif isinstance(index, tuple) and any(isinstance(x, list) for x in index):
                 args = (args[0], tuple(_index(x) for x in index))
         return func(*args, **(kwargs or {}))
+
+
+def _stated(func: Any, args: Any, kwargs: Any) -> Any:
+    """Make a tensor of numbers on the meta device that knows them."""
+    if torch.device(kwargs["device"]).type != "meta" or any(True for _ in tensors_in(args)):
+        return func(*args, **kwargs)
+    with _disable_current_modes():  # else the tape would hold it as an allocation, whose values are anything
+        value = func(*args, **(kwargs | {"device": "cpu"}))
+        return remember(torch.empty(value.shape, dtype=value.dtype, device="meta"), value)
 
 
 def _index(x: Any) -> Any:

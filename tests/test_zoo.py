@@ -1,0 +1,74 @@
+"""Sweeps over libraries: outcomes, journals that go on, and samples of every zoo."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+
+import pytest
+
+from wattlayer.errors import InputError
+from wattlayer.zoo import Outcome, sweep, visit, zoo_names
+
+SMALL = ["torchvision:mobilenet_v3_small", "torchvision:fasterrcnn_resnet50_fpn"]
+
+
+def needs(source: str) -> None:
+    if find_spec({"hf": "transformers"}.get(source, source)) is None:
+        pytest.skip(f"{source} is not installed")
+
+
+def test_a_sweep_tells_what_was_traced_and_why_the_rest_was_not():
+    traced, refused = sweep(SMALL)
+    assert traced.traced and traced.calls > 100 and traced.flop > 1e8
+    assert not refused.traced and refused.calls is None and "how many boxes" in refused.reason
+
+
+def test_a_stopped_sweep_goes_on_where_it_was(tmp_path):
+    journal = tmp_path / "zoo.jsonl"
+    first = list(sweep(SMALL[:1], journal=journal))
+    with journal.open("a") as file:
+        file.write('{"network": "cut o')
+    again = list(sweep(SMALL, journal=journal))
+    assert again[:1] == first  # to the digit of its seconds: it was not traced again
+    assert [json.loads(line)["network"] for line in journal.read_text().splitlines()] == SMALL
+
+
+@pytest.mark.parametrize("text", ["[]\n", "{}\n", "no\n", '{"network": 1}\n'])
+def test_a_journal_of_something_else_is_refused_with_its_line(tmp_path, text):
+    journal = tmp_path / "zoo.jsonl"
+    journal.write_text(text)
+    with pytest.raises(InputError, match="line 1 is no outcome"):
+        list(sweep(SMALL, journal=journal))
+    assert journal.read_text() == text
+
+
+def test_the_share_of_energy_in_measured_kinds_is_told_where_hardware_is_named():
+    outcome = visit(SMALL[0], hardware="a30")
+    assert 0.5 < outcome.covered_frac <= 1 and (outcome.covered_frac == 1) == (not outcome.uncovered_kinds)
+
+
+def test_an_unknown_zoo_is_refused():
+    with pytest.raises(InputError, match="known: torchvision, timm, hf"):
+        zoo_names("onnx")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bros", "glm_ocr_vision", "exaone4_5_vision", "glmasr_encoder", "canary", "qwen2_5_vl_vision", "whisper", "speech_to_text"],
+)
+def test_inputs_come_from_the_configuration(name):
+    needs("hf")
+    if f"hf:{name}" not in zoo_names("hf") and name.endswith("_vision"):
+        pytest.skip("not part of this transformers")
+    outcome = visit(f"hf:{name}")
+    assert outcome.traced, outcome.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "least_frac"), [("torchvision", 0.9), ("timm", 1.0), ("hf", 0.7)])
+def test_whole_zoos(source, least_frac):
+    needs(source)
+    outcomes: list[Outcome] = list(sweep(zoo_names(source), n_jobs=-1))
+    refused = {x.network: x.reason for x in outcomes if not x.traced}
+    assert len(refused) <= (1 - least_frac) * len(outcomes), refused
