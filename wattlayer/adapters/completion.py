@@ -20,8 +20,8 @@ def complete(config: Any, inputs: Mapping[str, Any], taken: Mapping[str, Paramet
     words, masks that hide nothing and a Q-Former's queries. A parameter without a rule is left for the network to miss.
     """
     result = dict(inputs)
-    if "grid_thw" in taken:
-        result.pop("pixel_values", None)
+    if _GRIDS & set(taken):
+        result.pop("pixel_values", None)  # of the main input's rule, as an image
     for name, parameter in taken.items():
         required = parameter.default is Parameter.empty or name in _ALWAYS
         if name not in result and required and name in _RULES:
@@ -35,6 +35,10 @@ def _grid(config: Any, size: InputSize) -> tuple[int, int]:
     merge = getattr(config, "spatial_merge_size", None) or getattr(config, "merge_size", None) or 1
     side = max(edge // config.patch_size // merge, 1) * merge
     return side, side
+
+
+def _series(config: Any, _: Mapping[str, Any], size: InputSize) -> Any:
+    return _empty((size.batch, config.context_length, config.num_input_channels), size.dtype)
 
 
 def _patches(config: Any, _: Mapping[str, Any], size: InputSize) -> Any:
@@ -81,9 +85,14 @@ _RULES: dict[str, Callable[[Any, Mapping[str, Any], InputSize], Any]] = {
     "pixel_values": _patches,
     "grid_thw": _grids,
     "image_grid_thw": _grids,
+    "past_values": _series,
     "bbox": _boxes,
     "query_embeds": _queries,
     "input_features_mask": _mask,
 }
+_GRIDS = frozenset({"grid_thw", "image_grid_thw"})
+"""Parameters of networks that take an image as patches."""
 _ALWAYS = frozenset({"bbox", "input_features_mask"})
 """Required although their default says otherwise."""
+MAIN = frozenset({"past_values"})
+"""Main inputs that a rule here makes."""

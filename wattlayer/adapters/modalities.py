@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..constants import remember
 from ..errors import InputError
-from .completion import complete
+from .completion import MAIN, complete
 from .source import DEFAULT_IMAGE_SIZE, DEFAULT_SEQ_LEN, InputSize, format_shape, image_input
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def example_inputs(module: nn.Module, network: str, size: InputSize) -> dict[str
     taken = signature(module.forward).parameters
     main = "text and image" if _compares(module, taken) else getattr(module, "main_input_name", "input_ids")
     make = _MAKERS.get(main) if isinstance(main, str) else None
+    if isinstance(main, str) and main in MAIN:
+        return complete(module.config, {}, taken, size)
     if make is None:
         raise InputError(f"{network} takes {main}, which wattlayer cannot make up: wrap it as path/to/file.py:factory")
     inputs = make(module, network, size)
