@@ -92,8 +92,8 @@ def cores(model: wl.EnergyModel, rounds: int) -> Iterator[Row]:
     from joblib import Parallel, delayed, parallel_config
 
     space, rng = nas.once_for_all(), random.Random(0)
-    genomes = [space.random(rng) for _ in range(160)]
-    chunks = [genomes[i : i + 10] for i in range(0, len(genomes), 10)]
+    genomes = [space.random(rng) for _ in range(48)]
+    chunks = [genomes[i : i + 3] for i in range(0, len(genomes), 3)]
     taken: dict[int, list[float]] = {1: [], 2: [], 4: []}
     with parallel_config(backend="loky", inner_max_num_threads=1):
         for _ in range(rounds):
