@@ -206,7 +206,7 @@ def test_size_reaches_the_input(name: str, size: dict[str, Any], shape: tuple[in
         ("hf:bert", {"seq_len": 513}, "seq-len 513 is more than the 512 positions of hf:bert"),
         ("hf:vit", {"seq_len": 12}, "seq-len 12 does not apply to hf:vit"),
         ("hf:wav2vec2", {"seq_len": 12}, "seq-len 12 does not apply to hf:wav2vec2, which takes sound"),
-        ("hf:patchtst", {}, "takes past_values, which wattlayer cannot make up"),
+        ("hf:perceiver", {}, "takes inputs, which wattlayer cannot make up"),
     ],
 )
 def test_size_that_does_not_fit_is_refused_in_one_line(name: str, size: dict[str, Any], message: str) -> None:

@@ -54,7 +54,6 @@ class DeviceRig:
         found = _device(device)
         if instrument is None:
             instrument = choose(meter, found.type, openers(*identity(found), assumed_power_w))
-        torch.backends.mha.set_fastpath_enabled(False)  # a trace describes the operators, so they are what is measured
         return DeviceRig(found, instrument, hardware or hardware_name(found), seed)
 
     def prepare(self, item: Item) -> Workload:
