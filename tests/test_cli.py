@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -15,6 +16,7 @@ from conftest import needs_torchvision
 from test_estimate import SCHEMA_1
 
 from wattlayer import cli
+from wattlayer.dataset import write_measurements
 
 HEADER = "hardware,layer_repr,input_shape,dtype,tf32,time_s,energy_j\n"
 ROW = 'a30,"Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))",8x3x32x32,float32,conv,1e-4,{energy}\n'
@@ -191,6 +193,14 @@ def test_a_corrupt_model_file_ends_in_one_line(run, network, tmp_path):
     path = tmp_path / "model.json"
     path.write_text('{"wattlayer_model": 1, "metad')
     one_line(run("predict", network, "--input", "4x3x64x64", "--hardware", path), "model.json", "truncated")
+
+
+def test_the_split_by_hardware_stands_alone_and_needs_rows_of_the_device(run, tmp_path, device, layers):
+    data = tmp_path / "two.jsonl"
+    other = replace(device, hardware="rtx2080ti")
+    write_measurements(data, [*device.measure(layers[:60]), *other.measure(layers[:60])])
+    one_line(run("evaluate", "a30", "--layers", data, "--split", "hardware", "--split", "layer"), "alone")
+    one_line(run("evaluate", "gtx1070", "--layers", data, "--split", "hardware"), "none of the rows is of gtx1070")
 
 
 def test_missing_rows_to_evaluate_end_in_one_line(run):

@@ -134,6 +134,11 @@ def _unmeasured(rows):
     return {d.hardware: d for d in draws if d.predictor == "wattlayer, data sheet only"}
 
 
+def test_one_device_is_judged_as_among_all(rows):
+    [alone] = {d for d in leave_one_out(rows, counts=(), draws=0, only="a30") if d.predictor == "wattlayer, data sheet only"}
+    assert alone == _unmeasured(rows)["a30"]
+
+
 def test_the_judged_device_teaches_its_own_prediction_nothing(rows):
     spoilt = [dataclasses.replace(m, energy_j=7 * m.energy_j, time_s=2 * m.time_s) if m.hardware == "a30" else m for m in rows]
     plain, odd = (_unmeasured(x) for x in (rows, spoilt))

@@ -97,8 +97,11 @@ def leave_one_out(
     seed: int = 0,
     jobs: int = -1,
     progress: Progress = lambda text: None,
+    only: str | None = None,
 ) -> list[Draw]:
     """Judge each device of `measurements` unmeasured and after `counts` layers, `draws` times; needs two devices or more.
+
+    `only` names the one device to judge, from all the others.
 
     Rows of a layer with and without TF32 are drawn, or judged, together; `jobs` calibrations run at once.
     Raises InputError for fewer than two devices.
@@ -107,8 +110,10 @@ def leave_one_out(
     if len(sources) < 2:
         raise InputError(f"only {', '.join(sources)} was measured: leaving hardware out needs rows of two devices or more")
     own = {name: [m for m in measurements if m.hardware == name and m.layer is not None] for name in sources}
+    if only is not None and only not in own:
+        raise InputError(f"none of the rows is of {only}; they are of {', '.join(own)}")
     results: list[Draw] = []
-    for name, rows in own.items():
+    for name, rows in own.items() if only is None else [(only, own[only])]:
         others = {key: rows for key, rows in own.items() if key != name}
         progress(f"hardware: without {name}")
         known = {key: sources[key] for key in others}

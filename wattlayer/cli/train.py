@@ -73,7 +73,7 @@ def evaluate(
         list[Path] | None, typer.Option("--networks", help="Measured networks (dataset or import table).")
     ] = None,
     split: Annotated[
-        list[str] | None, typer.Option("--split", help="given, layer, family, campaign, size; default all but campaign.")
+        list[str] | None, typer.Option("--split", help="given, layer, family, size (the default), campaign, or hardware alone.")
     ] = None,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also fit and score the baselines.")] = True,
     seed: Annotated[int, typer.Option("--seed")] = 0,
@@ -92,6 +92,11 @@ def evaluate(
         raise InputError("give measured rows: --layers FILE, --networks FILE, or both")
     loaded = load_model(model)
     rows = measurements_of(layers or [], skip_bad_rows)
+    if split and "hardware" in split:
+        if len(split) > 1 or networks or plot is not None:
+            raise InputError("split 'hardware' judges other models than the rest: give it alone, with --layers")
+        write(_unseen_hardware(loaded.hardware, rows, seed, format), output)
+        return
     measured = [m for m in measurements_of(networks or [], skip_bad_rows) if m.hardware == loaded.hardware]
     known: dict[Any, frozenset[str]] = {}
     if rows and (split is None or "family" in split):
@@ -107,6 +112,19 @@ def evaluate(
         accuracy_figure(result, plot)
     text = json.dumps(result.to_json()) + "\n" if format is Format.json else rendered(evaluation_table(result))
     write(text, output)
+
+
+def _unseen_hardware(hardware: str, rows: list[Measurement], seed: int, format: Format) -> str:
+    """Errors on `hardware` where only the other devices of `rows` were measured, and after few layers were."""
+    from dataclasses import asdict
+
+    from ..unseen import curves, curves_table, leave_one_out
+
+    points = curves(leave_one_out(rows, seed=seed, progress=progress, only=hardware))
+    progress("")
+    if format is Format.json:
+        return json.dumps({"schema": 1, "split": "hardware", "curves": [asdict(point) for point in points]}) + "\n"
+    return curves_table(points) + "\n"
 
 
 def _trace_of(measurement: Measurement) -> Trace:
