@@ -113,6 +113,7 @@ QUICK = ("index", "measuring", "method", "limits", "api")
 )
 def test_what_a_page_says_can_be_typed(page, workplace, run):
     """Blocks run from top to bottom in one folder, Python in one namespace."""
+    pytest.importorskip("torchvision", reason="pages name networks of torchvision")
     names = {"module": nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), "inputs": (torch.zeros(1, 3, 16, 16),), "wl": wl}
     for block in blocks(page):
         if block.title:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import needs_torchvision
 from fake_cuda import FakeCuda, install
 from torch import nn
 
@@ -286,6 +287,7 @@ def test_bad_options_are_one_line_and_exit_2(arguments, words, tmp_path, capsys)
     assert words in err and err.count("\n") == 1
 
 
+@needs_torchvision
 def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(tmp_path, capsys):
     arguments = ["--networks", "torchvision:resnet18", "--layers", "40", "--device", "cpu", "--dry-run"]
     assert main(["--output", str(tmp_path / "out"), *arguments, "--meter", "assumed-power", "--assumed-power-w", "30"]) == 0

@@ -6,6 +6,7 @@ import json
 from importlib.util import find_spec
 
 import pytest
+from conftest import needs_torchvision
 
 from wattlayer.errors import InputError
 from wattlayer.zoo import Outcome, sweep, visit, zoo_names
@@ -18,12 +19,14 @@ def needs(source: str) -> None:
         pytest.skip(f"{source} is not installed")
 
 
+@needs_torchvision
 def test_a_sweep_tells_what_was_traced_and_why_the_rest_was_not():
     traced, refused = sweep(SMALL)
     assert traced.traced and traced.calls > 100 and traced.flop > 1e8
     assert not refused.traced and refused.calls is None and "how many boxes" in refused.reason
 
 
+@needs_torchvision
 def test_a_stopped_sweep_goes_on_where_it_was(tmp_path):
     journal = tmp_path / "zoo.jsonl"
     first = list(sweep(SMALL[:1], journal=journal))
@@ -43,6 +46,7 @@ def test_a_journal_of_something_else_is_refused_with_its_line(tmp_path, text):
     assert journal.read_text() == text
 
 
+@needs_torchvision
 def test_the_share_of_energy_in_measured_kinds_is_told_where_hardware_is_named():
     outcome = visit(SMALL[0], hardware="a30")
     assert 0.5 < outcome.covered_frac <= 1 and (outcome.covered_frac == 1) == (not outcome.uncovered_kinds)
