@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from wattlayer import EnergyModel, Layer, Measurement, trace
+from wattlayer import EnergyModel, Layer, Measurement, cli, trace
 from wattlayer.features import Columns
 from wattlayer.hardware import find_hardware
 
@@ -88,3 +89,20 @@ def home(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("WATTLAYER_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run a command in this process; return (exit code, stdout, stderr)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wattlayer", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

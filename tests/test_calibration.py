@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import sys
 
 import numpy as np
 import pytest
 from conftest import SyntheticDevice, draw_layers
 
-from wattlayer import EnergyModel, Layer, Measurement, calibration, cli, load_model, write_measurements
+from wattlayer import EnergyModel, Layer, Measurement, calibration, load_model, write_measurements
 from wattlayer.calibration import MIN_LAYERS, calibrate, rate_design
 from wattlayer.errors import InputError
 from wattlayer.features import Columns
@@ -22,7 +22,7 @@ from wattlayer.selection import most_informative
 def _few_trees():
     """The synthetic law needs few trees, and the tests little time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "ROUNDS", 40)
+        patch.setattr(calibration, "RECIPE", dataclasses.replace(calibration.RECIPE, rounds=40))
         yield
 
 
@@ -163,21 +163,6 @@ def test_a_scaffold_without_cells_still_tells_groups_apart(pool):
     design, sd = rate_design(Scaffold({"*": (0.0,) * 7}).log_rates, pool, Columns(pool, HARDWARE["a30"]))
     assert design.shape == (len(pool), len(sd)) and np.isfinite(design).all()
     assert (np.abs(design[:, :3].sum(axis=1) - 1) < 1e-3).all()  # times are homogeneous in the rates
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wattlayer", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_calibrated_once_it_is_found_by_name(run, home, pool, tmp_path):

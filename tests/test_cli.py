@@ -15,28 +15,10 @@ import pytest
 from conftest import needs_torchvision
 from test_estimate import SCHEMA_1
 
-from wattlayer import cli
 from wattlayer.dataset import write_measurements
 
 HEADER = "hardware,layer_repr,input_shape,dtype,tf32,time_s,energy_j\n"
 ROW = 'a30,"Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))",8x3x32x32,float32,conv,1e-4,{energy}\n'
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Run a command in this process; return (exit code, stdout, stderr)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wattlayer", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

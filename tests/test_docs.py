@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SyntheticDevice, draw_layers
+from conftest import SyntheticDevice, draw_layers, needs_torchvision
 from torch import nn
 
 import wattlayer as wl
-from wattlayer import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,21 +58,6 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
-    def call(words: list[str]) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", words)
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A folder with what a reader has: a network of their own, and layers measured elsewhere (here: a synthetic device's)."""
     monkeypatch.chdir(tmp_path)
@@ -108,12 +92,12 @@ def test_pages_and_commands_are_found():
 QUICK = ("index", "measuring", "method", "limits", "api")
 
 
+@needs_torchvision
 @pytest.mark.parametrize(
     "page", [p if p.stem in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in PAGES], ids=lambda page: page.stem
 )
 def test_what_a_page_says_can_be_typed(page, workplace, run):
     """Blocks run from top to bottom in one folder, Python in one namespace."""
-    pytest.importorskip("torchvision", reason="pages name networks of torchvision")
     names = {"module": nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), "inputs": (torch.zeros(1, 3, 16, 16),), "wl": wl}
     for block in blocks(page):
         if block.title:
@@ -131,12 +115,12 @@ def _type(words: list[str], block: Block, run) -> None:
     if words[0] != "wattlayer":
         return
     if block.on_a_device:
-        code, _, err = run([*words[:2], "--help"])
+        code, _, err = run(words[1], "--help")
     elif "--show-completion" in words:
         code, err = subprocess.run([sys.executable, "-m", "wattlayer.cli", *words[1:]], check=False).returncode, ""
         code = 0 if code in (0, 1) else code  # 1: no shell is found around a test
     else:
-        code, _, err = run(words)
+        code, _, err = run(*words[1:])
     allowed = (0, 1) if any(word.startswith("--budget") for word in words) else (0,)
     assert code in allowed, f"{shlex.join(words)}: {err}"
 
@@ -146,7 +130,7 @@ def test_every_option_of_a_command_for_a_device_exists(run):
         for block in blocks(page):
             if block.language == "sh" and block.on_a_device:
                 for words in commands(block):
-                    shown = run([*words[:2], "--help"])[1]
+                    shown = run(words[1], "--help")[1]
                     assert not [w for w in words if w.startswith("--") and w not in shown], words
 
 

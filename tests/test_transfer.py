@@ -116,7 +116,9 @@ def test_the_interval_is_the_widest_that_a_left_out_device_needs(rows, sources):
 
 
 def test_leaving_out_tells_less_measured_from_more(rows, monkeypatch):
-    monkeypatch.setattr(calibration, "ROUNDS", 30)  # the law needs few trees, the test little time
+    monkeypatch.setattr(
+        calibration, "RECIPE", dataclasses.replace(calibration.RECIPE, rounds=30)
+    )  # the law needs few trees, the test little time
     draws = leave_one_out(rows, counts=(20, 50), draws=1)
     points = {(p.hardware, p.predictor, p.layers): p for p in curves(draws)}
     for name in NAMES:

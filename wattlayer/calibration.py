@@ -15,19 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dataset import Measurement
-from .errors import InputError
 from .features import Array, Columns
 from .hardware import Hardware, find_hardware
 from .intervals import Conformal, Support
 from .layer import Layer
-from .model import MODEL_FEATURES, EnergyModel, Metadata, Regressor, checksum, model_features, payload
+from .model import EnergyModel, Metadata, Regressor, checksum, model_features, payload
 from .power import PowerScaffold
 from .scaffold import TERMS, Scaffold, cells, groups
-from .training import Rows, digest, merge
+from .training import Recipe, Rows, boost, digest, merge, of_one_device
 from .transfer import group_of_cell
 
 if TYPE_CHECKING:
-    import xgboost
+    pass
 
 BLOCKS = {"launch": ("launch",), "traffic": ("l2", "dram", "rows"), "compute": ("compute", "tile")}
 """Terms of the scaffold whose rates move together."""
@@ -38,15 +37,10 @@ PRIOR_SD_W = {"all": 0.6, "consumer": 0.4, "run": 0.6}
 NOISE_SD = 0.12
 """Scatter of log time or log power around the scaffolds that the ridge reckons with; larger errors count less (Huber)."""
 
-ROUNDS = 120
+RECIPE = Recipe(rounds=120, copies=6, blur_octaves=0.35, max_depth=6, min_child_weight=5, subsample_frac=0.8)
+"""Smaller trees than a model's own, on sizes blurred more: there are few rows."""
 FEWEST_FOR_TREES = 20
 """With fewer rows than this there are no trees on residuals."""
-PARAMETERS = {
-    "objective": "reg:squarederror", "tree_method": "hist", "learning_rate": 0.1, "max_depth": 6, "min_child_weight": 5,
-    "subsample": 0.8, "colsample_bytree": 0.5, "reg_lambda": 1.0, "nthread": 1,
-}  # fmt: skip
-COPIES, JITTER_OCTAVES = 6, 0.35
-"""Each row is shown several times with its sizes blurred, because steps between two measured sizes could lie anywhere between."""
 
 MIN_LAYERS = 10
 FOLDS = 4
@@ -67,7 +61,7 @@ def calibrate(
 
     `hardware` picks one device where the rows are of several. Raises InputError for fewer than `MIN_LAYERS` distinct layers.
     """
-    chosen = _of_one_device(measurements, hardware)
+    chosen = of_one_device(measurements, hardware, MIN_LAYERS, "calibrate with")
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
     error, adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
     columns = Columns(rows.layers, device)
@@ -77,22 +71,6 @@ def calibrate(
         left_out_mdape_frac=float(np.median(np.abs(np.expm1(error)))),
     )
     return EnergyModel(metadata, adapted.regressor, checksum(payload(metadata, adapted.regressor.time, adapted.regressor.power)))
-
-
-def _of_one_device(measurements: Sequence[Measurement], hardware: str | None) -> list[Measurement]:
-    layers = [m for m in measurements if m.layer is not None and hardware in (None, m.hardware)]
-    devices = sorted({m.hardware for m in layers})
-    if len(devices) > 1:
-        raise InputError(f"the rows are of {', '.join(devices)}: choose one with --hardware")
-    if len({m.meter for m in layers}) > 1:
-        raise InputError("measured and assumed-power rows are mixed: calibrate with one of them")
-    distinct = len({m.layer for m in layers})
-    if distinct < MIN_LAYERS:
-        wanted = f" of {hardware}" if hardware else ""
-        raise InputError(
-            f"{distinct} distinct measured layers{wanted} are too few to calibrate with: measure at least {MIN_LAYERS}"
-        )
-    return layers
 
 
 def _metadata(
@@ -255,16 +233,6 @@ def _fit_trees(regressor: Regressor, rows: Rows, columns: Columns, run: Array, s
     scaffold_s = regressor.scaffold.time_s(rows.layers, columns)
     table = model_features(rows.layers, columns, scaffold_s, run)
     physical_w = regressor.drawn.power_w(columns, rows.time_s, np.array(regressor.run_power_shift)[run.astype(int)])
-    time = _go_on(regressor.time, table, np.log(rows.time_s / scaffold_s), seed)
+    time = boost(table, np.log(rows.time_s / scaffold_s), seed, RECIPE, regressor.time)
     wide = np.column_stack([table, np.log2(physical_w)])
-    return replace(regressor, time=time, power=_go_on(regressor.power, wide, np.log(rows.power_w / physical_w), seed))
-
-
-def _go_on(booster: xgboost.Booster, table: Array, target: Array, seed: int) -> xgboost.Booster:
-    import xgboost
-
-    random = np.random.default_rng(seed)
-    octaves = np.array([JITTER_OCTAVES if name.startswith("log2_") else 0.0 for name in MODEL_FEATURES])[: table.shape[1]]
-    blurred = np.vstack([table + octaves * random.standard_normal(table.shape) for _ in range(COPIES)])
-    rows = xgboost.DMatrix(blurred, np.tile(target, COPIES))
-    return xgboost.train(PARAMETERS | {"seed": seed}, rows, ROUNDS, xgb_model=booster)
+    return replace(regressor, time=time, power=boost(wide, np.log(rows.power_w / physical_w), seed, RECIPE, regressor.power))

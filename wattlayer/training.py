@@ -40,6 +40,8 @@ class Recipe:
     Computation 1995), and trees need it, because the step between two measured sizes could lie anywhere in between."""
     learning_rate: float = 0.1
     max_depth: int = 7
+    min_child_weight: int = 3
+    subsample_frac: float = 0.7
     monotone: tuple[tuple[str, int], ...] = ()
     """Features along which the learned part may only rise (1) or only fall (-1)."""
     unseen: tuple[str, ...] = ()
@@ -52,8 +54,8 @@ class Recipe:
         # one thread: sums in another order would make another model; parallel work is done over folds
         return {
             "objective": "reg:squarederror", "tree_method": "hist", "learning_rate": self.learning_rate,
-            "max_depth": self.max_depth, "min_child_weight": 3, "subsample": 0.7, "colsample_bytree": 0.5, "reg_lambda": 1.0,
-            "nthread": 1, "seed": seed, **monotone,
+            "max_depth": self.max_depth, "min_child_weight": self.min_child_weight, "subsample": self.subsample_frac,
+            "colsample_bytree": 0.5, "reg_lambda": 1.0, "nthread": 1, "seed": seed, **monotone,
         }  # fmt: skip
 
 
@@ -83,7 +85,7 @@ class Rows:
 
 def train(measurements: list[Measurement], seed: int, hardware: str | None, name: str | None, source: str) -> EnergyModel:
     """Fit a model of one device; see `EnergyModel.train`."""
-    chosen = _of_one_device(measurements, hardware)
+    chosen = of_one_device(measurements, hardware)
     rows = merge(chosen)
     columns = Columns(rows.layers, find_hardware(chosen[0].hardware))
     regressor = fit(rows, columns.hardware.name, seed)
@@ -99,17 +101,20 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
     return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor.time, regressor.power)))
 
 
-def _of_one_device(measurements: list[Measurement], hardware: str | None) -> list[Measurement]:
+def of_one_device(
+    measurements: Sequence[Measurement], hardware: str | None, least: int = MIN_LAYERS, use: str = "train on"
+) -> list[Measurement]:
+    """Return the rows of layers of one device; raise InputError for several, for mixed meters and for too few layers."""
     layers = [m for m in measurements if m.layer is not None and hardware in (None, m.hardware)]
     devices = sorted({m.hardware for m in layers})
     if len(devices) > 1:
         raise InputError(f"the rows are of {', '.join(devices)}: choose one with --hardware")
     if len({m.meter for m in layers}) > 1:
-        raise InputError("measured and assumed-power rows are mixed: train on one of them")
+        raise InputError(f"measured and assumed-power rows are mixed: {use} one of them")
     distinct = len({m.layer for m in layers})
-    if distinct < MIN_LAYERS:
+    if distinct < least:
         wanted = f" of {hardware}" if hardware else ""
-        raise InputError(f"{distinct} distinct measured layers{wanted} are too few to train on: measure at least {MIN_LAYERS}")
+        raise InputError(f"{distinct} distinct measured layers{wanted} are too few to {use}: measure at least {least}")
     return layers
 
 
