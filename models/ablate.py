@@ -97,9 +97,6 @@ class DeviceBooster:
     booster: Any
     code: float
 
-    def set_param(self, parameters: dict[str, Any]) -> None:
-        self.booster.set_param(parameters)
-
     def inplace_predict(self, rows: Array) -> Array:
         coded = rows.copy()
         coded[:, MODEL_FEATURES.index("run")] = self.code

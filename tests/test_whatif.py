@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import needs_torchvision
-from test_cli import network, one_line, run  # noqa: F401  (fixtures)
+from test_cli import network, one_line  # noqa: F401  (fixtures)
 from torch import nn
 
 import wattlayer as wl
@@ -240,7 +240,7 @@ LLAMA_3_8B = {
 @pytest.mark.slow
 @needs_torchvision
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v3_large", "vit_b_16", "llama"])
-def test_the_shipped_a30_has_three_pieces_of_advice_for_each_of_four_networks(name, tmp_path, run, capsys):  # noqa: F811
+def test_the_shipped_a30_has_three_pieces_of_advice_for_each_of_four_networks(name, tmp_path, run, capsys):
     """The first is applied by `wattlayer predict`: that it is one of its options is part of what is tested."""
     if name == "llama":
         pytest.importorskip("transformers")

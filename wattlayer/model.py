@@ -68,10 +68,6 @@ class Regressor:
     run_power_shift: tuple[float, ...]
     """Log ratio of each campaign's board power to the first one's, below the power limit."""
 
-    def __post_init__(self) -> None:
-        for booster in (self.time, self.power):
-            booster.set_param({"nthread": 1})  # to wake threads for one network takes longer than its answer
-
     def log_time_power(self, layers: Sequence[Layer], columns: Columns, kinds: frozenset[str], run: Array) -> tuple[Array, Array]:
         """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer."""
         scaffold_s = self.scaffold.time_s(layers, columns)
@@ -260,7 +256,10 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
 
     try:
         metadata = Metadata(**_tuples(record["metadata"]))
-        time, power = (xgboost.Booster(model_file=bytearray(json.dumps(record[k]), "utf-8")) for k in ("time", "power"))
+        # one thread: to wake others for one network takes longer than its answer
+        time, power = (
+            xgboost.Booster({"nthread": 1}, model_file=bytearray(json.dumps(record[k]), "utf-8")) for k in ("time", "power")
+        )
     except (KeyError, TypeError, ValueError, xgboost.core.XGBoostError) as error:
         raise InputError(f"{path} is not a wattlayer model that this version can use: {str(error).splitlines()[0]}") from None
     scaffold = Scaffold(metadata.log_rates)
