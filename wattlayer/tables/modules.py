@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from inspect import signature
 from typing import Any
@@ -12,6 +14,9 @@ from ..layer import Layer, Operand
 from ..trace import trace
 
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+
+PARAMETERS = 1000
+"""A module with more parameter tensors than this is not one layer: `LSTM(8, 8, 70000)` would build for half an hour."""
 
 
 @lru_cache(maxsize=65536)
@@ -78,17 +83,38 @@ def build_module(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     """Build torch.nn's class `name` on the meta device from literal arguments."""
     import torch
 
-    leaves = [n for n, c in vars(torch.nn.modules).items() if isinstance(c, type) and issubclass(c, torch.nn.Module)]
+    classes = {n: c for n, c in vars(torch.nn.modules).items() if isinstance(c, type) and issubclass(c, torch.nn.Module)}
+    leaves = [n for n in classes if n != "Transformer"]  # a stack of as many layers as an argument says, copied one by one
     if name not in leaves:
         raise InputError(f"layer_repr names {name!r}, which is not a layer of torch.nn{nearest(name, leaves)}")
-    build = getattr(torch.nn.modules, name)
+    build = classes[name]
     try:
         if "device" in kwargs or "device" in signature(build).bind(*args, **kwargs).arguments:
             raise InputError("the device is not part of a layer")
-        with torch.device("meta"):
+        with torch.device("meta"), _few_parameters():
             return build(*args, **kwargs)
     except Exception as error:  # the arguments are whatever the table holds
         raise InputError(f"{name} cannot be built from these arguments: {first_line(error)}") from None
+
+
+@contextmanager
+def _few_parameters() -> Iterator[None]:
+    """Refuse, within, to build a module of more than PARAMETERS tensors; it is stopped at the first one too many."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    count = 0
+
+    def counted(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > PARAMETERS:
+            raise InputError(f"it has more than {PARAMETERS} parameter tensors, which one layer has not")
+
+    handle = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _stochastic_depth(arguments: dict[str, Any], shape: tuple[int, ...], dtype: str, train_mode: bool) -> Layer:
