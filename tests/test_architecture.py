@@ -35,11 +35,11 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "baselines predict measure",
         "evaluate unseen subject",
         "whatif profiling",
-        "advise",
+        "advise compare",
         # level 4
         "nas",
         "report card plots",
-        "whatif_table notebook zoo",
+        "whatif_table compare_table notebook zoo",
         # level 5
         "cli __init__",
     )

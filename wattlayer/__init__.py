@@ -11,6 +11,7 @@ Importing this imports neither torch nor xgboost; they come in where they are us
 
 from . import nas
 from .advise import advise
+from .compare import Comparison, compare
 from .dataset import Measurement, read_measurements, write_measurements
 from .errors import InputError, MeterError, UncoveredKindError, WattlayerError
 from .estimate import VERSION, Estimate, estimate, estimate_many
@@ -30,6 +31,7 @@ __version__ = VERSION
 __all__ = [
     "HARDWARE",
     "Change",
+    "Comparison",
     "Edit",
     "EnergyModel",
     "Estimate",
@@ -48,6 +50,7 @@ __all__ = [
     "UncoveredKindError",
     "WattlayerError",
     "advise",
+    "compare",
     "estimate",
     "estimate_many",
     "evaluate",

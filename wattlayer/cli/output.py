@@ -40,9 +40,9 @@ def busy(text: str) -> Iterator[Callable[..., None]]:
         yield tell
 
 
-def narrow() -> bool:
-    """Whether results go to a terminal with too few columns for a wide table."""
-    return sys.stdout.isatty() and get_terminal_size().columns < WIDE
+def narrow(columns: int = WIDE) -> bool:
+    """Whether results go to a terminal with fewer than `columns` columns: too few for a wide table."""
+    return sys.stdout.isatty() and get_terminal_size().columns < columns
 
 
 def rendered(*parts: Any) -> str:

@@ -30,7 +30,7 @@ def whatif(
     dtype: Annotated[Dtype | None, typer.Option("--dtype")] = None,
     tf32: Annotated[Tf32 | None, typer.Option("--tf32")] = None,
     mode: Annotated[Mode | None, typer.Option("--mode")] = None,
-    batch: Annotated[str | None, typer.Option("--batch", help="A number, or 1..128: a row for each power of two.")] = None,
+    batch: Annotated[str | None, typer.Option("--batch", help="A number, 1,8,32, or 1..128: each power of two.")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="Height and width.")] = None,
     seq_len: Annotated[int | None, typer.Option("--seq-len", help="Tokens.")] = None,
     align: Annotated[bool, typer.Option("--align", help="Pad channels to multiples of 8.")] = False,
@@ -79,12 +79,14 @@ def whatif(
 
 
 def batches(text: str) -> tuple[int, ...]:
-    """Return the batch sizes that `32` or `1..128` (each power of two from the first, and the last) names."""
+    """Return the batch sizes that `32`, `1,8,32` or `1..128` (each power of two from the first, and the last) names."""
+    if "," in text:
+        return tuple(dict.fromkeys(size for part in text.split(",") for size in batches(part)))
     first, dots, last = text.partition("..")
     try:
         low, high = int(first), int(last if dots else first)
     except ValueError:
-        raise InputError(f"batch {text!r} is neither a number nor a range like 1..128") from None
+        raise InputError(f"batch {text!r} is neither a number, a list like 1,8,32 nor a range like 1..128") from None
     if not 1 <= low <= high:
         raise InputError(f"batch {text!r} must rise from at least 1")
     sizes = [low * 2**i for i in range(64) if low * 2**i <= high]

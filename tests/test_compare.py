@@ -1,0 +1,185 @@
+"""Networks side by side: the same numbers as one by one, each traced once, and no ranking that intervals do not carry."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+
+import pytest
+import torch
+from test_cli import network, one_line  # noqa: F401  (fixtures)
+from torch import nn
+
+import wattlayer as wl
+from wattlayer import subject as subject_module
+from wattlayer.cli.whatif import batches
+from wattlayer.compare_table import comparison_list, comparison_tables
+from wattlayer.errors import InputError
+from wattlayer.subject import Subject
+
+IMAGE = (torch.empty(2, 3, 32, 32, device="meta"),)
+
+
+class Thin(nn.Sequential):
+    """Few FLOP, many bytes: depthwise convolutions on large images."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 64, 1), *(nn.Conv2d(64, 64, 3, padding=1, groups=64) for _ in range(12)))
+
+
+class Thick(nn.Sequential):
+    """More FLOP in one dense convolution."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 512, 3, padding=1))
+
+
+class Huge(nn.Sequential):
+    """The most of both, by far."""
+
+    def __init__(self) -> None:
+        super().__init__(*(nn.Conv2d(3 if i == 0 else 256, 256, 3, padding=1) for i in range(20)))
+
+
+def subjects() -> list[Subject]:
+    with torch.device("meta"):
+        return [Subject(make().eval(), IMAGE) for make in (Thin, Thick, Huge)]
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return wl.compare(subjects(), ["a30", "rtx2080ti"], batch=[8, 2])
+
+
+def test_rows_are_the_numbers_of_predict(compared):
+    assert [(r.estimate.model.hardware, r.estimate.trace.batch, r.estimate.trace.network) for r in compared.rows] == [
+        (device, n, name) for device in ("a30", "rtx2080ti") for n in (2, 8) for name in ("Thin", "Thick", "Huge")
+    ]
+    with torch.device("meta"):
+        alone = wl.predict(Thick().eval(), torch.empty(8, 3, 32, 32, device="meta"), hardware="rtx2080ti")
+    row = next(r.estimate for r in compared.rows[6:] if r.estimate.trace.batch == 8 and r.estimate.trace.network == "Thick")
+    assert row.energy_j == pytest.approx(alone.energy_j, rel=1e-12)
+    assert row.interval_j == pytest.approx(alone.interval_j, rel=1e-12)
+
+
+def test_each_network_is_traced_once_per_batch_whatever_the_number_of_devices(monkeypatch):
+    traced = []
+    real = subject_module.trace
+    monkeypatch.setattr(subject_module, "trace", lambda *a, **k: traced.append(1) or real(*a, **k))
+    wl.compare(subjects(), ["a30", "rtx2080ti", "gtx1070"], batch=[1, 2])
+    assert len(traced) == 3 * 2
+
+
+def test_places_leave_open_what_overlapping_intervals_leave_open(compared):
+    for place in range(0, len(compared.rows), 3):
+        rivals = compared.rows[place : place + 3]
+        assert sorted(r.by_energy for r in rivals) == [1, 2, 3]
+        for row in rivals:
+            low, high = row.estimate.interval_j
+            others = [r.estimate for r in rivals if r is not row]
+            assert row.first == 1 + sum(e.interval_j[1] < low for e in others)
+            assert row.last == 3 - sum(e.interval_j[0] > high for e in others)
+            assert row.first <= row.by_energy <= row.last
+    assert {(r.first, r.last) for r in compared.rows if r.estimate.trace.network == "Huge"} == {(3, 3)}
+
+
+def test_swaps_are_the_pairs_that_flop_order_otherwise(compared):
+    rows = [r.estimate for r in compared.rows]
+    expected = {
+        (a.model.hardware, a.trace.batch, a.trace.network, b.trace.network)
+        for a in rows
+        for b in rows
+        if (a.model.hardware, a.trace.batch) == (b.model.hardware, b.trace.batch)
+        and a.trace.flop < b.trace.flop
+        and a.energy_j > b.energy_j
+    }
+    found = [x.to_json() for x in compared.swaps]
+    assert {(x["hardware"], x["batch"], x["fewer_flop"], x["less_energy"]) for x in found} == expected
+    assert expected, "the networks were made to be ordered differently"
+    for swap, record in zip(compared.swaps, found):
+        apart = swap.fewer_flop.interval_j[0] > swap.less_energy.interval_j[1]
+        assert record["intervals_overlap"] is not apart
+        assert record["difference_low_j"] < record["difference_per_sample_j"] < record["difference_high_j"]
+        gap = swap.fewer_flop.energy_per_sample_j - swap.less_energy.energy_per_sample_j
+        assert record["difference_per_sample_j"] == pytest.approx(gap)
+
+
+def test_a_pair_whose_intervals_overlap_is_called_uncertain(compared, capsys):
+    from rich.console import Console
+
+    for render in (comparison_tables, comparison_list):
+        console = Console(width=300, record=True)
+        for part in render(compared):
+            console.print(part)
+        text = console.export_text()
+        assert text.count("not certain") == sum(x.overlap for x in compared.swaps)
+        assert text.count("intervals are apart") == sum(not x.overlap for x in compared.swaps)
+
+
+def test_networks_that_flop_order_alike_have_no_swaps():
+    few = wl.compare(subjects()[1:], batch=[8])
+    assert few.swaps == ()
+    assert "order all networks alike" in str(comparison_tables(few))
+
+
+def test_nothing_to_compare_is_refused():
+    with pytest.raises(InputError, match="network"):
+        wl.compare([])
+    with pytest.raises(InputError, match="device"):
+        wl.compare(subjects(), [])
+
+
+def test_batches_are_listed_or_ranged():
+    assert batches("1,8,32") == (1, 8, 32)
+    assert batches("1..4,8,4") == (1, 2, 4, 8)
+    with pytest.raises(InputError, match="batch ''"):
+        batches("1,,8")
+
+
+# --- on the command line
+
+
+@pytest.fixture
+def two(network, tmp_path):  # noqa: F811
+    path = tmp_path / "other.py"
+    path.write_text("from torch import nn\ndef wide():\n    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU())\n")
+    return network, f"{path}:wide"
+
+
+def test_the_command_writes_json_and_csv_with_the_same_rows(run, two):
+    arguments = ("compare", *two, "--hardware", "a30,gtx1070", "--batch", "1,4", "--input", "2x3x64x64")
+    code, out, err = run(*arguments, "--format", "json")
+    assert (code, err) == (0, "")
+    record = json.loads(out)
+    assert record["schema"] == 1 and len(record["rows"]) == 8
+    rows = list(csv.DictReader(io.StringIO(run(*arguments, "--format", "csv")[1])))
+    assert [float(r["energy_j"]) for r in rows] == [r["energy_j"] for r in record["rows"]]
+    for r in record["rows"]:
+        assert r["energy_low_j"] < r["energy_j"] < r["energy_high_j"]
+        assert r["energy_per_sample_j"] == pytest.approx(r["energy_j"] / r["batch"])
+
+
+def test_the_table_shows_every_network_device_and_batch(run, two):
+    code, out, _ = run("compare", *two, "--hardware", "a30", "--hardware", "gtx1070", "--batch", "1..4", "--image-size", "64")
+    assert code == 0
+    assert re.search(r"energy a sample by batch\n.*\b1 +2 +4\n", out)
+    assert out.count("gtx1070") >= 8 and "other.py:wide" in out and "90%" in out
+
+
+def test_it_is_drawn_where_asked(run, two, tmp_path):
+    pytest.importorskip("matplotlib")
+    drawn = tmp_path / "drawn.svg"
+    code, _, err = run("compare", *two, "--input", "2x3x64x64", "--batch", "1,4", "--plot", drawn)
+    assert (code, err) == (0, "")
+    text = drawn.read_text()
+    assert "<svg" in text and "FLOP per sample" in text and "other.py:wide on a30" in text
+    one_line(run("compare", *two, "--input", "2x3x64x64", "--plot", tmp_path / "x.nonsense"), "x.nonsense")
+
+
+def test_mistakes_end_in_one_line(run, two):
+    one_line(run("compare", *two, "--hardware", "a31", "--input", "2x3x64x64"), "a31", "a30")
+    one_line(run("compare", *two, "--batch", "0", "--input", "2x3x64x64"), "batch '0'")
+    one_line(run("compare", *two, "--format", "html"), "html", "csv")
+    one_line(run("compare"), "MODEL")

@@ -1,0 +1,73 @@
+"""`wattlayer compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+from .app import app
+from .options import (
+    Dtype,
+    DtypeOption,
+    Format,
+    FormatOption,
+    ImageOption,
+    InputOption,
+    Mode,
+    OutputOption,
+    SeqOption,
+    Tf32,
+    Tf32Option,
+)  # fmt: skip
+from .output import busy, narrow, rendered, write
+from .whatif import batches
+
+TABLE_COLUMNS = 120
+"""Columns that the table of all rows takes without folding much; below them there are lines."""
+
+
+@app.command()
+def compare(
+    networks: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Networks as `wattlayer predict` takes them.")],
+    hardware: Annotated[
+        list[str] | None, typer.Option("--hardware", help="Devices or model files: a30,rtx2080ti, or repeated. Default a30.")
+    ] = None,
+    batch: Annotated[str | None, typer.Option("--batch", help="A number, 1,8,32, or 1..128: each power of two.")] = None,
+    image_size: ImageOption = None,
+    seq_len: SeqOption = None,
+    input: InputOption = None,
+    dtype: DtypeOption = Dtype.float32,
+    tf32: Tf32Option = Tf32.conv,
+    mode: Annotated[Mode, typer.Option("--mode")] = Mode.graph,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse layers of kinds never measured.")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw it into this .png, .svg or .pdf.")] = None,
+    format: FormatOption = Format.table,
+    output: OutputOption = None,
+) -> None:
+    """Networks side by side on several devices and batches, and where FLOP would order them otherwise."""
+    from ..compare import compare as compared
+    from ..compare_table import comparison_list, comparison_tables
+
+    if format not in (Format.table, Format.json, Format.csv):
+        raise InputError(f"format {format.value!r} is not one of table, json, csv")
+    devices = [name for text in hardware or ["a30"] for name in text.split(",")]
+    sizes = batches(batch) if batch else ()
+    with busy("comparing") as tell:
+        result = compared(
+            networks, devices, sizes, image_size, seq_len, input, dtype.value, tf32.value, mode.value, strict, tell
+        )  # fmt: skip
+    if plot is not None:
+        from ..plots import comparison_figure
+
+        comparison_figure(result, plot)
+    if format is Format.json:
+        text = json.dumps(result.to_json()) + "\n"
+    elif format is Format.csv:
+        text = result.to_frame().to_csv(index=False, lineterminator="\n")
+    else:
+        text = rendered(*(comparison_list if narrow(TABLE_COLUMNS) else comparison_tables)(result))
+    write(text, output)
