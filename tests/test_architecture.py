@@ -38,7 +38,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "advise compare",
         # level 4
         "nas",
-        "report card plots",
+        "report card plots export",
         "whatif_table compare_table notebook zoo",
         # level 5
         "cli __init__",

@@ -24,6 +24,7 @@ from .options import (
     SeqOption,
     Tf32,
     Tf32Option,
+    written_as,
 )  # fmt: skip
 from .output import busy, narrow, rendered, write
 from .whatif import starting
@@ -53,8 +54,7 @@ def advise(
 
     if top < 1:
         raise InputError(f"top {top} must be at least 1")
-    if format is Format.html:
-        raise InputError("format html: advice is written as table, json or csv")
+    written_as(format, Format.table, Format.json, Format.csv)
     shape = parse_shape(input) if input else None
     setting = Setting(shape[0] if shape else batch, image_size, seq_len, shape, dtype.value, tf32.value, mode.value)
     with busy(f"loading {network}") as tell:

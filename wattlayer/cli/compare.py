@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
 from .app import app
 from .options import (
     Dtype,
@@ -22,6 +21,7 @@ from .options import (
     SeqOption,
     Tf32,
     Tf32Option,
+    written_as,
 )  # fmt: skip
 from .output import busy, narrow, rendered, write
 from .whatif import batches
@@ -52,8 +52,7 @@ def compare(
     from ..compare import compare as compared
     from ..compare_table import comparison_list, comparison_tables
 
-    if format not in (Format.table, Format.json, Format.csv):
-        raise InputError(f"format {format.value!r} is not one of table, json, csv")
+    written_as(format, Format.table, Format.json, Format.csv)
     devices = [name for text in hardware or ["a30"] for name in text.split(",")]
     sizes = batches(batch) if batch else ()
     with busy("comparing") as tell:

@@ -8,12 +8,23 @@ from typing import Annotated
 
 import typer
 
+from ..errors import InputError
+
 
 class Format(str, Enum):
     table = "table"
     json = "json"
     csv = "csv"
     html = "html"
+    speedscope = "speedscope"
+    perfetto = "perfetto"
+    parquet = "parquet"
+
+
+def written_as(format: Format, *known: Format) -> None:
+    """Raise InputError where a command does not write `format`; `known` are those that it writes."""
+    if format not in known:
+        raise InputError(f"format {format.value!r} is not one of {', '.join(x.value for x in known)}")
 
 
 class Dtype(str, Enum):

@@ -57,12 +57,15 @@ def rendered(*parts: Any) -> str:
     return capture.get().rstrip() + "\n"
 
 
-def write(text: str, output: Path | None) -> None:
-    """Write a result to `output`, or to stdout; raise InputError where the file cannot be written."""
-    if output is None:
-        sys.stdout.write(text)
+def write(result: str | bytes, output: Path | None) -> None:
+    """Write a result to `output`, or a text to stdout; raise InputError where the file cannot be written or must be named."""
+    if output is not None:
+        data = result if isinstance(result, bytes) else result.encode()
+        writing(output, lambda: output.write_bytes(data))
+    elif isinstance(result, bytes):
+        raise InputError("this format is binary: give --output FILE")
     else:
-        writing(output, lambda: output.write_text(text, encoding="utf-8"))
+        sys.stdout.write(result)
 
 
 def writing(path: Path, write: Any) -> Any:

@@ -25,6 +25,7 @@ from .options import (
     SeqOption,
     Tf32,
     Tf32Option,
+    written_as,
 )  # fmt: skip
 from .output import busy, rendered, write
 
@@ -81,7 +82,8 @@ def predict(
         raise typer.Exit(OVER_BUDGET)
 
 
-def _estimate_text(result: Estimate, format: Format, top: int, depth: int) -> str:
+def _estimate_text(result: Estimate, format: Format, top: int, depth: int) -> str | bytes:
+    from .. import export
     from ..report import estimate_csv, estimate_tables
 
     if format is Format.json:
@@ -90,6 +92,12 @@ def _estimate_text(result: Estimate, format: Format, top: int, depth: int) -> st
         if result.model.caveat:
             print(f"wattlayer: {result.model.caveat}", file=sys.stderr)
         return estimate_csv(result)
+    if format is Format.speedscope:
+        return json.dumps(export.speedscope(result)) + "\n"
+    if format is Format.perfetto:
+        return json.dumps(export.perfetto(result)) + "\n"
+    if format is Format.parquet:
+        return export.parquet(result)
     if format is Format.html:
         raise InputError("format 'html' is not available yet: use table, json or csv")
     return rendered(*estimate_tables(result, top, depth))
@@ -113,6 +121,5 @@ def trace(
 
     with busy(f"tracing {network}"):
         traced: Trace = trace_network(load_network(network, batch, image_size, seq_len, input, dtype.value), tf32.value)
-    if format not in (Format.table, Format.json):
-        raise InputError(f"format {format.value!r} is not one of table, json")
+    written_as(format, Format.table, Format.json)
     write(json.dumps(trace_json(traced)) + "\n" if format is Format.json else rendered(trace_table(traced)), output)

@@ -12,7 +12,7 @@ from ..errors import InputError
 from .app import app
 from .calibrate import own_path
 from .data import measurements_of
-from .options import Format, FormatOption, OutputOption
+from .options import Format, FormatOption, OutputOption, written_as
 from .output import busy, progress, rendered, write, writing
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def evaluate(
     from ..model import load_model
     from ..report import evaluation_table
 
+    written_as(format, Format.table, Format.json)
     if not layers and not networks:
         raise InputError("give measured rows: --layers FILE, --networks FILE, or both")
     loaded = load_model(model)

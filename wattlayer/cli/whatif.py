@@ -9,7 +9,18 @@ import typer
 
 from ..errors import InputError
 from .app import app
-from .options import Dtype, Format, FormatOption, HardwareOption, InputOption, Mode, NetworkArgument, OutputOption, Tf32
+from .options import (
+    Dtype,
+    Format,
+    FormatOption,
+    HardwareOption,
+    InputOption,
+    Mode,
+    NetworkArgument,
+    OutputOption,
+    Tf32,
+    written_as,
+)
 from .output import busy, narrow, rendered, write
 
 if TYPE_CHECKING:
@@ -53,6 +64,7 @@ def whatif(
     from ..subject import Edit, Setting, Subject, replacements
     from ..whatif import whatif as price
 
+    written_as(format, Format.table, Format.json, Format.csv)
     shape = parse_shape(input) if input else None
     start = Setting(
         shape[0] if shape else from_batch,
@@ -99,13 +111,11 @@ def starting(start: Setting) -> str:
 
 
 def change_text(changes: list[Change], format: Format, start: str) -> str:
-    """Return changes as a table, JSON or CSV; raise InputError for a format that they do not have."""
+    """Return changes as a table, JSON or CSV."""
     from ..whatif_table import change_csv, change_list, change_table
 
     if format is Format.json:
         return json.dumps([x.to_json() for x in changes]) + "\n"
     if format is Format.csv:
         return change_csv(changes)
-    if format is Format.html:
-        raise InputError("format html: changes are written as table, json or csv")
     return rendered(*(change_list if narrow() else change_table)(changes, start))

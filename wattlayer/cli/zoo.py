@@ -13,7 +13,7 @@ import typer
 
 from ..errors import InputError
 from .app import app
-from .options import Format, FormatOption, OutputOption
+from .options import Format, FormatOption, OutputOption, written_as
 from .output import busy, rendered, write
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def zoo(
     from ..adapters import SOURCES
     from ..zoo import sweep, zoo_names
 
-    if format not in (Format.table, Format.json):
-        raise InputError(f"format {format.value!r} is not one of table, json")
+    written_as(format, Format.table, Format.json)
     if jobs == 0:
         raise InputError("jobs 0 must be at least 1, or -1 for every core")
     names = [name for source in sources or SOURCES for name in zoo_names(source) if match in name]
