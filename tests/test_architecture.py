@@ -56,9 +56,11 @@ UPWARD = {
 }
 """Imports inside functions that go up, each with its reason."""
 
-TORCH_AT_TOP = {"adapters/weightless", "constants", "crosscheck", "edits", "meta", "nas/modules", "recorder"} | {
-    f"measure/{name}" for name in ("device", "launch", "llm", "materialise", "rebuild", "record", "shapes", "values")
-}
+TORCH_AT_TOP = (
+    {"adapters/scopes", "adapters/weightless", "constants", "crosscheck", "edits", "meta", "nas/modules", "recorder"}
+    | {f"adapters/pt2/{name}" for name in ("composite", "network", "program")}
+    | {f"measure/{name}" for name in ("device", "launch", "llm", "materialise", "rebuild", "record", "shapes", "values")}
+)
 
 BANNED_WORDS = {"utils", "util", "common", "helper", "helpers", "base", "manager"}
 

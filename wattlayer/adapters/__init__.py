@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 from ..errors import InputError, nearest
@@ -14,6 +15,12 @@ __all__ = ["SOURCES", "InputSize", "Network", "names_of", "resolve"]
 SOURCES = {"torchvision": "torchvision", "timm": "timm", "hf": "huggingface"}
 """Prefix of a network's name, and the module here that loads it."""
 
+FILES = {".pt2": "pt2"}
+"""Ending of a network's file, and the module here that reads it."""
+
+REFUSED_FILES = dict.fromkeys((".pt", ".pth", ".ts", ".torchscript", ".ckpt", ".bin"), "such a file is code or pickled weights")
+"""Endings of files that are not opened: reading TorchScript or a pickle can run what is in it."""
+
 CATALOGUES = ("torchvision", "timm")
 """Where a bare name is looked up, in this order."""
 
@@ -21,16 +28,19 @@ CATALOGUES = ("torchvision", "timm")
 def resolve(name: str, size: InputSize) -> Network:
     """Return the network that `name` stands for, on the meta device, with inputs of `size`.
 
-    `torchvision:NAME`, `timm:NAME`, `hf:ID|config.json|FOLDER|MODEL_TYPE`, `path/to/file.py:FACTORY`, or a bare NAME of
-    torchvision or, after it, timm. Raises InputError naming the value and the cure.
+    `torchvision:NAME`, `timm:NAME`, `hf:ID|config.json|FOLDER|MODEL_TYPE`, `path/to/file.py:FACTORY`, `net.onnx`, `net.pt2`,
+    or a bare NAME of torchvision or, after it, timm. Raises InputError naming the value and the cure.
     """
     prefix, separator, rest = name.partition(":")
     if separator and prefix in SOURCES:
         return _source(SOURCES[prefix]).load(rest, size)
     if name.endswith(".py") or ".py:" in name:
         return _source("pyfile").load(name, size)
-    if name.endswith((".onnx", ".pt2")):
-        raise InputError(f"{name}: files of this kind are not supported yet; use path/to/file.py:factory")
+    suffix = Path(name).suffix.lower()
+    if suffix in FILES:
+        return _source(FILES[suffix]).load(name, size)
+    if suffix in REFUSED_FILES:
+        raise InputError(f"{name}: {REFUSED_FILES[suffix]}; export it with torch.onnx.export or torch.export.save")
     if name.endswith("config.json") or "/" in name:
         raise InputError(f"{name!r} is no network of torchvision or timm; a Hugging Face config or id is written hf:{name}")
     if separator:

@@ -1,0 +1,91 @@
+"""Operators of core ATen, as `run_decompositions` leaves them, back as the ones that modules call and that were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+Tensor = torch.Tensor
+
+
+def _convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    spatial = weight.dim() - 2
+    plain = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+    back = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
+    if transposed:
+        return back[spatial](input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return plain[spatial](input, weight, bias, stride, padding, dilation, groups)
+
+
+def _batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, None, None]:
+    return functional.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps), None, None
+
+
+def _layer_norm(
+    input: Tensor, normalized_shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, None, None]:
+    return functional.layer_norm(input, normalized_shape, weight, bias, eps), None, None
+
+
+def _group_norm(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, N: int, C: int, HxW: int, group: int, eps: float
+) -> tuple[Tensor, None, None]:
+    return functional.group_norm(input, group, weight, bias, eps), None, None
+
+
+def _softmax(self: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    return torch.softmax(self, dim)
+
+
+def _log_softmax(self: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    return torch.log_softmax(self, dim)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_bias: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:
+    return functional.scaled_dot_product_attention(query, key, value, attn_bias), None
+
+
+def _attention_on_host(query: Tensor, key: Tensor, value: Tensor, *_: Any, **options: Any) -> tuple[Tensor, None]:
+    return _attention(query, key, value, options.get("attn_mask"))
+
+
+def _lifted(self: Tensor) -> Tensor:
+    """A constant of the program is copied before it is used, for what follows may write to it."""
+    return self.clone()
+
+
+COMPOSITES: dict[str, Callable[..., Any]] = {
+    "convolution": _convolution,
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "native_layer_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+    "_softmax": _softmax,
+    "_log_softmax": _log_softmax,
+    "lift_fresh_copy": _lifted,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention_on_host,
+    "_scaled_dot_product_flash_attention": _attention_on_host,
+    "_scaled_dot_product_efficient_attention": _attention,
+    "_scaled_dot_product_fused_attention_overrideable": _attention,
+}
+"""By the name of the decomposed operator; arguments are those of its schema."""

@@ -1,0 +1,141 @@
+"""What networks read from a file share: module paths without modules, operators without kernels, inputs from declared shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from ..errors import InputError
+from ..layer import Layer
+from ..recorder import Recorder, operand
+from .source import InputSize, format_shape
+
+DEEPEST_PATH = 32
+"""Parts of a module path; a deeper one, which no network has, counts as the top level."""
+MOST_DIMENSIONS = 64
+"""What torch's own kernels can index (c10/core/TensorImpl.h, at most 64 dimensions)."""
+
+
+class Scope(nn.Module):
+    """A place in the tree of module paths: runs what it is given, so that the trace sees the path."""
+
+    def forward(self, run: Callable[..., Any], *args: Any) -> Any:
+        return run(*args)
+
+
+def grow(root: nn.Module, paths: Iterable[str]) -> dict[str, Scope]:
+    """Give `root` a Scope at each dotted path and return them by path; the top level is one as well."""
+    scopes = {"": Scope()}
+    for path in dict.fromkeys(paths):
+        parts = path.split(".")
+        if path and all(parts) and len(parts) <= DEEPEST_PATH:
+            parent = root
+            for part in parts:
+                # not add_module, which refuses the names of attributes: a network may well call a part `type`
+                parent = parent._modules.setdefault(part, Scope())  # type: ignore[assignment]
+            scopes[path] = parent  # type: ignore[assignment]
+    return scopes
+
+
+def record_opaque(kind: str, inputs: Sequence[tuple[str, torch.Tensor]], outputs: Sequence[torch.Tensor]) -> None:
+    """Record a call of an operator that torch does not have: only its name, its inputs and its outputs are known."""
+    layer = Layer(kind, tuple(operand(n, x) for n, x in inputs), tuple(operand("output", x, layout=False) for x in outputs))
+    for mode in _get_current_dispatch_mode_stack():
+        if isinstance(mode, Recorder):
+            mode.calls.append((mode.path[-1], layer))
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A tensor as a file declares it: a dimension is a size, or a name that stands for one."""
+
+    name: str
+    dtype: torch.dtype
+    dims: tuple[int | str, ...]
+
+    @property
+    def text(self) -> str:
+        return "x".join(map(str, self.dims)) or "scalar"
+
+
+def bind(file: str, declared: Sequence[Declared], size: InputSize) -> dict[str, int]:
+    """Return what each named dimension of the inputs is under `size`; raise InputError for one that nothing says.
+
+    `shape` sets the first input. Else the first dimension is the batch, the last two of an image (rank 4 or 5) follow
+    `image_size`, the second of a sequence (rank 2 or 3) `seq_len`. What the file fixes can be repeated, never changed.
+    """
+    symbols: dict[str, int] = {}
+    for i, x in enumerate(declared):
+        for dim, wanted in zip(x.dims, _wanted(file, x, size, first=i == 0)):
+            if wanted is None:
+                continue
+            if symbols.get(str(dim), dim) not in (wanted, dim) or (isinstance(dim, int) and dim != wanted):
+                raise InputError(f"{file} takes {x.name} of {x.text}: {wanted} does not fit {symbols.get(str(dim), dim)} there")
+            if isinstance(dim, str):
+                symbols[dim] = wanted
+    missing = [x for x in declared if any(isinstance(dim, str) and dim not in symbols for dim in x.dims)]
+    if missing:
+        names = ", ".join(f"{x.name} {x.text}" for x in missing)
+        raise InputError(
+            f"{file} leaves sizes open ({names}): give --batch and --image-size or --seq-len, or --input with all sizes"
+        )
+    _refuse_unused(file, declared, size)
+    return symbols
+
+
+def _wanted(file: str, x: Declared, size: InputSize, first: bool) -> list[int | None]:
+    """What the user's sizes say of each dimension of an input; None where they say nothing."""
+    rank = len(x.dims)
+    if first and size.shape is not None:
+        if len(size.shape) != rank:
+            raise InputError(f"input {format_shape(size.shape)} does not fit {file}, which takes {x.name} of {x.text}")
+        return list(size.shape)
+    wanted: list[int | None] = [None] * rank
+    if rank and (isinstance(x.dims[0], str) or size.batch > 1) and (first or size.shape is None):
+        wanted[0] = size.batch
+    if rank in (4, 5) and size.image_size is not None:
+        wanted[-2:] = [size.image_size] * 2
+    if rank in (2, 3) and size.seq_len is not None:
+        wanted[1] = size.seq_len
+    return wanted
+
+
+def _refuse_unused(file: str, declared: Sequence[Declared], size: InputSize) -> None:
+    ranks = {len(x.dims) for x in declared}
+    takes = ", ".join(x.text for x in declared) or "no input"
+    for option, fitting in (("image_size", {4, 5}), ("seq_len", {2, 3}), ("shape", ranks)):
+        if not ranks & fitting:
+            size.refuse(option, file, takes)
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Return a meta tensor; raise InputError for a shape that no tensor can have."""
+    try:
+        if len(shape) > MOST_DIMENSIONS:
+            raise RuntimeError(f"{len(shape)} dimensions are more than torch's {MOST_DIMENSIONS}")
+        return torch.empty(tuple(shape), dtype=dtype, device="meta")
+    except (RuntimeError, TypeError, OverflowError, ValueError) as error:
+        text = format_shape(tuple(shape))[:60]
+        raise InputError(f"no tensor can have the shape {text} of {len(shape)} dimensions that the file declares") from error
+
+
+def made(declared: Declared, symbols: dict[str, int]) -> torch.Tensor:
+    """Return a meta tensor of a declared shape; raise InputError for a dimension whose name is not bound."""
+    unknown = [x for x in declared.dims if isinstance(x, str) and x not in symbols]
+    if unknown:
+        raise InputError(f"{declared.name} has a size {unknown[0]!r} that only running the network could tell")
+    return empty([symbols[x] if isinstance(x, str) else x for x in declared.dims], declared.dtype)
+
+
+def conversion(tensors: Iterable[torch.Tensor], dtype: str) -> dict[torch.dtype, torch.dtype]:
+    """Return how to convert a file's dtypes so that what it mostly computes in becomes `dtype`."""
+    elements: dict[torch.dtype, int] = {}
+    for x in tensors:
+        if x.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            elements[x.dtype] = elements.get(x.dtype, 0) + x.numel()
+    return {max(elements, key=elements.__getitem__): getattr(torch, dtype)} if elements else {}
