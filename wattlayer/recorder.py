@@ -34,8 +34,8 @@ ALLOCATIONS = frozenset(
 
 def record(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: str | None, train_mode: bool, cached: bool = False
-) -> tuple[list[tuple[str, Layer]], tuple[Operand, ...]]:
-    """Run `module` on the meta device; return its (module path, layer) calls and its tensor inputs.
+) -> tuple[list[tuple[str, Layer]], tuple[Operand, ...], bool]:
+    """Run `module` on the meta device; return its (module path, layer) calls, its tensor inputs, and `Constants.assumed`.
 
     `cached` takes what equal operator calls of earlier traces came to, instead of inferring their shapes anew.
     """
@@ -51,7 +51,7 @@ def record(
                 module(*args, **kwargs)
         except Exception as error:  # whatever the user's forward raises is told in one line
             raise InputError(_reason(module, inputs, recorder.path, error)) from error
-    return recorder.calls, inputs
+    return recorder.calls, inputs, recorder._constants.assumed
 
 
 Again = Callable[[Any], Any]

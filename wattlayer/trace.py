@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "bfloat16")
 """What `dtype` may convert a network to."""
 
+EVEN_CHOICES = (
+    "the network reads which entries are largest, which only weights could tell: assumed spread evenly (tokens over experts)"
+)
+"""Said of a trace whose operators depend on a router's choice: with uneven loads it has fewer, larger matrix products."""
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -26,6 +31,8 @@ class Trace:
     paths: tuple[str, ...]
     inputs: tuple[Operand, ...] = ()
     tf32: str = "conv"
+    assumptions: tuple[str, ...] = ()
+    """What was taken for granted of values that only weights could tell, a sentence each."""
 
     @property
     def batch(self) -> int:
@@ -88,9 +95,11 @@ def trace(
     from .recorder import record
 
     check_tf32(tf32)
-    calls, operands = record(module, inputs, dict(kwargs or {}), dtype, train_mode, cached)
+    calls, operands, assumed = record(module, inputs, dict(kwargs or {}), dtype, train_mode, cached)
     name = network or type(module).__name__
-    return Trace(name, _layers(calls), tuple(path for path, _ in calls), operands, "none").with_tf32(tf32)
+    return Trace(name, _layers(calls), tuple(path for path, _ in calls), operands, "none", (EVEN_CHOICES,) * assumed).with_tf32(
+        tf32
+    )
 
 
 def _layers(calls: Sequence[tuple[str, Layer]]) -> tuple[Layer, ...]:

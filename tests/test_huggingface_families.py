@@ -1,0 +1,136 @@
+"""Families of transformers whose inputs or control flow follow no common rule, on tiny configurations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from wattlayer.adapters import InputSize, resolve
+from wattlayer.crosscheck import torch_counts
+from wattlayer.trace import EVEN_CHOICES, Trace, trace
+
+TINY = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "vocab_size": 128, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def tiny(folder: Path, model_type: str, **config: Any) -> Trace:
+    """Trace a network of a configuration written to `folder`."""
+    pytest.importorskip("transformers")
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type, **config}))
+    network = resolve(f"hf:{folder}", InputSize())
+    return trace(network.module, *network.args, kwargs=network.kwargs, network=network.name)
+
+
+# --- networks that read which experts a router chose
+
+
+class Routed(nn.Module):
+    """Four experts of which every token visits two, in a loop over those that were chosen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(8, 4)
+        self.experts = nn.ModuleDict({f"expert_{i}": nn.Linear(8, 8) for i in range(4)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chosen = self.router(x).topk(2, dim=-1).indices
+        mask = nn.functional.one_hot(chosen, 4).permute(2, 1, 0)
+        out = torch.zeros_like(x)
+        for expert in mask.sum((-1, -2)).nonzero():
+            _, token = torch.where(mask[expert].squeeze(0))
+            out.index_add_(0, token, self.experts[f"expert_{expert[0]}"](x[token]))
+        return out
+
+
+def test_tokens_are_spread_evenly_over_experts_and_it_is_said() -> None:
+    module, x = Routed().eval(), torch.randn(12, 8)
+    found = trace(module, x)
+    rows = [x.inputs[0].shape[0] for x, path in zip(found.layers, found.paths) if x.kind == "linear" and "experts" in path]
+    assert rows == [6, 6, 6, 6]
+    assert found.assumptions == (EVEN_CHOICES,)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        module(x)
+    # whichever experts the weights choose, each token meets two
+    assert sum(x.flop * n for x, n in found.unique().items() if torch_counts(x)) == counter.get_total_flops()
+
+
+def test_nothing_is_assumed_where_no_choice_is_read() -> None:
+    assert trace(nn.Linear(4, 4), torch.randn(2, 4)).assumptions == ()
+
+    class Largest(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.gather(1, x.topk(2).indices)
+
+    assert trace(Largest(), torch.randn(2, 4)).assumptions == ()
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "values"),
+    [
+        (lambda x: x.argmax(-1), (4,), [0, 1, 2, 0]),
+        (lambda x: x.max(dim=0).indices, (3,), [0, 1, 2]),
+        (lambda x: x.topk(2, dim=0).indices, (2, 3), [[0, 2, 0], [1, 3, 1]]),
+        (lambda x: x.topk(2).indices, (4, 2), [[0, 1], [2, 0], [1, 2], [0, 1]]),
+        (lambda x: x.argmax(dim=1, keepdim=True), (4, 1), [[0], [1], [2], [0]]),
+    ],
+)
+def test_choices_are_different_and_even(function: Any, shape: tuple[int, ...], values: Any) -> None:
+    seen = []
+
+    class Reads(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            chosen = function(self.scale * x)
+            assert chosen.shape == shape
+            seen.append(chosen.tolist())
+            return x
+
+    module = Reads()
+    module.scale = nn.Parameter(torch.ones(()))
+    assert trace(module, torch.randn(4, 3)).assumptions == (EVEN_CHOICES,)
+    assert seen == [values]
+
+
+def test_known_masks_pick_from_what_only_weights_could_tell() -> None:
+    class Picks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            keep = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
+            rows = torch.arange(2, device=x.device)
+            keep[list(rows)] = False
+            return self.linear(x)[keep]
+
+    found = trace(Picks(), torch.randn(6, 4))
+    assert found.layers[-1].outputs[0].shape == (4, 4)
+    assert found.assumptions == ()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config"),
+    [
+        ("jetmoe", {**TINY, "num_local_experts": 4, "kv_channels": 8}),
+        ("switch_transformers", {**TINY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2,
+                                 "num_heads": 4, "num_experts": 4, "num_sparse_encoder_layers": 1}),
+        ("openai_privacy_filter", {**TINY, "pad_token_id": 0, "eos_token_id": 1, "num_local_experts": 4,
+                                   "num_experts_per_tok": 2, "head_dim": 8}),
+    ],
+)  # fmt: skip
+def test_mixtures_of_experts_run_evenly(tmp_path: Path, model_type: str, config: dict[str, Any]) -> None:
+    found = tiny(tmp_path, model_type, **config)
+    assert found.flop > 0
+    assert found.assumptions == (EVEN_CHOICES,)
+
+
+def test_documents_with_boxes_and_an_image(tmp_path: Path) -> None:
+    config = {**TINY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "image_size": 32, "patch_size": 16}
+    assert tiny(tmp_path, "udop", **config).flop > 0
