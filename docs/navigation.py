@@ -11,6 +11,7 @@ PAGES = (
     "networks",
     "hardware",
     "report",
+    "gate",
     "fusion",
     "nas",
     "measuring",

@@ -35,7 +35,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "baselines predict measure",
         "evaluate unseen subject",
         "whatif profiling",
-        "advise compare",
+        "advise compare gate",
         # level 4
         "nas",
         "report card plots export",

@@ -94,13 +94,20 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     """Return the change from one estimate to another of the same model; raise InputError for two models."""
     if before.model_sha256 != after.model_sha256:
         raise InputError(f"the estimates are of two models ({before.model.name}, {after.model.name}): price both with one")
-    difference_j, up, down = _differences(before, after)
-    added = difference_j > 0
-    correlation = before.model.correlation
-    high = _half_width_j(difference_j, np.where(added, up, down), correlation)
-    low = _half_width_j(difference_j, np.where(added, down, up), correlation)
+    below, above = spread_j(*_differences(before, after), before.model.correlation)
     middle = after.energy_per_sample_j - before.energy_per_sample_j
-    return Change(edit, before, after, (middle - low, middle + high))
+    return Change(edit, before, after, (middle - below, middle + above))
+
+
+def spread_j(difference_j: Array, up: Array, down: Array, correlation: float) -> tuple[float, float]:
+    """Return how far the interval of Σ difference_j reaches below and above it, in joules: the rule of this module.
+
+    `difference_j` [n] is what each distinct layer adds; `up` and `down` [n] are the relative half-widths of its energy.
+    """
+    added = difference_j > 0
+    above = _half_width_j(difference_j, np.where(added, up, down), correlation)
+    below = _half_width_j(difference_j, np.where(added, down, up), correlation)
+    return below, above
 
 
 def _differences(before: Estimate, after: Estimate) -> tuple[Array, Array, Array]:

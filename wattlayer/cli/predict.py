@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InputError
-from .app import OVER_BUDGET, app
+from .app import app
+from .gate import BudgetOption, FracOption, GithubOption, JunitOption, budgets_of, enforce
 from .options import (
     BatchOption,
     Dtype,
@@ -50,7 +51,10 @@ def predict(
     depth: Annotated[int, typer.Option("--depth", help="Parts of a module's path to sum by.")] = 1,
     top: Annotated[int, typer.Option("--top", help="Costliest layers to show.")] = 10,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse layers of kinds never measured on the hardware.")] = False,
-    budget_j: Annotated[float | None, typer.Option("--budget-j", help="Exit with 1 when one pass costs more joules.")] = None,
+    budget_j: BudgetOption = None,
+    budget_frac_of: FracOption = None,
+    junit: JunitOption = None,
+    github: GithubOption = False,
     power_limit_w: Annotated[
         float | None, typer.Option("--power-limit-w", help="The board held at this limit (physics only).")
     ] = None,
@@ -63,8 +67,7 @@ def predict(
     from ..operating import operated
     from ..predict import load_network, trace_network
 
-    if budget_j is not None and not budget_j > 0:
-        raise InputError(f"budget-j {budget_j} must be above 0")
+    budgets = budgets_of(budget_j, budget_frac_of, junit, github)
     if top < 1 or depth < 1:
         raise InputError(f"{'top' if top < 1 else 'depth'} {top if top < 1 else depth} must be at least 1")
     with busy(f"predicting {network}"):
@@ -72,14 +75,13 @@ def predict(
         loaded = load_network(network, batch, image_size, seq_len, input, dtype.value)
         traced = trace_network(loaded, tf32.value)
         result = estimate(traced, model, mode=mode.value, strict=strict)
+    verdicts = [budget.judge(result) for budget in budgets]
     write(_estimate_text(result, format, top, depth), output)
     if check_flops:
         from ..crosscheck import check_flops as compare
 
         print(compare(loaded, traced), file=sys.stderr)
-    if budget_j is not None and result.energy_j > budget_j:
-        print(f"wattlayer: {result.energy_j:.4g} J is over the budget of {budget_j:.4g} J", file=sys.stderr)
-        raise typer.Exit(OVER_BUDGET)
+    enforce(verdicts, junit, github)
 
 
 def _estimate_text(result: Estimate, format: Format, top: int, depth: int) -> str | bytes:

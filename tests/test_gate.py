@@ -1,0 +1,231 @@
+"""Budgets: what passes and what fails, baselines that may not be compared, and reports as their readers parse them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_cli import network, one_line  # noqa: F401  (fixtures)
+from torch import nn
+
+import wattlayer as wl
+from wattlayer.errors import InputError
+from wattlayer.gate import CONDITIONS, Verdict, budgets, github_commands, junit
+from wattlayer.whatif import change
+
+ROOT = Path(__file__).parents[1]
+
+
+def net(width: int = 16, depth: int = 3) -> wl.Estimate:
+    with torch.device("meta"):
+        layers = [nn.Conv2d(3, width, 3), *(nn.Conv2d(width, width, 3) for _ in range(depth)), nn.ReLU()]
+    return wl.predict(nn.Sequential(*layers).eval(), torch.empty(8, 3, 64, 64, device="meta"))
+
+
+@pytest.fixture
+def baseline(tmp_path) -> Path:
+    path = tmp_path / "baseline.json"
+    path.write_text(json.dumps(net().to_json()))
+    return path
+
+
+def judged(frac_of: object, estimate: wl.Estimate) -> Verdict:
+    return budgets(None, str(frac_of))[0].judge(estimate)
+
+
+def test_the_same_network_keeps_to_its_own_baseline(baseline):
+    verdict = judged(baseline, net())
+    assert not verdict.over and verdict.notes == ()
+    assert "within the budget of 1;" in verdict.says and "the difference is +0 J (+0 to +0 J)" in verdict.says
+    assert not judged(f"{baseline}=0.9999999", net()).over, "a millionth is rounding"
+    assert judged(f"{baseline}=0.99", net()).over
+
+
+def test_the_share_decides_between_the_old_and_the_new_network(baseline):
+    old, new = net(), net(depth=4)
+    ratio = new.energy_j / old.energy_j
+    assert ratio > 1.05
+    assert judged(f"{baseline}={ratio * 1.01}", new).over is False
+    over = judged(f"{baseline}={ratio * 0.99}", new)
+    assert over.over and f"{ratio:.4g} of baseline.json" in over.says
+    assert over.limit_j == pytest.approx(old.energy_j * ratio * 0.99)
+
+
+@pytest.mark.parametrize("after", [{"depth": 5}, {"width": 24}, {"width": 24, "depth": 1}])
+def test_the_interval_of_the_difference_is_that_of_whatif(baseline, after):
+    old, new = net(), net(**after)
+    low, high = (x * 8 for x in change(old, new).interval_j)  # per pass, as the baseline
+    assert f"({low:+.4g} to {high:+.4g} J)" in judged(baseline, new).says
+    assert ("does not tell from none" in judged(baseline, new).says) is (low < 0 < high)
+
+
+def test_another_network_or_version_is_said_and_does_not_decide(baseline):
+    record = json.loads(baseline.read_text())
+    baseline.write_text(json.dumps(record | {"network": "other", "wattlayer": "0.0.1"}))
+    verdict = judged(baseline, net())
+    assert not verdict.over
+    assert "another network: other" in verdict.notes[0] and "0.0.1" in verdict.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("was", "named"),
+    [
+        ({"hardware": "rtx2080ti"}, "hardware rtx2080ti against a30"),
+        ({"dtype": "float16"}, "dtype float16 against float32"),
+        ({"tf32": "none"}, "tf32 none against conv"),
+        ({"mode": "eager"}, "mode eager against graph"),
+        ({"batch": 1}, "batch 1 against 8"),
+        ({"model": {"sha256": "0123456789abcdef"}}, "model file 0123456789ab against"),
+    ],
+)
+def test_a_baseline_under_other_conditions_is_refused(baseline, was, named):
+    baseline.write_text(json.dumps(json.loads(baseline.read_text()) | was))
+    with pytest.raises(InputError, match=re.escape(named)):
+        judged(baseline, net())
+
+
+def test_a_power_limit_is_a_condition(run, network, tmp_path):  # noqa: F811
+    arguments = ("predict", network, "--input", "4x3x64x64")
+    saved = tmp_path / "saved.json"
+    assert run(*arguments, "--format", "json", "--output", saved)[0] == 0
+    code, _, err = run(*arguments, "--power-limit-w", "100", "--budget-frac-of", saved)
+    assert code == 2 and "conditions none against" in err and "100 W" in err
+
+
+def test_what_is_no_baseline_or_no_share_is_refused_in_one_line(baseline, tmp_path):
+    for text, named in (
+        ("nowhere.json", "cannot be read"),
+        (f"{baseline}=0", "no share above 0"),
+        (f"{baseline}=nan", "no share"),
+    ):
+        with pytest.raises(InputError, match=named):
+            budgets(None, text)
+    for record in ("[]", "{", "{}", "[" * 100_000, '{"schema": 1}', json.dumps(json.loads(baseline.read_text()) | {"schema": 2})):
+        baseline.write_text(record)
+        with pytest.raises(InputError, match="no prediction of schema 1"):
+            budgets(None, str(baseline))
+    for budget_j in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="above 0"):
+            budgets(budget_j, None)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**1100) | st.floats() | st.text(max_size=5) | st.just("1e-3"),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(["energy_j", "sha256", "kind", "x"]), x, max_size=3),
+    max_leaves=5,
+)
+FIELDS = ("schema", "wattlayer", "network", *CONDITIONS, "model", "total", "layers", "energy_j", "layer")
+
+
+@pytest.fixture(scope="module")
+def estimate() -> wl.Estimate:
+    return net()
+
+
+@settings(max_examples=300, deadline=10_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(field=st.sampled_from(FIELDS), value=JSON)
+def test_whatever_stands_in_a_baseline_it_is_judged_or_refused(estimate, tmp_path, field, value):
+    record = json.loads(json.dumps(estimate.to_json()))
+    if field == "energy_j":
+        record["total"]["energy_j"] = value
+    elif field == "layer":
+        record["layers"][0]["energy_high_j"] = value
+    else:
+        record[field] = value
+    path = tmp_path / "baseline.json"
+    path.write_text(json.dumps(record))
+    try:
+        assert "\n" not in judged(path, estimate).says
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_file_with_an_equals_sign_in_its_name_is_found(baseline):
+    odd = baseline.rename(baseline.with_name("width=0.5"))
+    assert not judged(odd, net()).over
+    assert not judged(f"{odd}=1.01", net()).over
+
+
+# --- reports
+
+
+AWKWARD = Verdict(
+    "budget-j 0.5", 'net <&"]]>\x01\ud800, 100%: a', "a30", 0.7, 0.5, "0.7 J\r\nis 140% of it\x00", ("a: note, too",)
+)
+
+
+def test_junit_is_xml_with_a_case_a_budget_and_a_failure_where_it_is_exceeded():
+    fine = Verdict("budget-j 1", "net", "a30", 0.7, 1.0, "0.7 J is within the budget of 1 J")
+    root = ElementTree.fromstring(junit([AWKWARD, fine]).encode())
+    suite = root.find("testsuite")
+    assert root.tag == "testsuites" and suite is not None
+    for element in (root, suite):
+        assert {k: element.get(k) for k in ("tests", "failures", "errors")} == {"tests": "2", "failures": "1", "errors": "0"}
+    bad, good = suite.findall("testcase")
+    assert bad.get("classname") == 'net <&"]]>, 100%: a on a30' and bad.get("name") == "budget-j 0.5"
+    failure = bad.find("failure")
+    assert failure is not None and "140%" in str(failure.get("message")) and good.find("failure") is None
+    assert "a: note, too" in bad.findtext("system-out", "")
+
+
+def test_githubs_commands_are_escaped_as_the_runner_reads_them():
+    error, warning = github_commands([AWKWARD])
+    match = re.fullmatch(r"::error title=([^:,\r\n]*)::([^\r\n]*)", error)
+    assert match, error
+    text = match[2].replace("%0D", "\r").replace("%0A", "\n").replace("%25", "%")
+    title = match[1].replace("%3A", ":").replace("%2C", ",").replace("%25", "%")
+    assert text == AWKWARD.says and title == f"{AWKWARD.network} on a30: budget-j 0.5"
+    assert warning == "::warning title=budget-j 0.5::a: note, too"
+
+
+# --- on the command line
+
+
+def test_exit_codes_and_reports_of_the_command(run, network, tmp_path):  # noqa: F811
+    arguments = ("predict", network, "--input", "4x3x64x64", "--format", "json")
+    saved, report = tmp_path / "saved.json", tmp_path / "report.xml"
+    assert run(*arguments, "--output", saved) == (0, "", "")
+    gate = ("--budget-frac-of", f"{saved}=1.01", "--budget-j", "1000", "--junit", report, "--github")
+    code, out, err = run(*arguments, *gate)
+    assert code == 0 and json.loads(out) == json.loads(saved.read_text()), "nothing but the result goes to stdout"
+    assert err.count("::notice title=") == 2
+    assert ElementTree.parse(report).getroot().get("failures") == "0"
+    code, out, err = run(*arguments, *gate[:-1], "--input", "4x3x96x96", "--github")
+    assert code == 1 and json.loads(out)["batch"] == 4
+    assert err.count("::error title=") == 1 and err.count("::notice title=") == 1 and "over the budget of 1.01" in err
+    assert ElementTree.parse(report).getroot().get("failures") == "1"
+
+
+def test_a_gate_without_a_budget_or_under_other_conditions_is_bad_input(run, network, tmp_path):  # noqa: F811
+    arguments = ("predict", network, "--input", "4x3x64x64", "--format", "json")
+    saved = tmp_path / "saved.json"
+    run(*arguments, "--output", saved)
+    one_line(run(*arguments, "--junit", tmp_path / "x.xml"), "--budget-j")
+    one_line(run(*arguments, "--github"), "--budget-j")
+    one_line(run("predict", network, "--input", "8x3x64x64", "--budget-frac-of", saved), "batch 4 against 8")
+    one_line(run(*arguments, "--budget-frac-of", tmp_path / "no.json"), "no.json", "--format json")
+
+
+def test_the_examples_of_the_page_are_yaml_whose_commands_run(run, network, tmp_path, monkeypatch):  # noqa: F811
+    """The page's baseline, its pre-commit hook and its action, on a network of the name that the page gives it."""
+    yaml = pytest.importorskip("yaml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(Path(network.rpartition(":")[0]).read_text())
+    page = (ROOT / "docs" / "gate.md").read_text()
+    examples = [yaml.safe_load(text) for text in re.findall(r"^```yaml[^\n]*\n(.*?)^```", page, re.DOTALL | re.MULTILINE)]
+    steps = [step["run"] for x in examples for job in x.get("jobs", {}).values() for step in job["steps"] if "run" in step]
+    hooks = [hook["entry"] for x in examples for repo in x.get("repos", []) for hook in repo["hooks"]]
+    assert len(steps) >= 2 and hooks
+    saving = re.search(r"^wattlayer predict .*--output.*$", page, re.MULTILINE)
+    assert saving
+    commands = [saving[0], *(line for text in (*steps, *hooks) for line in text.splitlines() if line.startswith("wattlayer "))]
+    assert len(commands) >= 3
+    for command in commands:
+        assert run(*shlex.split(command)[1:])[0] == 0, command

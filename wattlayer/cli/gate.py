@@ -1,0 +1,55 @@
+"""Options and exit of a budget: `--budget-j`, `--budget-frac-of`, `--junit` and `--github` of `wattlayer predict`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import InputError
+from .app import OVER_BUDGET
+from .output import write
+
+if TYPE_CHECKING:
+    from ..gate import Baseline, Budget, Verdict
+
+GATE = "Budget: exit code 1 when it is exceeded"
+
+BudgetOption = Annotated[float | None, typer.Option("--budget-j", rich_help_panel=GATE, help="Joules that one pass may cost.")]
+FracOption = Annotated[
+    str | None,
+    typer.Option("--budget-frac-of", metavar="FILE[=FRAC]", rich_help_panel=GATE,
+                 help="Share of a saved `--format json` that may be spent; 1 where FRAC is not said."),
+]  # fmt: skip
+JunitOption = Annotated[Path | None, typer.Option("--junit", rich_help_panel=GATE, help="Also write the verdicts as JUnit XML.")]
+GithubOption = Annotated[
+    bool, typer.Option("--github", rich_help_panel=GATE, help="Also annotate the run on GitHub (on stderr).")
+]
+
+
+def budgets_of(budget_j: float | None, frac_of: str | None, junit: Path | None, github: bool) -> list[Budget | Baseline]:
+    """Return the budgets that options name; InputError for one that is none, and for reports without a budget."""
+    from ..gate import budgets
+
+    found = budgets(budget_j, frac_of)
+    if not found and (junit is not None or github):
+        raise InputError("there is no budget to report: give --budget-j or --budget-frac-of")
+    return found
+
+
+def enforce(verdicts: list[Verdict], junit: Path | None, github: bool) -> None:
+    """Report `verdicts` where that was asked for, say them on stderr, and leave with exit code 1 if any is."""
+    from ..gate import github_commands
+    from ..gate import junit as junit_xml
+
+    if junit is not None:
+        write(junit_xml(verdicts), junit)
+    for verdict in verdicts:
+        for text in (verdict.says, *verdict.notes):
+            print(f"wattlayer: {text}", file=sys.stderr)
+    for line in github_commands(verdicts) if github else ():
+        print(line, file=sys.stderr)
+    if any(verdict.over for verdict in verdicts):
+        raise typer.Exit(OVER_BUDGET)

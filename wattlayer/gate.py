@@ -1,0 +1,224 @@
+"""Budgets of energy for continuous integration: joules, or a share of a saved prediction, with JUnit and GitHub's annotations.
+
+A saved prediction is what `wattlayer predict --format json` writes. The same model file gives the same answer for the same
+network, so what lies between a prediction and its baseline is the change of the network, not noise of a measurement.
+Whether the model can tell the two apart is another question: the interval of the difference (`whatif`) answers it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from .errors import InputError
+from .estimate import SCHEMA, VERSION, Estimate
+from .whatif import spread_j
+
+ROUNDING_FRAC = 1e-6
+"""Computers round the last digits differently; no budget turns on a millionth."""
+
+CONDITIONS = ("hardware", "dtype", "tf32", "mode", "batch", "model file", "conditions")
+"""What a prediction and its baseline must have in common."""
+
+Call = tuple[str, float, float, float]
+"""One call of a layer: its kind and shapes, and low, middle and high of its energy in joules."""
+
+CURE = "save one with `wattlayer predict … --format json --output FILE`"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a budget says of one prediction; energies in joules of one forward pass of the whole batch."""
+
+    budget: str
+    """The budget as on the command line, like "budget-j 0.5"."""
+    network: str
+    hardware: str
+    energy_j: float
+    limit_j: float
+    says: str
+    notes: tuple[str, ...] = ()
+    """What does not decide, and a reader should know."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the prediction costs more than the budget."""
+        return _over(self.energy_j, self.limit_j)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The joules that one pass may cost."""
+
+    energy_j: float
+
+    def judge(self, estimate: Estimate) -> Verdict:
+        """Return whether `estimate` keeps to the budget."""
+        word = "over" if _over(estimate.energy_j, self.energy_j) else "within"
+        says = f"{estimate.energy_j:.4g} J is {word} the budget of {self.energy_j:.4g} J"
+        return _verdict(f"budget-j {self.energy_j:g}", estimate, self.energy_j, says)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A saved prediction of which `frac` may be spent."""
+
+    path: Path
+    frac: float
+    energy_j: float
+    facts: Mapping[str, Any]
+    """The conditions, the network and the version that it states."""
+    calls: tuple[Call, ...]
+
+    def judge(self, estimate: Estimate) -> Verdict:
+        """Return whether `estimate` costs at most `frac` of the baseline; InputError where the two cannot be compared."""
+        record = estimate.to_json()
+        self._comparable(_facts(record))
+        more_j, limit_j = estimate.energy_j - self.energy_j, self.energy_j * self.frac
+        low, high = _interval_j(self.calls, _calls(record["layers"]), more_j, estimate.model.correlation)
+        word = "over" if _over(estimate.energy_j, limit_j) else "within"
+        says = (
+            f"{estimate.energy_j:.4g} J is {estimate.energy_j / self.energy_j:.4g} of {self.path.name} ({self.energy_j:.4g} J), "
+            f"{word} the budget of {self.frac:g}; the difference is {more_j:+.4g} J ({low:+.4g} to {high:+.4g} J)"
+        )
+        if low < 0 < high:
+            says += ", which the model does not tell from none"
+        return _verdict(f"budget-frac-of {self.path.name}={self.frac:g}", estimate, limit_j, says, self._notes(estimate))
+
+    def _comparable(self, now: Mapping[str, Any]) -> None:
+        different = [f"{x} {self.facts[x]} against {now[x]}" for x in CONDITIONS if self.facts[x] != now[x]]
+        if different:
+            raise InputError(
+                f"baseline {self.path} cannot be compared: {', '.join(different)}; {CURE}, under the same conditions"
+            )
+
+    def _notes(self, estimate: Estimate) -> tuple[str, ...]:
+        was, version = self.facts["network"], self.facts["wattlayer"]
+        notes = [] if was == estimate.trace.network else [f"the baseline is another network: {was}"]
+        return (
+            *notes,
+            *([] if version == VERSION else [f"the baseline was predicted by wattlayer {version}, this is {VERSION}"]),
+        )
+
+
+def budgets(budget_j: float | None, frac_of: str | None) -> list[Budget | Baseline]:
+    """Return the budgets of the command line's options; InputError where one is no budget or no file holds a baseline.
+
+    `frac_of` is `FILE` or `FILE=FRAC`, the share of the saved prediction that may be spent (1 where it is not said).
+    """
+    found: list[Budget | Baseline] = []
+    if budget_j is not None:
+        if not 0 < budget_j < math.inf:
+            raise InputError(f"budget-j {budget_j} must be above 0")
+        found.append(Budget(budget_j))
+    if frac_of is not None:
+        name, sign, share = frac_of.rpartition("=")
+        whole = not sign or Path(frac_of).exists()
+        found.append(_baseline(Path(frac_of if whole else name), 1.0 if whole else _frac(share)))
+    return found
+
+
+def _over(energy_j: float, limit_j: float) -> bool:
+    return energy_j > limit_j * (1 + ROUNDING_FRAC)
+
+
+def _frac(text: str) -> float:
+    try:
+        frac = float(text)
+    except ValueError:
+        frac = math.nan
+    if not 0 < frac < math.inf:
+        raise InputError(f"budget-frac-of: {text!r} is no share above 0; write FILE=1.05")
+    return frac
+
+
+def _baseline(path: Path, frac: float) -> Baseline:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        energy_j, calls, facts = float(record["total"]["energy_j"]), _calls(record["layers"]), _facts(record)
+        sound = record["schema"] == SCHEMA and 0 < energy_j < math.inf
+        sound = sound and all(0 < low <= middle <= high < math.inf for _, low, middle, high in calls)
+    except OSError as error:
+        raise InputError(f"baseline {path} cannot be read: {error.strerror}; {CURE}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        sound = False
+    if not sound:
+        raise InputError(f"baseline {path} is no prediction of schema {SCHEMA}; {CURE}")
+    return Baseline(path, frac, energy_j, facts, calls)
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, str]:
+    """What the JSON form of a prediction states of itself, as short texts."""
+    model = record["model"]
+    stated = {**record, "model file": str(model["sha256"])[:12], "conditions": model.get("conditions") or "none"}
+    return {name: " ".join(str(stated[name]).split())[:100] for name in (*CONDITIONS, "network", "wattlayer")}
+
+
+def _calls(layers: Sequence[Mapping[str, Any]]) -> tuple[Call, ...]:
+    names = ("energy_low_j", "energy_j", "energy_high_j")
+    return tuple(
+        (f"{x['kind']} {x['input_shapes']} {x['output_shapes']}", *(float(x[name]) for name in names))  # type: ignore[misc]
+        for x in layers
+    )
+
+
+def _interval_j(before: Sequence[Call], after: Sequence[Call], more_j: float, correlation: float) -> tuple[float, float]:
+    """Interval of the difference between two predictions of one model, each distinct layer counted once."""
+    added: Counter[tuple[str, str]] = Counter()
+    energies: dict[tuple[str, str], tuple[float, float, float]] = {}
+    for sign, calls in ((-1, before), (1, after)):
+        for what, low, middle, high in calls:
+            key = what, f"{middle:.5g}"  # layers of equal shapes but other arguments have other energies
+            energies[key] = low, middle, high
+            added[key] += sign
+    table = np.array([(added[key] * e, high / e - 1, 1 - low / e) for key, (low, e, high) in energies.items()]).reshape(-1, 3)
+    below, above = spread_j(table[:, 0], table[:, 1], table[:, 2], correlation)
+    return more_j - below, more_j + above
+
+
+def _verdict(budget: str, e: Estimate, limit_j: float, says: str, notes: tuple[str, ...] = ()) -> Verdict:
+    return Verdict(budget, e.trace.network, e.model.hardware, e.energy_j, limit_j, says, notes)
+
+
+def junit(verdicts: Sequence[Verdict]) -> str:
+    """Return verdicts as JUnit XML: one test case a budget, a failure where it is exceeded."""
+    counts = {"tests": str(len(verdicts)), "failures": str(sum(v.over for v in verdicts)), "errors": "0", "skipped": "0"}
+    root = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "wattlayer", **counts})
+    for v in verdicts:
+        name = {"classname": _xml_text(f"{v.network} on {v.hardware}"), "name": _xml_text(v.budget)}
+        case = ElementTree.SubElement(suite, "testcase", name)
+        if v.over:
+            ElementTree.SubElement(case, "failure", {"type": "OverBudget", "message": _xml_text(v.says)}).text = _xml_text(v.says)
+        ElementTree.SubElement(case, "system-out").text = _xml_text("\n".join([v.says, *v.notes]))
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _xml_text(text: str) -> str:
+    """Leave out what XML 1.0 has no way to write."""
+    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "", text)
+
+
+def github_commands(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return verdicts as GitHub's workflow commands, one a line: an error over a budget, a notice within, a warning a note."""
+    lines = []
+    for v in verdicts:
+        lines.append(_command("error" if v.over else "notice", f"{v.network} on {v.hardware}: {v.budget}", v.says))
+        lines += [_command("warning", v.budget, note) for note in v.notes]
+    return lines
+
+
+def _command(level: str, title: str, text: str) -> str:
+    """Escaped as the runner reads it: % and line ends everywhere, and in properties : and , too."""
+    escaped = [x.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A") for x in (title, text)]
+    return f"::{level} title={escaped[0].replace(':', '%3A').replace(',', '%2C')}::{escaped[1]}"
