@@ -2,7 +2,8 @@
 
 Every rate of the scaffold is shifted by what the measurements ask for, in three blocks (launch floor, traffic, compute), at
 three levels (all layers, their group, their cell), each level drawn to the one above it (ridge; Gauss-Newton on the
-scaffold's own answers). Watts are shifted alike, in all and per consumer. Trees go on from the model's own.
+scaffold's own answers), as strongly as layers that are left out in turn ask for. Watts are shifted alike, in all and per
+consumer. Trees go on from the model's own.
 """
 
 from __future__ import annotations
@@ -34,13 +35,18 @@ BLOCKS = {"launch": ("launch",), "traffic": ("l2", "dram", "rows"), "compute": (
 PRIOR_SD = {"*": 1.0, "group": 0.5, "cell": 0.4}
 """How far (standard deviation in log rate) each level is expected to lie from the one above it."""
 PRIOR_SD_W = {"all": 0.6, "consumer": 0.4, "run": 0.6}
+SHRINK = (0.1, 0.2, 0.4, 0.8)
+SHRINK_RUNS = (0.1, 0.3, 1.0)
+"""Shares of the prior deviations that a calibration chooses among, for rates and for campaigns: by how well each measured layer
+is told by the others (leaving one out, in closed form). Few layers that agree with the model leave it nearly as it is."""
 NOISE_SD = 0.12
 """Scatter of log time or log power around the scaffolds that the ridge reckons with; larger errors count less (Huber)."""
 
 RECIPE = Recipe(rounds=120, copies=6, blur_octaves=0.35, max_depth=6, min_child_weight=5, subsample_frac=0.8)
 """Smaller trees than a model's own, on sizes blurred more: there are few rows."""
 FEWEST_FOR_TREES = 20
-"""With fewer rows than this there are no trees on residuals."""
+FEWEST_FOR_TIME_TREES = 40
+"""With fewer rows than this there are no trees on residuals of power, and of time (whose residuals scatter more)."""
 
 MIN_LAYERS = 10
 FOLDS = 4
@@ -152,7 +158,7 @@ def _fit_rates(regressor: Regressor, rows: Rows, columns: Columns, kinds: frozen
         trial = replace(regressor, scaffold=Scaffold(rates))
         log_time, _ = trial.log_time_power(rows.layers, columns, kinds, run)
         design, sd = rate_design(rates, rows.layers, columns)
-        shift = _ridge(design, target - log_time + design @ shift.ravel(), sd).reshape(shift.shape)
+        shift = _ridge(design, target - log_time + design @ shift.ravel(), [x * sd for x in SHRINK]).reshape(shift.shape)
     return replace(regressor, scaffold=Scaffold(_shifted(start, dict(zip(members, shift)))))
 
 
@@ -201,8 +207,9 @@ def _fit_watts(regressor: Regressor, rows: Rows, columns: Columns, run: Array) -
     start, limit_w = np.log(np.array(regressor.drawn.consumers_w)), regressor.drawn.limit_w
     campaigns = np.column_stack([run == i for i in range(1, len(regressor.runs))] or [np.zeros(len(run))]).astype(float)
     target, count = np.log(rows.power_w), len(start)
-    sd = np.array([PRIOR_SD_W["all"]] + [PRIOR_SD_W["consumer"]] * count + [PRIOR_SD_W["run"]] * campaigns.shape[1])
-    shift: Array = np.zeros(len(sd))
+    own_sd = [PRIOR_SD_W["all"]] + [PRIOR_SD_W["consumer"]] * count
+    priors = [np.array(own_sd + [x * PRIOR_SD_W["run"]] * campaigns.shape[1]) for x in SHRINK_RUNS]
+    shift: Array = np.zeros(len(priors[0]))
 
     def log_power(moved: Array) -> Array:
         drawn = PowerScaffold(tuple(np.exp(start + moved[0] + moved[1 : count + 1])), limit_w)
@@ -211,21 +218,28 @@ def _fit_watts(regressor: Regressor, rows: Rows, columns: Columns, run: Array) -
     for _ in range(4):
         now = log_power(shift)
         design = np.column_stack([(log_power(shift + step) - now) / 0.05 for step in 0.05 * np.eye(len(shift))])
-        shift = _ridge(design, target - now + design @ shift, sd)
+        shift = _ridge(design, target - now + design @ shift, priors)
     watts = tuple(float(x) for x in np.exp(start + shift[0] + shift[1 : count + 1]))
     own = (0.0, *(float(x) for x in shift[count + 1 :]))[: len(regressor.runs)]
     return replace(regressor, drawn=PowerScaffold(watts, limit_w), run_power_shift=own)
 
 
-def _ridge(design: Array, target: Array, sd: Array) -> Array:
-    """Ridge regression whose prior has standard deviations `sd`, robust by Huber's weights."""
+def _ridge(design: Array, target: Array, priors: Sequence[Array]) -> Array:
+    """Robust ridge regression with those prior deviations, of `priors`, that leave the least error when one row is left out."""
+    found = [_ridge_with(design, target, sd) for sd in priors]
+    return min(found, key=lambda x: float(np.abs(x[1]).mean()))[0]
+
+
+def _ridge_with(design: Array, target: Array, sd: Array) -> tuple[Array, Array]:
+    """Ridge regression whose prior has deviations `sd`, robust by Huber's weights, and its errors on rows left out singly."""
     weight: Array = np.ones(len(target))
-    solution: Array = np.zeros(design.shape[1])
     for _ in range(5):
         weighted = design * weight[:, None]
-        solution = np.asarray(np.linalg.solve(design.T @ weighted + np.diag((NOISE_SD / sd) ** 2), weighted.T @ target))
-        weight = np.minimum(1.0, 1.5 * NOISE_SD / np.maximum(np.abs(target - design @ solution), 1e-9))
-    return solution
+        spread = np.linalg.inv(design.T @ weighted + np.diag((NOISE_SD / sd) ** 2))
+        error = target - design @ (solution := spread @ (weighted.T @ target))
+        leverage = np.einsum("ij,jk,ik->i", weighted, spread, design)
+        weight = np.minimum(1.0, 1.5 * NOISE_SD / np.maximum(np.abs(error), 1e-9))
+    return solution, error / np.maximum(1.0 - leverage, 1e-3)
 
 
 def _fit_trees(regressor: Regressor, rows: Rows, columns: Columns, run: Array, seed: int) -> Regressor:
@@ -233,6 +247,8 @@ def _fit_trees(regressor: Regressor, rows: Rows, columns: Columns, run: Array, s
     scaffold_s = regressor.scaffold.time_s(rows.layers, columns)
     table = model_features(rows.layers, columns, scaffold_s, run)
     physical_w = regressor.drawn.power_w(columns, rows.time_s, np.array(regressor.run_power_shift)[run.astype(int)])
-    time = boost(table, np.log(rows.time_s / scaffold_s), seed, RECIPE, regressor.time)
+    time = regressor.time
+    if len(run) >= FEWEST_FOR_TIME_TREES:
+        time = boost(table, np.log(rows.time_s / scaffold_s), seed, RECIPE, regressor.time)
     wide = np.column_stack([table, np.log2(physical_w)])
     return replace(regressor, time=time, power=boost(wide, np.log(rows.power_w / physical_w), seed, RECIPE, regressor.power))
