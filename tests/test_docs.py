@@ -192,6 +192,34 @@ def test_narrow_terminals_fold_and_no_colour_means_none(columns, workplace):
     assert max(len(line.rstrip()) for line in plain.splitlines()) <= int(columns)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["hardware"], 0),
+        (["predict", "NET", "--format", "json"], 0),
+        (["predict", "NET", "--format", "csv", "--budget-j", "1e-9"], 1),
+        (["predict", "NET", "--hardware", "nowhere"], 2),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else str(x),
+)
+def test_the_reader_of_a_pipe_may_leave_and_the_exit_code_stays(arguments, code, tmp_path):
+    net = tmp_path / "net.py"
+    net.write_text("from torch import nn\n\n\ndef net():\n    return nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(300)))\n")
+    words = [x.replace("NET", f"{net}:net") for x in arguments] + ["--input", "1x3x700x700"] * ("NET" in arguments)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "wattlayer.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert command.stdout is not None and command.stderr is not None
+    command.stdout.close()  # before the first byte is written
+    err = command.stderr.read()
+    command.stderr.close()
+    assert command.wait() == code
+    assert "Traceback" not in err and "Exception ignored" not in err and "Broken pipe" not in err
+    assert err.count("\n") == (0 if code == 0 else 1)
+
+
 def test_a_pipe_gets_plain_text():
     done = subprocess.run([sys.executable, "-m", "wattlayer.cli", "hardware"], capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout and done.stderr == ""

@@ -14,6 +14,7 @@ from ..errors import WattlayerError, first_line
 
 from . import predict, compare, whatif, advise, data, measure, train, calibrate, hardware, zoo  # isort: skip  (the order of `wattlayer --help`)
 from .app import BAD_INPUT, app
+from .output import reader_may_leave
 
 __all__ = ["advise", "calibrate", "compare", "data", "hardware", "main", "measure", "predict", "train", "whatif", "zoo"]
 
@@ -29,13 +30,15 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main() -> None:
     """Run the command line; every error a user can cause ends in one line and exit code 2."""
+    code = None
     try:
-        code = app(standalone_mode=False)
+        with reader_may_leave():
+            code = app(standalone_mode=False)
+            sys.stdout.flush()
     except (WattlayerError, typer.Abort) as error:
         _fail(str(error) or "interrupted")
-    except BrokenPipeError:  # the reader of a pipe left, as `head` does
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as stop:  # with 1 typer and rich say that the reader of a pipe left; budgets come back as `code`
+        sys.exit(0 if stop.code == 1 else stop.code)
     except Exception as error:
         if not hasattr(error, "format_message"):  # a usage error of the click that this typer comes with
             raise

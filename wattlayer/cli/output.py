@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,7 +66,18 @@ def write(result: str | bytes, output: Path | None) -> None:
     elif isinstance(result, bytes):
         raise InputError("this format is binary: give --output FILE")
     else:
-        sys.stdout.write(result)
+        with reader_may_leave():
+            sys.stdout.write(result)
+            sys.stdout.flush()
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Let the reader of stdout leave early, as `head` does: no error, and what is still to be written goes nowhere."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def writing(path: Path, write: Any) -> Any:
