@@ -205,7 +205,7 @@ def test_size_reaches_the_input(name: str, size: dict[str, Any], shape: tuple[in
         ("hf:bert", {"seq_len": 513}, "seq-len 513 is more than the 512 positions of hf:bert"),
         ("hf:vit", {"seq_len": 12}, "seq-len 12 does not apply to hf:vit"),
         ("hf:wav2vec2", {"seq_len": 12}, "seq-len 12 does not apply to hf:wav2vec2, which takes sound"),
-        ("hf:perceiver", {}, "takes inputs, which wattlayer cannot make up"),
+        ("hf:perceiver", {"image_size": 32}, "image-size 32 does not apply to hf:perceiver, which takes inputs of its own"),
     ],
 )
 def test_size_that_does_not_fit_is_refused_in_one_line(name: str, size: dict[str, Any], message: str) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from wattlayer.adapters import InputSize, resolve
+from wattlayer.adapters import InputSize, Network, resolve
 from wattlayer.crosscheck import torch_counts
+from wattlayer.errors import InputError
 from wattlayer.trace import EVEN_CHOICES, Trace, trace
 
 TINY = {
@@ -134,3 +135,53 @@ def test_mixtures_of_experts_run_evenly(tmp_path: Path, model_type: str, config:
 def test_documents_with_boxes_and_an_image(tmp_path: Path) -> None:
     config = {**TINY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "image_size": 32, "patch_size": 16}
     assert tiny(tmp_path, "udop", **config).flop > 0
+
+
+# --- inputs of types that no rule by name serves
+
+
+def load(name: str, **size: Any) -> Network:
+    pytest.importorskip("transformers")
+    return resolve(f"hf:{name}", InputSize(**size))
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("timesformer", {"pixel_values": (2, 8, 3, 224, 224)}),
+        ("xclip", {"pixel_values": (2, 8, 3, 224, 224), "input_ids": (2, 77)}),
+        ("efficientloftr", {"pixel_values": (2, 2, 3, 480, 480)}),
+        ("siglip2", {"pixel_values": (2, 256, 768), "spatial_shapes": (2, 2), "input_ids": (2, 64)}),
+        ("kimi_k25_vision", {"pixel_values": (512, 3, 14, 14), "grid_thw": (2, 3)}),
+        ("gemma4_vision", {"pixel_values": (2, 144, 768), "pixel_position_ids": (2, 144, 2)}),
+        ("blip_2_qformer", {"query_embeds": (2, 32, 768), "encoder_hidden_states": (2, 257, 1408)}),
+        ("lxmert", {"visual_feats": (2, 36, 2048), "visual_pos": (2, 36, 4)}),
+        ("clap", {"input_features": (2, 1, 1001, 64), "input_ids": (2, 128)}),
+        ("dac", {"input_values": (2, 1, 16000)}),
+        ("speecht5", {"input_values": (2, 128, 768), "decoder_input_values": (2, 128, 768)}),
+        ("mimi_decoder", {"latents": (2, 512, 13)}),
+        ("gemma4_audio", {"input_features": (2, 400, 128)}),
+        ("dia", {"input_ids": (2, 128), "decoder_input_ids": (2, 128, 9)}),
+        ("xmod", {"lang_ids": (2,)}),
+        ("decision_transformer", {"states": (2, 20, 17), "actions": (2, 20, 4), "timesteps": (2, 20)}),
+        ("perceiver", {"inputs": (2, 2048, 768)}),
+    ],
+)
+def test_inputs_follow_the_documented_shapes(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    network = load(name, batch=2)
+    assert {key: tuple(network.kwargs[key].shape) for key in shapes} == shapes
+    found = trace(network.module, kwargs=network.kwargs)
+    assert found.flop > 0
+    assert {x.kind for x in found.unique() if not x.known} == set()
+
+
+def test_twice_the_batch_is_twice_the_work() -> None:
+    one, two = (trace(n.module, kwargs=n.kwargs).flop for n in (load("timesformer"), load("timesformer", batch=2)))
+    assert two == 2 * one
+
+
+@pytest.mark.parametrize(("name", "option"), [("dac", "image_size"), ("timesformer", "seq_len"), ("xmod", "shape")])
+def test_a_size_without_a_say_is_refused(name: str, option: str) -> None:
+    size = {option: (2, 3) if option == "shape" else 32}
+    with pytest.raises(InputError, match=rf"does not apply to hf:{name}, which takes inputs of its own"):
+        load(name, **size)

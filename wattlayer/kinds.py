@@ -176,6 +176,12 @@ def reduce(layer: Layer) -> int:
     return _input_elements(layer)
 
 
+@kind("reduction", "mse_loss", "l1_loss")
+def loss(layer: Layer) -> int:
+    """3 per element: difference, square or absolute value, sum (codecs compare codes with what they quantised)."""
+    return 3 * _input_elements(layer)
+
+
 @kind("sort", "sort", "topk", "argsort", "unique_consecutive", "_unique2", "torchvision::nms", "kthvalue", "multinomial")
 @kind("sort", "searchsorted", "bucketize", "bincount", "histc", "nonzero", "unique_dim")
 def sort(layer: Layer) -> int:

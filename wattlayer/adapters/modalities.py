@@ -6,17 +6,15 @@ from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from ..constants import remember
 from ..errors import InputError
+from . import by_type
 from .completion import MAIN, complete
 from .source import DEFAULT_IMAGE_SIZE, DEFAULT_SEQ_LEN, InputSize, format_shape, image_input
+from .specimen import AUDIO_SAMPLES, Specimen, ordinary_tokens
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-AUDIO_SAMPLES = 16000
-"""One second at 16 kHz, the rate that the speech networks of transformers expect (Wav2Vec2FeatureExtractor's default)."""
 
 SPECTROGRAM_FRAMES = 3000
 """Thirty seconds of frames 10 ms apart, Whisper's window (Radford et al. 2022, section 2.2)."""
@@ -30,6 +28,10 @@ def example_inputs(module: nn.Module, network: str, size: InputSize) -> dict[str
     Raises InputError for a network that takes something else, and for sizes that it does not have.
     """
     taken = signature(module.forward).parameters
+    specimen = Specimen(module, module.config, size)
+    if inputs := by_type.make(specimen):
+        _refuse_unused(specimen, network)
+        return {key: x for key, x in inputs.items() if key in taken} | _uncached(taken)
     main = "text and image" if _compares(module, taken) else getattr(module, "main_input_name", "input_ids")
     make = _MAKERS.get(main) if isinstance(main, str) else None
     if isinstance(main, str) and main in MAIN:
@@ -39,25 +41,24 @@ def example_inputs(module: nn.Module, network: str, size: InputSize) -> dict[str
     inputs = make(module, network, size)
     if getattr(module.config, "is_encoder_decoder", False) and "decoder_input_ids" in taken:
         length = size.seq_len or (inputs[main].shape[1] if main == "input_ids" else DEFAULT_SEQ_LEN)
-        inputs["decoder_input_ids"] = _ids(module.config, size.batch, length)
+        inputs["decoder_input_ids"] = ordinary_tokens(module.config, size.batch, length)
     known = complete(module.config, {key: x for key, x in inputs.items() if key in taken}, taken, size)
-    return known | ({"use_cache": False} if "use_cache" in taken else {})
+    return known | _uncached(taken)
+
+
+def _uncached(taken: Mapping[str, Any]) -> dict[str, Any]:
+    return {"use_cache": False} if "use_cache" in taken else {}
+
+
+def _refuse_unused(specimen: Specimen, network: str) -> None:
+    for option in {"shape", "image_size", "seq_len"} - specimen.used:
+        specimen.size.refuse(option, network, "inputs of its own")
 
 
 def _compares(module: nn.Module, taken: Mapping[str, Any]) -> bool:
     """Whether a network needs text and image together, as CLIP does; one that weaves image tokens into text runs on text."""
     both = "pixel_values" in taken and "input_ids" in taken
     return both and not any(key.startswith("image_token") for key in vars(module.config))
-
-
-def _ids(config: Any, *shape: int) -> torch.Tensor:
-    """Return token ids of an ordinary token: networks look for padding among them, so they need values."""
-    import torch
-    from torch.utils._pytree import tree_leaves
-
-    special = tree_leaves([value for key, value in vars(config).items() if key.endswith("token_id")])
-    ordinary = next(token for token in range(1, 100) if token not in special)
-    return remember(torch.empty(shape, dtype=torch.int64, device="meta"), torch.full((), ordinary).expand(shape))
 
 
 def _floats(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
@@ -86,7 +87,7 @@ def _tokens(module: nn.Module, network: str, size: InputSize) -> dict[str, Any]:
         else:
             cure = "shorten it, or raise max_position_embeddings in a config.json"
             raise InputError(f"seq-len {shape[1]} is more than the {longest} positions of {network}: {cure}")
-    return {"input_ids": _ids(config, *shape)}
+    return {"input_ids": ordinary_tokens(config, *shape)}
 
 
 def _pixels(module: nn.Module, network: str, size: InputSize) -> dict[str, Any]:
