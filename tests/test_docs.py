@@ -174,22 +174,38 @@ def test_public_methods_are_documented_or_plain_properties():
 # --- terminals
 
 
-@pytest.mark.parametrize("columns", ["40", "80"])
-def test_narrow_terminals_fold_and_no_colour_means_none(columns, workplace):
-    """Run on a real pseudo-terminal, whose width the command must keep to."""
+def typed(words: list[str], columns: int) -> str:
+    """Return what a command shows on a real pseudo-terminal of this width, without colours; refuse a colour."""
     pexpect = pytest.importorskip("pexpect")
-    environment = {**os.environ, "COLUMNS": columns, "TERM": "xterm-256color", "NO_COLOR": "1"}
-    net = workplace / "path" / "to" / "net.py"
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm-256color", "NO_COLOR": "1"}
     child = pexpect.spawn(
-        sys.executable, ["-m", "wattlayer.cli", "whatif", f"{net}:factory", "--input", "4x3x64x64", "--batch", "4..8"],
-        env=environment, dimensions=(50, int(columns)), timeout=60,
-        encoding="utf-8",
-    )  # fmt: skip
+        sys.executable, ["-m", "wattlayer.cli", *words], env=environment, dimensions=(50, columns), timeout=60, encoding="utf-8"
+    )
     text = child.read()
-    assert "--batch 8" in text
     assert not re.search(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7])[;m]", text), "a colour"
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
-    assert max(len(line.rstrip()) for line in plain.splitlines()) <= int(columns)
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+@pytest.mark.parametrize(
+    ("command", "shown", "columns"),
+    [
+        (["whatif", "--batch", "4..8"], "--batch 8", 40),
+        (["whatif", "--batch", "4..8"], "--batch 8", 80),
+        (["compare", "--batch", "4,8"], "batch 8", 40),
+    ],
+)
+def test_narrow_terminals_fold_and_no_colour_means_none(command, shown, columns, workplace):
+    net = f"{workplace / 'path' / 'to' / 'net.py'}:factory"
+    text = typed([command[0], net, "--input", "4x3x64x64", *command[1:]], columns)
+    assert shown in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= columns
+
+
+def test_a_narrow_table_keeps_whole_energies(workplace):
+    text = typed(["predict", f"{workplace / 'path' / 'to' / 'net.py'}:factory", "--input", "4x3x64x64"], 40)
+    assert re.search(r"^0 +conv2d.* [\d.]+ [mµ]J +[\d.]+%", text, re.MULTILINE), text
+    assert "a wider terminal shows more columns" in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 40
 
 
 @pytest.mark.parametrize(

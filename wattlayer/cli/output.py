@@ -15,6 +15,9 @@ from ..errors import InputError
 WIDE = 80
 """Columns below which lists are written instead of tables of many columns."""
 
+ESSENTIAL = frozenset({"path", "module", "kind", "energy", "share", "name", "title", "trained"})
+"""Columns that tables keep on a narrow terminal."""
+
 
 def progress(text: str) -> None:
     """Show what is being done on one line of a terminal; nothing where stderr is a pipe."""
@@ -47,15 +50,27 @@ def narrow(columns: int = WIDE) -> bool:
 
 
 def rendered(*parts: Any) -> str:
-    """Return rich renderables as text: styled on a terminal, plain in a pipe."""
+    """Return rich renderables as text: styled on a terminal, plain in a pipe; on a narrow one tables keep what matters most."""
     from rich.console import Console
 
+    if narrow() and any([_slimmed(part) for part in parts]):
+        parts = (*parts, "a wider terminal shows more columns")
     console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
     with console.capture() as capture:
         for part in parts:
             console.print(part)
             console.print()
     return capture.get().rstrip() + "\n"
+
+
+def _slimmed(part: Any) -> bool:
+    """Leave a table of energies or devices the columns of `ESSENTIAL`; nine columns in the width of three say nothing."""
+    from rich.table import Table
+
+    if not isinstance(part, Table) or not {"energy", "trained"} & {column.header for column in part.columns}:
+        return False
+    part.columns = [column for column in part.columns if column.header in ESSENTIAL]
+    return True
 
 
 def write(result: str | bytes, output: Path | None) -> None:
