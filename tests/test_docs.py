@@ -154,12 +154,13 @@ def test_every_public_name_says_what_it_is():
     assert not bare
 
 
+PROMISED = ("estimate", "whatif", "advise", "compare", "gate", "export", "edits", "rewrite", "profiling", "model")
+
+
 def test_public_methods_are_documented_or_plain_properties():
     """Methods that take arguments say what they do; a property of few words says it by its name and unit."""
     bare = []
-    for path in (
-        ROOT / "wattlayer" / f"{name}.py" for name in ("estimate", "whatif", "advise", "edits", "rewrite", "profiling", "model")
-    ):
+    for path in (ROOT / "wattlayer" / f"{name}.py" for name in PROMISED):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 methods = [m for m in node.body if isinstance(m, ast.FunctionDef) and not m.name.startswith("_")]
@@ -234,6 +235,17 @@ def test_the_reader_of_a_pipe_may_leave_and_the_exit_code_stays(arguments, code,
     assert command.wait() == code
     assert "Traceback" not in err and "Exception ignored" not in err and "Broken pipe" not in err
     assert err.count("\n") == (0 if code == 0 else 1)
+
+
+def test_a_shell_completes_commands_options_and_formats():
+    def completed(words: str, position: int) -> list[str]:
+        asked = {"_WATTLAYER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(position)}
+        command = [sys.executable, "-c", "import sys; sys.argv = ['wattlayer']; from wattlayer.cli import main; main()"]
+        return subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, check=True).stdout.split()
+
+    assert completed("wattlayer com", 1) == ["compare"]
+    assert completed("wattlayer predict --budget-f", 2) == ["--budget-frac-of"]
+    assert "speedscope" in completed("wattlayer predict --format ", 3)
 
 
 def test_a_pipe_gets_plain_text():

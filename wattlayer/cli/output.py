@@ -53,7 +53,8 @@ def rendered(*parts: Any) -> str:
     """Return rich renderables as text: styled on a terminal, plain in a pipe; on a narrow one tables keep what matters most."""
     from rich.console import Console
 
-    if narrow() and any([_slimmed(part) for part in parts]):
+    slimmed = [_slimmed(part) for part in parts] if narrow() else []
+    if any(slimmed):
         parts = (*parts, "a wider terminal shows more columns")
     console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
     with console.capture() as capture:
