@@ -59,6 +59,8 @@ UPWARD = {
 TORCH_AT_TOP = (
     {"adapters/scopes", "adapters/weightless", "constants", "crosscheck", "edits", "meta", "nas/modules", "recorder"}
     | {f"adapters/pt2/{name}" for name in ("composite", "network", "program")}
+    | {f"adapters/onnx/{name}" for name in ("compute", "elementwise", "fold", "fuse", "graph", "layout", "network", "operators")}
+    | {"adapters/onnx/tensors"}
     | {f"measure/{name}" for name in ("device", "launch", "llm", "materialise", "rebuild", "record", "shapes", "values")}
 )
 

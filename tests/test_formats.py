@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class Small(nn.Module):
         self.qkv = nn.Linear(16, 48)
         self.mlp = nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16), nn.Dropout(0.1))
         self.head = nn.Linear(16, 10, bias=False)
+        for x in self.parameters():
+            nn.init.normal_(x)  # an exporter leaves out what is all zeros
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x).flatten(2).transpose(1, 2)
@@ -176,6 +179,40 @@ def test_a_graph_that_unpacks_to_gigabytes_is_refused(tmp_path):
         archive.writestr("net/models/model.json", b" " * (65 << 20))
     with pytest.raises(InputError, match="larger than 64 MiB"):
         trace_name(str(path))
+
+
+# --- ONNX
+
+EXPORTERS = {
+    "torchscript": {"dynamo": False, "training": torch.onnx.TrainingMode.PRESERVE},
+    "torchscript, opset 16": {"dynamo": False, "training": torch.onnx.TrainingMode.PRESERVE, "opset_version": 16},
+    "unfolded": {"dynamo": False, "training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False},
+    "plain dynamo": {"dynamo": True, "optimize": False, "verbose": False},
+}
+"""Ways to export that keep each batch norm apart, as the module has it."""
+
+
+def export(module: nn.Module, path: Path, inputs: tuple[torch.Tensor, ...] = (IMAGE,), **options) -> Path:
+    pytest.importorskip("onnx")
+    if options.get("dynamo"):
+        pytest.importorskip("onnxscript")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, inputs, path, **options)
+    return path
+
+
+@pytest.fixture(scope="module")
+def onnx_file(small, tmp_path_factory) -> Path:
+    return export(small, tmp_path_factory.mktemp("onnx") / "net.onnx", **EXPORTERS["torchscript"])
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_an_onnx_model_costs_what_its_module_costs(small, tmp_path, exporter):
+    traced = trace_name(str(export(small, tmp_path / "net.onnx", **EXPORTERS[exporter])))
+    module = trace(small, IMAGE)
+    assert traced.layers == module.layers
+    assert [p for p, x in zip(traced.paths, traced.layers) if x.group == "matmul"] == ["qkv", "mlp.0", "mlp.2", "head"]
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.ts", "net.torchscript", "net.pth"])

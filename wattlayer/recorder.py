@@ -174,7 +174,8 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
     given = list(zip(names, args)) + list(kwargs.items())
     inputs = [(name, x) for name, value in given for x in tensors_in(value)]
     # what runs on real tensors is the host's own bookkeeping, not work of the device
-    if not any(x.is_meta for x in tensors) or kind in ALLOCATIONS or _is_view(inputs, tensors, writes):
+    idle = kind in ALLOCATIONS or (kind == "dropout" and not dict(given).get("train"))  # in eval, in place too
+    if idle or not any(x.is_meta for x in tensors) or _is_view(inputs, tensors, writes):
         return None
     defaults = _defaults(func)
     arguments = ((n, _argument(v)) for n, v in given if not any(True for _ in tensors_in(v)))

@@ -15,7 +15,7 @@ __all__ = ["SOURCES", "InputSize", "Network", "names_of", "resolve"]
 SOURCES = {"torchvision": "torchvision", "timm": "timm", "hf": "huggingface"}
 """Prefix of a network's name, and the module here that loads it."""
 
-FILES = {".pt2": "pt2"}
+FILES = {".onnx": "onnx", ".pt2": "pt2"}
 """Ending of a network's file, and the module here that reads it."""
 
 REFUSED_FILES = dict.fromkeys((".pt", ".pth", ".ts", ".torchscript", ".ckpt", ".bin"), "such a file is code or pickled weights")

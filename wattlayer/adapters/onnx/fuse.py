@@ -1,0 +1,252 @@
+"""What exporters took apart, put together again: patterns of nodes, and the operator that a module called.
+
+Only what `torch.onnx.export` itself makes of one PyTorch operator is taken back (torch/onnx/_internal/torchscript_exporter
+and onnxscript's torch_lib hold the decompositions). What a network's author wrote in parts stays in parts, as in
+the module: attention, for one, is taken for `scaled_dot_product_attention` only where query and key are both scaled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import Any
+
+import torch
+
+from .fold import Folded
+from .graph import Node
+from .operators import scalar
+
+Pattern = Any
+"""A variable, `#` for a known number, or (operator, arguments)."""
+Bound = dict[str, str]
+Match = tuple[Bound, tuple[Node, ...]]
+Build = Callable[["Graph", Node, Bound], "Node | None"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A pattern, written as an expression, and what stands for it; `build` returns None where it does not apply after all."""
+
+    pattern: Pattern
+    build: Build
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A folded graph with its cross references."""
+
+    folded: Folded
+    maker: Mapping[str, Node]
+    readers: Mapping[str, list[Node]]
+    outputs: frozenset[str]
+
+    @staticmethod
+    def of(folded: Folded, outputs: list[str]) -> Graph:
+        readers: dict[str, list[Node]] = {}
+        for node in folded.nodes:
+            for name in node.inputs:
+                readers.setdefault(name, []).append(node)
+        return Graph(folded, {x: node for node in folded.nodes for x in node.outputs}, readers, frozenset(outputs))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.folded.tensors[name].shape)
+
+    def number(self, name: str) -> bool:
+        x = self.folded.tensors.get(name)
+        return x is not None and x.numel() == 1 and (not x.is_meta or self.weight(name))
+
+    def weight(self, name: str) -> bool:
+        return name in self.folded.weights
+
+    def find(self, pattern: Pattern, name: str, bound: Bound) -> Iterator[Match]:
+        """Yield each way to match `pattern` with what makes the tensor `name`: its variables and its nodes."""
+        if pattern == "#":
+            if self.number(name):
+                yield bound, ()
+        elif isinstance(pattern, str):
+            if bound.get(pattern, name) == name:
+                yield {**bound, pattern: name}, ()
+        else:
+            node = self.maker.get(name)
+            operator, arguments = pattern
+            if node is None or node.op != operator or node.domain or node.outputs[0] != name or len(node.inputs) < len(arguments):
+                return
+            both_ways = operator in ("Add", "Mul") and len(arguments) == 2
+            for order in permutations(arguments) if both_ways else (arguments,):
+                for result, nodes in self._find_all(order, node.inputs, bound):
+                    yield result, (node, *nodes)
+
+    def _find_all(self, patterns: tuple[Pattern, ...], names: tuple[str, ...], bound: Bound) -> Iterator[Match]:
+        if not patterns:
+            yield bound, ()
+            return
+        for first, nodes in self.find(patterns[0], names[0], bound):
+            for result, others in self._find_all(patterns[1:], names[1:], first):
+                yield result, (*nodes, *others)
+
+    def only_inside(self, root: Node, nodes: tuple[Node, ...]) -> bool:
+        """Whether nobody but the nodes of a match reads what is between them."""
+        ids = {id(x) for x in nodes}
+        inner = [x for node in nodes if node is not root for x in node.outputs]
+        return all(x not in self.outputs and all(id(reader) in ids for reader in self.readers.get(x, ())) for x in inner)
+
+
+def fuse(folded: Folded, outputs: list[str]) -> list[Node]:
+    """Return the nodes that run: patterns replaced, and what no output needs left out. New weights join `folded.tensors`."""
+    graph = Graph.of(folded, outputs)
+    replaced: dict[int, Node] = {}
+    gone: set[int] = set()
+    for node in reversed(folded.nodes):
+        if id(node) not in gone:
+            found = _first_match(graph, node)
+            if found is not None:
+                new, nodes = found
+                replaced[id(node)] = new
+                gone |= {id(x) for x in nodes} - {id(node)}
+    return _needed([replaced.get(id(x), x) for x in folded.nodes if id(x) not in gone], outputs)
+
+
+def _first_match(graph: Graph, node: Node) -> tuple[Node, tuple[Node, ...]] | None:
+    for rule in _BY_ROOT.get(node.op, ()):
+        for bound, nodes in graph.find(rule.pattern, node.outputs[0], {}):
+            if graph.only_inside(node, nodes):
+                new = rule.build(graph, node, bound)
+                if new is not None:
+                    return new, nodes
+    return None
+
+
+def _needed(nodes: list[Node], outputs: list[str]) -> list[Node]:
+    wanted = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.outputs):
+            wanted.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _expression(text: str) -> Pattern:
+    """Read `(Mul x (Sigmoid x))` as ("Mul", ("x", ("Sigmoid", ("x",))))."""
+    stack: list[list[Any]] = [[]]
+    for token in re.findall(r"[()]|[^\s()]+", text):
+        if token == "(":
+            stack.append([])
+        elif token == ")":
+            head, *rest = stack.pop()
+            stack[-1].append((head, tuple(rest)))
+        else:
+            stack[-1].append(token)
+    return stack[0][0]
+
+
+# --- what stands for a pattern
+
+
+def _as(op: str, *variables: str, **attributes: Any) -> Build:
+    """The operator `op` of these variables."""
+    domain, _, name = op.rpartition(".")
+
+    def build(_: Graph, node: Node, bound: Bound) -> Node:
+        return replace(node, op=name, domain=domain, inputs=tuple(bound[v] for v in variables), attributes=attributes)
+
+    return build
+
+
+def _linear(graph: Graph, node: Node, bound: Bound) -> Node | None:
+    """A product with a weight [in, out]: the layer holds it as [out, in]."""
+    weight, bias = graph.shape(bound["w"]), graph.shape(bound["b"]) if "b" in bound else None
+    fits = graph.weight(bound["w"]) and len(weight) == 2 and (bias is None or (graph.weight(bound["b"]) and bias == weight[1:]))
+    if not fits or graph.folded.tensors[bound["x"]].dim() < 2:
+        return None
+    like = graph.folded.tensors[bound["w"]]
+    name = f"{bound['w']}/transposed"
+    graph.folded.tensors[name] = torch.empty(weight[::-1], dtype=like.dtype, device="meta")
+    inputs = (bound["x"], name, bound["b"]) if "b" in bound else (bound["x"], name)
+    return replace(node, op="Linear", domain="wattlayer", inputs=inputs, attributes={})
+
+
+def _attention(graph: Graph, node: Node, bound: Bound) -> Node | None:
+    soft = graph.maker[node.inputs[0]]
+    rank = graph.folded.tensors[soft.outputs[0]].dim()
+    if soft.get("axis", -1) not in (-1, rank - 1) or rank < 3:
+        return None
+    untouched = "K" in bound  # the key before dimensions were merged, turned and parted again
+    if untouched and graph.shape(bound["K"]) != (*graph.shape(bound["v"])[:-1], graph.shape(bound["q"])[-1]):
+        return None
+    inputs = tuple(bound[v] for v in ("q", "K" if untouched else "k", "v", "m") if v in bound)
+    return replace(node, op="Attention", domain="wattlayer", inputs=inputs, attributes={"turned": not untouched})
+
+
+def _layer_norm(graph: Graph, node: Node, bound: Bound) -> Node | None:
+    weight = graph.shape(bound["w"])
+    if not graph.weight(bound["w"]) or graph.shape(bound["b"]) != weight or graph.shape(bound["x"])[-len(weight) :] != weight:
+        return None
+    attributes = {"axis": -len(weight)}
+    return replace(node, op="LayerNormalization", inputs=(bound["x"], bound["w"], bound["b"]), attributes=attributes)
+
+
+def _group_norm(graph: Graph, node: Node, bound: Bound) -> Node | None:
+    """The exporter folds a group's channels into one and normalises those."""
+    x, folded = graph.shape(bound["x"]), graph.shape(bound["groups"])
+    if graph.shape(node.outputs[0]) != x or len(folded) != 3 or not graph.weight(bound["w"]):
+        return None
+    inputs = (bound["x"], bound["w"], bound["b"])
+    return replace(node, op="GroupNorm", domain="wattlayer", inputs=inputs, attributes={"num_groups": folded[0]})
+
+
+def _roll(graph: Graph, node: Node, bound: Bound) -> Node | None:
+    """Slices that change places along an axis, and along another one inside: a `roll` of one axis or two."""
+    rolled: list[tuple[int, int]] = []
+    outer: Node | None = node
+    while outer is not None and outer.outputs[0] != bound["x"]:
+        found = _exchange(graph, outer)
+        if found is None:
+            return None
+        rolled.append(found)
+        outer = graph.maker.get(graph.maker[outer.inputs[0]].inputs[0])
+    dims, shifts = zip(*reversed(rolled))
+    return replace(node, op="Roll", domain="wattlayer", inputs=(bound["x"],), attributes={"shifts": shifts, "dims": dims})
+
+
+def _exchange(graph: Graph, node: Node) -> tuple[int, int] | None:
+    """Return the axis and the shift of `Concat(x[-shift:], x[:-shift])`; None where the slices are others."""
+    axis, parts = node.get("axis", 0), [graph.shape(x) for x in node.inputs]
+    slices = [graph.maker[x] for x in node.inputs]
+    if len(parts) != 2 or graph.shape(node.outputs[0]) != graph.shape(slices[0].inputs[0]) or not parts[1][axis]:
+        return None
+    starts = [scalar(graph.folded.tensors[x.inputs[1]]) if len(x.inputs) > 1 else None for x in slices]
+    return (axis, -parts[1][axis]) if starts[0] in (parts[1][axis], -parts[0][axis]) and starts[1] == 0 else None
+
+
+_SCALED = "(MatMul (Mul q #) (Mul k #))"
+_MERGED = "(MatMul (Mul q #) (Mul (Reshape (Transpose (Reshape K))) #))"
+_CENTRED = "(Sub x (ReduceMean x))"
+_EXCHANGE = "(Concat (Slice x) (Slice x))"
+_CUBE = "(Mul x (Mul x x))"
+
+_RULES = {
+    "(Add (MatMul x w) b)": _linear,
+    "(MatMul x w)": _linear,
+    f"(MatMul (Softmax {_MERGED}) v)": _attention,
+    f"(MatMul (Softmax (Add {_MERGED} m)) v)": _attention,
+    f"(MatMul (Softmax {_SCALED}) v)": _attention,
+    f"(MatMul (Softmax (Add {_SCALED} m)) v)": _attention,
+    "(Mul (Mul x (Add (Erf (Div x #)) #)) #)": _as("Gelu", "x"),
+    f"(Mul (Mul # x) (Add # (Tanh (Mul # (Add x (Mul # {_CUBE}))))))": _as("Gelu", "x", approximate="tanh"),
+    "(Mul x (Sigmoid x))": _as("Swish", "x"),
+    "(Mul x (HardSigmoid x))": _as("HardSwish", "x"),
+    "(Mul x (Tanh (Softplus x)))": _as("Mish", "x"),
+    f"(Add (Mul (Div {_CENTRED} (Sqrt (Add (ReduceMean (Pow {_CENTRED} #)) #))) w) b)": _layer_norm,
+    "(Add (Mul (Reshape (InstanceNormalization (Reshape x) groups)) w) b)": _group_norm,
+    f"(Concat (Slice {_EXCHANGE}) (Slice {_EXCHANGE}))": _roll,
+    _EXCHANGE: _roll,
+}
+
+_BY_ROOT: dict[str, list[Rule]] = {}
+for _text, _build in _RULES.items():
+    _rule = Rule(_expression(_text), _build)
+    _BY_ROOT.setdefault(_rule.pattern[0], []).append(_rule)

@@ -1,0 +1,89 @@
+"""The table of ONNX operators: each is a few lines that call the PyTorch operator with the same meaning.
+
+An operator takes its Node and its inputs (None where an optional one is left out) and returns its output or outputs.
+It runs on meta tensors; the values of those known to be sizes or indices are at hand through `ints` and `scalar`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ...constants import value_of
+from ...errors import InputError
+from .graph import Node
+
+Operator = Callable[..., Any]
+
+OPERATORS: dict[str, Operator] = {}
+"""By the name of the operator in ONNX's default domain, or `wattlayer.` and a name for what `fuse` puts together."""
+
+
+def operator(*names: str) -> Callable[[Operator], Operator]:
+    """Register the decorated function as the operators `names`."""
+
+    def register(function: Operator) -> Operator:
+        OPERATORS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def ints(node: Node, x: torch.Tensor | None) -> list[int]:
+    """Return the values of a tensor of sizes, axes or indices; raise InputError where only running the network gives them."""
+    value = None if x is None else value_of(x)
+    if value is None:
+        raise InputError(f"{node.label} needs values that only running the network could give: export it with fixed sizes")
+    return [int(n) for n in value.reshape(-1).tolist()]
+
+
+def scalar(x: Any) -> Any:
+    """Return the number that a tensor of one element is known to hold, else the tensor."""
+    value = value_of(x) if isinstance(x, torch.Tensor) and x.numel() == 1 else None
+    return x if value is None else value.item()
+
+
+def axes(node: Node, given: torch.Tensor | None) -> list[int] | None:
+    """Return the axes that a node works on: an attribute in old operator sets, an input in new ones; None where it has none."""
+    if given is not None:
+        return ints(node, given)
+    listed = node.get("axes")
+    return None if listed is None else list(listed)
+
+
+def spatial(node: Node, name: str, rank: int, default: int) -> tuple[int, ...]:
+    """Return attribute `name`, one number for each spatial dimension; raise InputError for another count."""
+    values = tuple(node.get(name, (default,) * rank))
+    if len(values) != rank:
+        raise InputError(f"{node.label}: {name} {values} is not one number for each of {rank} dimensions")
+    return values
+
+
+def padding(
+    node: Node, x: torch.Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """Return the input, padded where before and after differ, and the symmetric padding that is left to the operator."""
+    rank = len(kernel)
+    before, after = _pads(node, x, kernel, strides, dilations)
+    if before == after:
+        return x, before
+    flat = [n for pair in zip(reversed(before), reversed(after)) for n in pair]
+    return torch.nn.functional.pad(x, flat), (0,) * rank
+
+
+def _pads(
+    node: Node, x: torch.Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    rank, auto = len(kernel), node.get("auto_pad", "NOTSET")
+    if auto in ("NOTSET", ""):
+        pads = tuple(node.get("pads", (0,) * 2 * rank))
+        if len(pads) != 2 * rank:
+            raise InputError(f"{node.label}: pads {pads} are not two for each of {rank} dimensions")
+        return pads[:rank], pads[rank:]
+    if auto == "VALID":
+        return (0,) * rank, (0,) * rank
+    needed = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in zip(x.shape[2:], kernel, strides, dilations)]
+    small, large = tuple(n // 2 for n in needed), tuple(n - n // 2 for n in needed)
+    return (small, large) if auto == "SAME_UPPER" else (large, small)
