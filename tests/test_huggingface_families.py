@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from wattlayer.adapters import InputSize, Network, resolve
+from wattlayer.adapters.incomplete import FORECAST_STEPS
 from wattlayer.crosscheck import torch_counts
 from wattlayer.errors import InputError
 from wattlayer.trace import EVEN_CHOICES, Trace, trace
@@ -164,6 +165,8 @@ def load(name: str, **size: Any) -> Network:
         ("dia", {"input_ids": (2, 128), "decoder_input_ids": (2, 128, 9)}),
         ("xmod", {"lang_ids": (2,)}),
         ("decision_transformer", {"states": (2, 20, 17), "actions": (2, 20, 4), "timesteps": (2, 20)}),
+        ("informer", {"past_values": (2, 31), "future_values": (2, 24)}),
+        ("musicgen", {"input_ids": (2, 128), "decoder_input_ids": (8, 128)}),
         ("perceiver", {"inputs": (2, 2048, 768)}),
     ],
 )
@@ -185,3 +188,38 @@ def test_a_size_without_a_say_is_refused(name: str, option: str) -> None:
     size = {option: (2, 3) if option == "shape" else 32}
     with pytest.raises(InputError, match=rf"does not apply to hf:{name}, which takes inputs of its own"):
         load(name, **size)
+
+
+# --- configurations that leave something out
+
+
+def written(folder: Path, **config: Any) -> str:
+    pytest.importorskip("transformers")
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_heads_share_the_width_where_nothing_is_said(tmp_path: Path) -> None:
+    sizes = {key: value for key, value in TINY.items() if key != "num_key_value_heads"}
+    module = load(written(tmp_path, model_type="nemotron", **sizes)).module
+    assert module.layers[0].self_attn.k_proj.out_features == module.layers[0].self_attn.q_proj.out_features == 32
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"model_type": "esm"}, "vocab_size"),
+        ({"model_type": "lfm2_moe", **TINY}, "layer_types"),
+        ({"model_type": "chameleon"}, "vocabulary_map"),
+        ({"model_type": "qwen4_exp_text"}, "indexer_budget"),
+    ],
+)
+def test_what_is_unset_is_named(tmp_path: Path, config: dict[str, Any], name: str) -> None:
+    with pytest.raises(InputError, match=rf"cannot be built: its configuration leaves {name} unset") as caught:
+        load(written(tmp_path, **config))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_forecast_is_as_long_as_asked() -> None:
+    assert tuple(load("informer", seq_len=12).kwargs["future_values"].shape) == (1, 12)
+    assert load("informer").module.config.prediction_length == FORECAST_STEPS

@@ -197,8 +197,12 @@ def _formatted(x: torch.Tensor, form: str) -> str:
 
 
 def _stated(func: Any, args: Any, kwargs: Any) -> Any:
-    """Make a tensor of numbers on the meta device that knows them."""
-    if torch.device(kwargs["device"]).type != "meta" or any(True for _ in tensors_in(args)):
+    """Make a tensor of numbers on the meta device that knows them; lists of scalars are such numbers too."""
+    if torch.device(kwargs["device"]).type != "meta" or isinstance(args[0], torch.Tensor):
+        return func(*args, **kwargs)
+    try:
+        args = tree_map(lambda x: x.item() if isinstance(x, torch.Tensor) else x, args)
+    except (InputError, RuntimeError):  # a scalar that only weights could tell, or no scalar
         return func(*args, **kwargs)
     with _disable_current_modes():  # else the tape would hold it as an allocation, whose values are anything
         value = func(*args, **(kwargs | {"device": "cpu"}))

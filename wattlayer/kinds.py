@@ -218,8 +218,8 @@ def fft(layer: Layer) -> int:
 @kind(
     "elementwise",
     *"""add sub rsub mul div pow sqrt rsqrt exp exp2 expm1 log log2 log10 log1p neg abs sign reciprocal square
-    sin cos tan asin acos atan atan2 sinh cosh erf erfc erfinv floor ceil round trunc frac clamp clamp_min clamp_max
-    maximum minimum fmod remainder floor_divide true_divide addcmul addcdiv lerp where masked_fill threshold
+    sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh erf erfc erfinv floor ceil round trunc frac clamp
+    clamp_min clamp_max maximum minimum fmod remainder floor_divide true_divide addcmul addcdiv lerp where masked_fill threshold
     relu relu6 leaky_relu prelu _prelu_kernel rrelu rrelu_with_noise elu selu celu gelu silu mish sigmoid logsigmoid
     log_sigmoid_forward hardsigmoid hardswish hardtanh hardshrink softshrink softplus softsign tanh tanhshrink glu logit
     eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_xor bitwise_not

@@ -50,6 +50,21 @@ def _series(x: Specimen) -> Inputs:
     }
 
 
+def _forecast(x: Specimen) -> Inputs:
+    """One series long enough for its lags, with its time features, and the steps to forecast (`prediction_length`)."""
+    c = x.config
+    past, ahead = c.context_length + max(c.lags_sequence), c.prediction_length
+    x.used.add("seq_len")  # which `prediction_length` was taken from
+    values = () if c.input_size == 1 else (c.input_size,)
+    return {
+        "past_values": x.floats(x.batch, past, *values),
+        "past_time_features": x.floats(x.batch, past, c.num_time_features),
+        "past_observed_mask": x.ones(x.batch, past, *values),
+        "future_values": x.floats(x.batch, ahead, *values),
+        "future_time_features": x.floats(x.batch, ahead, c.num_time_features),
+    } | ({"static_categorical_features": x.full(0, x.batch, n)} if (n := c.num_static_categorical_features) else {})
+
+
 def _episode(x: Specimen) -> Inputs:
     """States, actions and returns of 20 steps (Chen et al. 2021, table 8)."""
     steps = 20
@@ -71,6 +86,7 @@ BY_TYPE: dict[str, Callable[[Specimen], Inputs]] = {
     "muse_glimmer_assistant": _draft,
     "perceiver": _array,
     **dict.fromkeys(("timesfm", "timesfm2_5"), _series),
+    **dict.fromkeys(("autoformer", "informer", "time_series_transformer"), _forecast),
     "decision_transformer": _episode,
 }
 """By a configuration's `model_type`."""

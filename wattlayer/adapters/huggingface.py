@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, first_line, nearest
 from .hub import fetch_config
+from .incomplete import fill_by_convention, set_forecast, unset
 from .modalities import example_inputs
 from .source import InputSize, Network, build, require
 from .torchvision import import_torchvision
@@ -40,7 +41,8 @@ def load(name: str, size: InputSize) -> Network:
     network = f"{PREFIX}:{name}"
     config = _config(name)
     _resize(config, size)
-    module = build(lambda: _module(config, size.dtype), None)
+    set_forecast(config, size.seq_len)
+    module = build(lambda: _whole_module(config, size.dtype), None)
     return Network(network, module, (), example_inputs(module, network, size))
 
 
@@ -100,14 +102,30 @@ def _resize(config: Any, size: InputSize) -> None:
         vision.image_size = edge
 
 
-def _module(config: Any, dtype: str) -> nn.Module:
-    """Build the class that the configuration names, with parameters in `dtype` from the start.
+def _whole_module(config: Any, dtype: str) -> nn.Module:
+    """Build the first class of a configuration that can be; where none can, tell what the configuration leaves out."""
+    first: Exception | None = None
+    for architecture in _architectures(config):
+        for fill in (lambda _: True, fill_by_convention):
+            try:
+                if fill(config):
+                    return _module(architecture, config, dtype)
+            except Exception as error:  # a constructor is somebody else's code
+                first = first or error
+    assert first is not None
+    name = unset(first)
+    if name is None:
+        raise first
+    raise InputError(f"the network cannot be built: its configuration leaves {name} unset: say it in a config.json") from first
+
+
+def _module(architecture: Any, config: Any, dtype: str) -> nn.Module:
+    """Build a class with parameters in `dtype` from the start.
 
     So buffers that a network keeps in float32 whatever its dtype (rotary frequencies) stay as they are.
     """
     import torch
 
-    architecture = _architecture(config)
     previous = torch.get_default_dtype()
     _set_dtype(config, getattr(torch, dtype))
     torch.set_default_dtype(getattr(torch, dtype))
@@ -117,24 +135,33 @@ def _module(config: Any, dtype: str) -> nn.Module:
         torch.set_default_dtype(previous)
 
 
-def _architecture(config: Any) -> Any:
-    """Return the class that a configuration names, else the bare model of its type, else one that solves a task."""
+def _architectures(config: Any) -> list[Any]:
+    """Return the class that a configuration names, else the bare model of its type and those that solve a task."""
     transformers = _transformers()
     for named in getattr(config, "architectures", None) or ():
         if not hasattr(transformers, named):
             cure = "code that comes with a network is never run"
             raise InputError(f"architecture {named!r} is not part of transformers {transformers.__version__}; {cure}")
-        return getattr(transformers, named)
+        return [getattr(transformers, named)]
+    found = list(_classes(type(config)))
+    if not found:
+        raise InputError(
+            f"transformers {transformers.__version__} has no model for {type(config).__name__}: name one in its `architectures`"
+        )
+    return found
+
+
+def _classes(config_type: type) -> Iterator[Any]:
+    """Yield transformers' classes for a configuration, the bare model first."""
     from transformers.models.auto import modeling_auto
 
     mappings = (x for key, x in vars(modeling_auto).items() if key.startswith("MODEL_") and not key.endswith("_NAMES"))
     for mapping in (modeling_auto.MODEL_MAPPING, *mappings):
-        if type(config) in mapping:
-            found = mapping[type(config)]
-            return found[0] if isinstance(found, tuple) else found
-    raise InputError(
-        f"transformers {transformers.__version__} has no model for {type(config).__name__}: name one in its `architectures`"
-    )
+        try:
+            found = mapping.get(config_type, ())
+        except ValueError:  # a class that transformers lists and does not have
+            continue
+        yield from found if isinstance(found, tuple) else (found,)
 
 
 def _set_dtype(config: Any, dtype: Any) -> None:

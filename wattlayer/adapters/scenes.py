@@ -176,6 +176,49 @@ def _placeholders(x: Specimen, key: str, images: int = 1) -> Any:
     return known(torch.cat([places, torch.full((x.batch, x.length), 3)], dim=1))
 
 
+def _questions(x: Specimen) -> Inputs:
+    """Two classes to look for and the sentence that asks for them."""
+    words, asked = x.text_length, 2 * x.batch
+    return {
+        "pixel_values": x.image(edge=x.config.image_size),
+        "classes_input_ids": x.full(3, asked, words),
+        "classes_attention_mask": x.ones(asked, words),
+        "tasks_input_ids": x.full(3, x.batch, words),
+        "tasks_attention_mask": x.ones(x.batch, words),
+        "classes_structure": x.full(2, x.batch),
+    }
+
+
+def _robot(x: Specimen) -> Inputs:
+    """One camera's image and an instruction, and one denoising step of a chunk of actions after the robot's state."""
+    vlm, chunk = x.config.vlm_config, x.config.chunk_size
+    image = [vlm.image_token_id] * (vlm.vision_config.image_size // vlm.vision_config.patch_size) ** 2
+    return {
+        "action_embeds": x.floats(x.batch, 1 + chunk, x.config.dit_config.hidden_size),
+        "pixel_values": x.image(1, edge=vlm.vision_config.image_size),
+        "pixel_attention_mask": x.full(1, x.batch, 1, dtype="bool"),
+        "input_ids": x.numbers([image + [3] * x.length] * x.batch),
+        "attention_mask": x.ones(x.batch, len(image) + x.length),
+    }
+
+
+def _pooled_crop(x: Specimen) -> Inputs:
+    """One crop in patches, pooled by squares of four into the tokens that stand in the text."""
+    vision = x.config.vision_config
+    side = vision.image_size[0] // vision.patch_size
+    rows = range(0, side, 2)
+    pools = [
+        [(r + i) * side + c + k if max(r + i, c + k) < side else -1 for i in (0, 1) for k in (0, 1)] for r in rows for c in rows
+    ]
+    tokens = [x.config.image_patch_id] * len(pools)
+    return {
+        "input_ids": x.numbers([tokens + [3] * x.length] * x.batch),
+        "pixel_values": x.floats(x.batch, side**2, 3 * vision.patch_size**2),
+        "image_token_pooling": x.numbers(pools * x.batch),
+        "image_grids": x.numbers([[len(rows), len(rows), 0, 0]] * x.batch),
+    }
+
+
 def _grounded(x: Specimen) -> Inputs:
     """Text that begins with the places of the image's latents."""
     latents = x.config.latent_query_num
@@ -227,6 +270,9 @@ SCENES: dict[str, Callable[[Specimen], Inputs]] = {
     "instructblip": _instructed,
     "instructblipvideo": _instructed_clip,
     "kosmos-2": _grounded,
+    "omdet-turbo": _questions,
+    "pi0": _robot,
+    "molmo2": _pooled_crop,
     "lxmert": _regions,
     "blip_2_qformer": _queries,
 }

@@ -86,6 +86,14 @@ def _spoken(x: Specimen) -> Inputs:
     return {"input_ids": x.ids(x.length), "decoder_input_ids": x.ids(x.length, x.config.decoder_config.num_channels)}
 
 
+def _tunes(x: Specimen) -> Inputs:
+    """A description, and one token of each codebook for every frame of music [batch · codebooks, frames]."""
+    return {
+        "input_ids": x.ids(x.length),
+        "decoder_input_ids": x.full(3, x.batch * x.config.decoder.num_codebooks, x.length),
+    }
+
+
 def _text_and_codes(x: Specimen) -> Inputs:
     return {"input_ids": x.ids(x.length, 1 + x.config.num_codebooks)}
 
@@ -114,6 +122,7 @@ SOUNDS: dict[str, Callable[[Specimen], Inputs]] = {
     "speecht5": _hidden_speech,
     "nemotron3_5_transcribe_word_timestamp": _hidden(),
     "dia": _spoken,
+    **dict.fromkeys(("musicgen", "musicgen_melody"), _tunes),
     "kyutai_speech_to_text": _text_and_codes,
 }
 """By `model_type`."""
