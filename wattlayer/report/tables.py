@@ -1,41 +1,21 @@
-"""Estimates, traces and evaluations as rich tables and as CSV text."""
+"""Estimates, traces, evaluations and hardware as rich tables for a terminal."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .estimate import Estimate
-from .hardware import Hardware
-from .intervals import LEVEL
-from .trace import Trace
+from ..estimate import Estimate
+from ..hardware import Hardware
+from ..intervals import LEVEL
+from ..trace import Trace
+from .quantities import large, small
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from .evaluate import Evaluation
-
-_LARGE = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
-_SMALL = (*_LARGE, (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
-
-
-def small(value: float, unit: str) -> str:
-    """Write a quantity with three digits and a prefix: `small(0.00123, "J")` is "1.23 mJ"."""
-    return _prefixed(value, unit, _SMALL, _SMALL[-1] if value else (1.0, ""))
-
-
-def large(value: float, unit: str) -> str:
-    """Write a count with three digits and a prefix: `large(4.1e9, "FLOP")` is "4.1 GFLOP"."""
-    return _prefixed(value, unit, _LARGE, (1.0, ""))
-
-
-def _prefixed(value: float, unit: str, prefixes: Sequence[tuple[float, str]], smallest: tuple[float, str]) -> str:
-    rounded = float(f"{value:.3g}")  # first, for 999.9 mJ is 1 J
-    scale, prefix = next(((s, p) for s, p in prefixes if abs(rounded) >= s), smallest)
-    return f"{rounded / scale:.3g} {prefix}{unit}"
+    from ..evaluate import Evaluation
 
 
 def estimate_tables(estimate: Estimate, top: int = 10, depth: int = 1) -> list[RenderableType]:
@@ -123,26 +103,6 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
-def estimate_csv(estimate: Estimate) -> str:
-    """Return one line per call with the columns of `layers` in the JSON form; shapes as 32x3x224x224, several joined by `;`."""
-    return _csv(estimate.to_json()["layers"])
-
-
-def trace_json(trace: Trace) -> dict[str, Any]:
-    """Return a trace as JSON types: totals and every layer with its path, shapes, FLOP and bytes."""
-    layers = [
-        {"index": i, "path": path, **layer.to_json(), "flop": layer.flop, "read_bytes": layer.read_bytes,
-         "write_bytes": layer.write_bytes}
-        for i, (path, layer) in enumerate(zip(trace.paths, trace.layers))
-    ]  # fmt: skip
-    return {
-        "schema": 1, "network": trace.network, "dtype": trace.dtype, "tf32": trace.tf32, "batch": trace.batch,
-        "total": {"flop": trace.flop, "read_bytes": trace.read_bytes, "write_bytes": trace.write_bytes,
-                  "unique_layers": len(trace.unique())},
-        "layers": layers,
-    }  # fmt: skip
-
-
 def trace_table(trace: Trace) -> Table:
     """Return all layers of a trace for a terminal."""
     title = f"{trace.network}: {len(trace.layers)} layers, {large(trace.flop, 'FLOP')}"
@@ -174,15 +134,6 @@ def _percent(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: ";".join("x".join(map(str, s)) for s in v) if k.endswith("_shapes") else v for k, v in row.items()})
-    return text.getvalue()
 
 
 def hardware_table(devices: Sequence[Hardware], trained: Sequence[str]) -> Table:

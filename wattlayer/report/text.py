@@ -1,0 +1,40 @@
+"""Estimates and traces as CSV text and JSON types."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..estimate import Estimate
+from ..trace import Trace
+
+
+def estimate_csv(estimate: Estimate) -> str:
+    """Return one line per call with the columns of `layers` in the JSON form; shapes as 32x3x224x224, several joined by `;`."""
+    return _csv(estimate.to_json()["layers"])
+
+
+def trace_json(trace: Trace) -> dict[str, Any]:
+    """Return a trace as JSON types: totals and every layer with its path, shapes, FLOP and bytes."""
+    layers = [
+        {"index": i, "path": path, **layer.to_json(), "flop": layer.flop, "read_bytes": layer.read_bytes,
+         "write_bytes": layer.write_bytes}
+        for i, (path, layer) in enumerate(zip(trace.paths, trace.layers))
+    ]  # fmt: skip
+    return {
+        "schema": 1, "network": trace.network, "dtype": trace.dtype, "tf32": trace.tf32, "batch": trace.batch,
+        "total": {"flop": trace.flop, "read_bytes": trace.read_bytes, "write_bytes": trace.write_bytes,
+                  "unique_layers": len(trace.unique())},
+        "layers": layers,
+    }  # fmt: skip
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: ";".join("x".join(map(str, s)) for s in v) if k.endswith("_shapes") else v for k, v in row.items()})
+    return text.getvalue()
