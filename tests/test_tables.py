@@ -30,7 +30,7 @@ IRENE = (
 
 GETZNER = (
     "op,batch_size,image_size,kernel_size,in_channels,out_channels,stride,padding,input_size,output_size,"
-    "duration_s,cpu_power_W,forward_passes,cpu_energy_J_per_pass,time_s_per_pass\n"
+    "test,duration_s,cpu_power_W,forward_passes,cpu_energy_J_per_pass,time_s_per_pass\n"
 )
 
 NEURSTRUC = (
@@ -369,7 +369,7 @@ def getzner(op: str, **cells: object) -> str:
     row = {
         "batch_size": 2, "image_size": 9, "kernel_size": 3, "in_channels": 4, "out_channels": 6, "stride": 2, "padding": 1,
         "input_size": 16, "output_size": 8, "duration_s": 10, "cpu_power_W": 50, "forward_passes": 100,
-        "cpu_energy_J_per_pass": 5.2, "time_s_per_pass": 0.1, "op": op,
+        "cpu_energy_J_per_pass": 5.2, "time_s_per_pass": 0.1, "op": op, "test": "",
     } | cells  # fmt: skip
     return GETZNER + ",".join(str(row[c]) for c in GETZNER.strip().split(",")) + "\n"
 
@@ -383,6 +383,7 @@ def test_getzner_rows(path):
     assert only(path, getzner("softmax")).layer == traced(nn.Softmax(1), 2, 16)
     for name, module in (("relu", nn.ReLU()), ("sigmoid", nn.Sigmoid()), ("tanh", nn.Tanh())):
         assert only(path, getzner(name)).layer == traced(module, 2, 16)
+    assert [only(path, getzner("relu", test=x)).run for x in ("", "0.0", "1.0")] == ["getzner", "getzner", "getzner-test"]
 
 
 @pytest.mark.parametrize(
@@ -394,6 +395,7 @@ def test_getzner_rows(path):
         ("relu", {"cpu_energy_J_per_pass": 0}, "must be"),
         ("conv3d", {}, "'conv3d' cannot be mapped"),
         ("conv2d", {"image_size": 1, "padding": 0}, "does not run"),
+        ("relu", {"test": "2.0"}, "'2.0' is not 0, 1 or empty"),
     ],
 )
 def test_getzner_rows_that_contradict_themselves_are_refused(path, op, cells, reason):
