@@ -183,3 +183,4 @@ def test_mistakes_end_in_one_line(run, two):
     one_line(run("compare", *two, "--batch", "0", "--input", "2x3x64x64"), "batch '0'")
     one_line(run("compare", *two, "--format", "html"), "html", "csv")
     one_line(run("compare"), "MODEL")
+    one_line(run("compare", *two, "--hardware", "a30", "rtx2080ti"), "rtx2080ti is a device", "--hardware a30,rtx2080ti")

@@ -54,7 +54,7 @@ def test_the_share_decides_between_the_old_and_the_new_network(baseline):
     assert ratio > 1.05
     assert judged(f"{baseline}={ratio * 1.01}", new).over is False
     over = judged(f"{baseline}={ratio * 0.99}", new)
-    assert over.over and f"{ratio:.4g} of baseline.json" in over.says
+    assert over.over and f"{ratio:.4g} x baseline.json" in over.says
     assert over.limit_j == pytest.approx(old.energy_j * ratio * 0.99)
 
 
@@ -63,7 +63,7 @@ def test_the_interval_of_the_difference_is_that_of_whatif(baseline, after):
     old, new = net(), net(**after)
     low, high = (x * 8 for x in change(old, new).interval_j)  # per pass, as the baseline
     assert f"({low:+.4g} to {high:+.4g} J)" in judged(baseline, new).says
-    assert ("does not tell from none" in judged(baseline, new).says) is (low < 0 < high)
+    assert ("cannot tell it from no change" in judged(baseline, new).says) is (low < 0 < high)
 
 
 def test_another_network_or_version_is_said_and_does_not_decide(baseline):

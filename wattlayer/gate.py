@@ -87,11 +87,11 @@ class Baseline:
         low, high = _interval_j(self.calls, _calls(record["layers"]), more_j, estimate.model.correlation)
         word = "over" if _over(estimate.energy_j, limit_j) else "within"
         says = (
-            f"{estimate.energy_j:.4g} J is {estimate.energy_j / self.energy_j:.4g} of {self.path.name} ({self.energy_j:.4g} J), "
+            f"{estimate.energy_j:.4g} J is {estimate.energy_j / self.energy_j:.4g} x {self.path.name} ({self.energy_j:.4g} J), "
             f"{word} the budget of {self.frac:g}; the difference is {more_j:+.4g} J ({low:+.4g} to {high:+.4g} J)"
         )
         if low < 0 < high:
-            says += ", which the model does not tell from none"
+            says += ", and the model cannot tell it from no change"
         return _verdict(f"budget-frac-of {self.path.name}={self.frac:g}", estimate, limit_j, says, self._notes(estimate))
 
     def _comparable(self, now: Mapping[str, Any]) -> None:

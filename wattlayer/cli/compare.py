@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import InputError
 from .app import app
 from .options import (
     Dtype,
@@ -51,8 +52,12 @@ def compare(
     """Networks side by side on several devices and batches, and where FLOP would order them otherwise."""
     from ..compare import compare as compared
     from ..compare_table import comparison_list, comparison_tables
+    from ..hardware import known_hardware
 
     written_as(format, Format.table, Format.json, Format.csv)
+    known = [name for name in networks if name in known_hardware()]
+    if known:
+        raise InputError(f"{known[0]} is a device, not a network: write --hardware {','.join([*(hardware or []), *known])}")
     devices = [name for text in hardware or ["a30"] for name in text.split(",")]
     sizes = batches(batch) if batch else ()
     with busy("comparing") as tell:
