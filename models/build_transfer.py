@@ -16,7 +16,7 @@ from wattlayer.features import FEATURES_VERSION
 from wattlayer.scaffold import TERMS
 from wattlayer.tables import read_table
 from wattlayer.transfer import SCHEMA
-from wattlayer.unseen import curves, curves_table, learned_from, leave_one_out
+from wattlayer.unseen import curves, curves_table, learned_classes, leave_one_out
 
 BOARDS = ("heidelberg/layers.csv", "irene/ops.csv.gz")
 OTHERS = ("getzner/layers_cpu.csv", "neurstruc/conv2d_layers.csv")
@@ -26,7 +26,7 @@ OUTPUT = Path(__file__).parent / "transfer" / "hardware.json"
 def main(arguments: list[str]) -> None:
     folder, *rest = [a for a in arguments if not a.startswith("--")]
     boards, others = ([m for x in names for m in read_table(Path(folder) / x, True).measurements] for names in (BOARDS, OTHERS))
-    learned = {title: x.to_json() for title, x in learned_from([*boards, *others]).items()}
+    learned = {title: x.to_json() for title, x in learned_classes([*boards, *others]).items()}
     if "--learned" in arguments:
         points = json.loads(OUTPUT.read_text())["curves"] if OUTPUT.exists() else []
     else:

@@ -24,12 +24,12 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         # level 1a
         "features dataset meta edits",
         # level 1b
-        "recorder scaffold intervals",
+        "recorder scaffold intervals reads",
         "trace power",
         "model",
         # level 2
         "training estimate transfer operating tables crosscheck adapters rewrite",
-        "calibration",
+        "calibration pooling",
         "selection",
         # level 3
         "baselines predict measure",
@@ -57,7 +57,7 @@ UPWARD = {
 """Imports inside functions that go up, each with its reason."""
 
 TORCH_AT_TOP = (
-    {"adapters/scopes", "adapters/weightless", "constants", "crosscheck", "edits", "meta", "nas/modules", "recorder"}
+    {"adapters/scopes", "adapters/weightless", "constants", "crosscheck", "edits", "meta", "nas/modules", "reads", "recorder"}
     | {f"adapters/pt2/{name}" for name in ("composite", "network", "program")}
     | {f"adapters/onnx/{name}" for name in ("compute", "elementwise", "fold", "fuse", "graph", "layout", "network", "operators")}
     | {"adapters/onnx/tensors"}
@@ -87,7 +87,7 @@ UNITLESS = {
     "Regressor.run_power_shift": "log ratio of powers",
     "Metadata.run_power_shift": "the same",
     "Scaffold.log_rates": "logarithms",
-    "Source.log_rates": "the same",
+    "Lesson.log_rates": "the same",
     "Metadata.log_rates": "the same",
     "MeterCharacter.ratio_to_power": "counter energy over integrated power",
     "Power.own_variance": "square of a relative deviation",

@@ -1,66 +1,78 @@
-"""A model of a device that nobody measured: efficiencies of the measured ones, times what its data sheet says.
+"""A model of a device that nobody measured: the law under the measured ones, times what its data sheet says.
 
 Rates of the scaffold are relative to peak rates and watts of the power scaffold relative to the board's limit, so both carry
-over. Log rates are averaged over the source devices, each giving for a cell of layers the most special rates that it has;
-watts are averaged as shares of the data sheet's limit. Nothing is chosen by looking at errors.
+over (`pooling` fits them). How long launching takes does not: that was the host of each measured loop. A CUDA graph has no
+host between its kernels, so the floor of a layer is then the registry's `launch_s`; in eager mode an estimate adds the host.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from .errors import InputError
-from .features import FEATURES_VERSION, Array, Columns
+from .features import FEATURES_VERSION, Array
 from .hardware import Hardware, find_hardware
 from .kinds import KINDS
-from .layer import Layer
 from .model import MODEL_FEATURES, EnergyModel, Metadata, Regressor, checksum, models_folder, payload
 from .power import PowerScaffold
-from .scaffold import TERMS, Scaffold, per_layer
+from .scaffold import TERMS, Scaffold
 
 TENSOR_CORE_FRAC = 3.4 / 8.0
 """Share of their peak, relative to the vector units' own share, that tensor cores reach on convolutions where no source has them:
 float16 convolutions of VGG-16 and ResNet-50 at batch 32 ran 4.14 and 2.79 times as fast as float32 ones on a V100 (geometric
 mean 3.4), whose peak rates differ by 8 (PaddlePaddle, "float16 benchmark", 2018, cuDNN 7.1)."""
 
-DISTANT_WEIGHT = 0.3
-"""What a source that never measured anything like a cell counts there, against 1 for one that did."""
-
 MODULE_W = 60.0
 """GPUs limited to this or less share memory and clocks with a small host: they learn from each other and not from boards."""
 
 LN2 = float(np.log(2.0))
 RUN = "data sheet"
-SCHEMA = 1
+LAUNCH_UNIT_S = 1e-6
+"""What a launch rate of 1 means in the scaffold."""
+SCHEMA = 2
 LEARNED = "transfer/hardware.json"
 """What the measured devices taught, beside the shipped models."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """What one measured device teaches: its fitted rates, and watts per consumer of its power scaffold."""
+class Lesson:
+    """What measured devices have in common: rates of the scaffold, and watts per consumer as shares of the limit."""
 
-    hardware: str
+    hardware: tuple[str, ...]
     log_rates: Mapping[str, tuple[float, ...]]
-    consumers_w: tuple[float, ...]
+    consumers_frac: tuple[float, ...]
+
+    def scaffold(self, launch_s: float | None = None) -> Scaffold:
+        """Return the scaffold that the lesson foretells, with the launch floor `launch_s` of all layers where it is given."""
+        rates = {name: np.array(row) for name, row in self.log_rates.items()}
+        if "group:conv/tc" not in rates:
+            rates |= {f"{name}/tc": on_tensor_cores(row) for name, row in rates.items() if _is_convolution(name)}
+        if launch_s is not None:
+            for row in rates.values():
+                row[TERMS.index("launch")] = np.log(launch_s / LAUNCH_UNIT_S)
+        return Scaffold({name: tuple(float(x) for x in row) for name, row in rates.items()})
+
+    def drawn(self, device: Hardware) -> PowerScaffold:
+        """Return the watts that the lesson foretells for `device`."""
+        return PowerScaffold(tuple(x * device.max_w for x in self.consumers_frac), device.max_w)
 
     @staticmethod
-    def of(metadata: Metadata) -> Source:
-        """Return what a trained model teaches."""
-        return Source(metadata.hardware, metadata.log_rates, metadata.consumers_w)
+    def from_json(record: Mapping[str, Any]) -> Lesson:
+        """Rebuild from JSON types."""
+        rates = {name: tuple(row) for name, row in record["log_rates"].items()}
+        return Lesson(tuple(record["hardware"]), rates, tuple(record["consumers_frac"]))
 
-    @staticmethod
-    def fit(layers: Sequence[Layer], hardware: str, time_s: Array, power_w: Array) -> Source:
-        """Return what measured times [n] in seconds and powers [n] in watts of `layers` [n] teach."""
-        columns = Columns(layers, find_hardware(hardware))
-        scaffold = Scaffold.fit(layers, columns, time_s)
-        drawn = PowerScaffold.fit(columns, time_s, power_w, np.zeros(len(time_s)), per_layer(layers))
-        return Source(hardware, scaffold.log_rates, drawn.consumers_w)
+
+def on_tensor_cores(log_rates: Array) -> Array:
+    """Return log rates of vector units as they are assumed to be on tensor cores."""
+    moved = log_rates.copy()
+    moved[[TERMS.index("compute"), TERMS.index("tile")]] -= np.log(TENSOR_CORE_FRAC)
+    return moved
 
 
 def device_class(device: Hardware) -> str:
@@ -68,41 +80,6 @@ def device_class(device: Hardware) -> str:
     if device.kind == "cpu":
         return "processor"
     return "module" if device.max_w <= MODULE_W else "board"
-
-
-def combine(sources: Sequence[Source], device: Hardware) -> tuple[Scaffold, PowerScaffold]:
-    """Return time and power of `device` as its data sheet and `sources` of other devices foretell them."""
-    names = {name for source in sources for name in source.log_rates}
-    names |= {f"{name}/tc" for name in names if _is_convolution(name) and not name.endswith("/tc")}
-    log_rates = {name: _mean_rates(name, sources) for name in sorted(names)}
-    shares = [np.log(np.array(x.consumers_w) / find_hardware(x.hardware).max_w) for x in sources]
-    consumers_w = np.exp(np.mean(shares, axis=0)) * device.max_w
-    return Scaffold(log_rates), PowerScaffold(tuple(float(x) for x in consumers_w), device.max_w)
-
-
-def _mean_rates(name: str, sources: Sequence[Source]) -> tuple[float, ...]:
-    rows, weights = [], []
-    for source in sources:
-        known = next(x for x in _ladder(name) if x in source.log_rates)
-        rates = np.array(source.log_rates[known])
-        if name.endswith("/tc") and not known.endswith("/tc"):
-            rates[[TERMS.index("compute"), TERMS.index("tile")]] -= np.log(TENSOR_CORE_FRAC)
-        rows.append(rates)
-        weights.append(1.0 if known != "*" or name == "*" else DISTANT_WEIGHT)
-    return tuple(float(x) for x in np.average(rows, axis=0, weights=weights))
-
-
-def _ladder(name: str) -> list[str]:
-    """Names of rates from `name` to ever wider classes."""
-    level, _, rest = name.partition(":")
-    plain = name.removesuffix("/tc")
-    steps = [name]
-    if level == "cell":
-        group = group_of_cell(rest)
-        steps += [f"group:{group}", plain, f"group:{group.removesuffix('/tc')}"]
-    elif plain != name:
-        steps.append(plain)
-    return list(dict.fromkeys([*steps, "*"]))
 
 
 def group_of_cell(cell: str) -> str:
@@ -117,16 +94,23 @@ def _is_convolution(name: str) -> bool:
     return name != "*" and (group_of_cell(rest) if level == "cell" else rest).startswith("conv")
 
 
-def data_sheet_model(device: Hardware, sources: Sequence[Source], half_width: float, correlation: float) -> EnergyModel:
+def launch_floor(device: Hardware) -> float | None:
+    """Return the launch floor in seconds of a device that replays graphs; None, what loops took, for one that has no graphs."""
+    return None if device.kind == "cpu" else device.launch_s
+
+
+def data_sheet_model(
+    device: Hardware, lesson: Lesson, half_width: float, correlation: float, launch_s: float | None = None
+) -> EnergyModel:
     """Return a model of `device` that nothing was measured on; its kinds are all uncovered.
 
     `half_width` is that of its intervals in log energy and `correlation` the share that layers have in common, both from
-    devices left out.
+    devices left out; `launch_s` is the launch floor, None for that of loops in eager mode on an average host.
     """
-    scaffold, drawn = combine(sources, device)
+    scaffold, drawn = lesson.scaffold(launch_s), lesson.drawn(device)
     time, power = (_nothing_learned(len(MODEL_FEATURES) - less) for less in (1, 0))
     regressor = Regressor(device.name, scaffold, drawn, time, power, (RUN,), (0.0,))
-    names = ", ".join(source.hardware for source in sources)
+    names = ", ".join(lesson.hardware)
     metadata = Metadata(
         name=device.name, hardware=device.name, features=FEATURES_VERSION, feature_names=MODEL_FEATURES, rows=0, layers=0,
         kinds=(), data_sha256="", source=f"data sheet only; efficiencies of {names}", runs=(RUN,), run_power_shift=(0.0,),
@@ -154,19 +138,24 @@ class Interval:
 
 @dataclass(frozen=True)
 class Learned:
-    """What the measured devices of one class teach about the next one."""
+    """What the measured devices of one class teach about the next one: all together, and without each of them in turn."""
 
-    sources: tuple[Source, ...]
+    lessons: tuple[Lesson, ...]
     interval: Interval
 
-    def model(self, device: Hardware) -> EnergyModel:
-        """Return the data-sheet model of `device`; raise InputError where only the device itself was measured."""
-        others = [source for source in self.sources if source.hardware != device.name]
+    def model(self, device: Hardware, looped: bool = False) -> EnergyModel:
+        """Return the data-sheet model of `device`, from the most devices but itself; InputError where there is no other.
+
+        `looped` gives it the launch floor of the measured loops in eager mode instead of that of graphs.
+        """
+        others = [lesson for lesson in self.lessons if device.name not in lesson.hardware]
         if not others:
             raise InputError(
                 f"no other {device_class(device)} than {device.name} was measured: nothing can be carried over to it"
             )
-        return data_sheet_model(device, others, self.interval.half_width_octaves * LN2, self.interval.correlation_frac)
+        lesson, interval = max(others, key=lambda x: len(x.hardware)), self.interval
+        launch_s = None if looped else launch_floor(device)
+        return data_sheet_model(device, lesson, interval.half_width_octaves * LN2, interval.correlation_frac, launch_s)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON types."""
@@ -175,11 +164,7 @@ class Learned:
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Learned:
         """Rebuild from JSON types."""
-        sources = (
-            Source(x["hardware"], {k: tuple(v) for k, v in x["log_rates"].items()}, tuple(x["consumers_w"]))
-            for x in record["sources"]
-        )
-        return Learned(tuple(sources), Interval(**record["interval"]))
+        return Learned(tuple(Lesson.from_json(x) for x in record["lessons"]), Interval(**record["interval"]))
 
 
 def read_learned() -> dict[str, Any]:
@@ -194,10 +179,13 @@ def read_learned() -> dict[str, Any]:
     return record
 
 
-def from_data_sheet(name: str) -> EnergyModel:
-    """Return a model of the registry's device `name` that rests on its data sheet alone; raise InputError for an unknown one."""
+def from_data_sheet(name: str, looped: bool = False) -> EnergyModel:
+    """Return a model of the registry's device `name` that rests on its data sheet alone; raise InputError for an unknown one.
+
+    `looped`: as in `Learned.model`.
+    """
     device = find_hardware(name)
     classes = read_learned()["classes"]
     if device_class(device) not in classes:
         raise InputError(f"no {device_class(device)} was measured: nothing can be carried over to {name}")
-    return Learned.from_json(classes[device_class(device)]).model(device)
+    return Learned.from_json(classes[device_class(device)]).model(device, looped)

@@ -23,9 +23,10 @@ from .hardware import find_hardware
 from .intervals import LEVEL, Conformal
 from .layer import Layer
 from .model import EnergyModel
+from .pooling import Sample, learn
 from .selection import most_informative
 from .training import Rows, merge
-from .transfer import LN2, Interval, Learned, Source, combine, device_class
+from .transfer import LN2, Interval, Learned, Lesson, device_class
 
 COUNTS = (25, 50, 100, 200)
 DRAWS = 10
@@ -49,45 +50,48 @@ class Draw:
     """Share of measured energies inside the interval (meant: `intervals.LEVEL`); None for baselines."""
 
 
-def sources_of(measurements: Sequence[Measurement]) -> dict[str, Source]:
-    """Fit what each measured device teaches, by name; raise InputError where there is no layer."""
+def samples_of(measurements: Sequence[Measurement]) -> dict[str, Sample]:
+    """Return the measured layers of each device, by name; raise InputError where there is no layer."""
     devices = sorted({m.hardware for m in measurements if m.layer is not None})
     if not devices:
         raise InputError("there is no measured layer to learn from")
-    fitted = {}
-    for name in devices:
-        rows = merge([m for m in measurements if m.hardware == name])
-        fitted[name] = Source.fit(rows.layers, name, rows.time_s, rows.power_w)
-    return fitted
+    return {name: Sample.of(name, merge([m for m in measurements if m.hardware == name])) for name in devices}
 
 
-def interval_of(measurements: Mapping[str, Sequence[Measurement]], sources: Mapping[str, Source]) -> Interval:
-    """Return the interval for a further device: the widest that any of these needs when it is left out.
+def interval_of(samples: Mapping[str, Sample], lessons: Mapping[str, Lesson]) -> Interval:
+    """Return the interval for a further device: the widest that any of `samples` needs from the lesson without it.
 
     Devices and not rows are the sample here, and with k of them no finite interval is sure to hold for `LEVEL` of further
     devices while k < 9; the widest is the most that they can say. One device alone says nothing: its interval is a factor of 4.
     """
-    errors = {}
-    for name in measurements:
-        others = [source for key, source in sources.items() if key != name]
-        if others:
-            rows = merge(measurements[name])
-            errors[name] = _log_error(others, name, rows)
+    errors = [_log_error(lessons[name], sample) for name, sample in samples.items() if name in lessons]
     if len(errors) < 2:
         return Interval(2.0, 1.0)
-    half_width = max(float(np.quantile(np.abs(e), LEVEL)) for e in errors.values())
-    every, blocks = np.concatenate(list(errors.values())), np.repeat(np.arange(len(errors)), [len(e) for e in errors.values()])
+    half_width = max(float(np.quantile(np.abs(e), LEVEL)) for e in errors)
+    every, blocks = np.concatenate(errors), np.repeat(np.arange(len(errors)), [len(e) for e in errors])
     correlation = Conformal.fit(every, ["all"] * len(every), np.zeros(len(every)), blocks).correlation
     return Interval(half_width / LN2, correlation)
 
 
-def _log_error(sources: Sequence[Source], name: str, rows: Rows) -> Array:
-    device = find_hardware(name)
-    scaffold, drawn = combine(sources, device)
-    columns = Columns(rows.layers, device)
-    time_s = scaffold.time_s(rows.layers, columns)
-    result: Array = np.log(time_s * drawn.power_w(columns, time_s, np.zeros(len(time_s))) / (rows.time_s * rows.power_w))
+def _log_error(lesson: Lesson, sample: Sample) -> Array:
+    columns, rows = sample.columns, sample.rows
+    time_s = lesson.scaffold().time_s(rows.layers, columns)
+    power_w = lesson.drawn(columns.hardware).power_w(columns, time_s, np.zeros(len(time_s)))
+    result: Array = np.log(time_s * power_w / (rows.time_s * rows.power_w))
     return result
+
+
+def _without_each(samples: Mapping[str, Sample]) -> dict[str, Lesson]:
+    """What the others teach, by the device that is left out; nothing where there is one alone."""
+    if len(samples) < 2:
+        return {}
+    return {name: learn([x for key, x in samples.items() if key != name]) for name in samples}
+
+
+def learned_from(samples: Mapping[str, Sample]) -> Learned:
+    """Return what `samples` of one class of devices teach about the next one."""
+    without = _without_each(samples)
+    return Learned((learn(list(samples.values())), *without.values()), interval_of(samples, without))
 
 
 def leave_one_out(
@@ -106,33 +110,29 @@ def leave_one_out(
     Rows of a layer with and without TF32 are drawn, or judged, together; `jobs` calibrations run at once.
     Raises InputError for fewer than two devices.
     """
-    sources = sources_of(measurements)
-    if len(sources) < 2:
-        raise InputError(f"only {', '.join(sources)} was measured: leaving hardware out needs rows of two devices or more")
-    own = {name: [m for m in measurements if m.hardware == name and m.layer is not None] for name in sources}
+    samples = samples_of(measurements)
+    if len(samples) < 2:
+        raise InputError(f"only {', '.join(samples)} was measured: leaving hardware out needs rows of two devices or more")
+    own = {name: [m for m in measurements if m.hardware == name and m.layer is not None] for name in samples}
     if only is not None and only not in own:
         raise InputError(f"none of the rows is of {only}; they are of {', '.join(own)}")
     results: list[Draw] = []
     for name, rows in own.items() if only is None else [(only, own[only])]:
         others = {key: rows for key, rows in own.items() if key != name}
         progress(f"hardware: without {name}")
-        known = {key: sources[key] for key in others}
-        base = Learned(tuple(known.values()), interval_of(others, known)).model(find_hardware(name))
+        learned = learned_from({key: samples[key] for key in others})
+        base = learned.model(find_hardware(name), looped={m.mode for m in rows} == {"eager"})
         results += _unmeasured(base, rows, others)
         results += _few(base, rows, counts, draws, seed, jobs, progress)
     return results
 
 
-def learned_from(measurements: Sequence[Measurement]) -> dict[str, Learned]:
+def learned_classes(measurements: Sequence[Measurement]) -> dict[str, Learned]:
     """Return what all measured devices teach, by class of device."""
-    sources = sources_of(measurements)
-    classes = sorted({device_class(find_hardware(name)) for name in sources})
-    result = {}
-    for title in classes:
-        members = {name: source for name, source in sources.items() if device_class(find_hardware(name)) == title}
-        own = {name: [m for m in measurements if m.hardware == name and m.layer is not None] for name in members}
-        result[title] = Learned(tuple(members.values()), interval_of(own, members))
-    return result
+    samples = samples_of(measurements)
+    title_of = {name: device_class(find_hardware(name)) for name in samples}
+    classes = sorted(set(title_of.values()))
+    return {title: learned_from({name: x for name, x in samples.items() if title_of[name] == title}) for title in classes}
 
 
 def _unmeasured(base: EnergyModel, own: Sequence[Measurement], others: Mapping[str, Sequence[Measurement]]) -> list[Draw]:

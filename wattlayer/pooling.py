@@ -1,0 +1,134 @@
+"""Fitting what measured devices teach together: one law of rates and of watts under them all.
+
+Each device counts alike in each cell of layers. What is its own state is told apart from the law: how long its host takes to
+launch, and how much more or less than the law each of its campaigns draws. The next device gets the law alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .features import Array, Columns
+from .hardware import find_hardware
+from .power import CONSUMERS, START_FRAC, busy_frac
+from .power import _softmin as softmin
+from .scaffold import FASTEST, MIN_LAYERS, START, TERMS, cells, groups, per_layer, terms
+from .scaffold import _fewer_flop as fewer_flop
+from .scaffold import _fit as fit_rates
+from .training import Rows
+from .transfer import Lesson
+
+NOISE_SD = 0.14
+"""Scatter of log power around the law; larger errors count less (pseudo-Huber)."""
+CAMPAIGN_SD = 0.3
+"""How far (standard deviation in log power) a campaign is expected to draw off the law."""
+CONSUMER_SD = 2.0
+"""How far (standard deviation in log watts) a consumer is expected to lie off where fitting starts: next to nothing is known."""
+LAYERS_PER_DEVICE = 300.0
+"""As how many independent layers each device counts in the law of watts."""
+IDLE_FRAC = 0.25
+"""Where fitting starts: a board that is hot and waits draws this share of its limit."""
+CAP_QUANTILE = 0.999
+"""Power that a device holds to, as observed: above it are single slips of the meter."""
+
+LAUNCH = TERMS.index("launch")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Measured layers of one device, with what fitting needs of them."""
+
+    columns: Columns
+    rows: Rows
+    weight: Array
+    """Each distinct layer counts once, [n_rows]."""
+
+    @staticmethod
+    def of(hardware: str, rows: Rows) -> Sample:
+        """Return the sample of `rows`, measured on `hardware`."""
+        return Sample(Columns(rows.layers, find_hardware(hardware)), rows, per_layer(rows.layers))
+
+    def own_launch(self) -> float:
+        """Return the log launch floor that this device's layers have in common."""
+        return float(fit_rates(START, terms(self.columns), np.log(self.rows.time_s), self.weight, FASTEST)[LAUNCH])
+
+
+def learn(samples: Sequence[Sample]) -> Lesson:
+    """Return the law under `samples`, one of each device."""
+    rates = _rates(samples)
+    return Lesson(
+        tuple(x.columns.hardware.name for x in samples),
+        {name: tuple(float(x) for x in row) for name, row in rates.items()},
+        tuple(float(x) for x in _consumers_frac(samples)),
+    )
+
+
+def _rates(samples: Sequence[Sample]) -> Mapping[str, Array]:
+    """Fit all layers first, then each group from them, then each cell from its group, as one scaffold does."""
+    values, device = _values(samples), np.repeat(np.arange(len(samples)), [len(x.weight) for x in samples])
+    target, weight = (np.concatenate(x) for x in ([np.log(x.rows.time_s) for x in samples], [x.weight for x in samples]))
+    of_group, of_cell = (np.concatenate([names(x.rows.layers, x.columns) for x in samples]) for names in (groups, cells))
+
+    def fitted(prior: Array, chosen: NDArray[np.bool_], lowest: Array) -> Array:
+        counts = balanced(weight[chosen], device[chosen])
+        return fit_rates(prior, values[chosen], target[chosen], counts, lowest)
+
+    rates = {"*": fitted(START, np.ones(len(weight), dtype=bool), FASTEST)}
+    priors: list[tuple[str, Array, Callable[[int], Array]]] = [
+        ("group:", of_group, lambda i: rates["*"]),
+        ("cell:", of_cell, lambda i: rates.get(f"group:{of_group[i]}", rates["*"]) + fewer_flop(str(of_cell[i]))),
+    ]
+    for prefix, names, prior in priors:
+        for name in sorted(set(names)):
+            chosen = names == name
+            if weight[chosen].sum() >= MIN_LAYERS - 1e-9:
+                rates[prefix + name] = fitted(prior(int(np.argmax(chosen))), chosen, FASTEST + fewer_flop(name))
+    return rates
+
+
+def _values(samples: Sequence[Sample]) -> Array:
+    """Terms of all rows [n_rows, n_terms]; launching is relative to what each device's host takes, about their middle."""
+    launch, parts = np.array([x.own_launch() for x in samples]), []
+    for sample, own in zip(samples, launch - launch.mean()):
+        part = terms(sample.columns)
+        part[:, LAUNCH] *= np.exp(own)
+        parts.append(part)
+    return np.vstack(parts)
+
+
+def balanced(weight: Array, device: NDArray[np.int64]) -> Array:
+    """Return weights [n] scaled so that the devices [n] share their sum equally."""
+    sums = np.bincount(device, weight)
+    scaled: Array = weight / sums[device] * weight.sum() / np.count_nonzero(sums)
+    return scaled
+
+
+def _consumers_frac(samples: Sequence[Sample]) -> Array:
+    """Shares of the limit that each consumer draws at full use; campaigns' own factors are fitted beside and left behind."""
+    from scipy.optimize import least_squares
+
+    start = np.log(np.concatenate([[IDLE_FRAC], START_FRAC]))
+    parts, campaigns = [], 0
+    for sample in samples:
+        rows, device = sample.rows, sample.columns.hardware
+        names = list(dict.fromkeys(rows.runs))
+        campaign = campaigns + np.array([names.index(run) for run in rows.runs])
+        use_w = busy_frac(sample.columns, rows.time_s) * device.max_w
+        cap_w = float(np.quantile(rows.power_w, CAP_QUANTILE))
+        parts.append((use_w, rows.power_w, cap_w, campaign, sample.weight * LAYERS_PER_DEVICE / sample.weight.sum()))
+        campaigns += len(names)
+
+    def residuals(x: Array) -> Array:
+        share, own = np.split(x, [len(CONSUMERS)])
+        errors = [(share - start) / CONSUMER_SD, own / CAMPAIGN_SD]
+        for use_w, power_w, cap_w, campaign, weight in parts:
+            error = np.log(softmin(use_w @ np.exp(share) * np.exp(own[campaign]), cap_w) / power_w) / NOISE_SD
+            errors.append(np.sign(error) * np.sqrt(2 * weight * (np.sqrt(1 + error**2) - 1)))
+        return np.concatenate(errors)
+
+    found: Array = least_squares(residuals, np.concatenate([start, np.zeros(campaigns)]), max_nfev=200).x
+    return np.exp(found[: len(CONSUMERS)])
