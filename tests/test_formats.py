@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -213,6 +215,231 @@ def test_an_onnx_model_costs_what_its_module_costs(small, tmp_path, exporter):
     module = trace(small, IMAGE)
     assert traced.layers == module.layers
     assert [p for p, x in zip(traced.paths, traced.layers) if x.group == "matmul"] == ["qkv", "mlp.0", "mlp.2", "head"]
+
+
+def test_batch_norm_that_the_exporter_folds_is_gone(small, tmp_path):
+    traced = trace_name(str(export(small, tmp_path / "net.onnx", dynamo=False)))
+    folded = Small().eval()
+    folded.stem[0] = nn.utils.fuse_conv_bn_eval(folded.stem[0], folded.stem[1])
+    folded.stem[1] = nn.Identity()
+    assert traced.layers == trace(folded, IMAGE).layers
+
+
+def test_open_sizes_of_an_onnx_model_follow_the_options(small, tmp_path):
+    options = {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch", 2: "height", 3: "width"}}}
+    path = str(export(small, tmp_path / "net.onnx", **EXPORTERS["torchscript"], **options))
+    expected = trace(small, torch.zeros(7, 3, 48, 48)).layers
+    assert trace_name(path, batch=7, image_size=48).layers == expected
+    assert trace_name(path, input="7x3x48x48", dtype="float16").layers != expected
+    assert trace_name(path, input="7x3x48x48").layers == expected
+    with pytest.raises(InputError, match=r"leaves sizes open \(x batchx3xheightxwidth\): give --batch and --image-size"):
+        trace_name(path, batch=7)
+    with pytest.raises(InputError, match=r"takes x of batchx3xheightxwidth: 4 does not fit 3"):
+        trace_name(path, input="7x4x48x48")
+
+
+def test_an_onnx_model_is_converted_to_another_dtype(small, onnx_file):
+    assert trace_name(str(onnx_file), dtype="bfloat16").layers == trace(small, IMAGE, dtype="bfloat16").layers
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(100, 16)
+        self.lstm = nn.LSTM(16, 24, bidirectional=True)
+        self.norm = nn.GroupNorm(4, 48)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        y, _ = self.lstm(self.embedding(ids))
+        y = nn.functional.pad(nn.functional.silu(self.norm(y.permute(1, 2, 0))), (1, 0))
+        y = nn.functional.interpolate(y, scale_factor=2.0)
+        y = torch.roll(y.unflatten(1, (6, 8)), (2, 3), (1, 3))
+        return nn.functional.mish(y)[:, :, ::2].softmax(-1).amax(1).topk(3).values
+
+
+def test_recurrent_layers_and_what_moves_data_are_read_as_well(tmp_path):
+    module, ids = Recurrent().eval(), torch.zeros(9, 2, dtype=torch.int64)
+    traced = trace_name(str(export(module, tmp_path / "net.onnx", (ids,), dynamo=False)))
+    expected = trace(module, ids)
+    kinds = {x.kind for x in expected.layers} - {"zeros"}
+    assert kinds <= {x.kind for x in traced.layers}
+    assert {"lstm", "embedding", "group_norm", "silu", "mish", "roll", "topk"} <= kinds
+    flop = [sum(x.flop for x in t.layers if x.kind in kinds - {"clone"}) for t in (traced, expected)]
+    assert flop[0] == flop[1]
+
+
+FLOAT, INT64, BOOL = 1, 7, 9
+
+
+def made(
+    path: Path, nodes, inputs=(("x", FLOAT, (2, 4)),), outputs=("y",), values=(), weights=(), functions=(), opset=20
+) -> Path:
+    """An ONNX file of these nodes; `values` declares shapes, `weights` are (name, array)."""
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    infos = [helper.make_tensor_value_info(*x) for x in inputs]
+    declared = [helper.make_tensor_value_info(*x) for x in values]
+    tensors = [onnx.numpy_helper.from_array(x, name) if not hasattr(x, "dims") else x for name, x in weights]
+    results = [helper.make_tensor_value_info(x, FLOAT, None) for x in outputs]
+    graph = helper.make_graph(nodes, "net", infos, results, tensors, value_info=declared)
+    domains = [helper.make_opsetid("", opset), helper.make_opsetid("own", 1)]
+    model = helper.make_model(graph, opset_imports=domains, functions=list(functions), ir_version=10)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def node(op, inputs, outputs, **attributes):
+    return pytest.importorskip("onnx").helper.make_node(op, inputs, outputs, **attributes)
+
+
+def test_a_choice_that_is_known_is_taken(tmp_path):
+    helper = pytest.importorskip("onnx").helper
+    value = [helper.make_tensor_value_info("r", FLOAT, None)]
+    branches = {
+        f"{x}_branch": helper.make_graph([node(op, ["x"], ["r"])], x, [], value)
+        for x, op in (("then", "Relu"), ("else", "Sigmoid"))
+    }
+    nodes = [node("Shape", ["x"], ["s"]), node("ReduceProd", ["s"], ["n"], keepdims=0), node("Greater", ["n", "nine"], ["big"])]
+    path = made(tmp_path / "net.onnx", [*nodes, node("If", ["big"], ["y"], **branches)], weights=[("nine", np.array(9))])
+    assert [x.kind for x in trace_name(str(path)).layers] == ["sigmoid"]
+    path = made(tmp_path / "net.onnx", [node("If", ["c"], ["y"], **branches)], [("x", FLOAT, (2, 4)), ("c", BOOL, ())])
+    with pytest.raises(InputError, match="chooses by values that only running the network could give"):
+        trace_name(str(path))
+
+
+def test_an_operator_of_another_domain_is_an_uncovered_layer(tmp_path):
+    foreign = node("Fancy", ["x"], ["h"], domain="own")
+    path = made(tmp_path / "net.onnx", [foreign, node("Relu", ["h"], ["y"])], values=[("h", FLOAT, ("n", 8))], opset=20)
+    with pytest.raises(InputError, match="has a size 'n' that only running the network could tell"):
+        trace_name(str(path))
+    path = made(tmp_path / "net.onnx", [foreign, node("Relu", ["h"], ["y"])], values=[("h", FLOAT, (2, 8))])
+    first, second = trace_name(str(path)).layers
+    assert (first.kind, first.known, first.read_bytes, first.write_bytes) == ("own::Fancy", False, 32, 64)
+    assert second.inputs[0].shape == (2, 8)
+
+
+def test_a_function_of_the_model_is_written_out(tmp_path):
+    helper = pytest.importorskip("onnx").helper
+    body = [node("Relu", ["a"], ["t"]), node("Add", ["t", "a"], ["b"])]
+    own = helper.make_function("own", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 20)])
+    calls = [node("Twice", ["x"], ["h"], domain="own"), node("Twice", ["h"], ["y"], domain="own")]
+    path = made(tmp_path / "net.onnx", calls, functions=[own])
+    assert [x.kind for x in trace_name(str(path)).layers] == ["relu", "add"] * 2
+
+
+def outside(location: str):
+    tensor = pytest.importorskip("onnx").TensorProto(name="w", data_type=FLOAT, dims=[4, 4], data_location=1)
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def huge():
+    return pytest.importorskip("onnx").TensorProto(name="w", data_type=FLOAT, dims=[2**62, 2**62])
+
+
+HOSTILE = {
+    "cycle": ([("Add", "xb", "a"), ("Relu", "a", "b"), ("Relu", "b", "y")], {}, "reads 'b', which nothing before it gives"),
+    "missing": ([("MatMul", "xw", "y")], {}, "reads 'w', which nothing before it gives"),
+    "twice": ([("Relu", "x", "y"), ("Exp", "x", "y")], {}, "gives 'y', which is there already"),
+    "wrong shapes": ([("MatMul", "xx", "y")], {}, r"MatMul \(y\) cannot be"),
+    "huge weight": ([("MatMul", "xw", "y")], {"weights": [("w", huge)]}, "no tensor can have the shape"),
+    "huge input": ([("Relu", "x", "y")], {"inputs": [("x", FLOAT, (2**62, 2**62))]}, "no tensor can have the shape"),
+    "outside": (
+        [("MatMul", "xw", "y")],
+        {"weights": [("w", lambda: outside("../../etc/passwd"))]},
+        "lie outside the model's folder",
+    ),
+    "absolute": ([("MatMul", "xw", "y")], {"weights": [("w", lambda: outside("/etc/passwd"))]}, "lie outside the model's folder"),
+    "loop": ([("Loop", "xx", "y")], {"values": [("y", FLOAT, (2, 4))]}, "repeats a graph as often as values say"),
+    "nonzero": ([("NonZero", "x", "y")], {}, "how much comes out depends on values"),
+    "quantised": ([("DequantizeLinear", "xx", "y")], {}, "not read: export the network before it is quantised"),
+    "unknown": ([("Fancy", "x", "y")], {}, "operator Fancy is not known and the file does not declare the shape of 'y'"),
+    "too new": ([("Relu", "x", "y")], {"opset": 99}, "uses opset 99; 7 to 26 are read"),
+    "too many": ([("Relu", "x", "y")] * 50_000, {}, "more than 40000 nodes"),
+    "open": ([("Relu", "x", "y")], {"inputs": [("x", FLOAT, ("n", "m"))]}, "leaves sizes open"),
+    "no shape": ([("Relu", "x", "y")], {"inputs": [("x", FLOAT, None)]}, "is no tensor of a declared shape"),
+    "values": ([("Reshape", "xx", "y")], {}, "needs values that only running the network could give"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_onnx_model_is_refused(tmp_path, case):
+    rows, options, match = HOSTILE[case]
+    weights = [(name, make()) for name, make in options.get("weights", ())]
+    nodes = [node(op, list(inputs), list(outputs)) for op, inputs, outputs in rows]
+    path = made(tmp_path / "net.onnx", nodes, **{**options, "weights": weights})
+    started = time.monotonic()
+    with pytest.raises(InputError, match=match):
+        trace_name(str(path))
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(("op", "size"), [("Expand", 2**40), ("Tile", 2**40), ("ConstantOfShape", 2**40), ("Expand", 2**62)])
+def test_a_tensor_of_terabytes_takes_no_memory(tmp_path, op, size):
+    weights = [("n", np.array([size, size // 4 if size == 2**62 else 1]))]
+    inputs = ["n"] if op == "ConstantOfShape" else ["x", "n"]
+    path = made(tmp_path / "net.onnx", [node(op, inputs, ["y"])], [("x", FLOAT, (1, 1))], weights=weights)
+    if size == 2**62:
+        with pytest.raises(InputError):
+            trace_name(str(path))
+    else:
+        assert all(x.write_bytes >= 2**40 for x in trace_name(str(path)).layers)
+
+
+def test_functions_that_double_or_call_themselves_are_stopped(tmp_path):
+    helper = pytest.importorskip("onnx").helper
+    opset = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+
+    def twice(name, inner):
+        body = [node(inner, ["a"], ["t"], domain="own"), node(inner, ["t"], ["b"], domain="own")]
+        return helper.make_function("own", name, ["a"], ["b"], body, opset)
+
+    last = helper.make_function("own", "F0", ["a"], ["b"], [node("Relu", ["a"], ["b"])], opset)
+    doubling = [last, *(twice(f"F{i}", f"F{i - 1}") for i in range(1, 30))]
+    for functions, called in ((doubling, "F29"), (doubling, "F15"), ([twice("Own", "Own")], "Own")):
+        path = made(tmp_path / "net.onnx", [node(called, ["x"], ["y"], domain="own")], functions=functions)
+        with pytest.raises(InputError, match=r"functions deep, or calls itself|more than 40000 nodes"):
+            trace_name(str(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00", b"no model", b"\x08\x07", b"\x3a\xff\xff\xff\xff\x0f", b"\x3a\x80", b"\xff" * 100, b"\x08\x01" * 500_000],
+    ids=["empty", "zero", "text", "version only", "cut off", "no length", "ones", "many fields"],
+)
+def test_bytes_that_are_no_model_are_refused(tmp_path, content):
+    pytest.importorskip("onnx")
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"net.onnx"):
+        trace_name(str(path))
+
+
+def test_a_model_that_is_cut_off_anywhere_is_read_or_refused(onnx_file, tmp_path):
+    whole, path = onnx_file.read_bytes(), tmp_path / "net.onnx"
+    for end in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(InputError):
+            trace_name(str(path))
+
+
+def test_weights_are_never_loaded(tmp_path):
+    """Neither those in the file, however long, nor those beside it, which are not even there."""
+    onnx = pytest.importorskip("onnx")
+    wide = nn.Linear(4096, 4096)
+    path = export(wide, tmp_path / "net.onnx", (torch.zeros(1, 4096),), dynamo=False)
+    assert path.stat().st_size > 60e6
+    from wattlayer.adapters.onnx.wire import read_without_weights
+
+    assert len(read_without_weights(path)) < 100_000
+    expected = trace(wide, torch.zeros(1, 4096)).layers
+    assert trace_name(str(path)).layers == expected
+    model = onnx.load_model_from_string(read_without_weights(path))
+    for tensor in model.graph.initializer:
+        tensor.data_location = 1
+        tensor.external_data.add(key="location", value="weights.bin")
+    path.write_bytes(model.SerializeToString())
+    assert trace_name(str(path)).layers == expected
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.ts", "net.torchscript", "net.pth"])

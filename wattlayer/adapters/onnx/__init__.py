@@ -39,16 +39,16 @@ def load(name: str, size: InputSize) -> Network:
     declarations = Declarations(
         {x.name: x for x in _declared([*graph.value_info, *graph.output], dtypes)}, bind(path.name, inputs, size)
     )
+    reader = Reader(model, dtypes)
+    nodes = list(reader.nodes(graph.node))
     tensors = {x.name: read(x, dtypes, scales=x.name in _scales(graph)) for x in graph.initializer}
     given = {x.name: made(x, dict(declarations.symbols)) for x in inputs}
     if len(names) < len(graph.initializer) or len(given) < len(inputs):
         raise InputError(f"{path.name} has two inputs or initialisers of one name: a graph names each tensor once")
-    reader = Reader(model, dtypes)
     with torch.inference_mode():
-        folded = fold(reader, reader.nodes(graph.node), {**tensors, **given}, names, declarations)
+        folded = fold(reader, nodes, {**tensors, **given}, names, declarations)
         outputs = [x.name for x in graph.output if x.name in folded.tensors]
-        nodes = fuse(folded, outputs)
-        module = OnnxNetwork(nodes, list(given), outputs, folded.tensors, declarations)
+        module = OnnxNetwork(fuse(folded, outputs), list(given), outputs, folded.tensors, declarations)
     return Network(name, module, tuple(given.values()))
 
 

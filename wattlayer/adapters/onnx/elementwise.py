@@ -194,3 +194,16 @@ def cumsum(node: Node, x: Tensor, axis: Tensor) -> Tensor:
 def by_values(node: Node, *_: Tensor) -> Tensor:
     """Refuse: how much comes out depends on values."""
     raise InputError(f"{node.label}: how much comes out depends on values; export the network without it")
+
+
+@operator("Loop", "Scan")
+def control_flow(node: Node, *_: Tensor) -> Tensor:
+    """Refuse: one pass of the body would be priced as if it were all."""
+    raise InputError(f"{node.label} repeats a graph as often as values say: export the network without loops, or unrolled")
+
+
+@operator("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
+@operator("ConvInteger", "MatMulInteger")
+def quantised(node: Node, *_: Tensor) -> Tensor:
+    """Refuse: how a runtime joins these into integer kernels is not known."""
+    raise InputError(f"{node.label} is part of a quantised model, which is not read: export the network before it is quantised")

@@ -190,12 +190,12 @@ def _layer_norm(graph: Graph, node: Node, bound: Bound) -> Node | None:
 
 
 def _group_norm(graph: Graph, node: Node, bound: Bound) -> Node | None:
-    """The exporter folds a group's channels into one and normalises those."""
-    x, folded = graph.shape(bound["x"]), graph.shape(bound["groups"])
-    if graph.shape(node.outputs[0]) != x or len(folded) != 3 or not graph.weight(bound["w"]):
+    """The exporter folds a group's channels into one and normalises those, with as many scales as groups."""
+    groups = graph.shape(bound["scale"])
+    if graph.shape(node.outputs[0]) != graph.shape(bound["x"]) or len(groups) != 1 or not graph.weight(bound["w"]):
         return None
     inputs = (bound["x"], bound["w"], bound["b"])
-    return replace(node, op="GroupNorm", domain="wattlayer", inputs=inputs, attributes={"num_groups": folded[0]})
+    return replace(node, op="GroupNorm", domain="wattlayer", inputs=inputs, attributes={"num_groups": groups[0]})
 
 
 def _roll(graph: Graph, node: Node, bound: Bound) -> Node | None:
@@ -241,7 +241,7 @@ _RULES = {
     "(Mul x (HardSigmoid x))": _as("HardSwish", "x"),
     "(Mul x (Tanh (Softplus x)))": _as("Mish", "x"),
     f"(Add (Mul (Div {_CENTRED} (Sqrt (Add (ReduceMean (Pow {_CENTRED} #)) #))) w) b)": _layer_norm,
-    "(Add (Mul (Reshape (InstanceNormalization (Reshape x) groups)) w) b)": _group_norm,
+    "(Add (Mul (Reshape (InstanceNormalization (Reshape x) scale)) w) b)": _group_norm,
     f"(Concat (Slice {_EXCHANGE}) (Slice {_EXCHANGE}))": _roll,
     _EXCHANGE: _roll,
 }

@@ -31,9 +31,9 @@ def constant(node: Node) -> Tensor:
 def constant_of_shape(node: Node, shape: Tensor) -> Tensor:
     """`full`."""
     value = node.get("value")
-    value = torch.zeros(1, device=shape.device) if value is None else value
-    number = scalar(value)
-    return torch.full(ints(node, shape), number if not isinstance(number, Tensor) else 0, dtype=value.dtype, device=shape.device)
+    number, dtype = (0.0, torch.get_default_dtype()) if value is None else (scalar(value), value.dtype)
+    number = 0 if isinstance(number, Tensor) else number  # a value that was not read: it costs the same
+    return torch.full(ints(node, shape), number, dtype=dtype, device=shape.device)
 
 
 @operator("Range")
