@@ -6,9 +6,12 @@ import json
 from importlib.util import find_spec
 
 import pytest
+import torch
 from conftest import needs_torchvision
+from torch import nn
 
 from wattlayer.errors import InputError
+from wattlayer.reads import Reads
 from wattlayer.zoo import Outcome, sweep, visit, zoo_names
 
 SMALL = ["torchvision:mobilenet_v3_small", "torchvision:fasterrcnn_resnet50_fpn"]
@@ -24,6 +27,23 @@ def test_a_sweep_tells_what_was_traced_and_why_the_rest_was_not():
     traced, refused = sweep(SMALL)
     assert traced.traced and traced.calls > 100 and traced.flop > 1e8
     assert not refused.traced and refused.calls is None and "how many boxes" in refused.reason
+
+
+@needs_torchvision
+def test_what_a_sweep_could_hide_is_told():
+    clip, llava = visit("torchvision:mobilenet_v3_small"), None
+    assert clip.unread_frac == 0 and clip.unknown_bytes_frac == 0 and clip.unknown_kinds == ()
+    if find_spec("transformers"):
+        llava = visit("hf:llava")
+        assert 0.04 < llava.unread_frac < 0.05  # its vision tower: the default input is text
+
+
+def test_unread_parameters_are_those_no_operator_takes():
+    module = nn.ModuleDict({"used": nn.Linear(3, 1, bias=False), "idle": nn.Linear(9, 1, bias=False)})
+    with Reads() as reads:
+        module["used"](torch.randn(2, 3).to(module["idle"].weight.dtype))
+    assert reads.unread_frac(module) == 0.75
+    assert Reads().unread_frac(nn.Identity()) == 0
 
 
 @needs_torchvision

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from .adapters import SOURCES, InputSize, names_of, resolve
 from .errors import InputError, first_line
 from .estimate import estimate
 from .model import EnergyModel, load_model
-from .trace import trace
+from .trace import Trace, trace
 
 TIME_LIMIT_S = 180
 """A network that takes longer is refused with that reason, on systems that have alarms."""
@@ -34,6 +34,14 @@ class Outcome:
     """To build and trace it, in one process."""
     calls: int | None = None
     flop: int | None = None
+    unknown_kinds: tuple[str, ...] = ()
+    """Kinds of operators without a formula of their own, whose FLOP are a guess."""
+    unknown_bytes_frac: float | None = None
+    """Share of the bytes moved in such kinds."""
+    unread_frac: float | None = None
+    """Share of the parameters that the pass never reads: vision towers of networks that ran on text, experts without a token."""
+    assumptions: tuple[str, ...] = ()
+    """What was taken for granted of values that only weights could tell."""
     hardware: str | None = None
     covered_frac: float | None = None
     """Share of the predicted energy in kinds of layers that were measured on `hardware`."""
@@ -53,21 +61,41 @@ def zoo_names(source: str) -> list[str]:
 
 def visit(name: str, hardware: str | None = None, time_limit_s: int = TIME_LIMIT_S) -> Outcome:
     """Build and trace one network at its default size, and estimate it where `hardware` is given; never raises for a network."""
+    from .reads import Reads
+
     started = time.perf_counter()
     try:
         with _alarm(time_limit_s), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network = resolve(name, InputSize())
-            traced = trace(network.module, *network.args, kwargs=network.kwargs, network=name)
+            with Reads() as reads:
+                traced = trace(network.module, *network.args, kwargs=network.kwargs, network=name)
     except Exception as error:  # a sweep goes on: what one network raises is its reason
         told = first_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
         return Outcome(name, told, time.perf_counter() - started)
-    elapsed_s = time.perf_counter() - started
-    counts = (len(traced.layers), sum(layer.flop for layer in traced.layers))
+    outcome = _counted(traced, time.perf_counter() - started, reads.unread_frac(network.module))
     if hardware is None or not traced.layers:
-        return Outcome(name, None, elapsed_s, *counts)
+        return outcome
     result = estimate(traced, _model(hardware))
-    return Outcome(name, None, elapsed_s, *counts, hardware, result.covered_frac, tuple(sorted(result.uncovered_kinds())))
+    uncovered = tuple(sorted(result.uncovered_kinds()))
+    return replace(outcome, hardware=hardware, covered_frac=result.covered_frac, uncovered_kinds=uncovered)
+
+
+def _counted(traced: Trace, elapsed_s: float, unread_frac: float) -> Outcome:
+    """Return what a trace itself tells."""
+    moved_bytes = {x: calls * (x.read_bytes + x.write_bytes) for x, calls in traced.unique().items()}
+    unknown = [x for x in moved_bytes if not x.known]
+    return Outcome(
+        traced.network,
+        None,
+        elapsed_s,
+        calls=len(traced.layers),
+        flop=traced.flop,
+        unknown_kinds=tuple(sorted({x.kind for x in unknown})),
+        unknown_bytes_frac=sum(moved_bytes[x] for x in unknown) / max(sum(moved_bytes.values()), 1),
+        unread_frac=unread_frac,
+        assumptions=traced.assumptions,
+    )
 
 
 @cache
@@ -128,7 +156,8 @@ def _read(journal: Path | None) -> list[Outcome]:
 def _outcome(journal: Path, number: int, line: str) -> Outcome:
     try:
         record = json.loads(line)
-        known = {field.name: record[field.name] for field in fields(Outcome)}
-        return Outcome(**known | {"uncovered_kinds": tuple(known["uncovered_kinds"])})
+        known: dict[str, Any] = {field.name: record[field.name] for field in fields(Outcome)}
+        lists = {key: tuple(known[key]) for key in ("unknown_kinds", "assumptions", "uncovered_kinds")}
+        return Outcome(**known | lists)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{journal} line {number} is no outcome of a sweep ({first_line(error)}): name another file") from None

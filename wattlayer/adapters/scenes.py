@@ -18,6 +18,7 @@ REGIONS = 36
 
 
 def clip(x: Specimen, name: str = "pixel_values") -> Inputs:
+    """Return the frames of one clip [batch, frames, 3, height, width] under `name`."""
     vision = getattr(x.config, "vision_config", None) or x.config
     frames = getattr(vision, "num_frames", None) or getattr(vision, "frames_per_clip", None) or FRAMES
     return {name: x.image(frames, edge=_edge(x, vision))}

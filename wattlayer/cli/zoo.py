@@ -17,6 +17,8 @@ from .options import Format, FormatOption, OutputOption, written_as
 from .output import busy, rendered, write
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..zoo import Outcome
 
 
@@ -55,17 +57,44 @@ def zoo(
         write(_text(outcomes, elapsed_s), output)
 
 
+PARTLY_FRAC = 0.01
+"""Share of parameters above which a network that ran in part is listed."""
+
+
 def _text(outcomes: Sequence[Outcome], elapsed_s: float) -> str:
+    columns = ("zoo", "networks", "traced", "refused", "traced_frac", "covered_frac", "least", "unknown_bytes_frac", "cpu_s")
+    rows = (
+        (source, *_row([x for x in outcomes if x.network.startswith(f"{source}:")]))
+        for source in dict.fromkeys(x.network.partition(":")[0] for x in outcomes)
+    )
+    found = sorted(outcomes, key=lambda x: x.network)
+    lists = (
+        _table(("refused", "reason"), [(x.network, x.reason or "") for x in found if not x.traced]),
+        _table(
+            ("kinds without a formula in", "share of its bytes", "kinds"),
+            [(x.network, f"{x.unknown_bytes_frac:.4%}", ", ".join(x.unknown_kinds)) for x in found if x.unknown_kinds],
+        ),
+        _table(
+            ("runs in part", "parameters never read"),
+            [(x.network, f"{x.unread_frac:.1%}") for x in found if (x.unread_frac or 0) > PARTLY_FRAC],
+        ),
+        _table(("assumed of", "what"), [(x.network, text) for x in found for text in x.assumptions]),
+    )
+    note = (
+        f"{elapsed_s:.1f} s of wall clock; cpu_s builds and traces; covered_frac: mean share of energy in measured kinds;"
+        " unknown_bytes_frac: the largest share of a network's bytes in kinds without a FLOP formula"
+    )
+    return rendered(_table(columns, list(rows)), *(x for x in lists if x.row_count), note)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("zoo", "networks", "traced", "refused", "traced_frac", "covered_frac", "least", "cpu_s", box=None)
-    for source in dict.fromkeys(x.network.partition(":")[0] for x in outcomes):
-        table.add_row(source, *_row([x for x in outcomes if x.network.startswith(f"{source}:")]))
-    refused = Table("refused", "reason", box=None)
-    for outcome in sorted((x for x in outcomes if not x.traced), key=lambda x: x.network):
-        refused.add_row(outcome.network, outcome.reason)
-    note = f"{elapsed_s:.1f} s of wall clock; cpu_s builds and traces; covered_frac: mean share of energy in measured kinds"
-    return rendered(table, *([refused] if refused.row_count else ()), note)
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def _row(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
@@ -74,4 +103,5 @@ def _row(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     mean, least = (f"{sum(shares) / len(shares):.4f}", f"{min(shares):.4f}") if shares else ("", "")
     spent_s = sum(x.elapsed_s for x in outcomes)
     counts = (len(outcomes), traced, len(outcomes) - traced)
-    return *map(str, counts), f"{traced / len(outcomes):.4f}", mean, least, f"{spent_s:.1f}"
+    unknown = max((x.unknown_bytes_frac or 0.0 for x in outcomes), default=0.0)
+    return *map(str, counts), f"{traced / len(outcomes):.4f}", mean, least, f"{unknown:.6f}", f"{spent_s:.1f}"
