@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from conftest import SyntheticDevice, draw_layers
 
-from wattlayer import EnergyModel, Layer, Measurement, calibration, load_model, write_measurements
-from wattlayer.calibration import MIN_LAYERS, calibrate, rate_design
+from wattlayer import EnergyModel, Layer, Measurement, calibration, load_model, selection, write_measurements
+from wattlayer.calibration import MIN_LAYERS, calibrate, rate_design, start_from
 from wattlayer.errors import InputError
 from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
 from wattlayer.scaffold import Scaffold
-from wattlayer.selection import most_informative
+from wattlayer.selection import alike, most_informative
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -103,6 +103,26 @@ def test_a_data_sheet_is_a_base_as_well(pool):
     assert model.predict(pool[50:]).covered.all()
 
 
+def test_rows_of_eager_loops_start_from_what_loops_take_to_launch(pool):
+    rows = [m_as(m, "rtx3090") for m in T2080.measure(pool[:5])]
+    tiny = [min(pool, key=lambda x: Columns([x], HARDWARE["rtx3090"]).roofline_s()[0])]
+    graph = start_from("rtx3090", rows).predict(tiny).time_s[0]
+    loop = start_from("rtx3090", [dataclasses.replace(m, mode="eager") for m in rows]).predict(tiny).time_s[0]
+    assert loop > 2 * graph
+    trained = start_from("a30", [dataclasses.replace(m, mode="eager") for m in rows])
+    assert trained.metadata == load_model("a30").metadata
+
+
+def test_layers_that_agree_with_the_model_leave_it_nearly_as_it_is(model, pool):
+    """Ten layers of the device that the base was trained on, with one that lies: the others say that little is to be moved."""
+    rows = [m_as(m, "a30") for m in SyntheticDevice().measure(pool[:20])]
+    rows[3] = dataclasses.replace(rows[3], time_s=3 * rows[3].time_s, energy_j=3 * rows[3].energy_j)
+    unseen = pool[40:]
+    time_s = SyntheticDevice().truth(unseen)[0]
+    before, after = (np.median(np.abs(m.predict(unseen).time_s / time_s - 1)) for m in (model, calibrate(model, rows)))
+    assert after < before + 0.02
+
+
 def m_as(m: Measurement, hardware: str) -> Measurement:
     return Measurement(hardware, m.time_s, m.energy_j, layer=m.layer, run=m.run)
 
@@ -157,6 +177,18 @@ def test_telling_layers_leave_less_unknown_than_random_ones(model, pool):
     told = unknown(most_informative(pool, 15, model.regressor.scaffold, HARDWARE["rtx2080ti"]))
     random = [unknown(list(np.random.default_rng(i).permutation(len(pool))[:15])) for i in range(20)]
     assert told < min(random)
+
+
+def test_what_is_picked_stands_for_the_middle_as_well(model, pool):
+    """Layers are nearer to one of their kind among the picks than among the extremes that rates alone ask for."""
+    device, count = HARDWARE["rtx2080ti"], 30
+    likeness = alike(pool, Columns(pool, device))
+    assert np.diag(likeness) == pytest.approx(1) and (likeness >= 0).all() and (likeness == likeness.T).all()
+    told = most_informative(pool, count, model.regressor.scaffold, device)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "MISFIT_SD", 0.0)
+        extremes = most_informative(pool, count, model.regressor.scaffold, device)
+    assert likeness[told].max(axis=0).mean() > likeness[extremes].max(axis=0).mean()
 
 
 def test_a_scaffold_without_cells_still_tells_groups_apart(pool):

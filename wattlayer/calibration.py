@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +19,11 @@ from .features import Array, Columns
 from .hardware import Hardware, find_hardware
 from .intervals import Conformal, Support
 from .layer import Layer
-from .model import EnergyModel, Metadata, Regressor, checksum, model_features, payload
+from .model import EnergyModel, Metadata, Regressor, checksum, load_model, model_features, payload
 from .power import PowerScaffold
 from .scaffold import TERMS, Scaffold, cells, groups
 from .training import Recipe, Rows, boost, digest, merge, of_one_device
-from .transfer import group_of_cell
-
-if TYPE_CHECKING:
-    pass
+from .transfer import from_data_sheet, group_of_cell
 
 BLOCKS = {"launch": ("launch",), "traffic": ("l2", "dram", "rows"), "compute": ("compute", "tile")}
 """Terms of the scaffold whose rates move together."""
@@ -77,6 +73,16 @@ def calibrate(
         left_out_mdape_frac=float(np.median(np.abs(np.expm1(error)))),
     )
     return EnergyModel(metadata, adapted.regressor, checksum(payload(metadata, adapted.regressor.time, adapted.regressor.power)))
+
+
+def start_from(name: str, measurements: Sequence[Measurement]) -> EnergyModel:
+    """Return the model called `name` to calibrate with `measurements`; raise InputError as `load_model` does.
+
+    Where it rests on a data sheet and all rows were measured in eager mode it launches as such loops do, not as graphs.
+    """
+    model = load_model(name)
+    looped = model.metadata.basis == "data sheet" and {m.mode for m in measurements} == {"eager"}
+    return from_data_sheet(model.hardware, looped=True) if looped else model
 
 
 def _metadata(

@@ -25,10 +25,10 @@ def calibrate(
 ) -> None:
     """Adapt MODEL to a device with few measured layers (25 to 200; `wattlayer measure --calibration` picks and measures them)."""
     from ..calibration import calibrate as adapted
-    from ..model import load_model
+    from ..calibration import start_from
 
     rows = measurements_of(data, skip_bad_rows)
-    base = load_model(model)
+    base = start_from(model, rows)
     fitted = adapted(base, rows, hardware=hardware, name=None if output is None else output.stem, seed=seed)
     path = output or own_path(fitted.hardware)
     writing(path, lambda: fitted.save(path))
