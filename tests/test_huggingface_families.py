@@ -13,8 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wattlayer.adapters import InputSize, Network, resolve
 from wattlayer.adapters.incomplete import FORECAST_STEPS
+from wattlayer.cli.output import rendered
 from wattlayer.crosscheck import torch_counts
 from wattlayer.errors import InputError
+from wattlayer.estimate import estimate
+from wattlayer.model import load_model
+from wattlayer.report import estimate_tables, trace_json
 from wattlayer.trace import EVEN_CHOICES, Trace, trace
 
 TINY = {
@@ -62,6 +66,13 @@ def test_tokens_are_spread_evenly_over_experts_and_it_is_said() -> None:
         module(x)
     # whichever experts the weights choose, each token meets two
     assert sum(x.flop * n for x, n in found.unique().items() if torch_counts(x)) == counter.get_total_flops()
+
+
+def test_an_estimate_prints_what_was_assumed() -> None:
+    result = estimate(trace(Routed().eval(), torch.randn(12, 8)), load_model("a30"))
+    assert EVEN_CHOICES in rendered(*estimate_tables(result)).replace("\n", " ")
+    assert result.to_json()["assumptions"] == [EVEN_CHOICES]
+    assert trace_json(result.trace)["assumptions"] == [EVEN_CHOICES]
 
 
 def test_nothing_is_assumed_where_no_choice_is_read() -> None:

@@ -27,6 +27,7 @@ def trace_json(trace: Trace) -> dict[str, Any]:
         "schema": 1, "network": trace.network, "dtype": trace.dtype, "tf32": trace.tf32, "batch": trace.batch,
         "total": {"flop": trace.flop, "read_bytes": trace.read_bytes, "write_bytes": trace.write_bytes,
                   "unique_layers": len(trace.unique())},
+        "assumptions": list(trace.assumptions),
         "layers": layers,
     }  # fmt: skip
 
