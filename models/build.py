@@ -1,7 +1,8 @@
 """Train every shipped model and write its card: `python models/build.py PATH_TO_TABLES [NAME...]`.
 
 The tables are those of public research that the cards name; their rows are not part of this project. `--cards` keeps the
-models as they are and evaluates only; `--models` trains only.
+models as they are and evaluates only; `--models` trains only; `--curves` only writes the learning curves of
+`transfer/hardware.json` (`build_transfer.py` makes it) into the cards and needs no tables.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from wattlayer.model import EnergyModel
 from wattlayer.tables import read_table
 
 FOLDER = Path(__file__).parent
+CURVES_TITLE = "## With few measured layers"
 COMMON = ("Float32 only: half precision and int8 are extrapolated by the scaffold's peak rates and marked so.",)
 
 
@@ -82,6 +84,8 @@ RECIPES = {
 
 def main(arguments: list[str]) -> None:
     flags = {a for a in arguments if a.startswith("--")}
+    if "--curves" in flags:
+        return curves()
     tables, *names = [a for a in arguments if not a.startswith("--")]
     for name in names or RECIPES:
         start = time.perf_counter()
@@ -104,7 +108,37 @@ def build(name: str, tables: Path, train: bool, card: bool) -> None:
         scores = FOLDER / "evaluations" / f"{name}.json"
         scores.parent.mkdir(exist_ok=True)
         scores.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n")
-        (FOLDER / f"{name}.md").write_text(model_card(model, evaluation, recipe.provenance))
+        (FOLDER / f"{name}.md").write_text(model_card(model, evaluation, recipe.provenance) + curves_section(name))
+
+
+def curves() -> None:
+    """Write the learning curves into the cards as they are."""
+    for name in RECIPES:
+        path = FOLDER / f"{name}.md"
+        path.write_text(path.read_text().partition(CURVES_TITLE)[0].rstrip("\n") + "\n" + curves_section(name))
+
+
+def curves_section(name: str) -> str:
+    """Return how good models of a device are that learn from others and from few of its layers, as Markdown; "" where unknown."""
+    points = json.loads((FOLDER / "transfer" / "hardware.json").read_text())["curves"]
+    own = [x for x in points if x["hardware"] == name]
+    if not own:
+        return ""
+    lines = [
+        "", CURVES_TITLE, "",
+        "Were this device not measured, or little: models made from its data sheet and the other boards (0 layers), calibrated",
+        "with so many layers, at random or as `wattlayer measure --calibration` picks them (telling). Median error of a layer's",
+        "energy over the rows that were not used; median of the draws, least and most in brackets.", "",
+        "| measured layers | predictor | draws | rows | median | p90 | in the interval |", "|--:|---|--:|--:|--:|--:|--:|",
+    ]  # fmt: skip
+    return "\n".join([*lines, *(_curve_row(x) for x in own), ""])
+
+
+def _curve_row(x: dict[str, float]) -> str:
+    spread = f" ({x['least_mdape_frac']:.1%} to {x['most_mdape_frac']:.1%})" if x["draws"] > 1 else ""
+    inside = "–" if x["coverage_frac"] is None else f"{x['coverage_frac']:.1%}"
+    error = f"{x['mdape_frac']:.1%}{spread} | {x['p90_ape_frac']:.1%}"
+    return f"| {x['layers']} | {x['predictor']} | {x['draws']} | {x['rows']} | {error} | {inside} |"
 
 
 def readme() -> None:

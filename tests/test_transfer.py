@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from wattlayer import Measurement, calibration, estimate, load_model, trace
 from wattlayer.errors import InputError
 from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
-from wattlayer.model import EnergyModel
+from wattlayer.model import EnergyModel, models_folder
 from wattlayer.operating import LOWEST_CLOCK_FRAC, operated
 from wattlayer.pooling import Sample, balanced, learn
 from wattlayer.report import estimate_tables
@@ -220,6 +222,31 @@ def test_what_devices_teach_survives_its_file(rows):
         dataclasses.replace(again, lessons=again.lessons[:1]).model(HARDWARE["a30"])
     assert "efficiencies of gtx1080ti, rtx2080ti" in again.model(HARDWARE["a30"]).metadata.source
     assert "efficiencies of a30, gtx1080ti, rtx2080ti" in again.model(HARDWARE["t4"]).metadata.source
+
+
+def _script(name: str):
+    """A script beside the models."""
+    spec = importlib.util.spec_from_file_location(name, models_folder() / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, name, module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["a30", "rtx2080ti", "gtx1080ti", "gtx1070"])
+def test_cards_carry_the_learning_curves(name):
+    """In step with transfer/hardware.json: `python models/build.py --curves` writes them."""
+    section = _script("build").curves_section(name)
+    card = (models_folder() / f"{name}.md").read_text()
+    assert card.endswith(section)
+    for layers in (0, 25, 50, 100, 200):
+        assert f"| {layers} | wattlayer, " in section
+    assert section.count("| 10 |") == 12
+
+
+def test_a_card_without_curves_has_no_section():
+    assert _script("build").curves_section("jetson-nano") == ""
 
 
 @pytest.fixture(scope="module")
