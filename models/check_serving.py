@@ -5,19 +5,18 @@ prediction is one prefill of the batch and 1,024 decoding steps in float16, grap
 What the server did is unknown; assumed is that it keeps as many sequences at once as their caches fit into 90 % of the board's
 memory beside the weights, and runs the batch in equal waves of those.
 
-The last two columns tell which assumption matters: the devices that data-sheet models learn from were measured in eager
-mode, where a layer takes at least as long as the host needs to launch it. A server replays CUDA graphs, so there the floor
-of every layer is the registry's `launch_s` instead.
+The last two columns tell how much the launch floor matters: the devices that data-sheet models learn from were measured in
+eager mode, where a layer takes at least as long as the host needs to launch it. A server replays CUDA graphs, so the
+prediction takes the registry's `launch_s` for the floor of every layer; the last columns take what the loops took.
 """
 
 from __future__ import annotations
 
 import csv
-import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,8 @@ from wattlayer.hardware import find_hardware
 from wattlayer.layer import Layer
 from wattlayer.measure.llm import Sizes, model_layers
 from wattlayer.measure.record import meta, record
-from wattlayer.model import EnergyModel, load_model
-from wattlayer.scaffold import Scaffold
+from wattlayer.model import EnergyModel
+from wattlayer.transfer import from_data_sheet
 
 TOKENS = 1024
 BLOCKS = 32
@@ -45,13 +44,6 @@ CALLS = (1, 1, 2, 1, 0, 1, 2, 1, 1, 0)
 """How often each layer of `model_layers` is called in a block; the head and the embedding once a model."""
 CACHE_STEPS = (1152, 1408, 1664, 1920)
 """Cache lengths that stand for the 1,024 steps from 1,024 to 2,048."""
-
-
-def graph_floor(model: EnergyModel) -> EnergyModel:
-    """Return `model` with the launch floor of every layer at the registry's `launch_s`."""
-    launch = math.log(find_hardware(model.hardware).launch_s / 1e-6)
-    scaffold = Scaffold({name: (launch, *rates[1:]) for name, rates in model.regressor.scaffold.log_rates.items()})
-    return replace(model, regressor=replace(model.regressor, scaffold=scaffold))
 
 
 @dataclass(frozen=True)
@@ -106,30 +98,32 @@ HEAD = (
     "predicted J",
     "energy ratio",
     "time ratio",
-    "energy, graph",
-    "time, graph",
+    "energy, loops",
+    "time, loops",
 )
 
 
 def main(arguments: Sequence[str]) -> None:
     print(f"| {' | '.join(HEAD)} |\n|---|---|---|{'--:|' * 7}")
-    models = {board: load_model(name) for board, name in BOARDS.items()}
-    ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in BOARDS.values()}
+    models = {board: (from_data_sheet(name), from_data_sheet(name, looped=True)) for board, name in BOARDS.items()}
+    ratios: dict[str, list[tuple[tuple[float, float], ...]]] = {name: [] for name in BOARDS.values()}
     with (Path(arguments[0]) / "argonne/power_tidy.csv").open() as file:
         for row in csv.DictReader(file):
-            model, sizes, sequences = models[row["Hardware"]], MODELS[row["Model"]], int(row["Batch Size"])
+            (model, looped), sizes, sequences = models[row["Hardware"]], MODELS[row["Model"]], int(row["Batch Size"])
             measured = Pass(float(row["Latency"]), float(row["energy_J_batch"]))
-            found, graph = batch(model, sizes, sequences), batch(graph_floor(model), sizes, sequences)
-            pair = (found.energy_j / measured.energy_j, graph.energy_j / measured.energy_j)
-            times = (found.time_s / measured.time_s, graph.time_s / measured.time_s)
-            ratios[model.name] += [pair] if sequences >= 16 else []
+            found, loops = batch(model, sizes, sequences), batch(looped, sizes, sequences)
+            pair = (found.energy_j / measured.energy_j, loops.energy_j / measured.energy_j)
+            times = (found.time_s / measured.time_s, loops.time_s / measured.time_s)
+            ratios[model.name] += [tuple(zip(pair, times))] if sequences >= 16 else []
             cells = (model.name, row["Framework"], sizes.name, sequences, f"{measured.energy_j:.0f}", f"{found.energy_j:.0f}")
             figures = (pair[0], times[0], pair[1], times[1])
             print(f"| {' | '.join([*map(str, cells), *(f'{x:.2f}' for x in figures)])} |")
-    for name, pairs in ratios.items():
-        for title, values in zip(("as predicted", "with the floor of graphs"), zip(*pairs)):
-            within = f"{sum(1 / 1.5 <= x <= 1.5 for x in values)} of {len(values)} within a factor of 1.5"
-            print(f"{name}, batch 16 to 64, {title}: median {np.median(values):.2f}, {within}")
+    for name, rows in ratios.items():
+        for title, values in zip(("as predicted", "with the floor of loops"), zip(*rows)):
+            energy, time = (np.array(x) for x in zip(*values))
+            within = f"{np.sum((energy >= 1 / 1.5) & (energy <= 1.5))} of {len(energy)} within a factor of 1.5"
+            middle = f"energy {np.median(energy):.2f}, time {np.median(time):.2f}, power {np.median(energy / time):.2f}"
+            print(f"{name}, batch 16 to 64, {title}: medians of predicted / measured: {middle}; energy of {within}")
 
 
 if __name__ == "__main__":
