@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,6 +24,7 @@ from wattlayer.whatif import change
 ROOT = Path(__file__).parents[1]
 
 
+@cache
 def net(width: int = 16, depth: int = 3) -> wl.Estimate:
     with torch.device("meta"):
         layers = [nn.Conv2d(3, width, 3), *(nn.Conv2d(width, width, 3) for _ in range(depth)), nn.ReLU()]
@@ -124,15 +126,10 @@ JSON = st.recursive(
 FIELDS = ("schema", "wattlayer", "network", *CONDITIONS, "model", "total", "layers", "energy_j", "layer")
 
 
-@pytest.fixture(scope="module")
-def estimate() -> wl.Estimate:
-    return net()
-
-
 @settings(max_examples=300, deadline=10_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(field=st.sampled_from(FIELDS), value=JSON)
-def test_whatever_stands_in_a_baseline_it_is_judged_or_refused(estimate, tmp_path, field, value):
-    record = json.loads(json.dumps(estimate.to_json()))
+def test_whatever_stands_in_a_baseline_it_is_judged_or_refused(tmp_path, field, value):
+    record = json.loads(json.dumps(net().to_json()))
     if field == "energy_j":
         record["total"]["energy_j"] = value
     elif field == "layer":
@@ -142,7 +139,7 @@ def test_whatever_stands_in_a_baseline_it_is_judged_or_refused(estimate, tmp_pat
     path = tmp_path / "baseline.json"
     path.write_text(json.dumps(record))
     try:
-        assert "\n" not in judged(path, estimate).says
+        assert "\n" not in judged(path, net()).says
     except InputError as error:
         assert "\n" not in str(error)
 
