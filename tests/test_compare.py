@@ -124,6 +124,14 @@ def test_networks_that_flop_order_alike_have_no_swaps():
     assert "order all networks alike" in str(comparison_tables(few))
 
 
+def test_one_network_on_one_device_at_one_batch_needs_no_lists():
+    one = wl.compare(subjects()[1], "a30", 4)
+    assert [(r.estimate.trace.network, r.estimate.trace.batch, r.first, r.last, r.by_flop) for r in one.rows] == [
+        ("Thick", 4, 1, 1, 1)
+    ]
+    assert "Thick" in str(one)
+
+
 def test_nothing_to_compare_is_refused():
     with pytest.raises(InputError, match="network"):
         wl.compare([])

@@ -8,7 +8,7 @@ which errors that both networks share cancel (`whatif.change`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, groupby
@@ -116,9 +116,9 @@ class Comparison:
 
 
 def compare(
-    networks: Sequence[str | Subject],
-    hardware: Sequence[str | Path | EnergyModel] = (DEFAULT_HARDWARE,),
-    batch: Sequence[int] = (),
+    networks: str | Subject | Iterable[str | Subject],
+    hardware: str | Path | EnergyModel | Iterable[str | Path | EnergyModel] = DEFAULT_HARDWARE,
+    batch: int | Iterable[int] = (),
     image_size: int | None = None,
     seq_len: int | None = None,
     input: tuple[int, ...] | str | None = None,
@@ -134,13 +134,14 @@ def compare(
     the `mode`. Without `batch` it is that of `input` or of the subject, else 1. `tell` hears what is being traced.
     Raises InputError for what cannot be used, UncoveredKindError under `strict`.
     """
-    if not networks or not hardware:
-        raise InputError(f"there is nothing to compare: name at least one {'device' if networks else 'network'}")
+    names, devices = _listed(networks), _listed(hardware)
+    if not names or not devices:
+        raise InputError(f"there is nothing to compare: name at least one {'device' if names else 'network'}")
     shape = parse_shape(input) if isinstance(input, str) else input
     setting = Setting(shape[0] if shape else 1, image_size, seq_len, shape, dtype, tf32, mode)
-    subjects = [x if isinstance(x, Subject) else Subject(x, (), setting) for x in dict.fromkeys(networks)]
-    edits = [Edit(batch=n) for n in sorted(set(batch))] or [Edit()]
-    loaded = [x if isinstance(x, EnergyModel) else load_model(x) for x in hardware]
+    subjects = [x if isinstance(x, Subject) else Subject(x, (), setting) for x in dict.fromkeys(names)]
+    edits = [Edit(batch=n) for n in sorted(set(_listed(batch)))] or [Edit()]
+    loaded = [x if isinstance(x, EnergyModel) else load_model(x) for x in devices]
     models = {(x.hardware, x.sha256, x.metadata.conditions): x for x in loaded}.values()
     traces = []
     for i, (edit, subject) in enumerate((edit, subject) for edit in edits for subject in subjects):
@@ -149,6 +150,11 @@ def compare(
     traces.sort(key=lambda x: x.batch)
     estimates = [e for model in models for e in estimate_many(traces, model, mode, strict)]
     return Comparison(tuple(row for _, rivals in groupby(estimates, key=_place) for row in _ranked(list(rivals))))
+
+
+def _listed(given: Any) -> tuple[Any, ...]:
+    """One thing or several of it as a tuple."""
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
 
 
 def _name(subject: Subject) -> str:
