@@ -1,16 +1,19 @@
 """What is to be expected on hardware that nobody measured: `python models/build_transfer.py PATH_TO_TABLES [--learned] [JOBS]`.
 
 Writes `transfer/hardware.json` beside this file: what each class of measured devices teaches about the next one, the
-intervals that predictions from a data sheet get, and, leaving each board out in turn, learning curves, which it prints.
-`--learned` keeps the curves as they are. wattlayer reads that file; the measured rows are not part of it.
+intervals that predictions from a data sheet get, and, leaving each board out in turn, learning curves, which it prints and
+writes into docs/hardware.md; `build.py --curves` puts them on the cards. `--learned` keeps the curves as they are; `--docs`
+only writes the page and needs no tables. wattlayer reads the file; the measured rows are not part of it.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from wattlayer.features import FEATURES_VERSION
 from wattlayer.scaffold import TERMS
@@ -21,9 +24,13 @@ from wattlayer.unseen import curves, curves_table, learned_classes, leave_one_ou
 BOARDS = ("heidelberg/layers.csv", "irene/ops.csv.gz")
 OTHERS = ("getzner/layers_cpu.csv", "neurstruc/conv2d_layers.csv")
 OUTPUT = Path(__file__).parent / "transfer" / "hardware.json"
+PAGE = Path(__file__).parents[1] / "docs" / "hardware.md"
+NAMES = ("a30", "rtx2080ti", "gtx1080ti", "gtx1070")
 
 
 def main(arguments: list[str]) -> None:
+    if "--docs" in arguments:
+        return write_page(json.loads(OUTPUT.read_text())["curves"])
     folder, *rest = [a for a in arguments if not a.startswith("--")]
     boards, others = ([m for x in names for m in read_table(Path(folder) / x, True).measurements] for names in (BOARDS, OTHERS))
     learned = {title: x.to_json() for title, x in learned_classes([*boards, *others]).items()}
@@ -36,6 +43,35 @@ def main(arguments: list[str]) -> None:
     OUTPUT.parent.mkdir(exist_ok=True)
     record = {"schema": SCHEMA, "features": FEATURES_VERSION, "terms": TERMS, "classes": learned, "curves": points}
     OUTPUT.write_text(json.dumps(record, indent=1) + "\n")
+    write_page(points)
+
+
+def write_page(points: Sequence[Mapping[str, Any]]) -> None:
+    """Write learning curves between their marks in the page on other hardware."""
+    before, rest = PAGE.read_text().split("<!-- curves -->")
+    PAGE.write_text(f"{before}<!-- curves -->\n{tables(points)}<!-- /curves -->{rest.split('<!-- /curves -->')[1]}")
+
+
+def tables(points: Sequence[Mapping[str, Any]]) -> str:
+    """Return learning curves as two Markdown tables, a column a device: nothing measured there, and few layers."""
+    found = {(p["predictor"], p["layers"], p["hardware"]): p for p in points}
+    rows = list(dict.fromkeys((p["layers"], p["predictor"]) for p in points if p["hardware"] == NAMES[0]))
+    line = f"{' | '.join(NAMES)} |"
+    unmeasured = [f"| {p} | " + " | ".join(_cell(found[p, 0, n]) for n in NAMES) + " |" for layers, p in rows if layers == 0]
+    few = [f"| {k} | {p} | " + " | ".join(_cell(found[p, k, n]) for n in NAMES) + " |" for k, p in rows if k]
+    counts = " | ".join(f"{found[rows[0][1], 0, n]['rows']:,}" for n in NAMES)
+    return "\n".join([
+        "", "Nothing measured there, median error (and share inside the interval):", "",
+        f"| predictor | {line}", "|---|--:|--:|--:|--:|", *unmeasured, f"| rows | {counts} |", "",
+        "After so many measured layers, median of 10 draws (least to most; share inside the interval):", "",
+        f"| layers | predictor | {line}", "|--:|---|--:|--:|--:|--:|", *few, "", "",
+    ])  # fmt: skip
+
+
+def _cell(p: Mapping[str, Any]) -> str:
+    told = [f"{100 * p['least_mdape_frac']:.1f} to {100 * p['most_mdape_frac']:.1f}"] if p["draws"] > 1 else []
+    told += [f"{p['coverage_frac']:.0%}"] if p["coverage_frac"] is not None else []
+    return f"{p['mdape_frac']:.1%}" + (f" ({'; '.join(told)})" if told else "")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 import sys
 
 import numpy as np
@@ -245,6 +246,14 @@ def test_cards_carry_the_learning_curves(name):
     assert section.count("| 10 |") == 12
 
 
+def test_the_page_carries_the_learning_curves():
+    """In step with transfer/hardware.json: `python models/build_transfer.py --docs` writes them."""
+    script = _script("build_transfer")
+    tables = script.tables(json.loads(script.OUTPUT.read_text())["curves"])
+    assert f"<!-- curves -->\n{tables}<!-- /curves -->" in script.PAGE.read_text()
+    assert "| 200 | wattlayer, telling layers | " in tables and "wattlayer, data sheet only | " in tables
+
+
 def test_a_card_without_curves_has_no_section():
     assert _script("build").curves_section("jetson-nano") == ""
 
@@ -346,6 +355,16 @@ def test_a_limit_that_does_not_fit_is_refused(synthetic, limit_w):
 def test_a_clock_that_does_not_fit_is_refused(synthetic, clock_mhz):
     with pytest.raises(InputError, match=f"MHz does not fit a30: give one from {LOWEST_CLOCK_FRAC * 1440:.0f} to 1440 MHz"):
         operated(synthetic, clock_mhz=clock_mhz)
+
+
+@pytest.mark.slow
+def test_a_limit_given_is_the_power_of_rows_at_the_limit(shared_data, capsys):
+    """The A30's rows at 165 W, from a model that learned from other boards and knows no limit."""
+    _script("check_operating").main([str(shared_data)])
+    lines = capsys.readouterr().out.splitlines()
+    free, held = ([float(x) for x in re.findall(r"([0-9.]+)%", line)] for line in lines if line.startswith("| at the limit"))
+    assert held[0] < 2 and free[0] > 10
+    assert held[-1] < free[-1]
 
 
 @pytest.mark.slow
