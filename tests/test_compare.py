@@ -132,6 +132,16 @@ def test_one_network_on_one_device_at_one_batch_needs_no_lists():
     assert "Thick" in str(one)
 
 
+def test_inputs_may_be_dicts():
+    class Named(nn.Linear):
+        def forward(self, x):
+            return super().forward(x["x"])
+
+    with torch.device("meta"):
+        dicts = Subject(Named(8, 8).eval(), ({"x": torch.empty(2, 8)},))
+    assert len(wl.compare([dicts, *subjects()]).rows) == 4
+
+
 def test_nothing_to_compare_is_refused():
     with pytest.raises(InputError, match="network"):
         wl.compare([])
@@ -172,6 +182,7 @@ def test_the_command_writes_json_and_csv_with_the_same_rows(run, two):
 def test_the_table_shows_every_network_device_and_batch(run, two):
     code, out, _ = run("compare", *two, "--hardware", "a30", "--hardware", "gtx1070", "--batch", "1..4", "--image-size", "64")
     assert code == 0
+    assert run("compare", *two, two[0], "--hardware", "a30,gtx1070,a30", "--batch", "1,2,4,2", "--image-size", "64")[1] == out
     assert re.search(r"energy a sample by batch\n.*\b1 +2 +4\n", out)
     assert out.count("gtx1070") >= 8 and "other.py:wide" in out and "90%" in out
 

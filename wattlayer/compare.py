@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, groupby
+from itertools import combinations, groupby, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from .intervals import LEVEL
 from .model import EnergyModel, load_model
 from .predict import DEFAULT_HARDWARE, parse_shape
 from .subject import Edit, Setting, Subject
+from .trace import Trace
 from .whatif import Change, Tell, change
 
 if TYPE_CHECKING:
@@ -139,17 +140,23 @@ def compare(
         raise InputError(f"there is nothing to compare: name at least one {'device' if names else 'network'}")
     shape = parse_shape(input) if isinstance(input, str) else input
     setting = Setting(shape[0] if shape else 1, image_size, seq_len, shape, dtype, tf32, mode)
-    subjects = [x if isinstance(x, Subject) else Subject(x, (), setting) for x in dict.fromkeys(names)]
-    edits = [Edit(batch=n) for n in sorted(set(_listed(batch)))] or [Edit()]
+    once = [x for i, x in enumerate(names) if isinstance(x, Subject) or x not in names[:i]]
+    subjects = [x if isinstance(x, Subject) else Subject(x, (), setting) for x in once]
     loaded = [x if isinstance(x, EnergyModel) else load_model(x) for x in devices]
     models = {(x.hardware, x.sha256, x.metadata.conditions): x for x in loaded}.values()
-    traces = []
-    for i, (edit, subject) in enumerate((edit, subject) for edit in edits for subject in subjects):
-        tell(f"tracing {_name(subject)} {edit.describe()}".rstrip(), i, len(edits) * len(subjects))
-        traces.append(subject.trace(edit))
-    traces.sort(key=lambda x: x.batch)
+    traces = _traces(subjects, _listed(batch), tell)
     estimates = [e for model in models for e in estimate_many(traces, model, mode, strict)]
     return Comparison(tuple(row for _, rivals in groupby(estimates, key=_place) for row in _ranked(list(rivals))))
+
+
+def _traces(subjects: Sequence[Subject], batches: Sequence[int], tell: Tell) -> list[Trace]:
+    """Every subject at every batch, or at its own, by batch."""
+    edits = [Edit(batch=n) for n in sorted(set(batches))] or [Edit()]
+    traces = []
+    for i, (edit, subject) in enumerate(product(edits, subjects)):
+        tell(f"tracing {_name(subject)} {edit.describe()}".rstrip(), i, len(edits) * len(subjects))
+        traces.append(subject.trace(edit))
+    return sorted(traces, key=lambda x: x.batch)
 
 
 def _listed(given: Any) -> tuple[Any, ...]:
