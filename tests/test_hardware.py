@@ -222,6 +222,27 @@ def test_a_slip_in_a_file_of_ones_own_is_named_with_its_unit(old, new, told, hom
     assert str(home / "hardware.toml") in str(error.value) and "\n" not in str(error.value).split("TOML")[0]
 
 
+@pytest.mark.parametrize("field", NUMBERS)
+@pytest.mark.parametrize(
+    ("value", "told"), [("1e30", "must lie between"), ("-1", "must lie between"), ('"many"', "is not a number")]
+)
+def test_every_number_is_held_to_its_range_and_unit(field, value, told, home):
+    home.mkdir()
+    lines = [line for line in MINE.splitlines() if not line.startswith(f"{field} =")]
+    (home / "hardware.toml").write_text("\n".join([lines[0], lines[1], f"{field} = {value}", *lines[2:]]))
+    with pytest.raises(InputError, match=rf"\[lab-card\]: {field} .* {told}") as error:
+        find_hardware("lab-card")
+    assert NUMBERS[field][2] in str(error.value)
+
+
+def test_half_a_multiprocessor_is_refused(home):
+    home.mkdir()
+    assert "units = 60\n" in MINE
+    (home / "hardware.toml").write_text(MINE.replace("units = 60\n", "units = 60.5\n"))
+    with pytest.raises(InputError, match="units 60.5 is not whole"):
+        find_hardware("lab-card")
+
+
 def test_the_shipped_file_is_what_the_registry_says():
     text = shipped_file().read_text()
     assert read_devices(shipped_file()) == HARDWARE

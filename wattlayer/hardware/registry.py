@@ -108,6 +108,8 @@ def _number(field: str, value: Any, allowed: tuple[float, float, str]) -> float:
         raise InputError(f"{field} {value!r} is not a number ({unit})")
     if not least <= value <= most:
         raise InputError(f"{field} {value:g} must lie between {least:g} and {most:g} ({unit})")
+    if field == "units" and value != int(value):
+        raise InputError(f"{field} {value:g} is not whole ({unit})")
     return float(value)
 
 
