@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas
     from torch import nn
 
+    from .report.accounting import Assumptions
     from .whatif import Change
 
 SCHEMA = 1
@@ -183,6 +184,12 @@ class Estimate:
         )
         return whatif_estimate(self, edit, module, inputs, hardware)
 
+    def to_html(self, path: str | Path | None = None, assumptions: Assumptions | None = None) -> str:
+        """Return the report, one HTML page that works offline, and write it to `path`, if any; InputError where it cannot."""
+        from .report.html import estimate_page
+
+        return estimate_page(self, assumptions, path)
+
     def _repr_html_(self) -> str:
         from .notebook import estimate_html
 
@@ -212,13 +219,9 @@ def estimate(trace: Trace, model: EnergyModel, mode: str = "graph", strict: bool
 
 
 def estimate_many(
-    traces: Sequence[Trace],
-    model: EnergyModel,
-    mode: str = "graph",
-    strict: bool = False,
-    run: str | None = None,
-    n_jobs: int = 1,
-) -> list[Estimate]:
+    traces: Sequence[Trace], model: EnergyModel, mode: str = "graph", strict: bool = False,
+    run: str | None = None, n_jobs: int = 1,
+) -> list[Estimate]:  # fmt: skip
     """Estimate many networks with one call of the model for all their distinct layers; the same numbers as one by one.
 
     `n_jobs` spreads the distinct layers over processes through joblib, and over machines under

@@ -12,11 +12,11 @@ import typer
 
 from ..errors import WattlayerError, first_line
 
-from . import predict, compare, whatif, advise, data, measure, train, calibrate, hardware, zoo  # isort: skip  (the order of `wattlayer --help`)
+from . import predict, report, compare, whatif, advise, data, measure, train, calibrate, hardware, zoo  # isort: skip  (the order of `wattlayer --help`)
 from .app import BAD_INPUT, app
 from .output import reader_may_leave
 
-__all__ = ["advise", "calibrate", "compare", "data", "hardware", "main", "measure", "predict", "train", "whatif", "zoo"]
+__all__ = ["advise", "calibrate", "compare", "data", "hardware", "main", "measure", "predict", "report", "train", "whatif", "zoo"]
 
 
 @app.callback(invoke_without_command=True)

@@ -87,6 +87,12 @@ def write(result: str | bytes, output: Path | None) -> None:
             sys.stdout.flush()
 
 
+def named(output: Path | None) -> None:
+    """Raise InputError where a page would be written to a terminal, which shows it as thousands of lines of source."""
+    if output is None and sys.stdout.isatty():
+        raise InputError("an HTML page on a terminal is unreadable: give --output report.html")
+
+
 @contextmanager
 def reader_may_leave() -> Iterator[None]:
     """Let the reader of stdout leave early, as `head` does: no error, and what is still to be written goes nowhere."""

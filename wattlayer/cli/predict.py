@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,7 +29,7 @@ from .options import (
     Tf32Option,
     written_as,
 )  # fmt: skip
-from .output import busy, rendered, write
+from .output import busy, named, rendered, write
 
 if TYPE_CHECKING:
     from ..estimate import Estimate
@@ -76,7 +77,7 @@ def predict(
         traced = trace_network(loaded, tf32.value)
         result = estimate(traced, model, mode=mode.value, strict=strict)
     verdicts = [budget.judge(result) for budget in budgets]
-    write(_estimate_text(result, format, top, depth), output)
+    write(_estimate_text(result, format, top, depth, output), output)
     if check_flops:
         from ..crosscheck import check_flops as compare
 
@@ -84,7 +85,7 @@ def predict(
     enforce(verdicts, junit, github)
 
 
-def _estimate_text(result: Estimate, format: Format, top: int, depth: int) -> str | bytes:
+def _estimate_text(result: Estimate, format: Format, top: int, depth: int, output: Path | None) -> str | bytes:
     from .. import export
     from ..report import estimate_csv, estimate_tables
 
@@ -101,7 +102,10 @@ def _estimate_text(result: Estimate, format: Format, top: int, depth: int) -> st
     if format is Format.parquet:
         return export.parquet(result)
     if format is Format.html:
-        raise InputError("format 'html' is not available yet: use table, json or csv")
+        from ..report.html import estimate_page
+
+        named(output)
+        return estimate_page(result)
     return rendered(*estimate_tables(result, top, depth))
 
 

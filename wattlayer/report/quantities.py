@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 _LARGE = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _SMALL = (*_LARGE, (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
@@ -22,3 +24,15 @@ def _prefixed(value: float, unit: str, prefixes: Sequence[tuple[float, str]], sm
     rounded = float(f"{value:.3g}")  # first, for 999.9 mJ is 1 J
     scale, prefix = next(((s, p) for s, p in prefixes if abs(rounded) >= s), smallest)
     return f"{rounded / scale:.3g} {prefix}{unit}"
+
+
+def decimal(value: float) -> str:
+    """Write a number with three digits and without an exponent: `decimal(0.0000123)` is "0.0000123", 12345 is "12,300"."""
+    text = np.format_float_positional(float(f"{value:.3g}"), trim="-")
+    whole, point, rest = text.partition(".")
+    return f"{int(whole):,}{point}{rest}"
+
+
+def money(value: float, currency: str) -> str:
+    """Write an amount: as it is from a thousandth on, with a prefix below, where zeros would be miscounted."""
+    return f"{decimal(value)} {currency}" if abs(value) >= 0.001 or not value else small(value, currency)

@@ -1,0 +1,128 @@
+"""From joules to kilowatt-hours, money and carbon for a functional unit, under assumptions that the reader states.
+
+Nothing is assumed that was not said: without a price there is no cost, without a grid intensity no carbon.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import isfinite
+
+from ..errors import InputError
+from ..estimate import Estimate
+from ..trace import Trace
+
+J_PER_KWH = 3.6e6
+"""By definition: 1,000 W for 3,600 s."""
+
+_UNIT = re.compile(r"\s*([\d.,_eE+]+)\s+(\S.*?)\s*")
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What turns energy into cost and carbon; None means not stated.
+
+    Raises InputError for a number that is negative or not finite, for a price without its currency, embodied emissions
+    without a grid intensity, and a functional unit that does not begin with a positive number.
+    """
+
+    grid_gco2_per_kwh: float | None = None
+    """Carbon intensity I of the electricity where it runs, in grams of CO2 equivalent a kilowatt-hour."""
+    price_per_kwh: float | None = None
+    currency: str | None = None
+    embodied_gco2: float | None = None
+    """Embodied emissions M of the hardware reserved for one functional unit, in grams of CO2 equivalent."""
+    functional_unit: str = "1 inference"
+    """What carbon is counted per: a number and a name; of tokens where the network reads tokens, else of inferences."""
+
+    def __post_init__(self) -> None:
+        for name in ("grid_gco2_per_kwh", "price_per_kwh", "embodied_gco2"):
+            value = getattr(self, name)
+            if value is not None and not (isfinite(value) and value >= 0):
+                raise InputError(f"{name.replace('_', '-')} {value} must be a number of at least 0")
+        if self.price_per_kwh is not None and not self.currency:
+            raise InputError(f"price {self.price_per_kwh:g} a kWh in what currency? Give --currency, like EUR")
+        if self.price_per_kwh is None and self.currency:
+            raise InputError(f"currency {self.currency!r} without a price: give --price-per-kwh")
+        if self.embodied_gco2 is not None and self.grid_gco2_per_kwh is None:
+            raise InputError(f"embodied {self.embodied_gco2:g} g of CO2 without a grid intensity: give --grid-gco2-per-kwh")
+        self.count()
+
+    def count(self) -> tuple[float, str]:
+        """Return how many of what a functional unit is: `(1000.0, "inferences")`."""
+        found = _UNIT.fullmatch(self.functional_unit)
+        try:
+            number = float(found[1].replace(",", "").replace("_", "")) if found else 0.0
+        except ValueError:
+            number = 0.0
+        if found is None or not (isfinite(number) and number > 0):
+            raise InputError(f"functional unit {self.functional_unit!r} is not a number and a name, like '1,000 inferences'")
+        return number, found[2]
+
+
+@dataclass(frozen=True)
+class Range:
+    """A prediction with both ends of its interval."""
+
+    low: float
+    value: float
+    high: float
+
+    def times(self, factor: float, offset: float = 0.0) -> Range:
+        """Return this range scaled and moved."""
+        return Range(*(x * factor + offset for x in (self.low, self.value, self.high)))
+
+
+@dataclass(frozen=True)
+class Account:
+    """What one functional unit costs; None where the assumption that it needs was not stated."""
+
+    inferences: float
+    """How many inferences (samples of a batch) make one functional unit."""
+    energy_j: Range
+    cost: Range | None
+    operational_gco2: Range | None
+    """O = E x I."""
+    intensity_gco2: Range | None
+    """Software Carbon Intensity, ((E x I) + M) per R of ISO/IEC 21031:2024; needs I and M."""
+
+
+def account(estimate: Estimate, assumptions: Assumptions) -> Account:
+    """Return cost and carbon of a functional unit of what was estimated.
+
+    Formula: Software Carbon Intensity, ISO/IEC 21031:2024 (specification of the Green Software Foundation):
+    SCI = ((E x I) + M) per R. E is the energy of the board alone, as everywhere in wattlayer.
+    """
+    inferences = _inferences(estimate.trace, *assumptions.count())
+    energy_j = inference(estimate).times(inferences)
+    kwh = energy_j.times(1 / J_PER_KWH)
+    price, grid, embodied = assumptions.price_per_kwh, assumptions.grid_gco2_per_kwh, assumptions.embodied_gco2
+    operational = None if grid is None else kwh.times(grid)
+    return Account(
+        inferences, energy_j, None if price is None else kwh.times(price), operational,
+        None if operational is None or embodied is None else operational.times(1.0, embodied),
+    )  # fmt: skip
+
+
+def inference(estimate: Estimate) -> Range:
+    """Return the energy in joules of one inference: one sample of the batch."""
+    low, high = estimate.interval_j
+    return Range(low, estimate.energy_j, high).times(1 / estimate.trace.batch)
+
+
+def tokens(trace: Trace) -> int | None:
+    """Return how many tokens a sample has, where the network's first input is token ids [batch, tokens]; else None."""
+    first = trace.inputs[0] if trace.inputs else None
+    if first is None or len(first.shape) != 2 or first.dtype not in ("int64", "int32"):
+        return None
+    return first.shape[1]
+
+
+def _inferences(trace: Trace, number: float, name: str) -> float:
+    if name.lower() not in ("token", "tokens"):
+        return number
+    each = tokens(trace)
+    if not each:
+        raise InputError(f"functional unit of {name}: {trace.network} does not read tokens; count inferences")
+    return number / each

@@ -1,0 +1,131 @@
+"""An estimate as one HTML page that works offline: no request leaves it, and its content security policy forbids any.
+
+Charts are our own few hundred lines of script instead of a library: Vega or Plotly would add 1 to 4 MB of script to every
+page, parse longer than the whole page takes to open, and the one chart that matters, an icicle of modules that can be
+walked with the keyboard, is not among theirs in that form. The text is filled in by Jinja, which escapes every name.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..estimate import VERSION, Estimate
+from ..intervals import LEVEL
+from .accounting import J_PER_KWH, Assumptions, Range, account, inference, tokens
+from .families import by_kind, by_pattern, misplaced_frac
+from .quantities import decimal, large, money, small
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+SCRIPTS = ("format.js", "icicle.js", "layers.js")
+COLOURS = 8
+"""Kinds that have a colour of their own; the last is for all others."""
+MISJUDGED = 10
+"""Families of layers shown in the list of where FLOP misleads."""
+
+
+def estimate_page(estimate: Estimate, assumptions: Assumptions | None = None, path: str | Path | None = None) -> str:
+    """Return the page, and write it to `path` where one is given.
+
+    Raises InputError for a functional unit that this network cannot be counted in, and where `path` cannot be written.
+    """
+    page = _page(estimate, assumptions or Assumptions())
+    if path is not None:
+        try:
+            Path(path).write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"the report {path} cannot be written: {error.strerror}") from None
+    return page
+
+
+def _page(estimate: Estimate, stated: Assumptions) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters |= {"joules": _joules, "grams": _grams, "percent": _percent, "breakable": _breakable}
+    environment.globals |= {"small": small, "large": large, "decimal": decimal, "money": money}
+    style, script = _part("page.css"), "".join(map(_part, SCRIPTS))
+    return environment.from_string(_part("page.html")).render(
+        e=estimate, model=estimate.model, trace=estimate.trace, stated=stated, account=account(estimate, stated),
+        one=inference(estimate), tokens=tokens(estimate.trace), kinds=by_kind(estimate), colour=_colour,
+        misjudged=[x for x in by_pattern(estimate)[:MISJUDGED] if abs(x.gap_frac) >= 0.001],
+        misplaced_frac=misplaced_frac(estimate), minds=_minds(estimate), level=LEVEL, version=VERSION,
+        j_per_kwh=J_PER_KWH, data=Markup(_data(estimate)), style=Markup(style), script=Markup(script),
+        style_hash=_hash(style), script_hash=_hash(script),
+    )  # fmt: skip
+
+
+def _part(name: str) -> str:
+    return (files(__package__) / "page" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """The hash by which a content security policy admits an inline style or script."""
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
+
+
+def _colour(rank: int) -> str:
+    return f"c{min(rank, COLOURS - 1)}"
+
+
+def _minds(e: Estimate) -> list[str]:
+    """What a reader must know before believing the figures, the gravest first."""
+    minds = [e.model.caveat] if e.model.caveat else []
+    if e.covered_frac < 1:
+        minds.append(
+            f"{1 - e.covered_frac:.1%} of the energy is in kinds of layers never measured on {e.model.hardware} and is priced "
+            f"by the physical scaffold: {', '.join(e.uncovered_kinds())}"
+        )
+    if e.extrapolated_frac:
+        minds.append(
+            f"{e.extrapolated_frac:.1%} of the energy is in layers far outside what was measured; their intervals are wider"
+        )
+    if e.mode == "eager":
+        minds.append(f"gaps in the launch queue cost {small(e.gap_energy_j, 'J')} a pass, assuming 7.5 µs a launch")
+    return [*minds, *e.trace.assumptions]
+
+
+def _data(e: Estimate) -> str:
+    """What the charts and the table draw, as JSON that cannot end the element it stands in."""
+    kinds = [family.name for family in by_kind(e)]
+    ranks = {kind: i for i, kind in enumerate(kinds)}
+    layers = [
+        [path, ranks[x.kind], "x".join(map(str, x.outputs[0].shape)) if x.outputs else "", x.flop, *_figures(e, i),
+         2 * int(e.extrapolated[i]) + int(not e.covered[i])]
+        for i, (path, x) in enumerate(zip(e.trace.paths, e.trace.layers))
+    ]  # fmt: skip
+    told: dict[str, Any] = {"network": e.trace.network, "kinds": kinds, "gap_j": e.gap_energy_j, "layers": layers}
+    text = json.dumps(told, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _figures(e: Estimate, i: int) -> list[float]:
+    """Time in s, energy and both ends of its interval in J, of six digits: more would be half of a long page."""
+    return [float(f"{x[i]:.6g}") for x in (e.layer_time_s, e.layer_energy_j, e.layer_low_j, e.layer_high_j)]
+
+
+def _joules(x: Range) -> str:
+    return f"{small(x.low, 'J')} to {small(x.high, 'J')}"
+
+
+def _grams(x: Range) -> str:
+    return f"{small(x.low, 'g')} to {small(x.high, 'g')}"
+
+
+def _breakable(path: str) -> Markup:
+    """A path that may break behind its dots."""
+    from markupsafe import Markup, escape
+
+    return Markup(".<wbr>").join(escape(part) for part in path.split("."))
+
+
+def _percent(frac: float) -> str:
+    return f"{frac:.1%}"
