@@ -12,12 +12,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from wattlayer.adapters import InputSize, Network, resolve
-from wattlayer.adapters.incomplete import FORECAST_STEPS
+from wattlayer.adapters.incomplete import CONVENTION, FORECAST_STEPS
 from wattlayer.cli.output import rendered
 from wattlayer.crosscheck import torch_counts
 from wattlayer.errors import InputError
 from wattlayer.estimate import estimate
 from wattlayer.model import load_model
+from wattlayer.predict import trace_network
 from wattlayer.report import estimate_tables, trace_json
 from wattlayer.trace import EVEN_CHOICES, Trace, trace
 
@@ -229,6 +230,17 @@ def test_what_is_unset_is_named(tmp_path: Path, config: dict[str, Any], name: st
     with pytest.raises(InputError, match=rf"cannot be built: its configuration leaves {name} unset") as caught:
         load(written(tmp_path, **config))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_filled_in_or_left_out_is_said(tmp_path: Path) -> None:
+    sizes = {key: value for key, value in TINY.items() if key != "num_key_value_heads"}
+    assert load(written(tmp_path, model_type="nemotron", **sizes)).assumptions == (CONVENTION,)
+    assert load(written(tmp_path, model_type="nemotron", **TINY)).assumptions == ()
+    (text_only,) = load("llava").assumptions
+    assert text_only.startswith("runs on input_ids alone: what reads only pixel_values costs nothing")
+    assert trace_network(load("llava")).assumptions == (text_only,)
+    assert load("clip").assumptions == load("bert").assumptions == ()
+    assert "24 steps" in load("informer").assumptions[0] and load("informer", seq_len=12).assumptions == ()
 
 
 def test_the_forecast_is_as_long_as_asked() -> None:

@@ -44,6 +44,9 @@ def test_unread_parameters_are_those_no_operator_takes():
         module["used"](torch.randn(2, 3).to(module["idle"].weight.dtype))
     assert reads.unread_frac(module) == 0.75
     assert Reads().unread_frac(nn.Identity()) == 0
+    with Reads() as reads:
+        torch.randn(2, 3) @ module["used"].weight.T
+    assert reads.unread_frac(module) == 0.75
 
 
 @needs_torchvision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,9 @@ def load_network(
 
 
 def trace_network(network: Network, tf32: str = "conv") -> Trace:
-    """Trace a loaded network."""
-    return trace(network.module, *network.args, kwargs=network.kwargs, tf32=tf32, network=network.name)
+    """Trace a loaded network; what its source assumed comes before what the trace did."""
+    traced = trace(network.module, *network.args, kwargs=network.kwargs, tf32=tf32, network=network.name)
+    return replace(traced, assumptions=(*network.assumptions, *traced.assumptions))
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -11,6 +12,10 @@ from .constants import tensors_in
 
 _ASKS = frozenset({"__get__", "size", "dim", "numel", "stride", "is_floating_point", "type", "element_size", "untyped_storage"})
 """Functions that ask a tensor about itself, not for its values."""
+
+
+_WHOLE = {torch.Tensor.T.__get__, torch.Tensor.mT.__get__, torch.Tensor.data.__get__}  # type: ignore[attr-defined]
+"""Attributes that are the tensor itself, seen otherwise."""
 
 
 class Reads(TorchFunctionMode):
@@ -22,7 +27,7 @@ class Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") not in _ASKS:
+        if getattr(func, "__name__", "") not in _ASKS or func in _WHOLE:
             self._read.update(map(id, tensors_in((args, kwargs))))
         return func(*args, **kwargs)
 

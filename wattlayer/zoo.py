@@ -17,7 +17,8 @@ from .adapters import SOURCES, InputSize, names_of, resolve
 from .errors import InputError, first_line
 from .estimate import estimate
 from .model import EnergyModel, load_model
-from .trace import Trace, trace
+from .predict import trace_network
+from .trace import Trace
 
 TIME_LIMIT_S = 180
 """A network that takes longer is refused with that reason, on systems that have alarms."""
@@ -69,7 +70,7 @@ def visit(name: str, hardware: str | None = None, time_limit_s: int = TIME_LIMIT
             warnings.simplefilter("ignore")
             network = resolve(name, InputSize())
             with Reads() as reads:
-                traced = trace(network.module, *network.args, kwargs=network.kwargs, network=name)
+                traced = trace_network(network)
     except Exception as error:  # a sweep goes on: what one network raises is its reason
         told = first_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
         return Outcome(name, told, time.perf_counter() - started)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, first_line, nearest
 from .hub import fetch_config
-from .incomplete import fill_by_convention, set_forecast, unset
-from .modalities import example_inputs
+from .incomplete import CONVENTION, fill_by_convention, set_forecast, sizes_of_heads, unset
+from .modalities import example_inputs, left_out
 from .source import InputSize, Network, build, require
 from .torchvision import import_torchvision
 
@@ -41,9 +41,13 @@ def load(name: str, size: InputSize) -> Network:
     network = f"{PREFIX}:{name}"
     config = _config(name)
     _resize(config, size)
-    set_forecast(config, size.seq_len)
+    filled = set_forecast(config, size.seq_len)
+    before = sizes_of_heads(config)
     module = build(lambda: _whole_module(config, size.dtype), None)
-    return Network(network, module, (), example_inputs(module, network, size))
+    if sizes_of_heads(config) != before:
+        filled += (CONVENTION,)
+    inputs = example_inputs(module, network, size)
+    return Network(network, module, (), inputs, (*filled, *left_out(module, inputs)))
 
 
 def _config(name: str) -> Any:

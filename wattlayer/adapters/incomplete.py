@@ -22,11 +22,26 @@ def parts(config: Any) -> Iterator[Any]:
             yield from parts(part)
 
 
-def set_forecast(config: Any, steps: int | None) -> None:
-    """Say how many steps a time-series network forecasts, and from how many (as many, its documented default)."""
-    if getattr(config, "prediction_length", 0) is None:
-        config.prediction_length = steps or FORECAST_STEPS
-        config.context_length = getattr(config, "context_length", None) or config.prediction_length
+CONVENTION = (
+    "its configuration leaves sizes of attention heads unset: taken as hidden size over heads, as many key as query heads"
+)
+
+
+def set_forecast(config: Any, steps: int | None) -> tuple[str, ...]:
+    """Say how many steps a time-series network forecasts, and from how many (as many, its documented default).
+
+    Returns what was assumed: nothing where the configuration or the user says it.
+    """
+    if getattr(config, "prediction_length", 0) is not None:
+        return ()
+    config.prediction_length = steps or FORECAST_STEPS
+    config.context_length = getattr(config, "context_length", None) or config.prediction_length
+    return () if steps else (f"its configuration leaves prediction_length unset: taken as {FORECAST_STEPS} steps",)
+
+
+def sizes_of_heads(config: Any) -> list[Any]:
+    """Return what `fill_by_convention` may change."""
+    return [getattr(part, key, None) for part in parts(config) for key in ("head_dim", "num_key_value_heads")]
 
 
 def fill_by_convention(config: Any) -> bool:

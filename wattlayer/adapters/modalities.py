@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SPECTROGRAM_FRAMES = 3000
 """Thirty seconds of frames 10 ms apart, Whisper's window (Radford et al. 2022, section 2.2)."""
 
+SENSES = frozenset({"pixel_values", "pixel_values_videos", "input_features", "input_values"})
+"""What carries images, clips and sound into a network."""
+
 Make = Callable[["nn.Module", str, InputSize], "dict[str, Any]"]
 
 
@@ -44,6 +47,17 @@ def example_inputs(module: nn.Module, network: str, size: InputSize) -> dict[str
         inputs["decoder_input_ids"] = ordinary_tokens(module.config, size.batch, length)
     known = complete(module.config, {key: x for key, x in inputs.items() if key in taken}, taken, size)
     return known | _uncached(taken)
+
+
+def left_out(module: nn.Module, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Tell which images and sounds a network could take and is not given: what reads only those costs nothing."""
+    missing = [name for name in signature(module.forward).parameters if name in SENSES and name not in inputs]
+    if not missing or any(name in SENSES for name in inputs):
+        return ()
+    given = ", ".join(key for key in inputs if key != "use_cache")
+    return (
+        f"runs on {given} alone: what reads only {', '.join(missing)} costs nothing here (give them by path/to/file.py:factory)",
+    )
 
 
 def _uncached(taken: Mapping[str, Any]) -> dict[str, Any]:

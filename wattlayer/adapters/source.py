@@ -57,6 +57,8 @@ class Network:
     module: nn.Module
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
+    """What was filled in of its configuration and left out of its inputs, a sentence each."""
 
 
 def format_shape(shape: tuple[int, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -78,7 +79,10 @@ def _text(outcomes: Sequence[Outcome], elapsed_s: float) -> str:
             ("runs in part", "parameters never read"),
             [(x.network, f"{x.unread_frac:.1%}") for x in found if (x.unread_frac or 0) > PARTLY_FRAC],
         ),
-        _table(("assumed of", "what"), [(x.network, text) for x in found for text in x.assumptions]),
+        _table(
+            ("networks", "what was assumed of them"),
+            [(str(count), text) for text, count in Counter(text for x in found for text in x.assumptions).most_common()],
+        ),
     )
     note = (
         f"{elapsed_s:.1f} s of wall clock; cpu_s builds and traces; covered_frac: mean share of energy in measured kinds;"
