@@ -26,8 +26,8 @@ from .whatif import spread_j
 ROUNDING_FRAC = 1e-6
 """Computers round the last digits differently; no budget turns on a millionth."""
 
-CONDITIONS = ("hardware", "dtype", "tf32", "mode", "batch", "model file", "conditions")
-"""What a prediction and its baseline must have in common."""
+FREE = frozenset({"network", "wattlayer", "schema"})
+"""What a prediction may state otherwise than its baseline; whatever else it states of itself is a condition of both."""
 
 Call = tuple[str, float, float, float]
 """One call of a layer: its kind and shapes, and low, middle and high of its energy in joules."""
@@ -82,32 +82,35 @@ class Baseline:
     def judge(self, estimate: Estimate) -> Verdict:
         """Return whether `estimate` costs at most `frac` of the baseline; InputError where the two cannot be compared."""
         record = estimate.to_json()
-        self._comparable(_facts(record))
+        now = _facts(record)
+        self._comparable(now)
         more_j, limit_j = estimate.energy_j - self.energy_j, self.energy_j * self.frac
         low, high = _interval_j(self.calls, _calls(record["layers"]), more_j, estimate.model.correlation)
         word = "over" if _over(estimate.energy_j, limit_j) else "within"
         says = (
             f"{estimate.energy_j:.4g} J is {estimate.energy_j / self.energy_j:.4g} x {self.path.name} ({self.energy_j:.4g} J), "
-            f"{word} the budget of {self.frac:g}; the difference is {more_j:+.4g} J ({low:+.4g} to {high:+.4g} J)"
+            f"{word} the budget of {self.frac:g}"
         )
-        if low < 0 < high:
-            says += ", and the model cannot tell it from no change"
-        return _verdict(f"budget-frac-of {self.path.name}={self.frac:g}", estimate, limit_j, says, self._notes(estimate))
+        if abs(more_j) > ROUNDING_FRAC * self.energy_j:
+            says += f"; the difference is {more_j:+.4g} J ({low:+.4g} to {high:+.4g} J)"
+            says += ", and the model cannot tell it from no change" if low < 0 < high else ""
+        return _verdict(f"budget-frac-of {self.path.name}={self.frac:g}", estimate, limit_j, says, self._notes(now))
 
     def _comparable(self, now: Mapping[str, Any]) -> None:
-        different = [f"{x} {self.facts[x]} against {now[x]}" for x in CONDITIONS if self.facts[x] != now[x]]
+        pairs = {name: (self.facts.get(name, "not stated"), now.get(name, "not stated")) for name in {**now, **self.facts}}
+        different = [
+            f"{name} {was} against {is_now}" for name, (was, is_now) in pairs.items() if was != is_now and name not in FREE
+        ]
         if different:
             raise InputError(
                 f"baseline {self.path} cannot be compared: {', '.join(different)}; {CURE}, under the same conditions"
             )
 
-    def _notes(self, estimate: Estimate) -> tuple[str, ...]:
-        was, version = self.facts["network"], self.facts["wattlayer"]
-        notes = [] if was == estimate.trace.network else [f"the baseline is another network: {was}"]
-        return (
-            *notes,
-            *([] if version == VERSION else [f"the baseline was predicted by wattlayer {version}, this is {VERSION}"]),
-        )
+    def _notes(self, now: Mapping[str, Any]) -> tuple[str, ...]:
+        was, version = self.facts.get("network"), self.facts.get("wattlayer")
+        notes = [] if was == now["network"] else [f"the baseline is another network: {was}"]
+        notes += [] if version == VERSION else [f"the baseline was predicted by wattlayer {version}, this is {VERSION}"]
+        return tuple(notes)
 
 
 def budgets(budget_j: float | None, frac_of: str | None) -> list[Budget | Baseline]:
@@ -157,10 +160,11 @@ def _baseline(path: Path, frac: float) -> Baseline:
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str]:
-    """What the JSON form of a prediction states of itself, as short texts."""
+    """What the JSON form of a prediction states of itself and its model file, as short texts."""
     model = record["model"]
-    stated = {**record, "model file": str(model["sha256"])[:12], "conditions": model.get("conditions") or "none"}
-    return {name: " ".join(str(stated[name]).split())[:100] for name in (*CONDITIONS, "network", "wattlayer")}
+    stated = {name: value for name, value in record.items() if not isinstance(value, dict | list)}
+    stated |= {"model file": str(model["sha256"])[:12], "conditions": model.get("conditions") or "none"}
+    return {name: " ".join(str(value).split())[:100] for name, value in stated.items()}
 
 
 def _calls(layers: Sequence[Mapping[str, Any]]) -> tuple[Call, ...]:
