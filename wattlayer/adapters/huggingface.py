@@ -117,6 +117,9 @@ def _whole_module(config: Any, dtype: str) -> nn.Module:
             except Exception as error:  # a constructor is somebody else's code
                 first = first or error
     assert first is not None
+    if isinstance(first, ImportError):
+        wanted = first_line(first).partition(" but it was not found")[0]
+        raise InputError(f"the network cannot be built: {wanted}: install it") from first
     name = unset(first)
     if name is None:
         raise first
