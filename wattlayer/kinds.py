@@ -170,7 +170,7 @@ def pool(layer: Layer) -> int:
 @kind("pooling", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "_adaptive_avg_pool3d")
 @kind("reduction", "mean", "sum", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "any", "all")
 @kind("reduction", "argmax", "argmin", "prod", "logsumexp", "linalg_vector_norm", "norm", "cumsum", "cumprod", "aminmax")
-@kind("reduction", "median", "nanmedian", "count_nonzero", "logcumsumexp", "cummax")
+@kind("reduction", "median", "nanmedian", "count_nonzero", "logcumsumexp", "cummax", "cummin", "_is_all_true", "_is_any_true")
 def reduce(layer: Layer) -> int:
     """One per input element."""
     return _input_elements(layer)
