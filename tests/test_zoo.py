@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from importlib.util import find_spec
 
 import pytest
@@ -10,9 +11,12 @@ import torch
 from conftest import needs_torchvision
 from torch import nn
 
+from wattlayer.cli.zoo import _text as cli_text
 from wattlayer.errors import InputError
+from wattlayer.kinds import KINDS
 from wattlayer.reads import Reads
-from wattlayer.zoo import Outcome, sweep, visit, zoo_names
+from wattlayer.trace import trace
+from wattlayer.zoo import Outcome, _counted, sweep, visit, zoo_names
 
 SMALL = ["torchvision:mobilenet_v3_small", "torchvision:fasterrcnn_resnet50_fpn"]
 
@@ -69,10 +73,78 @@ def test_a_journal_of_something_else_is_refused_with_its_line(tmp_path, text):
     assert journal.read_text() == text
 
 
+def outcome(network: str, **known) -> Outcome:
+    return Outcome(network, None, 1.0, 0.5, calls=1, flop=1, **known)
+
+
+def test_the_worst_kind_without_a_formula_is_named():
+    mild = outcome("timm:a", unknown_kinds=("odd",), unknown_bytes_frac=0.001)
+    worst = outcome("timm:b", unknown_kinds=("odder", "odd"), unknown_bytes_frac=0.02)
+    assert "odder in timm:b, 2.0000% of its bytes" in cli_text([mild, worst], 1.0)
+    assert "every kind of operator met has a FLOP formula" in cli_text([outcome("timm:c", unknown_bytes_frac=0.0)], 1.0)
+
+
+def test_constructors_that_run_a_backbone_are_built():
+    needs("timm")
+    hybrid = visit("timm:vit_small_resnet26d_224")  # runs its backbone on zeros to learn how wide its output is
+    assert hybrid.traced and hybrid.calls == 186, hybrid.reason
+
+
+class Odd(nn.Module):
+    """Two kinds of operators, one of which moves more."""
+
+    def forward(self, x):
+        return x.cumsum(1).cumsum(0) + x.flip(0)
+
+
+def test_kinds_without_a_formula_are_ordered_by_their_bytes(monkeypatch):
+    for kind in ("flip", "cumsum"):
+        monkeypatch.delitem(KINDS, kind)
+    counted = _counted(trace(Odd(), torch.ones(9, 5)), (1.0, 1.0), 0.0)
+    assert counted.unknown_kinds == ("cumsum", "flip")
+    assert counted.unknown_bytes_frac == pytest.approx(6 / 9)
+
+
+@needs_torchvision
+def test_the_command_prints_what_it_found(run, monkeypatch):
+    only = ("zoo", "torchvision", "--match", "squeezenet1_1", "--jobs", "1")
+    code, out, _ = run(*only, "--format", "json")
+    (network,) = json.loads(out)["networks"]
+    assert (code, network["network"], network["reason"]) == (0, "torchvision:squeezenet1_1", None) and network["cpu_s"] > 0
+    assert "covered_frac" in run(*only)[1]
+    monkeypatch.setattr("wattlayer.cli.output.narrow", lambda *_: True)
+    slim = run(*only)[1].splitlines()[0]
+    assert "refused" in slim and "covered_frac" not in slim
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("torch",), "no zoo 'torch'"),
+        (("timm", "--match", "nothing like it"), "no network's name contains"),
+        (("timm", "--jobs", "0"), "jobs 0"),
+        (("timm", "--format", "csv"), "csv"),
+        (("timm", "--match", "resnet18", "--journal", "no/such/folder.jsonl"), "no/such/folder.jsonl cannot be"),
+    ],
+)
+def test_a_sweep_that_cannot_be_done_is_refused_in_one_line(run, arguments, told):
+    needs("timm")
+    code, out, err = run("zoo", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1) and told in err
+
+
 @needs_torchvision
 def test_the_share_of_energy_in_measured_kinds_is_told_where_hardware_is_named():
     outcome = visit(SMALL[0], hardware="a30")
     assert 0.5 < outcome.covered_frac <= 1 and (outcome.covered_frac == 1) == (not outcome.uncovered_kinds)
+
+
+@needs_torchvision
+def test_what_takes_too_long_is_refused_and_the_timer_is_gone():
+    handler = signal.getsignal(signal.SIGPROF)
+    outcome = visit(SMALL[0], time_limit_s=0.01)
+    assert "not traced within 0.01 s of processor time" in outcome.reason
+    assert signal.getsignal(signal.SIGPROF) == handler and signal.getitimer(signal.ITIMER_PROF)[0] == 0
 
 
 def test_an_unknown_zoo_is_refused():

@@ -6,6 +6,7 @@ import json
 import signal
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,7 +22,7 @@ from .predict import trace_network
 from .trace import Trace
 
 TIME_LIMIT_S = 180
-"""A network that takes longer is refused with that reason, on systems that have alarms."""
+"""A network that takes more processor time is refused with that reason, on systems that have such timers."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class Outcome:
     reason: str | None
     """Why it was refused, in one line; None where it was traced."""
     elapsed_s: float
-    """To build and trace it, in one process."""
+    """Wall clock to build and trace it, in one process: longer where others keep the cores busy."""
+    cpu_s: float
+    """Processor time of the same."""
     calls: int | None = None
     flop: int | None = None
     unknown_kinds: tuple[str, ...] = ()
-    """Kinds of operators without a formula of their own, whose FLOP are a guess."""
+    """Kinds of operators without a formula of their own, whose FLOP are a guess; the one that moves most bytes first."""
     unknown_bytes_frac: float | None = None
     """Share of the bytes moved in such kinds."""
     unread_frac: float | None = None
@@ -60,11 +63,15 @@ def zoo_names(source: str) -> list[str]:
     return [f"{source}:{name}" for name in names_of(source)]
 
 
-def visit(name: str, hardware: str | None = None, time_limit_s: int = TIME_LIMIT_S) -> Outcome:
+def visit(name: str, hardware: str | None = None, time_limit_s: float = TIME_LIMIT_S) -> Outcome:
     """Build and trace one network at its default size, and estimate it where `hardware` is given; never raises for a network."""
     from .reads import Reads
 
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
+
+    def spent_s() -> tuple[float, float]:
+        return time.perf_counter() - started, time.process_time() - cpu_started
+
     try:
         with _alarm(time_limit_s), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -73,8 +80,8 @@ def visit(name: str, hardware: str | None = None, time_limit_s: int = TIME_LIMIT
                 traced = trace_network(network)
     except Exception as error:  # a sweep goes on: what one network raises is its reason
         told = first_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
-        return Outcome(name, told, time.perf_counter() - started)
-    outcome = _counted(traced, time.perf_counter() - started, reads.unread_frac(network.module))
+        return Outcome(name, told, *spent_s())
+    outcome = _counted(traced, spent_s(), reads.unread_frac(network.module))
     if hardware is None or not traced.layers:
         return outcome
     result = estimate(traced, _model(hardware))
@@ -82,18 +89,21 @@ def visit(name: str, hardware: str | None = None, time_limit_s: int = TIME_LIMIT
     return replace(outcome, hardware=hardware, covered_frac=result.covered_frac, uncovered_kinds=uncovered)
 
 
-def _counted(traced: Trace, elapsed_s: float, unread_frac: float) -> Outcome:
+def _counted(traced: Trace, spent_s: tuple[float, float], unread_frac: float) -> Outcome:
     """Return what a trace itself tells."""
-    moved_bytes = {x: calls * (x.read_bytes + x.write_bytes) for x, calls in traced.unique().items()}
-    unknown = [x for x in moved_bytes if not x.known]
+    moved_bytes: Counter[str] = Counter()
+    unknown: set[str] = set()
+    for layer, calls in traced.unique().items():
+        moved_bytes[layer.kind] += calls * (layer.read_bytes + layer.write_bytes)
+        unknown |= set() if layer.known else {layer.kind}
     return Outcome(
         traced.network,
         None,
-        elapsed_s,
+        *spent_s,
         calls=len(traced.layers),
         flop=traced.flop,
-        unknown_kinds=tuple(sorted({x.kind for x in unknown})),
-        unknown_bytes_frac=sum(moved_bytes[x] for x in unknown) / max(sum(moved_bytes.values()), 1),
+        unknown_kinds=tuple(sorted(unknown, key=lambda kind: (-moved_bytes[kind], kind))),
+        unknown_bytes_frac=sum(moved_bytes[x] for x in unknown) / max(moved_bytes.total(), 1),
         unread_frac=unread_frac,
         assumptions=traced.assumptions,
     )
@@ -105,22 +115,25 @@ def _model(hardware: str) -> EnergyModel:
 
 
 @contextmanager
-def _alarm(limit_s: int) -> Iterator[None]:
-    """Interrupt what takes longer than `limit_s`; without effect where the system has no alarms."""
+def _alarm(limit_s: float) -> Iterator[None]:
+    """Interrupt what takes more than `limit_s` of processor time, which other work on the machine does not change.
+
+    Without effect where the system has no such timers.
+    """
 
     def stop(*_: Any) -> None:
-        raise InputError(f"not traced within {limit_s} s")
+        raise InputError(f"not traced within {limit_s:g} s of processor time")
 
-    if not hasattr(signal, "SIGALRM"):
+    if not hasattr(signal, "SIGPROF"):
         yield
         return
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(limit_s)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, limit_s)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def sweep(names: Sequence[str], hardware: str | None = None, journal: Path | None = None, n_jobs: int = 1) -> Iterator[Outcome]:
@@ -145,9 +158,13 @@ def sweep(names: Sequence[str], hardware: str | None = None, journal: Path | Non
 
 def _read(journal: Path | None) -> list[Outcome]:
     """Return a journal's outcomes; a last line that was cut off when the sweep was interrupted is left out."""
-    if journal is None or not journal.exists():
+    if journal is None:
         return []
-    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        journal.touch()  # before minutes of work that could not be written down
+        lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{journal} cannot be written or read ({first_line(error)}): name another journal") from None
     if lines and not lines[-1].endswith("\n"):
         journal.write_text("".join(lines[:-1]), encoding="utf-8")
         lines.pop()

@@ -15,7 +15,7 @@ from ..errors import InputError
 WIDE = 80
 """Columns below which lists are written instead of tables of many columns."""
 
-ESSENTIAL = frozenset({"path", "module", "kind", "energy", "share", "name", "title", "trained"})
+ESSENTIAL = frozenset({"path", "module", "kind", "energy", "share", "name", "title", "trained", "zoo", "traced", "refused"})
 """Columns that tables keep on a narrow terminal."""
 
 
@@ -65,10 +65,10 @@ def rendered(*parts: Any) -> str:
 
 
 def _slimmed(part: Any) -> bool:
-    """Leave a table of energies or devices the columns of `ESSENTIAL`; nine columns in the width of three say nothing."""
+    """Leave a table of energies, devices or zoos the columns of `ESSENTIAL`; nine columns in the width of three say nothing."""
     from rich.table import Table
 
-    if not isinstance(part, Table) or not {"energy", "trained"} & {column.header for column in part.columns}:
+    if not isinstance(part, Table) or not {"energy", "trained", "zoo"} & {column.header for column in part.columns}:
         return False
     part.columns = [column for column in part.columns if column.header in ESSENTIAL]
     return True

@@ -85,10 +85,20 @@ def _text(outcomes: Sequence[Outcome], elapsed_s: float) -> str:
         ),
     )
     note = (
-        f"{elapsed_s:.1f} s of wall clock; cpu_s builds and traces; covered_frac: mean share of energy in measured kinds;"
+        f"{elapsed_s:.1f} s of wall clock; cpu_s: processor time to build and trace, of earlier runs in the journal too;"
+        " covered_frac: mean share of energy in measured kinds; least: the smallest of a network;"
         " unknown_bytes_frac: the largest share of a network's bytes in kinds without a FLOP formula"
     )
-    return rendered(_table(columns, list(rows)), *(x for x in lists if x.row_count), note)
+    return rendered(_table(columns, list(rows)), *(x for x in lists if x.row_count), _worst(outcomes), note)
+
+
+def _worst(outcomes: Sequence[Outcome]) -> str:
+    """Name the kind without a FLOP formula that weighs most in any network, that network and the share."""
+    worst = max(outcomes, key=lambda x: x.unknown_bytes_frac or 0.0)
+    if not worst.unknown_kinds:
+        return "every kind of operator met has a FLOP formula"
+    share = f"{worst.unknown_bytes_frac:.4%} of its bytes"
+    return f"worst kind without a FLOP formula: {worst.unknown_kinds[0]} in {worst.network}, {share}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -105,7 +115,7 @@ def _row(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     traced = sum(x.traced for x in outcomes)
     shares = [x.covered_frac for x in outcomes if x.covered_frac is not None]
     mean, least = (f"{sum(shares) / len(shares):.4f}", f"{min(shares):.4f}") if shares else ("", "")
-    spent_s = sum(x.elapsed_s for x in outcomes)
+    spent_s = sum(x.cpu_s for x in outcomes)
     counts = (len(outcomes), traced, len(outcomes) - traced)
     unknown = max((x.unknown_bytes_frac or 0.0 for x in outcomes), default=0.0)
     return *map(str, counts), f"{traced / len(outcomes):.4f}", mean, least, f"{unknown:.6f}", f"{spent_s:.1f}"
