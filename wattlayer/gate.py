@@ -195,9 +195,9 @@ def _verdict(budget: str, e: Estimate, limit_j: float, says: str, notes: tuple[s
 
 def junit(verdicts: Sequence[Verdict]) -> str:
     """Return verdicts as JUnit XML: one test case a budget, a failure where it is exceeded."""
-    counts = {"tests": str(len(verdicts)), "failures": str(sum(v.over for v in verdicts)), "errors": "0", "skipped": "0"}
+    counts = {"name": "wattlayer", "tests": str(len(verdicts)), "failures": str(sum(v.over for v in verdicts)), "errors": "0"}
     root = ElementTree.Element("testsuites", counts)
-    suite = ElementTree.SubElement(root, "testsuite", {"name": "wattlayer", **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {**counts, "skipped": "0"})
     for v in verdicts:
         name = {"classname": _xml_text(f"{v.network} on {v.hardware}"), "name": _xml_text(v.budget)}
         case = ElementTree.SubElement(suite, "testcase", name)
