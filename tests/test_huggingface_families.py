@@ -246,3 +246,17 @@ def test_what_is_filled_in_or_left_out_is_said(tmp_path: Path) -> None:
 def test_the_forecast_is_as_long_as_asked() -> None:
     assert tuple(load("informer", seq_len=12).kwargs["future_values"].shape) == (1, 12)
     assert load("informer").module.config.prediction_length == FORECAST_STEPS
+
+
+def test_what_a_forward_finds_unset_is_named(tmp_path: Path) -> None:
+    sizes = {
+        **TINY,
+        "first_k_dense_replace": 0,
+        "n_routed_experts": 4,
+        "moe_intermediate_size": 16,
+        "kv_lora_rank": 8,
+        "q_lora_rank": 8,
+    }
+    network = load(written(tmp_path, model_type="deepseek_v2", **sizes, num_experts_per_tok=None))
+    with pytest.raises(InputError, match=r"its configuration leaves num_experts_per_tok unset$"):
+        trace_network(network)

@@ -79,8 +79,19 @@ def load_network(
 
 
 def trace_network(network: Network, tf32: str = "conv") -> Trace:
-    """Trace a loaded network; what its source assumed comes before what the trace did."""
-    traced = trace(network.module, *network.args, kwargs=network.kwargs, tf32=tf32, network=network.name)
+    """Trace a loaded network; what its source assumed comes before what the trace did.
+
+    Raises InputError when the forward pass fails, naming what its configuration leaves unset where that is why.
+    """
+    from .adapters.incomplete import unset
+
+    try:
+        traced = trace(network.module, *network.args, kwargs=network.kwargs, tf32=tf32, network=network.name)
+    except InputError as error:
+        name = unset(error.__cause__) if error.__cause__ and "None" in str(error) else None
+        if name is None:
+            raise
+        raise InputError(f"{error}: its configuration leaves {name} unset") from error
     return replace(traced, assumptions=(*network.assumptions, *traced.assumptions))
 
 
