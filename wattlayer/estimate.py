@@ -75,6 +75,7 @@ class Estimate:
 
     @property
     def energy_per_sample_j(self) -> float:
+        """Energy of one pass divided by the samples of its batch."""
         return self.energy_j / self.trace.batch
 
     @property

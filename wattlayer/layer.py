@@ -51,6 +51,7 @@ class Operand:
 
     @property
     def elements(self) -> int:
+        """How many numbers the tensor holds."""
         return prod(self.shape)
 
     @property

@@ -144,10 +144,12 @@ class EnergyModel:
 
     @property
     def name(self) -> str:
+        """What the model is called, like its file: that of its device, unless it was named otherwise."""
         return self.metadata.name
 
     @property
     def hardware(self) -> str:
+        """The device that it was trained on, by its name in the registry."""
         return self.metadata.hardware
 
     def predict(self, layers: Sequence[Layer], runs: Sequence[str] | None = None) -> Prediction:
