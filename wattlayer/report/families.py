@@ -42,6 +42,17 @@ def by_pattern(estimate: Estimate) -> list[Family]:
     return sorted(_families(estimate, names), key=lambda x: -abs(x.gap_frac))
 
 
+def with_rest(families: list[Family], least_frac: float = 0.001) -> list[Family]:
+    """Return the families with at least `least_frac` of the energy or of the FLOP, and all others as one at the end."""
+    large = [x for x in families if max(x.energy_frac, x.flop_frac) >= least_frac]
+    rest = [x for x in families if x not in large]
+    if len(rest) < 2:
+        return families
+    name = f"{len(rest)} other kinds"
+    energy_j, energy_frac, flop_frac = (float(sum(getattr(x, f) for x in rest)) for f in ("energy_j", "energy_frac", "flop_frac"))
+    return [*large, Family(name, name, sum(x.calls for x in rest), energy_j, energy_frac, flop_frac)]
+
+
 def misplaced_frac(estimate: Estimate) -> float:
     """Return which share of the energy a FLOP count would put in the wrong layers, 0 to 1.
 

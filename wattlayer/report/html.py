@@ -8,6 +8,7 @@ walked with the keyboard, is not among theirs in that form. The text is filled i
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from hashlib import sha256
 from importlib.resources import files
@@ -18,7 +19,7 @@ from ..errors import InputError
 from ..estimate import VERSION, Estimate
 from ..intervals import LEVEL
 from .accounting import J_PER_KWH, Assumptions, Range, account, inference, tokens
-from .families import by_kind, by_pattern, misplaced_frac
+from .families import by_kind, by_pattern, misplaced_frac, with_rest
 from .quantities import decimal, large, money, small
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _page(estimate: Estimate, stated: Assumptions) -> str:
     style, script = _part("page.css"), "".join(map(_part, SCRIPTS))
     return environment.from_string(_part("page.html")).render(
         e=estimate, model=estimate.model, trace=estimate.trace, stated=stated, account=account(estimate, stated),
-        one=inference(estimate), tokens=tokens(estimate.trace), kinds=by_kind(estimate), colour=_colour,
+        one=inference(estimate), tokens=tokens(estimate.trace), kinds=with_rest(by_kind(estimate)), colours=_colours(estimate),
         misjudged=[x for x in by_pattern(estimate)[:MISJUDGED] if abs(x.gap_frac) >= 0.001],
         misplaced_frac=misplaced_frac(estimate), minds=_minds(estimate), level=LEVEL, version=VERSION,
         j_per_kwh=J_PER_KWH, data=Markup(_data(estimate)), style=Markup(style), script=Markup(script),
@@ -72,8 +73,9 @@ def _hash(text: str) -> str:
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
-def _colour(rank: int) -> str:
-    return f"c{min(rank, COLOURS - 1)}"
+def _colours(e: Estimate) -> dict[str, str]:
+    """Class of each kind's colour, by its rank in energy; the charts count in the same way."""
+    return {kind.name: f"c{min(rank, COLOURS - 1)}" for rank, kind in enumerate(by_kind(e))}
 
 
 def _minds(e: Estimate) -> list[str]:
@@ -121,10 +123,10 @@ def _grams(x: Range) -> str:
 
 
 def _breakable(path: str) -> Markup:
-    """A path that may break behind its dots."""
+    """A path or a kind that may break behind its dots and underscores."""
     from markupsafe import Markup, escape
 
-    return Markup(".<wbr>").join(escape(part) for part in path.split("."))
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[._])", path))
 
 
 def _percent(frac: float) -> str:

@@ -39,10 +39,11 @@
   }
   settle(root);
 
-  /** A module that only makes one call is drawn as that call, under the module's name. */
+  /** A module that only makes calls of one kind is drawn as one such call, under the module's name. */
   function settle(node) {
     node.children.forEach(settle);
-    if (node.parent && node.children.length === 1 && node.children[0].kind >= 0) {
+    const kinds = new Set(node.children.map((next) => next.kind));
+    if (node.parent && kinds.size === 1 && !kinds.has(-1) && node.children.every((next) => next.path === node.path)) {
       node.kind = node.children[0].kind;
       node.children = [];
     }

@@ -39,7 +39,7 @@
     ["energy", (row) => row[ENERGY], (row) => quantity(row[ENERGY], "J"), "n"],
     ["of energy", (row) => row[ENERGY], (row) => percent(row[ENERGY] / TOTAL.energy), "n"],
     ["interval", uncertainty, (row) => `${quantity(row[LOW], "J")} – ${quantity(row[HIGH], "J")}`, "n interval"],
-    ["low to high", (row) => row[HIGH], bar, "wide"],
+    ["low to high", (row) => row[HIGH], bar, "wide reaches"],
   ];
 
   const body = document.querySelector("#table tbody");
@@ -75,13 +75,14 @@
     const made = element("td", classes);
     const content = show(row);
     made.append(...(name === "layer" ? breakable(content) : [content]));
-    if (name === "layer") made.append(element("span", "kind narrow", REPORT.kinds[row[KIND]] + mark(row)));
+    if (name === "layer") made.append(element("span", "kind narrow"));
+    if (name === "layer") made.lastChild.append(...breakable(REPORT.kinds[row[KIND]] + mark(row)));
     return made;
   }
 
-  /** A path that may break behind its dots. */
+  /** A path or a kind that may break behind its dots and underscores. */
   function breakable(path) {
-    return path.split(/(?<=\.)/).flatMap((part) => [part, element("wbr")]);
+    return path.split(/(?<=[._])/).flatMap((part) => [part, element("wbr")]);
   }
 
   function draw() {

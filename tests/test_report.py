@@ -1,0 +1,551 @@
+"""The report: accounting by hand, hostile names, and the page itself in a real headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import wattlayer as wl
+from wattlayer.errors import InputError
+from wattlayer.export import GAPS
+from wattlayer.report import small
+from wattlayer.report.accounting import Assumptions, account
+from wattlayer.report.families import by_kind, by_pattern, misplaced_frac, with_rest
+from wattlayer.report.quantities import decimal, money
+
+STATED = Assumptions(
+    grid_gco2_per_kwh=380, price_per_kwh=0.3, currency="EUR", embodied_gco2=0.1, functional_unit="1,000 inferences"
+)
+HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror='window.pwned=2'>&amp;\"'"
+LLAMA_3_8B = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+    "max_position_embeddings": 8192, "rope_theta": 500000.0, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def net() -> nn.Module:
+    block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), block, block, nn.Mish())
+
+
+@pytest.fixture(scope="module")
+def small_estimate(model: wl.EnergyModel) -> wl.Estimate:
+    return wl.predict(net(), torch.zeros(4, 3, 32, 32), hardware=model, mode="eager")
+
+
+class Reader(HTMLParser):
+    """Collects a page's text, its elements with attributes, and what stands inside script and style."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.inside: dict[str, list[str]] = {}
+        self.words: list[str] = []
+        self.feed(page)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem:
+            self.inside.setdefault(self.cdata_elem, []).append(data)
+        else:
+            self.words.append(data)
+
+
+# --- accounting
+
+
+def test_cost_and_carbon_are_what_a_pocket_calculator_says(small_estimate):
+    told = account(small_estimate, STATED)
+    kwh = 1000 * small_estimate.energy_j / 4 / 3_600_000
+    assert told.inferences == 1000
+    assert told.energy_j.value / 3.6e6 == pytest.approx(kwh)
+    assert told.cost.value == pytest.approx(0.3 * kwh)
+    assert told.operational_gco2.value == pytest.approx(380 * kwh)
+    assert told.intensity_gco2.value == pytest.approx(380 * kwh + 0.1)  # ((E x I) + M) per R
+    low, high = small_estimate.interval_j
+    assert told.cost.low == pytest.approx(0.3 * 1000 * low / 4 / 3.6e6)
+    assert told.intensity_gco2.high == pytest.approx(380 * 1000 * high / 4 / 3.6e6 + 0.1)
+
+
+def test_nothing_is_assumed_that_was_not_stated(small_estimate):
+    told = account(small_estimate, Assumptions())
+    assert (told.inferences, told.cost, told.operational_gco2, told.intensity_gco2) == (1.0, None, None, None)
+    told = account(small_estimate, Assumptions(grid_gco2_per_kwh=380))
+    assert told.operational_gco2 is not None and told.intensity_gco2 is None, "SCI needs M, which nobody stated"
+    text = Reader(small_estimate.to_html()).text
+    assert text.count("not stated") == 5  # cost and SCI at the top; price, I and M below
+    assert "CO₂e" not in text and "EUR" not in text
+
+
+@pytest.mark.parametrize(
+    ("stated", "named"),
+    [
+        ({"price_per_kwh": 0.3}, "--currency"),
+        ({"currency": "EUR"}, "--price-per-kwh"),
+        ({"embodied_gco2": 5.0}, "--grid-gco2-per-kwh"),
+        ({"grid_gco2_per_kwh": -1.0}, "-1.0"),
+        ({"grid_gco2_per_kwh": float("nan")}, "nan"),
+        ({"price_per_kwh": float("inf"), "currency": "EUR"}, "inf"),
+        ({"functional_unit": "a day"}, "a day"),
+        ({"functional_unit": "0 inferences"}, "0 inferences"),
+        ({"functional_unit": "1..2 inferences"}, "1..2"),
+    ],
+)
+def test_what_cannot_be_accounted_is_refused(stated, named):
+    with pytest.raises(InputError, match=re.escape(named)):
+        Assumptions(**stated)
+
+
+def test_tokens_count_as_parts_of_an_inference(model, small_estimate):
+    read = wl.predict(nn.Embedding(100, 8), torch.zeros(2, 64, dtype=torch.int64), hardware=model)
+    told = account(read, Assumptions(functional_unit="1,000,000 tokens"))
+    assert told.inferences == pytest.approx(1e6 / 64)
+    assert told.energy_j.value == pytest.approx(read.energy_j / 2 / 64 * 1e6)
+    with pytest.raises(InputError, match="does not read tokens"):
+        account(small_estimate, Assumptions(functional_unit="5 tokens"))
+
+
+def test_numbers_read_as_people_write_them():
+    assert [decimal(x) for x in (0, 1, 12345, 0.30, 1.234e-7, 999.9)] == ["0", "1", "12,300", "0.3", "0.000000123", "1,000"]
+    assert (money(0.3, "EUR"), money(9.6e-6, "EUR"), money(0, "EUR")) == ("0.3 EUR", "9.6 µEUR", "0 EUR")
+
+
+# --- families
+
+
+def test_shares_sum_to_one_and_gaps_are_a_family(small_estimate):
+    for families in (by_kind(small_estimate), by_pattern(small_estimate), with_rest(by_kind(small_estimate), 0.3)):
+        assert sum(x.energy_frac for x in families) == pytest.approx(1)
+        assert sum(x.flop_frac for x in families) == pytest.approx(1)
+        assert sum(x.energy_j for x in families) == pytest.approx(small_estimate.energy_j)
+        assert sum(x.calls for x in families) == len(small_estimate.trace.layers)
+    assert GAPS in {x.name for x in by_kind(small_estimate)}
+    assert with_rest(by_kind(small_estimate), 0.3)[-1].name.endswith("other kinds")
+
+
+def test_paths_that_differ_in_numbers_are_one_family(small_estimate):
+    names = {(x.name, x.kind): x.calls for x in by_pattern(small_estimate)}
+    assert names[("*.*", "relu")] == 2 and names[("*", "mish")] == 1
+    gaps = [abs(x.gap_frac) for x in by_pattern(small_estimate)]
+    assert gaps == sorted(gaps, reverse=True)
+
+
+def test_misplaced_energy_is_none_where_energy_follows_flop_and_all_where_it_avoids_it(small_estimate):
+    flop = np.array([float(x.flop) for x in small_estimate.trace.layers])
+    graph = replace(small_estimate, gap_s=0.0, gap_energy_j=0.0)
+    assert misplaced_frac(replace(graph, layer_energy_j=flop * 1e-9)) == pytest.approx(0)
+    top = np.arange(len(flop)) == int(flop.argmin())
+    share = flop[top].sum() / flop.sum()
+    assert misplaced_frac(replace(graph, layer_energy_j=top * 1.0)) == pytest.approx(1 - share)
+
+
+# --- the page as text
+
+
+def test_the_page_says_what_must_be_minded_and_where_it_comes_from(small_estimate):
+    caveat = replace(small_estimate.model, basis="data sheet", source="the data sheet")
+    text = Reader(
+        replace(small_estimate, model=caveat, trace=replace(small_estimate.trace, assumptions=("evenly spread",))).to_html()
+    ).text
+    for said in (
+        "nothing was measured on a30", "evenly spread", "never measured on a30", "mish", "launch queue", "ISO/IEC 21031:2024",
+        small_estimate.model_sha256, small_estimate.model.data_sha256, f"{small_estimate.model.rows} rows", "not of the host",
+    ):  # fmt: skip
+        assert said in text, said
+
+
+def test_stated_assumptions_are_printed(small_estimate):
+    text = Reader(small_estimate.to_html(assumptions=STATED)).text
+    for said in ("380 g CO₂e a kWh, as stated", "0.3 EUR a kWh, as stated", "0.1 g CO₂e per functional unit, as stated",
+                 "1,000 inferences = 1,000 inferences"):  # fmt: skip
+        assert said in text, said
+
+
+def test_the_page_refers_to_nothing_outside_and_its_policy_admits_only_its_own_script(small_estimate):
+    read = Reader(small_estimate.to_html())
+    outward = {"src", "href", "action", "style", "srcset"}
+    assert not [
+        (tag, name) for tag, attributes in read.elements for name in attributes if name in outward or name.startswith("on")
+    ]
+    policy = next(x["content"] for tag, x in read.elements if tag == "meta" and x.get("http-equiv") == "Content-Security-Policy")
+    script, style = read.inside["script"][-1], read.inside["style"][0]
+    hashes = [f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" for text in (style, script)]
+    assert policy == (f"default-src 'none'; style-src {hashes[0]}; script-src {hashes[1]}; base-uri 'none'; form-action 'none'")
+    assert not re.findall(r"\b(?:innerHTML|outerHTML|insertAdjacentHTML|eval|document\.write)\b", script)
+    assert set(re.findall(r"https?://[^\"'\s<]+", "".join([script, style]))) == {"http://www.w3.org/2000/svg"}
+
+
+class Hostile(nn.Module):
+    """A network whose modules have names that want to be markup."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module(HOSTILE.replace(".", "_"), nn.ReLU())
+        self.add_module("x" * 300, nn.Conv2d(3, 8, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for child in self.children():
+            x = child(x)
+        return x
+
+
+def hostile(model: wl.EnergyModel) -> wl.Estimate:
+    module = Hostile()
+    return wl.estimate(wl.trace(module.eval(), torch.zeros(1, 3, 8, 8), network=HOSTILE * 2), model)
+
+
+def hostile_page(model: wl.EnergyModel) -> str:
+    stated = Assumptions(price_per_kwh=1, currency=HOSTILE, functional_unit=f"1 {HOSTILE}")
+    return hostile(model).to_html(assumptions=stated)
+
+
+def test_names_never_become_markup(model):
+    read = Reader(hostile_page(model))
+    assert not [tag for tag, _ in read.elements if tag == "img"]
+    assert len(read.inside["script"]) == 2, "the data and the script: nothing closed either early"
+    data = json.loads(read.inside["script"][0])
+    assert data["network"] == HOSTILE * 2 and HOSTILE.replace(".", "_") in {row[0] for row in data["layers"]}
+
+
+def test_a_network_without_flop_has_a_page(model):
+    text = Reader(wl.predict(nn.PixelShuffle(2), torch.zeros(1, 8, 4, 4), hardware=model).to_html()).text
+    assert "no FLOP at all" in text
+
+
+# --- the command line
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())\n"
+    )
+    return f"{tmp_path / 'net.py'}:net"
+
+
+def test_the_command_writes_the_page_of_the_python_call(source, tmp_path, run):
+    page = tmp_path / "page.html"
+    arguments = ["--input", "4x3x32x32", "--output", page, "--grid-gco2-per-kwh", 380, "--price-per-kwh", 0.3,
+                 "--currency", "EUR", "--embodied-gco2", 0.1, "--functional-unit", "1,000 inferences"]  # fmt: skip
+    assert run("report", source, *arguments) == (0, "", "")
+    estimate = wl.predict(source, input="4x3x32x32")
+    assert page.read_text() == estimate.to_html(tmp_path / "same.html", STATED) == (tmp_path / "same.html").read_text()
+    code, out, _ = run("predict", source, "--input", "4x3x32x32", "--format", "html")
+    assert (code, out) == (0, estimate.to_html())
+    assert run("report", source, "--input", "4x3x32x32")[1] == out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--price-per-kwh", "0.3"], "--currency"),
+        (["--functional-unit", "some"], "some"),
+        (["--functional-unit", "5 tokens"], "tokens"),
+        (["--output", "/nowhere/at/all.html"], "/nowhere/at/all.html"),
+    ],
+)
+def test_what_the_command_refuses_is_one_line(arguments, named, source, run):
+    code, out, err = run("report", source, "--input", "1x3x32x32", *arguments)
+    assert (code, out) == (2, "") and named in err and err.count("\n") == 1
+
+
+def test_no_page_is_poured_on_a_terminal(source, run, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for command in (["report", source], ["predict", source, "--format", "html"]):
+        code, out, err = run(*command, "--input", "1x3x32x32")
+        assert (code, out) == (2, "") and "--output" in err
+
+
+def test_an_unwritable_path_is_an_input_error(small_estimate, tmp_path):
+    with pytest.raises(InputError, match="cannot be written"):
+        small_estimate.to_html(tmp_path / "no" / "page.html")
+
+
+# --- the page in Chromium
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+DESKTOP, PHONE = 1280, 390
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    driver = shutil.which("chromedriver")
+    if driver is None or not (shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.skip("there is no Chromium with its driver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.binary_location = str(shutil.which("chromium") or shutil.which("google-chrome"))
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as running:
+        yield running
+
+
+CELLS = """(name => {
+    const at = [...document.querySelectorAll('#table th')].findIndex(x => x.textContent === name);
+    const text = cell => [...cell.childNodes].filter(x => !x.classList?.contains('narrow')).map(x => x.textContent).join('');
+    return [...document.querySelectorAll('#table tbody tr')].map(x => text(x.children[at])) })(arguments[0])"""
+
+
+class Page:
+    """A file opened at a width and in a colour scheme, with what tests ask of it."""
+
+    def __init__(self, browser: Any, path: Path, width: int = DESKTOP, scheme: str = "light") -> None:
+        self.browser = browser
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        browser.get(path.as_uri())
+
+    def ask(self, script: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(f"return {script}", *arguments)
+
+    def click(self, selector: str) -> None:
+        self.browser.find_element("css selector", selector).click()
+
+    def errors(self) -> list[str]:
+        return [entry["message"] for entry in self.browser.get_log("browser")]
+
+    def cells(self, heading: str) -> list[str]:
+        """The column of the table of layers under a heading."""
+        return self.ask(CELLS, heading)
+
+    def sort_by(self, heading: str) -> None:
+        self.ask("[...document.querySelectorAll('#table th button')].find(x => x.textContent === arguments[0]).click()", heading)
+
+    def interactive_ms(self) -> float:
+        return self.ask("performance.getEntriesByName('interactive')[0].startTime")
+
+
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, wl.Estimate]:
+    if find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    estimate = wl.predict("torchvision:resnet50", batch=32)
+    path = tmp_path_factory.mktemp("resnet50") / "report.html"
+    estimate.to_html(path, STATED)
+    return path, estimate
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, wl.Estimate]:
+    pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("llama")
+    (folder / "config.json").write_text(json.dumps(LLAMA_3_8B))
+    estimate = wl.predict(f"hf:{folder}", seq_len=2048, dtype="bfloat16")
+    estimate.to_html(folder / "report.html")
+    return folder / "report.html", estimate
+
+
+@pytest.fixture(scope="module", params=["resnet50", "llama"])
+def report(request: pytest.FixtureRequest) -> tuple[Path, wl.Estimate]:
+    return request.getfixturevalue(request.param)
+
+
+def test_the_page_opens_from_a_file_without_an_error_or_a_request(browser, report):
+    path, estimate = report
+    page = Page(browser, path)
+    assert page.errors() == []
+    assert page.ask("performance.getEntriesByType('resource').length") == 0
+    assert page.ask("document.title").startswith(estimate.trace.network)
+    assert small(estimate.energy_per_sample_j, "J") in page.ask("document.querySelector('#headline').innerText")
+    assert path.stat().st_size < 5_000_000
+
+
+def test_the_page_is_interactive_within_a_second(browser, report):
+    times = [Page(browser, report[0]).interactive_ms() for _ in range(5)]
+    assert min(times) < 1000, times  # the best of five: other tests share the machine
+
+
+SHOWN = """[...document.querySelectorAll(arguments[0])].filter(x => {
+    const box = x.getBoundingClientRect(); return box.width > 0 && box.height > 0 }).length"""
+
+
+def test_charts_have_a_size(browser, report):
+    page = Page(browser, report[0])
+    assert page.ask(SHOWN, "#icicle button") > 20
+    assert page.ask(SHOWN, ".pair .energy") >= 5
+    assert page.ask(SHOWN, ".reach .energy") >= 20
+    for selector in ("#icicle", ".pair", ".reach"):
+        assert page.ask("document.querySelector(arguments[0]).getBoundingClientRect().height", selector) > 8
+
+
+PARTS = """[...document.querySelectorAll('#icicle button')].filter(x => x.node.children.length).map(parent => {
+    const box = parent.getBoundingClientRect();
+    const inside = [...document.querySelectorAll('#icicle > *')].filter(x => {
+        const its = x.getBoundingClientRect(), middle = (its.left + its.right) / 2;
+        return +x.dataset.row === +parent.dataset.row + 1 && middle > box.left && middle < box.right });
+    return [parent.node.path, box.width, inside.reduce((sum, x) => sum + x.getBoundingClientRect().width, 0)] })"""
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_widths_of_the_icicle_sum_to_the_parent(browser, report, width):
+    page = Page(browser, report[0], width)
+    parts = page.ask(PARTS)
+    assert len(parts) >= 10
+    whole = page.ask("document.querySelector('#icicle').clientWidth")
+    assert parts[0][1] == pytest.approx(whole, abs=0.5)
+    for path, parent, children in parts:
+        assert children == pytest.approx(parent, abs=1.5), path
+
+
+def test_boxes_are_as_wide_as_the_energy_of_their_module(browser, resnet50):
+    path, estimate = resnet50
+    page = Page(browser, path)
+    for name, row in estimate.by_module(depth=1).iterrows():
+        selector = f"#icicle button[data-path='{name}'][data-row='1']"
+        width = page.ask("document.querySelector(arguments[0])?.getBoundingClientRect().width", selector)
+        expected = row.energy_frac * page.ask("document.querySelector('#icicle').clientWidth")
+        assert (width is None and expected < 2) or width == pytest.approx(expected, abs=1), name
+
+
+def test_the_icicle_zooms_by_mouse_and_by_keyboard(browser, resnet50):
+    page = Page(browser, resnet50[0])
+    full = page.ask("document.querySelector('#icicle').clientWidth")
+
+    def wide(path: str) -> float:
+        return page.ask(f"document.querySelector(\"#icicle button[data-path='{path}']\").getBoundingClientRect().width")
+
+    before = wide("layer3")
+    assert before < full / 2
+    page.click("#icicle button[data-path='layer3']")
+    assert wide("layer3") == pytest.approx(full, abs=1)
+    assert "layer3: " in page.ask("document.querySelector('#told').textContent")
+    page.click("#whole")
+    assert wide("layer3") == pytest.approx(before, abs=1)
+
+    def press(key: str) -> str:
+        page.browser.switch_to.active_element.send_keys(key)
+        return page.ask("document.activeElement.dataset.path ?? document.activeElement.tagName")
+
+    page.ask("document.querySelector('#icicle button[tabindex=\"0\"]').focus()")
+    down, right, left, enter, escape = "\ue015", "\ue014", "\ue012", "\ue007", "\ue00c"
+    assert press(down) == "conv1"
+    while press(right) != "layer1":
+        pass
+    assert press(down) == "layer1.0" and press("\ue013") == "layer1"
+    assert press(enter) == "layer1" and wide("layer1") == pytest.approx(full, abs=1)
+    assert press(escape) == "" and wide("layer1") < full / 2
+    assert press(down) == "conv1" and press(left) == "conv1", "the first has nothing to its left"
+    assert page.errors() == []
+
+
+def test_the_table_sorts_filters_and_turns_pages(browser, report):
+    path, estimate = report
+    page = Page(browser, path)
+    count = len(estimate.trace.layers)
+    falling = [small(x, "J") for x in sorted((float(f"{x:.6g}") for x in estimate.layer_energy_j), reverse=True)]
+    assert page.cells("energy") == falling[:50]
+    page.sort_by("energy")
+    assert page.cells("energy") == falling[::-1][:50]
+    assert page.ask("document.querySelector('#table th[aria-sort]').textContent") == "energy"
+    page.sort_by("#")
+    assert page.cells("#") == [str(i) for i in range(50)]
+    assert page.cells("layer") == [x or "(top level)" for x in estimate.trace.paths[:50]]
+    page.click("#next")
+    assert page.cells("#") == [str(i) for i in range(50, 100)]
+    field = browser.find_element("id", "filter")
+    field.send_keys("LAYERS.3." if "llama" in estimate.trace.network else "Layer3.")
+    wanted = field.get_attribute("value").lower()
+    found = [i for i, x in enumerate(estimate.trace.paths) if wanted in x]
+    assert 0 < len(found) < count
+    assert page.ask("document.querySelector('#shown').textContent").startswith(f"{len(found)} of {count} layers")
+    assert page.cells("#") == [str(i) for i in found[:50]]
+    field.send_keys("no such thing")
+    assert page.cells("#") == []
+    assert page.errors() == []
+
+
+CONTRAST = """(() => {
+    const channels = text => text.match(/[\\d.]+/g).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map(x => x / 255).map(x => x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4)
+        .reduce((sum, x, i) => sum + x * [.2126, .7152, .0722][i], 0);
+    const behind = x => { for (; x; x = x.parentElement) {
+        const found = channels(getComputedStyle(x).backgroundColor); if (found.length < 4 || found[3] > 0) return found }
+        return [255, 255, 255] };
+    return [...document.querySelectorAll('body *')].filter(x => !x.disabled && !['SCRIPT', 'NOSCRIPT'].includes(x.tagName)
+        && [...x.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) && x.getBoundingClientRect().width).map(x => {
+        const [a, b] = [light(channels(getComputedStyle(x).color)), light(behind(x))];
+        return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), `${x.tagName}.${x.className} ${x.textContent.slice(0, 30)}`] })
+        .sort((a, b) => a[0] - b[0]).slice(0, 3) })()"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_text_can_be_read_and_nothing_overflows(browser, report, width, scheme):
+    page = Page(browser, report[0], width, scheme)
+    assert page.ask("document.documentElement.scrollWidth") <= width
+    paper = page.ask("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", paper))) < 60) == (scheme == "dark")
+    assert page.ask(CONTRAST)[0][0] >= 4.5, page.ask(CONTRAST)  # WCAG 2.2, success criterion 1.4.3
+    assert page.ask("innerWidth") == width
+
+
+def test_hostile_names_run_nothing_and_break_nothing(browser, model, tmp_path):
+    path = tmp_path / "hostile.html"
+    path.write_text(hostile_page(model))
+    for width in (DESKTOP, PHONE):
+        page = Page(browser, path, width)
+        assert page.errors() == []
+        assert page.ask("window.pwned === undefined && document.images.length === 0")
+        assert page.ask("document.querySelector('h1').textContent") == HOSTILE * 2
+        assert page.ask("document.documentElement.scrollWidth") <= width
+    assert HOSTILE.replace(".", "_") in page.cells("layer")
+
+
+def test_the_policy_lets_nothing_out(browser, resnet50):
+    page = Page(browser, resnet50[0])
+    blocked = page.browser.execute_async_script(
+        "const done = arguments[0]; addEventListener('securitypolicyviolation', e => done(e.effectiveDirective));"
+        "new Image().src = 'http://127.0.0.1:9/x.png'"
+    )
+    assert blocked == "img-src"
+    page.errors()  # the violation is logged: the log is emptied for the tests that follow
+
+
+def test_paper_is_white_even_in_the_dark(browser, resnet50):
+    page = Page(browser, resnet50[0], scheme="dark")
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    )
+    assert page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert (
+        page.ask("getComputedStyle(document.querySelector('#filter')).width") in ("auto", "0px")
+        or page.ask("document.querySelector('#filter').getBoundingClientRect().width") == 0
+    )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+@pytest.mark.bm
+def test_sizes_and_times_of_two_pages(browser, report, capsys):
+    times = sorted(Page(browser, report[0]).interactive_ms() for _ in range(9))
+    path, estimate = report
+    name = "Llama-3-8B" if "llama" in estimate.trace.network else "ResNet-50"
+    with capsys.disabled():
+        print(f"\nreport of {name}: {len(estimate.trace.layers)} layers, {path.stat().st_size:,} bytes; interactive after "
+              f"{times[4]:.0f} ms (median of 9, {times[0]:.0f} to {times[-1]:.0f}), "
+              f"Chromium {browser.capabilities['browserVersion']}")  # fmt: skip
