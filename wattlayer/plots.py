@@ -51,7 +51,7 @@ def _against_batch(axes: Any, series: Mapping[str, list[Estimate]], batches: Seq
         axes.errorbar(at, *_per_sample(estimates), fmt="o-", markersize=4, capsize=2, label=name)
     axes.set(xlabel="batch", ylabel="energy per sample, J", title="by batch", xscale="log", yscale="log")
     axes.set_xticks(batches, [str(n) for n in batches])
-    axes.minorticks_off()
+    axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
 
 
 def _against_flop(axes: Any, series: Mapping[str, list[Estimate]], batch: int) -> None:
