@@ -113,7 +113,7 @@ class Measurement:
             known["input_shapes"] = tuple(tuple(int(n) for n in s) for s in record.get("input_shapes", ()))
             known |= {name: tuple(float(x) for x in record[name]) for name in _SERIES if name in record}
             return Measurement(**known)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise InputError(f"not a measurement: {error}") from None
 
 
