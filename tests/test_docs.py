@@ -89,7 +89,7 @@ def test_pages_and_commands_are_found():
     assert len(PAGES) >= 8
 
 
-QUICK = ("index", "gate", "measuring", "method", "limits", "api")
+QUICK = ("index", "report", "gate", "measuring", "method", "limits", "api")
 
 
 @needs_torchvision

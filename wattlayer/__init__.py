@@ -22,6 +22,7 @@ from .measure import measure
 from .model import EnergyModel, Prediction, load_model
 from .predict import predict
 from .profiling import Profile, ProfilerHook, profile
+from .report.accounting import Assumptions
 from .subject import Edit, Setting, Subject
 from .trace import Trace, trace
 from .whatif import Change, whatif
@@ -30,6 +31,7 @@ __version__ = VERSION
 
 __all__ = [
     "HARDWARE",
+    "Assumptions",
     "Change",
     "Comparison",
     "Edit",
