@@ -44,13 +44,16 @@ class Sample:
 
     columns: Columns
     rows: Rows
-    weight: Array
-    """Each distinct layer counts once, [n_rows]."""
 
     @staticmethod
     def of(hardware: str, rows: Rows) -> Sample:
         """Return the sample of `rows`, measured on `hardware`."""
-        return Sample(Columns(rows.layers, find_hardware(hardware)), rows, per_layer(rows.layers))
+        return Sample(Columns(rows.layers, find_hardware(hardware)), rows)
+
+    @property
+    def weight(self) -> Array:
+        """Weights [n_rows] that let each distinct layer count once."""
+        return per_layer(self.rows.layers)
 
     def own_launch(self) -> float:
         """Return the log launch floor that this device's layers have in common."""
