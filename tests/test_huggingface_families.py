@@ -21,6 +21,7 @@ from wattlayer.model import load_model
 from wattlayer.predict import trace_network
 from wattlayer.report import estimate_tables, trace_json
 from wattlayer.trace import EVEN_CHOICES, Trace, trace
+from wattlayer.zoo import zoo_names
 
 TINY = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
@@ -241,6 +242,13 @@ def test_what_is_filled_in_or_left_out_is_said(tmp_path: Path) -> None:
     assert trace_network(load("llava")).assumptions == (text_only,)
     assert load("clip").assumptions == load("bert").assumptions == ()
     assert "24 steps" in load("informer").assumptions[0] and load("informer", seq_len=12).assumptions == ()
+
+
+@pytest.mark.parametrize("name", ["gemma4_text", "embedding_gemma2_text", "dots3_note_text"])
+def test_sizes_that_vary_by_layer_are_left_alone(name: str) -> None:
+    if f"hf:{name}" not in zoo_names("hf"):
+        pytest.skip("not part of this transformers")
+    assert load(name).assumptions == ()
 
 
 def test_the_forecast_is_as_long_as_asked() -> None:
