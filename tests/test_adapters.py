@@ -28,7 +28,7 @@ LLAMA_405B = Path(__file__).parent / "data" / "llama-3-405b"
 
 TORCHVISION = """alexnet resnet18 resnet50 resnext50_32x4d densenet121 mobilenet_v2 mobilenet_v3_small efficientnet_b0
     shufflenet_v2_x0_5 squeezenet1_1 googlenet mnasnet0_5 regnet_y_400mf convnext_tiny vit_b_16 swin_t swin_v2_t maxvit_t
-    fcn_resnet50 deeplabv3_mobilenet_v3_large r3d_18 mvit_v1_b quantized_mobilenet_v2""".split()  # noqa: SIM905
+    fcn_resnet50 deeplabv3_mobilenet_v3_large r3d_18 mvit_v1_b fasterrcnn_mobilenet_v3_large_320_fpn""".split()  # noqa: SIM905
 TIMM = """timm:vit_tiny_patch16_224 timm:mixer_s16_224 timm:levit_128s timm:xcit_nano_12_p16_224 timm:halonet26t
     timm:crossvit_tiny_240 timm:mobilevit_xxs timm:sequencer2d_s timm:repvgg_a0 timm:eva02_tiny_patch14_224
     """.split()  # noqa: SIM905
@@ -120,7 +120,10 @@ def test_bare_name_is_looked_up_in_torchvision_then_timm() -> None:
         ("keras:resnet50", r"no source 'keras'; known: torchvision, timm, hf, path/to/file.py:factory"),
         ("net.pt2", r"net.pt2: there is no such file"),
         ("some/config.json", r"written hf:some/config.json"),
-        ("torchvision:fasterrcnn_resnet50_fpn", r"is a detector: .* not supported yet"),
+        (
+            "torchvision:quantized_resnet50",
+            r"runs int8 kernels .*: take torchvision:resnet50, the same network in floating point",
+        ),
         ("hf:no_such_folder/config.json", r"no_such_folder/config.json: there is no such file"),
     ],
 )

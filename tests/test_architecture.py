@@ -59,7 +59,18 @@ UPWARD = {
 """Imports inside functions that go up, each with its reason."""
 
 TORCH_AT_TOP = (
-    {"adapters/scopes", "adapters/weightless", "constants", "crosscheck", "edits", "meta", "nas/modules", "reads", "recorder"}
+    {
+        "adapters/detection",
+        "adapters/scopes",
+        "adapters/weightless",
+        "constants",
+        "crosscheck",
+        "edits",
+        "meta",
+        "nas/modules",
+        "reads",
+        "recorder",
+    }
     | {f"adapters/pt2/{name}" for name in ("composite", "network", "program")}
     | {f"adapters/onnx/{name}" for name in ("compute", "elementwise", "fold", "fuse", "graph", "layout", "network", "operators")}
     | {"adapters/onnx/tensors"}

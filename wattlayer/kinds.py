@@ -182,12 +182,19 @@ def loss(layer: Layer) -> int:
     return 3 * _input_elements(layer)
 
 
-@kind("sort", "sort", "topk", "argsort", "unique_consecutive", "_unique2", "torchvision::nms", "kthvalue", "multinomial")
-@kind("sort", "searchsorted", "bucketize", "bincount", "histc", "nonzero", "unique_dim")
+@kind("sort", "sort", "topk", "argsort", "unique_consecutive", "_unique2", "kthvalue", "multinomial")
+@kind("sort", "searchsorted", "bucketize", "bincount", "histc", "nonzero", "nonzero_static", "unique_dim")
 def sort(layer: Layer) -> int:
     """n · log2 n comparisons along the last dimension."""
     x = layer.inputs[0]
     return int(x.elements * max(1.0, log2(max(2, x.shape[-1] if x.shape else 1))))
+
+
+@kind("sort", "torchvision::nms")
+def nms(layer: Layer) -> int:
+    """19 FLOP for the overlap of each of n · (n - 1) / 2 pairs of boxes (torchvision/csrc/ops/cuda/nms_kernel.cu, devIoU)."""
+    boxes = layer.inputs[0].shape[0]
+    return 19 * boxes * (boxes - 1) // 2
 
 
 @kind("resample", "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")
@@ -231,6 +238,12 @@ def fft(layer: Layer) -> int:
 def elementwise(layer: Layer) -> int:
     """One per output element, whatever the function."""
     return _output_elements(layer)
+
+
+@kind("elementwise", "fused")
+def fused(layer: Layer) -> int:
+    """The FLOP of all operators in it, which `fusion` states; inputs are read once, outputs written once."""
+    return max(0, int(layer.argument("flop", _output_elements(layer))))
 
 
 # --- data movement: no FLOP, only bytes

@@ -17,8 +17,10 @@ PREFIX = "torchvision"
 DECLARED_OPS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width,"
+    " int sampling_ratio, bool aligned) -> Tensor",
 )
-"""Schemas that `torchvision._meta_registrations` refers to (torchvision/csrc/ops/nms.cpp)."""
+"""Schemas that torchvision's import and its detectors refer to (torchvision/csrc/ops/nms.cpp, roi_align.cpp)."""
 
 
 def names() -> list[str]:
@@ -32,23 +34,34 @@ def load(name: str, size: InputSize) -> Network:
     if name not in models.list_models():
         raise InputError(f"torchvision has no network {name!r}{nearest(name, models.list_models())}")
     network = f"{PREFIX}:{name}"
-    if name.startswith(_DETECTION):
-        raise InputError(f"{network} is a detector: how many boxes it works on depends on the image, not supported yet")
+    if name.startswith("quantized_"):
+        raise InputError(
+            f"{network} runs int8 kernels of a backend of the processor, which trace does not describe:"
+            f" take torchvision:{name.removeprefix('quantized_')}, the same network in floating point"
+        )
     options: dict[str, bool | None] = {"weights": None}
-    if name.startswith(_WITH_BACKBONE):
+    if name.startswith(_WITH_BACKBONE + _DETECTION):
         options |= {"weights_backbone": None}
-    if name.removeprefix("quantized_") in _AUXILIARY:
+    if name in _AUXILIARY:
         options |= {"aux_logits": False, "init_weights": False}
     inputs = _inputs(name, network, size)
-    return Network(network, build(lambda: models.get_model(name, **options), size.dtype), inputs)
+    module = build(lambda: models.get_model(name, **options), size.dtype)
+    if not name.startswith(_DETECTION):
+        return Network(network, module, inputs)
+    from .detection import countable
+
+    module, assumptions = countable(module)
+    return Network(network, module, inputs, assumptions=assumptions)
 
 
 def _inputs(name: str, network: str, size: InputSize) -> tuple[torch.Tensor, ...]:
     if name.startswith("raft"):
         return (image_input(size, network, _FLOW_INPUT),) * 2
+    if name.startswith(_DETECTION):
+        return (image_input(size, network, _PHOTO),)
     if name in _VIDEO_INPUTS:
         return (image_input(size, network, _VIDEO_INPUTS[name]),)
-    edge = _IMAGE_SIZES.get(name.removeprefix("quantized_"), DEFAULT_IMAGE_SIZE)
+    edge = _IMAGE_SIZES.get(name, DEFAULT_IMAGE_SIZE)
     return (image_input(size, network, (3, edge, edge)),)
 
 
@@ -77,6 +90,10 @@ _FLOW_INPUT = (3, 520, 960)
 """The pair of frames that RAFT's weights were evaluated on (docs: torchvision.models.optical_flow)."""
 
 
+_PHOTO = (3, 480, 640)
+"""The commonest size of COCO's photographs, on which detectors were trained; each resizes it to a size of its own."""
+
+
 def import_torchvision() -> ModuleType:
     """Import torchvision, also beside a torch that it was not compiled for.
 
@@ -93,9 +110,18 @@ def import_torchvision() -> ModuleType:
     _LIBRARIES.append(torch.library.Library("torchvision", "FRAGMENT"))
     for schema in DECLARED_OPS:
         _LIBRARIES[-1].define(schema)
+    _LIBRARIES[-1].impl("roi_align", _pooled, "Meta")
     for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[module]
-    return require("torchvision")
+    torchvision = require("torchvision")
+    for importer in (torchvision.extension, sys.modules["torchvision.ops.roi_align"]):
+        vars(importer)["_has_ops"] = lambda: True  # declared by now, which is all that tracing asks for
+    return torchvision
+
+
+def _pooled(features: torch.Tensor, boxes: torch.Tensor, scale: float, height: int, width: int, *_: object) -> torch.Tensor:
+    """Shape of RoIAlign's output, [boxes, channels, height, width], as torchvision's own registration has it."""
+    return features.new_empty((boxes.shape[0], features.shape[1], height, width))
 
 
 _LIBRARIES: list[torch.library.Library] = []
