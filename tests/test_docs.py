@@ -223,16 +223,17 @@ def test_a_narrow_table_keeps_whole_energies(workplace):
 )
 def test_the_reader_of_a_pipe_may_leave_and_the_exit_code_stays(arguments, code, tmp_path):
     net = tmp_path / "net.py"
-    net.write_text("from torch import nn\n\n\ndef net():\n    return nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(300)))\n")
-    words = [x.replace("NET", f"{net}:net") for x in arguments] + ["--input", "1x3x700x700"] * ("NET" in arguments)
-    command = subprocess.Popen(
-        [sys.executable, "-m", "wattlayer.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert command.stdout is not None and command.stderr is not None
-    command.stdout.close()  # before the first byte is written
+    net.write_text("from torch import nn\n\n\ndef net():\n    return nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(30)))\n")
+    words = [x.replace("NET", f"{net}:net") for x in arguments] + ["--input", "1x3x99x99"] * ("NET" in arguments)
+    typed_words = [sys.executable, "-m", "wattlayer.cli", *words]
+    both = subprocess.Popen(typed_words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = subprocess.Popen(typed_words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert both.stdout is not None and command.stdout is not None and command.stderr is not None
+    both.stdout.close()  # before the first byte is written
+    command.stdout.close()
     err = command.stderr.read()
     command.stderr.close()
-    assert command.wait() == code
+    assert (command.wait(), both.wait()) == (code, code)
     assert "Traceback" not in err and "Exception ignored" not in err and "Broken pipe" not in err
     assert err.count("\n") == (0 if code == 0 else 1)
 

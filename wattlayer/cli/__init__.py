@@ -32,7 +32,7 @@ def main() -> None:
     """Run the command line; every error a user can cause ends in one line and exit code 2."""
     code = None
     try:
-        with reader_may_leave():
+        with reader_may_leave(sys.stdout):
             code = app(standalone_mode=False)
             sys.stdout.flush()
     except (WattlayerError, typer.Abort) as error:
@@ -47,5 +47,6 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"wattlayer: {first_line(Exception(message), 1000)}", file=sys.stderr)
+    with reader_may_leave(sys.stderr):
+        print(f"wattlayer: {first_line(Exception(message), 1000)}", file=sys.stderr)
     sys.exit(BAD_INPUT)

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InputError
 from .app import OVER_BUDGET
-from .output import write
+from .output import reader_may_leave, write
 
 if TYPE_CHECKING:
     from ..gate import Baseline, Budget, Verdict
@@ -46,10 +46,8 @@ def enforce(verdicts: list[Verdict], junit: Path | None, github: bool) -> None:
 
     if junit is not None:
         write(junit_xml(verdicts), junit)
-    for verdict in verdicts:
-        for text in (verdict.says, *verdict.notes):
-            print(f"wattlayer: {text}", file=sys.stderr)
-    for line in github_commands(verdicts) if github else ():
-        print(line, file=sys.stderr)
+    lines = [f"wattlayer: {text}" for verdict in verdicts for text in (verdict.says, *verdict.notes)]
+    with reader_may_leave(sys.stderr):
+        print(*lines, *(github_commands(verdicts) if github else ()), sep="\n", file=sys.stderr, end="\n" if lines else "")
     if any(verdict.over for verdict in verdicts):
         raise typer.Exit(OVER_BUDGET)

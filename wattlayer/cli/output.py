@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import InputError
 
@@ -82,7 +82,7 @@ def write(result: str | bytes, output: Path | None) -> None:
     elif isinstance(result, bytes):
         raise InputError("this format is binary: give --output FILE")
     else:
-        with reader_may_leave():
+        with reader_may_leave(sys.stdout):
             sys.stdout.write(result)
             sys.stdout.flush()
 
@@ -94,12 +94,12 @@ def named(output: Path | None) -> None:
 
 
 @contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Let the reader of stdout leave early, as `head` does: no error, and what is still to be written goes nowhere."""
+def reader_may_leave(stream: TextIO) -> Iterator[None]:
+    """Let the reader of stdout or stderr leave early, as `head` does: no error, and what is still to come goes nowhere."""
     try:
         yield
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def writing(path: Path, write: Any) -> Any:
