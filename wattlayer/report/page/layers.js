@@ -8,6 +8,7 @@
   const uncertainty = (row) => (row[HIGH] - row[LOW]) / (row[ENERGY] || 1e-300);
   const mark = (row) => (row[FLAGS] & 1 ? " *" : "") + (row[FLAGS] & 2 ? " †" : "");
 
+  const whole = (energy) => quantity(energy, "J").replace(" ", "\u00a0"); // a unit stays with its number
   const widest = Math.max(...rows.map((row) => row[HIGH])) || 1;
 
   /** The energy as a bar and its interval as a line over it, on one scale for all layers. */
@@ -27,18 +28,18 @@
     return made;
   }
 
-  // heading, what it sorts by, what it shows, classes; `wide` columns are left out on a phone
+  // heading, what it sorts by, what it shows, classes; `wide` columns are left out on a phone, `wider` on a tablet too
   const COLUMNS = [
-    ["#", (row) => row.index, (row) => String(row.index), "n wide"],
+    ["#", (row) => row.index, (row) => String(row.index), "n wide wider"],
     ["layer", text, (row) => row[PATH] || "(top level)", "path"],
     ["kind", (row) => REPORT.kinds[row[KIND]], (row) => REPORT.kinds[row[KIND]] + mark(row), "kind wide"],
-    ["output", (row) => row[OUTPUT], (row) => row[OUTPUT], "wide"],
+    ["output", (row) => row[OUTPUT], (row) => row[OUTPUT], "wide wider"],
     ["FLOP", (row) => row[FLOP], (row) => quantity(row[FLOP], ""), "n wide"],
-    ["of FLOP", (row) => row[FLOP], (row) => percent(row[FLOP] / TOTAL.flop), "n wide"],
-    ["time", (row) => row[TIME], (row) => quantity(row[TIME], "s"), "n wide"],
+    ["of FLOP", (row) => row[FLOP], (row) => percent(row[FLOP] / TOTAL.flop), "n wide wider"],
+    ["time", (row) => row[TIME], (row) => quantity(row[TIME], "s"), "n wide wider"],
     ["energy", (row) => row[ENERGY], (row) => quantity(row[ENERGY], "J"), "n"],
     ["of energy", (row) => row[ENERGY], (row) => percent(row[ENERGY] / TOTAL.energy), "n"],
-    ["interval", uncertainty, (row) => `${quantity(row[LOW], "J")} – ${quantity(row[HIGH], "J")}`, "n interval"],
+    ["interval", uncertainty, (row) => `${whole(row[LOW])} – ${whole(row[HIGH])}`, "n interval"],
     ["low to high", (row) => row[HIGH], bar, "wide reaches"],
   ];
 
