@@ -215,7 +215,6 @@ def test_a_narrow_table_keeps_whole_energies(workplace):
         (["--help"], 0),
         (["--version"], 0),
         (["hardware"], 0),
-        (["predict", "NET", "--format", "json"], 0),
         (["predict", "NET", "--format", "csv", "--budget-j", "1e-9"], 1),
         (["predict", "NET", "--hardware", "nowhere"], 2),
     ],
