@@ -149,6 +149,11 @@ def test_shares_sum_to_one_and_gaps_are_a_family(small_estimate):
 def test_paths_that_differ_in_numbers_are_one_family(small_estimate):
     names = {(x.name, x.kind): x.calls for x in by_pattern(small_estimate)}
     assert names[("*.*", "relu")] == 2 and names[("*", "mish")] == 1
+    paths = ("encoder_layer_0.conv1", "encoder_layer_11.conv1", "block.0", "block.1", "layer1.0.bn2", "conv_3x3.1", "conv_3x3.2")
+    renamed = replace(
+        small_estimate, trace=replace(small_estimate.trace, paths=(*paths, "a", "b")[: len(small_estimate.trace.paths)])
+    )
+    assert {"encoder_layer_*.conv1", "block.*", "layer1.*.bn2", "conv_3x3.*"} <= {x.name for x in by_pattern(renamed)}
     gaps = [abs(x.gap_frac) for x in by_pattern(small_estimate)]
     assert gaps == sorted(gaps, reverse=True)
 

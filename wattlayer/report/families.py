@@ -11,7 +11,8 @@ from ..estimate import Estimate
 from ..export import GAPS
 from ..features import Array
 
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+_NUMBER = re.compile(r"(?<![^._])\d+(?![^.])")
+"""A place in a sequence: `blocks.3`, `encoder_layer_3`; not the 3 of `conv3`, which tells layers of one block apart."""
 
 
 @dataclass(frozen=True)
