@@ -165,7 +165,7 @@ def test_inputs_come_from_the_configuration(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("source", "least_frac"), [("torchvision", 0.9), ("timm", 1.0), ("hf", 0.7)])
+@pytest.mark.parametrize(("source", "least_frac"), [("torchvision", 0.9), ("timm", 1.0), ("hf", 0.9)])
 def test_whole_zoos(source, least_frac):
     needs(source)
     outcomes: list[Outcome] = list(sweep(zoo_names(source), n_jobs=-1))
