@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,19 @@ def test_every_public_name_says_what_it_is():
         if callable(value) and not (value.__doc__ or "").strip():
             bare.append(name)
     assert not bare
+
+
+def test_every_member_of_a_public_class_says_what_it_is():
+    bare = []
+    for name in wl.__all__:
+        members = vars(getattr(wl, name)).items() if inspect.isclass(getattr(wl, name)) else ()
+        bare += [f"{name}.{member}" for member, value in members if not member.startswith("_") and _undocumented(value)]
+    assert not bare
+
+
+def _undocumented(value: object) -> bool:
+    kinds = (property, cached_property, staticmethod, classmethod)
+    return (isinstance(value, kinds) or inspect.isfunction(value)) and not (inspect.getdoc(value) or "").strip()
 
 
 PROMISED = ("estimate", "whatif", "advise", "compare", "gate", "export", "edits", "rewrite", "profiling", "model")

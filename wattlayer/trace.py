@@ -49,14 +49,17 @@ class Trace:
 
     @property
     def flop(self) -> int:
+        """Work of one pass, a multiply-add counted as two."""
         return sum(layer.flop * calls for layer, calls in self.unique().items())
 
     @property
     def read_bytes(self) -> int:
+        """Bytes that the calls of one pass read, each operand once a call."""
         return sum(layer.read_bytes * calls for layer, calls in self.unique().items())
 
     @property
     def write_bytes(self) -> int:
+        """Bytes that the calls of one pass write."""
         return sum(layer.write_bytes * calls for layer, calls in self.unique().items())
 
     def unique(self) -> Counter[Layer]:
