@@ -30,7 +30,7 @@ from wattlayer.report.quantities import decimal, money
 STATED = Assumptions(
     grid_gco2_per_kwh=380, price_per_kwh=0.3, currency="EUR", embodied_gco2=0.1, functional_unit="1,000 inferences"
 )
-HOSTILE = "<!--<script </script ></script><script>window.pwned=1</script><img src=x onerror='window.pwned=2'>&amp;\"'"
+HOSTILE = "</script x></script><!--<script ><script>window.pwned=1</script><img src=x onerror='window.pwned=2'>&amp;\"'"
 LLAMA_3_8B = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
