@@ -176,6 +176,14 @@ def _outcome(journal: Path, number: int, line: str) -> Outcome:
         record = json.loads(line)
         known: dict[str, Any] = {field.name: record[field.name] for field in fields(Outcome)}
         lists = {key: tuple(known[key]) for key in ("unknown_kinds", "assumptions", "uncovered_kinds")}
-        return Outcome(**known | lists)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        texts = {"network": _text(known["network"]), "reason": None if known["reason"] is None else _text(known["reason"])}
+        spent = {key: float(known[key]) for key in ("elapsed_s", "cpu_s")}
+        return Outcome(**known | lists | texts | spent)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{journal} line {number} is no outcome of a sweep ({first_line(error)}): name another file") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value

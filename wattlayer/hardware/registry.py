@@ -66,7 +66,7 @@ def read_devices(path: Path) -> dict[str, Hardware]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bytes that are no text, text that is no TOML, lists in lists without end
         raise InputError(f"{path} is not TOML: {error}") from None
     devices = {}
     for name, table in tables.items():

@@ -34,15 +34,17 @@ class Journal:
     def _load(self, text: str) -> None:
         for number, line in enumerate(text.splitlines(), 1):
             try:
-                record = json.loads(line)
-            except ValueError as error:
+                self._take(json.loads(line))
+            except (ValueError, LookupError, TypeError, RecursionError, InputError) as error:
                 raise InputError(f"{self.path}, line {number} is damaged ({error}): restore it or begin anew") from None
-            if "wattlayer_data" in record:
-                self.headers.append(record)
-            elif "failed" in record:
-                self._keep_failure((record["key"], record["attempt"]), tuple(record["failed"]))
-            else:
-                self._keep(Measurement.from_json(record))
+
+    def _take(self, record: Any) -> None:
+        if "wattlayer_data" in record:
+            self.headers.append(record)
+        elif "failed" in record:
+            self._keep_failure((record["key"], record["attempt"]), tuple(record["failed"]))
+        else:
+            self._keep(Measurement.from_json(record))
 
     def _keep(self, row: Measurement) -> None:
         self.rows.append(row)
@@ -95,7 +97,10 @@ def _mended(path: Path) -> str:
         with path.open("r+b") as file:
             file.truncate(len(whole))
             os.fsync(file.fileno())
-    return whole.decode("utf-8")
+    try:
+        return whole.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text: restore it or begin anew") from None
 
 
 def write_whole(path: Path, text: str) -> None:

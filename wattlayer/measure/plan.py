@@ -86,7 +86,7 @@ class Plan:
             if record["wattlayer_plan"] != PLAN_SCHEMA:
                 raise InputError(f"{path} has plan schema {record['wattlayer_plan']}, this wattlayer reads {PLAN_SCHEMA}")
             return _plan(record)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"{path} is no plan of a campaign ({error}): begin in another --output") from None
 
     def describe(self) -> str:
