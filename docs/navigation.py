@@ -9,6 +9,7 @@ PAGES = (
     "index",
     "cli",
     "networks",
+    "generation",
     "hardware",
     "report",
     "gate",

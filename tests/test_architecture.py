@@ -28,12 +28,12 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "trace power",
         "model",
         # level 2
-        "training estimate transfer operating tables crosscheck adapters rewrite",
+        "training estimate transfer operating tables crosscheck adapters rewrite decoding",
         "calibration pooling",
         "selection",
         # level 3
         "baselines predict measure",
-        "evaluate unseen subject",
+        "evaluate unseen subject generation",
         "whatif profiling",
         "advise compare gate",
         # level 4

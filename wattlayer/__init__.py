@@ -16,6 +16,7 @@ from .dataset import Measurement, read_measurements, write_measurements
 from .errors import InputError, MeterError, UncoveredKindError, WattlayerError
 from .estimate import VERSION, Estimate, estimate, estimate_many
 from .evaluate import evaluate
+from .generation import Generation, predict_generation
 from .hardware import HARDWARE, Hardware
 from .layer import Layer, Operand
 from .measure import measure
@@ -37,6 +38,7 @@ __all__ = [
     "Edit",
     "EnergyModel",
     "Estimate",
+    "Generation",
     "Hardware",
     "InputError",
     "Layer",
@@ -60,6 +62,7 @@ __all__ = [
     "measure",
     "nas",
     "predict",
+    "predict_generation",
     "profile",
     "read_measurements",
     "trace",

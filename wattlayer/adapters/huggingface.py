@@ -50,6 +50,29 @@ def load(name: str, size: InputSize) -> Network:
     return Network(network, module, (), inputs, (*filled, *left_out(module, inputs)))
 
 
+def load_causal(name: str, tokens: int, dtype: str) -> Network:
+    """Build a decoder with its head over the vocabulary, for sequences of up to `tokens`; it has no inputs yet.
+
+    Raises InputError for anything but `hf:…`, for a network that is no decoder of text and for more tokens than it has positions.
+    """
+    source, _, own = name.partition(":")
+    if source != PREFIX:
+        raise InputError(f"{name!r} is no language model of transformers: --prefill and --decode price `hf:…`")
+    config = _config(own)
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    decoder = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if decoder is None or getattr(config, "is_encoder_decoder", False):
+        raise InputError(f"{name} ({config.model_type}) is no decoder of text: price a pass of it with --seq-len")
+    if hasattr(config, "is_decoder"):
+        config.is_decoder = True  # encoders that can be one (BERT) keep a cache only then
+    config.architectures = [decoder]
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 < positions < tokens:
+        raise InputError(f"{tokens} tokens are more than the {positions} positions of {name}: ask for fewer")
+    return Network(name, build(lambda: _whole_module(config, dtype), None))
+
+
 def _config(name: str) -> Any:
     types = _config_types()
     if name in types:

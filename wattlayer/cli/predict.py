@@ -12,6 +12,7 @@ import typer
 from ..errors import InputError
 from .app import app
 from .gate import BudgetOption, FracOption, GithubOption, JunitOption, budgets_of, enforce
+from .generation import generation_text, priced
 from .options import (
     BatchOption,
     Dtype,
@@ -44,6 +45,8 @@ def predict(
     image_size: ImageOption = None,
     seq_len: SeqOption = None,
     input: InputOption = None,
+    prefill: Annotated[int | None, typer.Option("--prefill", help="A language model's request: tokens of its prompt.")] = None,
+    decode: Annotated[int | None, typer.Option("--decode", help="… and tokens it writes, one by one on a cache.")] = None,
     dtype: DtypeOption = Dtype.float32,
     tf32: Tf32Option = Tf32.conv,
     mode: Annotated[Mode, typer.Option("--mode", help="graph: no gaps between layers; eager: launched one by one.")] = Mode.graph,
@@ -71,8 +74,14 @@ def predict(
     budgets = budgets_of(budget_j, budget_frac_of, junit, github)
     if top < 1 or depth < 1:
         raise InputError(f"{'top' if top < 1 else 'depth'} {top if top < 1 else depth} must be at least 1")
+    model = operated(load_model(hardware), power_limit_w, clock_mhz)
+    if prefill is not None or decode is not None:
+        others = {"image-size": image_size, "seq-len": seq_len, "input": input, "budget-frac-of": budget_frac_of}
+        request = priced(network, prefill, decode, others, batch=batch, hardware=model, dtype=dtype.value, tf32=tf32.value,
+                         mode=mode.value, strict=strict)  # fmt: skip
+        write(generation_text(request, format), output)
+        return enforce([budget.judge(request) for budget in budgets], junit, github)
     with busy(f"predicting {network}"):
-        model = operated(load_model(hardware), power_limit_w, clock_mhz)
         loaded = load_network(network, batch, image_size, seq_len, input, dtype.value)
         traced = trace_network(loaded, tf32.value)
         result = estimate(traced, model, mode=mode.value, strict=strict)

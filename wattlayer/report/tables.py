@@ -92,7 +92,7 @@ def _table(title: str, *columns: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    text = {"path", "kind", "output", "module", "split", "predictor", "rows of", "name", "title", "interval"}
+    text = {"phase", "path", "kind", "output", "module", "split", "predictor", "rows of", "name", "title", "interval"}
     for column in columns:
         table.add_column(column, justify="left" if column in text else "right", overflow="fold")
     return table

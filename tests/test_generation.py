@@ -1,0 +1,164 @@
+"""Requests to language models: prompts, steps on a cache, and that no step differs from its own trace."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from test_cli import one_line
+
+import wattlayer as wl
+from wattlayer.decoding import NotAffineError, Passes, between, segments
+from wattlayer.errors import InputError
+from wattlayer.generation import predict_generation
+
+pytest.importorskip("transformers")
+
+SMALL = {
+    "llama": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 8,
+              "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 4096},
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100},
+    "mistral": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 8,
+                "num_key_value_heads": 4, "vocab_size": 100, "sliding_window": 40},
+    "mixtral": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 8,
+                "num_key_value_heads": 4, "vocab_size": 100, "num_local_experts": 4, "sliding_window": None},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("configs")
+    for name, sizes in SMALL.items():
+        (folder / f"{name}.json").write_text(json.dumps({"model_type": name, **sizes}))
+    return {name: f"hf:{folder / name}.json" for name in SMALL}
+
+
+def passes(name: str, batch: int = 2, dtype: str = "bfloat16") -> Passes:
+    from wattlayer.adapters.huggingface import load_causal
+
+    return Passes(load_causal(name, 200, dtype), batch, "conv")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_no_step_differs_from_its_own_trace(configs, name):
+    first, last = 20, 83
+    found = list(segments(passes(configs[name]), first, last))
+    assert [x.first for x in found] == [first, *(x.last + 1 for x in found[:-1])] and found[-1].last == last
+    for context in (20, 21, 37, 38, 39, 40, 41, 52, 66, 83):
+        segment = next(x for x in found if x.first <= context <= x.last)
+        of = segment.last - segment.first
+        made = [between(a, b, context - segment.first, of) for a, b in segment.calls]
+        assert made == list(passes(configs[name]).step(context).layers)
+    assert (len(found) > 1) == (name == "mistral"), "only a window that fills up bends the sizes"
+
+
+def test_a_step_reads_the_cache_that_the_prompt_filled(configs):
+    step = passes(configs["llama"]).step(50)
+    attention = [x for x in step.layers if x.kind == "scaled_dot_product_attention"]
+    assert [x.operand("query").shape for x in attention] == [(2, 8, 1, 8)] * 2
+    assert {x.operand("key").shape[2] for x in attention} == {51}
+    grown = passes(configs["llama"]).step(51)
+    cache_bytes = 2 * 2 * 8 * 2 * 2  # keys and values, 2 KV heads of 8 numbers of 2 bytes, batch 2
+    for a, b in zip(step.layers, grown.layers):
+        if a.kind == "cat" and a != b:
+            assert b.write_bytes - a.write_bytes == cache_bytes // 2  # one cat for keys, one for values
+
+
+def test_only_the_last_position_has_logits(configs):
+    heads = [x for x in passes(configs["llama"]).prompt(30).layers if x.outputs[0].shape[-1] == 100]
+    assert [x.outputs[0].shape for x in heads] == [(2, 1, 100)]
+
+
+def test_a_request_is_its_prompt_and_all_of_its_steps(configs):
+    g = predict_generation(configs["llama"], 20, 8, batch=2, dtype="bfloat16")
+    model, own = wl.load_model("a30"), passes(configs["llama"])
+    steps = [wl.estimate(own.step(c), model) for c in range(20, 28)]
+    assert g.step_energy_j == pytest.approx([x.energy_j for x in steps], rel=1e-9)
+    assert g.step_time_s == pytest.approx([x.time_s for x in steps], rel=1e-9)
+    assert g.prefill.energy_j == pytest.approx(wl.estimate(own.prompt(20), model).energy_j, rel=1e-12)
+    assert g.energy_j == pytest.approx(g.prefill.energy_j + sum(x.energy_j for x in steps), rel=1e-9)
+    assert list(g.context_tokens) == list(range(20, 28)) and g.prompt_tokens == 20 and g.batch == 2
+    assert g.energy_per_request_j == pytest.approx(g.energy_j / 2) and g.energy_per_token_j == pytest.approx(g.energy_j / 16)
+    assert sum(g.decode_kinds_j.values()) == pytest.approx(g.decode_energy_j, rel=1e-9)
+    assert g.interval_j[0] < g.energy_j < g.interval_j[1]
+    covered = g.prefill.covered_frac * g.prefill.energy_j + sum(x.covered_frac * x.energy_j for x in steps)
+    assert g.covered_frac == pytest.approx(covered / g.energy_j, rel=1e-9)
+
+
+def test_steps_over_a_window_that_fills_up_cost_what_their_traces_cost(configs):
+    g = predict_generation(configs["mistral"], 30, 24, dtype="bfloat16")
+    own, model = passes(configs["mistral"], batch=1), wl.load_model("a30")
+    assert g.step_energy_j == pytest.approx([wl.estimate(own.step(c), model).energy_j for c in range(30, 54)], rel=1e-9)
+
+
+def test_waiting_for_the_host_costs(configs):
+    graph, eager = (predict_generation(configs["gpt2"], 4, 3, mode=x, hardware="h100-sxm") for x in ("graph", "eager"))
+    own, model = passes(configs["gpt2"], 1, "float32"), wl.load_model("h100-sxm")
+    assert eager.step_energy_j[0] == pytest.approx(wl.estimate(own.step(4), model, mode="eager").energy_j, rel=1e-9)
+    assert eager.energy_j > graph.energy_j
+    assert eager.gap_energy_j == pytest.approx(eager.decode_energy_j - graph.decode_energy_j, rel=1e-9)
+
+
+def test_a_prompt_alone(configs):
+    g = predict_generation(configs["gpt2"], 16)
+    assert g.energy_j == g.prefill.energy_j and g.decode_energy_j == 0 and len(g.step_energy_j) == 0
+    assert g.energy_per_token_j == pytest.approx(g.energy_j / 16) and g.tokens_per_s == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "reason"),
+    [
+        ("resnet50", (4, 4), "'resnet50' is no language model"),
+        ("hf:t5", (4, 4), "no decoder of text"),
+        ("hf:vit", (4, 4), "no decoder of text"),
+        ("hf:gpt2", (1000, 100), "1100 tokens are more than the 1024 positions"),
+        ("hf:gpt2", (0, 4), "prefill 0 must be at least 1"),
+        ("hf:gpt2", (4, -1), "decode -1 must be at least 0"),
+    ],
+)
+def test_what_cannot_be_priced_is_refused_in_one_line(name, tokens, reason):
+    with pytest.raises(InputError, match=reason):
+        predict_generation(name, *tokens)
+
+
+def test_on_the_command_line(configs, run):
+    words = ["predict", configs["llama"], "--prefill", "12", "--decode", "6", "--batch", "2", "--dtype", "bfloat16"]
+    record = json.loads(run(*words, "--format", "json")[1])
+    assert record["schema"] == 1 and record["generation"]["new_tokens"] == 6 and len(record["steps"]) == 6
+    assert record["total"]["energy_j"] == pytest.approx(record["prefill"]["energy_j"] + record["decode"]["energy_j"])
+    assert record["total"]["energy_j"] == pytest.approx(
+        record["prefill"]["energy_j"] + sum(x["energy_j"] for x in record["steps"])
+    )
+    table = run(*words)[1]
+    assert "12 + 6 tokens" in table and "a request" in table and "tokens in the cache" in table
+    assert run(*words, "--format", "csv")[1].splitlines()[0] == "context_tokens,time_s,energy_j"
+    assert run(*words, "--budget-j", "1e-9")[0] == 1
+    one_line(run(*words, "--seq-len", "5"), "seq-len 5 does not go with --prefill")
+    one_line(run(*words, "--format", "html"), "html")
+
+
+def test_sizes_that_do_not_move_in_whole_steps():
+    assert between((1, 10), (1, 20), 3, 10) == (1, 13)
+    with pytest.raises(NotAffineError):
+        between(1, 2, 1, 2)
+    with pytest.raises(NotAffineError):
+        between((1,), (1, 2), 1, 2)
+    with pytest.raises(NotAffineError):
+        between("a", "b", 1, 2)
+
+
+@pytest.mark.bm
+def test_llama_3_8b(tmp_path):
+    from time import perf_counter
+
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({
+        "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "vocab_size": 128256,
+        "num_hidden_layers": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+    }))  # fmt: skip
+    start = perf_counter()
+    for batch in (1, 16):
+        g = predict_generation(f"hf:{config}", 2048, 256, batch=batch, dtype="bfloat16")
+        print(f"\nLlama-3-8B on a30, 2,048 + 256 tokens, batch {batch}: {g}, {perf_counter() - start:.2f} s so far")
+    assert np.all(np.diff(g.step_energy_j) > 0)

@@ -1,0 +1,230 @@
+"""What a language model's request costs: one pass over the prompt, then one step a token on a growing cache, each one priced."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .decoding import Passes, segments
+from .errors import InputError
+from .estimate import HOST_LAUNCH_S, SCHEMA, VERSION, Estimate, estimate
+from .features import Array
+from .hardware import find_hardware
+from .intervals import LEVEL, total_half_width
+from .model import EnergyModel, Metadata, load_model
+from .predict import DEFAULT_HARDWARE
+from .trace import Trace
+
+MODES = ("graph", "eager")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator call over the steps of a segment; its error is taken to be one and the same in all of them."""
+
+    kind: str
+    energy_j: float
+    covered_j: float
+    extrapolated_j: float
+    half_width: float
+    """Log half-width of its interval, the mean over the steps by energy."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One batch of requests: every sequence takes `prompt_tokens` and `new_tokens` follow, one step each.
+
+    The token that the prompt's own logits give is the input of the first step. Energies in joules are of the whole batch
+    unless a name says otherwise; arrays are [new_tokens] in the order of steps.
+    """
+
+    prefill: Estimate
+    new_tokens: int
+    context_tokens: NDArray[np.int64]
+    """Tokens in the cache when a step begins."""
+    step_time_s: Array
+    step_energy_j: Array
+    calls: tuple[Call, ...]
+    """What the steps are made of."""
+    gap_energy_j: float = 0.0
+    """What the device burns while it waits for the host in eager mode, over all steps; part of `step_energy_j`."""
+
+    @property
+    def trace(self) -> Trace:
+        """The pass over the prompt."""
+        return self.prefill.trace
+
+    @property
+    def model(self) -> Metadata:
+        """What is known of the model that priced it."""
+        return self.prefill.model
+
+    @property
+    def batch(self) -> int:
+        """Sequences that are served together."""
+        return self.prefill.trace.batch
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of each sequence's prompt."""
+        return int(self.prefill.trace.inputs[0].shape[1])
+
+    @property
+    def decode_energy_j(self) -> float:
+        """Energy of all steps of the whole batch."""
+        return float(self.step_energy_j.sum())
+
+    @property
+    def decode_interval_j(self) -> tuple[float, float]:
+        """Interval of `decode_energy_j`: distinct calls share the model's correlation of errors, as in an Estimate."""
+        energy_j = np.array([x.energy_j for x in self.calls])
+        width = total_half_width(energy_j, np.array([x.half_width for x in self.calls]), self.prefill.model.correlation)
+        total_j = float(energy_j.sum())
+        return total_j * float(np.exp(-width)) + self.gap_energy_j, total_j * float(np.exp(width)) + self.gap_energy_j
+
+    @property
+    def decode_kinds_j(self) -> dict[str, float]:
+        """Energy of all steps by kind of layer, the costliest first."""
+        found: Counter[str] = Counter()
+        for call in self.calls:
+            found[call.kind] += call.energy_j  # type: ignore[assignment]  # counts of joules
+        return dict(found.most_common())
+
+    @property
+    def energy_j(self) -> float:
+        """Energy of prompt and steps of the whole batch."""
+        return self.prefill.energy_j + self.decode_energy_j
+
+    @property
+    def interval_j(self) -> tuple[float, float]:
+        """Interval of `energy_j`; prompt and steps are taken to err together, which is the wider assumption."""
+        return (
+            self.prefill.interval_j[0] + self.decode_interval_j[0],
+            self.prefill.interval_j[1] + self.decode_interval_j[1],
+        )
+
+    @property
+    def time_s(self) -> float:
+        """Time of prompt and steps."""
+        return self.prefill.time_s + float(self.step_time_s.sum())
+
+    @property
+    def energy_per_request_j(self) -> float:
+        """Energy of one sequence."""
+        return self.energy_j / self.batch
+
+    @property
+    def energy_per_token_j(self) -> float:
+        """Energy of a request by the tokens that it writes, its prompt included; of the prompt alone by the prompt's tokens."""
+        return self.energy_per_request_j / (self.new_tokens or self.prompt_tokens)
+
+    @property
+    def tokens_per_j(self) -> float:
+        """Tokens written (of the prompt alone: read) for a joule."""
+        return 1.0 / self.energy_per_token_j
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens written a second while decoding, by the whole batch; 0.0 where none is."""
+        return self.batch * self.new_tokens / float(self.step_time_s.sum()) if self.new_tokens else 0.0
+
+    @property
+    def covered_frac(self) -> float:
+        """Share of the energy in layers whose kind was measured on this hardware."""
+        return (self.prefill.covered_frac * self.prefill.energy_j + sum(x.covered_j for x in self.calls)) / self.energy_j
+
+    @property
+    def extrapolated_frac(self) -> float:
+        """Share of the energy in layers far outside what was measured."""
+        return (
+            self.prefill.extrapolated_frac * self.prefill.energy_j + sum(x.extrapolated_j for x in self.calls)
+        ) / self.energy_j
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answer as JSON types; `steps` has one entry a step, energies of the whole batch."""
+        model, trace = self.model, self.trace
+        low_j, high_j = self.interval_j
+        steps = zip(self.context_tokens, self.step_time_s, self.step_energy_j)
+        return {
+            "schema": SCHEMA, "wattlayer": VERSION, "network": trace.network, "hardware": model.hardware,
+            "dtype": trace.dtype, "tf32": trace.tf32, "batch": self.batch, "mode": self.prefill.mode,
+            "basis": model.basis, "assumptions": list(trace.assumptions), "model": self.prefill.to_json()["model"],
+            "generation": {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens,
+                           "energy_per_request_j": self.energy_per_request_j, "energy_per_token_j": self.energy_per_token_j,
+                           "tokens_per_j": self.tokens_per_j, "tokens_per_s": self.tokens_per_s},
+            "total": {"energy_j": self.energy_j, "energy_low_j": low_j, "energy_high_j": high_j, "interval_frac": LEVEL,
+                      "time_s": self.time_s, "power_w": self.energy_j / self.time_s, "covered_frac": self.covered_frac,
+                      "extrapolated_frac": self.extrapolated_frac},
+            "prefill": {**self.prefill.total},
+            "decode": {"energy_j": self.decode_energy_j, "energy_low_j": self.decode_interval_j[0],
+                       "energy_high_j": self.decode_interval_j[1], "time_s": float(self.step_time_s.sum()),
+                       "kinds": self.decode_kinds_j},
+            "steps": [{"context_tokens": int(c), "time_s": float(t), "energy_j": float(e)} for c, t, e in steps],
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        return (f"<Generation {self.prefill.trace.network} on {self.prefill.model.hardware}: {self.prompt_tokens} + "
+                f"{self.new_tokens} tokens, {self.energy_per_request_j:.4g} J a request>")  # fmt: skip
+
+
+def predict_generation(
+    network: str,
+    prefill: int = 1,
+    decode: int = 0,
+    *,
+    batch: int = 1,
+    hardware: str | Path | EnergyModel = DEFAULT_HARDWARE,
+    dtype: str = "float32",
+    tf32: str = "conv",
+    mode: str = "graph",
+    strict: bool = False,
+) -> Generation:
+    """Predict what `batch` requests of `prefill` prompt tokens and `decode` written ones cost on `hardware`.
+
+    `network` is a decoder of Hugging Face transformers, named as on the command line (`hf:…`). Keys and values are cached as
+    transformers' own dynamic cache does; only the last position's logits are computed. Raises InputError for a network
+    without a cache, for more tokens than it has positions and for sizes below 1 (`decode`: 0).
+    """
+    if mode not in MODES:
+        raise InputError(f"mode {mode!r} is not one of {', '.join(MODES)}, which generation is priced in")
+    for name, value, least in (("prefill", prefill, 1), ("decode", decode, 0), ("batch", batch, 1)):
+        if value < least:
+            raise InputError(f"{name} {value} must be at least {least}")
+    from .adapters.huggingface import load_causal
+
+    model = hardware if isinstance(hardware, EnergyModel) else load_model(hardware)
+    loaded = load_causal(network, prefill + decode, dtype)
+    passes = Passes(loaded, batch, tf32)
+    prompt = estimate(passes.prompt(prefill), model, mode, strict)
+    if strict and decode:
+        estimate(passes.step(prefill), model, mode, strict)  # a step may have kinds that the prompt has not
+    return _priced(passes, prompt, decode, model)
+
+
+def _priced(passes: Passes, prompt: Estimate, decode: int, model: EnergyModel) -> Generation:
+    first = prompt.trace.inputs[0].shape[1]
+    time_s, energy_j, gap_energy_j, calls = np.zeros(decode), np.zeros(decode), 0.0, []
+    launch_s = HOST_LAUNCH_S if prompt.mode == "eager" else 0.0
+    for segment in segments(passes, first, first + decode - 1) if decode else ():
+        counts = Counter(segment.calls)
+        layers = {call: segment.layers(call) for call in counts}
+        index = {layer: i for i, layer in enumerate(dict.fromkeys(x for group in layers.values() for x in group))}
+        priced = model.predict(list(index))
+        gap_s = np.maximum(0.0, launch_s - priced.time_s)
+        gap_j = gap_s * find_hardware(model.hardware).idle_w
+        steps = slice(segment.first - first, segment.last - first + 1)
+        for call, count in counts.items():
+            own = np.array([index[x] for x in layers[call]])
+            each_j = np.broadcast_to(count * priced.energy_j[own], steps.stop - steps.start)
+            time_s[steps] += count * (priced.time_s[own] + gap_s[own])
+            energy_j[steps] += each_j + count * gap_j[own]
+            gap_energy_j += float((np.zeros(len(each_j)) + count * gap_j[own]).sum())
+            covered_j, extrapolated_j = (float((each_j * x[own]).sum()) for x in (priced.covered, priced.extrapolated))
+            width = float((each_j * priced.half_width[own]).sum() / each_j.sum())
+            calls.append(Call(call[0].kind, float(each_j.sum()), covered_j, extrapolated_j, width))
+    return Generation(prompt, decode, first + np.arange(decode), time_s, energy_j, tuple(calls), gap_energy_j)

@@ -1,0 +1,85 @@
+"""A language model's request as rich tables for a terminal, and its steps as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+from ..generation import Generation
+from ..intervals import LEVEL
+from .quantities import small
+from .tables import _escape, _table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SHOWN = 5
+"""Lengths of the cache in the table of steps."""
+
+
+def generation_tables(generation: Generation) -> list[RenderableType]:
+    """Return the answer for a terminal: a request, its two phases, some steps, energy by kind, and what to mind."""
+    from rich.text import Text
+
+    g, (low, high) = generation, generation.interval_j
+    head = Text.from_markup(
+        f"[bold]{_escape(g.trace.network)}[/] on [bold]{g.model.hardware}[/] · {g.trace.dtype} · batch {g.batch} · "
+        f"{g.prompt_tokens} + {g.new_tokens} tokens · {g.prefill.mode} mode\n"
+        f"energy  [bold]{small(g.energy_per_request_j, 'J')}[/] a request, {small(g.energy_per_token_j, 'J')} a token, "
+        f"{g.tokens_per_j:.3g} tokens a joule\n"
+        f"batch   {small(g.energy_j, 'J')}  ({small(low, 'J')} to {small(high, 'J')} at {LEVEL:.0%})   {small(g.time_s, 's')}   "
+        f"{g.tokens_per_s:.3g} tokens/s while decoding\n"
+    )
+    return [head, _phases(g), *([_steps(g)] if g.new_tokens else []), _kinds(g), *_notes(g)]
+
+
+def _phases(g: Generation) -> RenderableType:
+    table = _table("phases", "phase", "tokens", "time", "energy", "interval", "share")
+    decode = ("decode", g.new_tokens, float(g.step_time_s.sum()), g.decode_energy_j, g.decode_interval_j)
+    for name, tokens, time_s, energy_j, (low, high) in (
+        ("prefill", g.prompt_tokens, g.prefill.time_s, g.prefill.energy_j, g.prefill.interval_j), decode,
+    ):  # fmt: skip
+        interval = f"{small(low, 'J')} – {small(high, 'J')}"
+        table.add_row(name, str(tokens), small(time_s, "s"), small(energy_j, "J"), interval, f"{energy_j / g.energy_j:.1%}")
+    return table
+
+
+def _steps(g: Generation) -> RenderableType:
+    table = _table("one step", "tokens in the cache", "time", "energy", "a token")
+    for i in sorted({round(k * (g.new_tokens - 1) / (SHOWN - 1)) for k in range(SHOWN)}):
+        energy_j = float(g.step_energy_j[i])
+        cells = (small(float(g.step_time_s[i]), "s"), small(energy_j, "J"), small(energy_j / g.batch, "J"))
+        table.add_row(str(int(g.context_tokens[i])), *cells)
+    return table
+
+
+def _kinds(g: Generation) -> RenderableType:
+    table = _table("by kind", "kind", "prefill", "decode", "share")
+    prefill = {str(row.Index): float(row.energy_j) for row in g.prefill.by_kind().itertuples()}
+    decode = g.decode_kinds_j
+    total = {kind: prefill.get(kind, 0.0) + decode.get(kind, 0.0) for kind in {**prefill, **decode}}
+    for kind in sorted(total, key=lambda x: -total[x]):
+        cells = (small(prefill.get(kind, 0.0), "J"), small(decode.get(kind, 0.0), "J"), f"{total[kind] / g.energy_j:.1%}")
+        table.add_row(kind, *cells)
+    return table
+
+
+def _notes(g: Generation) -> list[RenderableType]:
+    notes = [g.model.caveat] if g.model.caveat else []
+    notes += g.trace.assumptions
+    if g.covered_frac < 1:
+        notes.append(f"{1 - g.covered_frac:.1%} of the energy is in kinds never measured on {g.model.hardware}")
+    if g.extrapolated_frac:
+        notes.append(f"{g.extrapolated_frac:.1%} of the energy is in layers far outside what was measured: wider intervals")
+    return [_escape(note) for note in notes]
+
+
+def generation_csv(generation: Generation) -> str:
+    """Return one line a step: tokens in the cache, time and energy of the whole batch."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("context_tokens", "time_s", "energy_j"))
+    g = generation
+    writer.writerows((int(c), float(t), float(e)) for c, t, e in zip(g.context_tokens, g.step_time_s, g.step_energy_j))
+    return text.getvalue()
