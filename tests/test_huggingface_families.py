@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,15 @@ def test_choices_are_different_and_even(function: Any, shape: tuple[int, ...], v
     module.scale = nn.Parameter(torch.ones(()))
     assert trace(module, torch.randn(4, 3)).assumptions == (EVEN_CHOICES,)
     assert seen == [values]
+
+
+def test_a_list_of_scalars_is_known() -> None:
+    class Splits(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            half = torch.arange(x.shape[0], device=x.device).max() // 2
+            return x.split(torch.tensor([half, x.shape[0] - half], device=x.device).tolist())[0] + 1
+
+    assert trace(Splits(), torch.randn(7, 2)).layers[-1].outputs[0].shape == (3, 2)
 
 
 def test_known_masks_pick_from_what_only_weights_could_tell() -> None:
@@ -254,6 +264,14 @@ def test_sizes_that_vary_by_layer_are_left_alone(name: str) -> None:
 def test_the_forecast_is_as_long_as_asked() -> None:
     assert tuple(load("informer", seq_len=12).kwargs["future_values"].shape) == (1, 12)
     assert load("informer").module.config.prediction_length == FORECAST_STEPS
+
+
+def test_a_missing_library_is_named_in_a_few_words() -> None:
+    pytest.importorskip("transformers")
+    if find_spec("natten"):
+        pytest.skip("natten is installed")
+    with pytest.raises(InputError, match=r"cannot be built: DinatModel requires the natten library: install it$"):
+        load("dinat")
 
 
 def test_what_a_forward_finds_unset_is_named(tmp_path: Path) -> None:
