@@ -97,6 +97,7 @@ UNITLESS = {
     "Conformal.correlation": "correlation",
     "Metadata.correlation": "the same",
     "Prediction.half_width": "log energy",
+    "Call.half_width": "the same",
     "Regressor.run_power_shift": "log ratio of powers",
     "Metadata.run_power_shift": "the same",
     "Scaffold.log_rates": "logarithms",
