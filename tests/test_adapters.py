@@ -117,7 +117,7 @@ def test_bare_name_is_looked_up_in_torchvision_then_timm() -> None:
         ("resnet5O", r"'resnet5O' is no network of .*; nearest: resnet50"),
         ("torchvision:resnet5O", r"torchvision has no network 'resnet5O'; nearest: resnet50"),
         ("timm:vit_tiny_patch16_225", r"timm has no network .*; nearest: vit_tiny_patch16_224"),
-        ("keras:resnet50", r"no source 'keras'; known: torchvision, timm, hf, path/to/file.py:factory"),
+        ("keras:resnet50", r"no source 'keras'; known: torchvision, timm, hf, diffusers, path/to/file.py:factory"),
         ("net.pt2", r"net.pt2: there is no such file"),
         ("some/config.json", r"written hf:some/config.json"),
         (

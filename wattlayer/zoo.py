@@ -21,6 +21,9 @@ from .model import EnergyModel, load_model
 from .predict import trace_network
 from .trace import Trace
 
+ZOOS = ("torchvision", "timm", "hf")
+"""Swept where none is named: diffusers' networks are swept when asked for, as most take what only their pipelines make."""
+
 TIME_LIMIT_S = 180
 """A network that takes more processor time is refused with that reason, on systems that have such timers."""
 
@@ -57,7 +60,7 @@ class Outcome:
 
 
 def zoo_names(source: str) -> list[str]:
-    """Return every network of `source` (torchvision, timm or hf) as MODEL arguments; raise InputError for another."""
+    """Return every network of `source` (torchvision, timm, hf or diffusers) as MODEL arguments; raise InputError for another."""
     if source not in SOURCES:
         raise InputError(f"there is no zoo {source!r}; known: {', '.join(SOURCES)}")
     return [f"{source}:{name}" for name in names_of(source)]

@@ -12,7 +12,7 @@ from .source import InputSize, Network
 
 __all__ = ["SOURCES", "InputSize", "Network", "names_of", "resolve"]
 
-SOURCES = {"torchvision": "torchvision", "timm": "timm", "hf": "huggingface"}
+SOURCES = {"torchvision": "torchvision", "timm": "timm", "hf": "huggingface", "diffusers": "diffusers"}
 """Prefix of a network's name, and the module here that loads it."""
 
 FILES = {".onnx": "onnx", ".pt2": "pt2"}
@@ -28,7 +28,8 @@ CATALOGUES = ("torchvision", "timm")
 def resolve(name: str, size: InputSize) -> Network:
     """Return the network that `name` stands for, on the meta device, with inputs of `size`.
 
-    `torchvision:NAME`, `timm:NAME`, `hf:ID|config.json|FOLDER|MODEL_TYPE`, `path/to/file.py:FACTORY`, `net.onnx`, `net.pt2`,
+    `torchvision:NAME`, `timm:NAME`, `hf:ID|config.json|FOLDER|MODEL_TYPE`, `diffusers:CLASS|config.json`,
+    `path/to/file.py:FACTORY`, `net.onnx`, `net.pt2`,
     or a bare NAME of torchvision or, after it, timm. Raises InputError naming the value and the cure.
     """
     prefix, separator, rest = name.partition(":")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @app.command()
 def zoo(
     sources: Annotated[
-        list[str] | None, typer.Argument(metavar="[SOURCE]...", help="torchvision, timm, hf; all of them by default.")
+        list[str] | None, typer.Argument(metavar="[SOURCE]...", help="torchvision, timm, hf (all three by default) or diffusers.")
     ] = None,
     hardware: Annotated[str | None, typer.Option("--hardware", help="Also tell the share of energy in measured kinds.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Processes; -1 takes every core.")] = -1,
@@ -36,13 +36,12 @@ def zoo(
     output: OutputOption = None,
 ) -> None:
     """Trace every network of whole libraries: how many go in, why the others do not, and how long it takes."""
-    from ..adapters import SOURCES
-    from ..zoo import sweep, zoo_names
+    from ..zoo import ZOOS, sweep, zoo_names
 
     written_as(format, Format.table, Format.json)
     if jobs == 0:
         raise InputError("jobs 0 must be at least 1, or -1 for every core")
-    names = [name for source in sources or SOURCES for name in zoo_names(source) if match in name]
+    names = [name for source in sources or ZOOS for name in zoo_names(source) if match in name]
     if not names:
         raise InputError(f"no network's name contains {match!r}")
     started = time.perf_counter()
