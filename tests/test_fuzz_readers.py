@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_fuzz import CASES, ROW, damaged, hostile, reads_or_refuses, texts
 
+from wattlayer.cli.hardware import _evaluated
 from wattlayer.dataset import SCHEMA, read_measurements
 from wattlayer.errors import InputError
 from wattlayer.estimate import estimate
@@ -148,3 +149,28 @@ def test_a_dataset_of_endless_sizes_is_refused(tmp_path):
     )
     with pytest.raises(InputError, match="line 2: not a measurement"):
         read_measurements(path)
+
+
+EVALUATION = {
+    "scores": [
+        {
+            "predictor": "wattlayer",
+            "subset": "all",
+            "split": "layer",
+            "rows": 9,
+            "mdape_frac": 0.1,
+            "p90_ape_frac": 0.2,
+            "coverage_frac": 0.9,
+        }
+    ]
+}
+
+
+@hostile
+@given(damaged(EVALUATION))
+def test_evaluations(tmp_path, record):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(EVALUATION), encoding="utf-8")
+    assert _evaluated(path)[0]["rows"] == 9
+    path.write_text(json.dumps(record), encoding="utf-8")
+    reads_or_refuses(lambda: _evaluated(path))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import InputError, first_line
 from .app import app
 from .options import OutputOption
 from .output import rendered, write
@@ -101,8 +102,18 @@ def _figures(name: str, basis: str) -> list[dict[str, Any]]:
         error = load_model(name).metadata.left_out_mdape_frac
         return [{"split": "layers left out in turn", "rows": load_model(name).metadata.rows, "mdape_frac": error}]
     record = Path(path.parent) / "evaluations" / path.name
-    scores = json.loads(record.read_text(encoding="utf-8"))["scores"] if record.is_file() else []
-    return [_figure(x["split"], x) for x in scores if x["predictor"] == "wattlayer" and x["subset"] == "all"]
+    return _evaluated(record) if record.is_file() else []
+
+
+def _evaluated(record: Path) -> list[dict[str, Any]]:
+    """Figures of a saved evaluation; raise InputError for a file that is none."""
+    try:
+        scores = json.loads(record.read_text(encoding="utf-8"))["scores"]
+        found = [_figure(str(x["split"]), x) for x in scores if x["predictor"] == "wattlayer" and x["subset"] == "all"]
+        _ = [_sentence(x) for x in found]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{record} is no evaluation of a model ({first_line(error)}): write it again or remove it") from None
+    return found
 
 
 def _figure(split: str, score: dict[str, Any]) -> dict[str, Any]:
