@@ -19,13 +19,14 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         # level 0
-        "errors kinds folder",
+        "errors flow kinds folder",
         "layer hardware meter constants",
         # level 1a
         "features dataset meta edits",
         # level 1b
         "recorder scaffold intervals reads",
         "trace power",
+        "fusion",
         "model",
         # level 2
         "training estimate transfer operating tables crosscheck adapters rewrite decoding",

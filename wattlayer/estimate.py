@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .dataset import MODES
 from .errors import InputError, UncoveredKindError
 from .features import Array
+from .fusion import fuse
 from .hardware import find_hardware
 from .intervals import LEVEL, total_half_width
 from .layer import Layer
@@ -57,6 +58,8 @@ class Estimate:
     interval_j: tuple[float, float]
     gap_s: float = 0.0
     gap_energy_j: float = 0.0
+    unfused: Estimate | None = None
+    """In compiled mode, the same pass in graph mode: what fusion saves is the difference."""
 
     @property
     def energy_j(self) -> float:
@@ -162,7 +165,8 @@ class Estimate:
             "model": {"name": model.name, "sha256": self.model_sha256, "features": model.features, "rows": model.rows,
                       "source": model.source, "basis": model.basis, "conditions": model.conditions},
             "total": self.total, "layers": self._rows(),
-        }  # fmt: skip
+        } | ({"unfused": {"mode": self.unfused.mode, "layers": len(self.unfused.trace.layers), "total": self.unfused.total}}
+             if self.unfused else {})  # fmt: skip
 
     def whatif(
         self, module: nn.Module | None = None, inputs: tuple[Any, ...] = (), *,
@@ -228,9 +232,10 @@ def estimate_many(
     `n_jobs` spreads the distinct layers over processes through joblib, and over machines under
     `joblib.parallel_config(backend="dask")`; it pays from about 100,000 distinct layers.
     """
-    if mode not in ("graph", "eager"):
-        raise InputError(f"mode {mode!r} is not one of {', '.join(MODES[:2])}")
-    layers = list(dict.fromkeys(layer for trace in traces for layer in trace.unique()))
+    if mode not in MODES:
+        raise InputError(f"mode {mode!r} is not one of {', '.join(MODES)}")
+    run_as = [fuse(trace) for trace in traces] if mode == "compiled" else traces
+    layers = list(dict.fromkeys(layer for trace in (*traces, *run_as) for layer in trace.unique()))
     if not layers:
         raise InputError("there is no layer to estimate: the network runs no operator that moves data")
     prediction = _predict(layers, model, run, n_jobs)
@@ -240,7 +245,10 @@ def estimate_many(
             f"never measured on {model.hardware}: {', '.join(kinds)}; leave out --strict to get the scaffold's cost"
         )
     index = {layer: i for i, layer in enumerate(layers)}
-    return [_estimate(trace, model, mode, prediction, index) for trace in traces]
+    estimates = [_estimate(trace, model, mode, prediction, index) for trace in run_as]
+    if mode != "compiled":
+        return estimates
+    return [replace(x, unfused=_estimate(trace, model, "graph", prediction, index)) for x, trace in zip(estimates, traces)]
 
 
 def estimate_energies_j(traces: Sequence[Trace], model: EnergyModel, run: str | None = None) -> Array:

@@ -25,6 +25,7 @@ from .features import FEATURE_NAMES, FEATURES_VERSION, Array, Columns, featurise
 from .folder import user_folder
 from .hardware import find_hardware, known_hardware
 from .intervals import EXTRAPOLATED_OCTAVES, MANY_LAYERS, Conformal, Support
+from .kinds import KINDS
 from .layer import Layer
 from .power import PowerScaffold
 from .scaffold import Scaffold
@@ -168,7 +169,7 @@ class EnergyModel:
         return Prediction(
             time_s=np.exp(log_time), power_w=np.exp(log_power), energy_j=energy,
             energy_low_j=energy * np.exp(-half_width), energy_high_j=energy * np.exp(half_width), half_width=half_width,
-            covered=columns.of_kind(lambda x: x.kind in kinds).astype(bool),
+            covered=columns.of_kind(lambda x: _measured(x, kinds)).astype(bool),
             extrapolated=distance > EXTRAPOLATED_OCTAVES,
         )  # fmt: skip
 
@@ -221,6 +222,13 @@ class EnergyModel:
         if digest != checksum(record):
             raise InputError(f"{path} does not match its checksum (truncated or altered): get it again or retrain it")
         return _restore(path, record)
+
+
+def _measured(layer: Layer, kinds: frozenset[str]) -> bool:
+    """Whether a layer's kind was measured; fused element-wise work counts as covered where element-wise kinds were."""
+    if layer.kind == "fused":
+        return any(KINDS[kind].group == "elementwise" for kind in kinds if kind in KINDS)
+    return layer.kind in kinds
 
 
 def payload(metadata: Metadata, time: xgboost.Booster, power: xgboost.Booster) -> dict[str, Any]:

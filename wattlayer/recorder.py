@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .constants import Constants, KnownIndices, is_alias, tensors_in
 from .errors import InputError, first_line
+from .flow import Flow, Memory
 from .kinds import KINDS
 from .layer import Layer, Operand, freeze
 from .meta import tensor_to_meta, to_meta
@@ -34,8 +35,8 @@ ALLOCATIONS = frozenset(
 
 def record(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: str | None, train_mode: bool, cached: bool = False
-) -> tuple[list[tuple[str, Layer]], tuple[Operand, ...], bool]:
-    """Run `module` on the meta device; return its (module path, layer) calls, its tensor inputs, and `Constants.assumed`.
+) -> tuple[list[tuple[str, Layer]], tuple[Operand, ...], bool, Flow]:
+    """Run `module` on the meta device; return its (path, layer) calls, tensor inputs, `Constants.assumed` and what feeds what.
 
     `cached` takes what equal operator calls of earlier traces came to, instead of inferring their shapes anew.
     """
@@ -48,10 +49,11 @@ def record(
     with _module_paths(module, recorder.path), unfused_attention(), torch.inference_mode():
         try:
             with recorder, KnownIndices():
-                module(*args, **kwargs)
+                result = module(*args, **kwargs)
         except Exception as error:  # whatever the user's forward raises is told in one line
             raise InputError(_reason(module, inputs, recorder.path, error)) from error
-    return recorder.calls, inputs, recorder._constants.assumed
+    returned = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.layout == torch.strided)
+    return recorder.calls, inputs, recorder._constants.assumed, recorder.memory.flow(returned)
 
 
 Again = Callable[[Any], Any]
@@ -78,6 +80,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.calls: list[tuple[str, Layer]] = []
         self.path: list[str] = [""]
+        self.memory = Memory()
         self._constants = Constants()
         self._seen: Seen = {} if seen is None else seen
 
@@ -99,6 +102,7 @@ class Recorder(TorchDispatchMode):
                 self._seen[key] = layer, _again(func, args, kwargs, result)
         if layer is not None:
             self.calls.append((self.path[-1], layer))
+            self.memory.add(tensors_in((args, kwargs)), tensors_in(result))
         return result
 
     def compute(self, func: Any, args: Any, kwargs: Any, again: Again | None = None) -> Any:
@@ -136,6 +140,8 @@ def _again(func: Any, args: Any, kwargs: Any, result: Any) -> Again | None:
     if func._schema.is_mutable:
         kept = bool(args) and result is args[0] and _schema(func)[0] not in ALLOCATIONS
         return itemgetter(0) if kept and torch.Tag.inplace_view not in func.tags else None
+    if args and result is args[0]:  # nothing to do, such as dropout in eval mode
+        return itemgetter(0)
     outputs = [result] if isinstance(result, torch.Tensor) else result
     if not isinstance(outputs, list | tuple):
         return None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .flow import Flow
 from .layer import Layer, Operand, check_tf32
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Trace:
     tf32: str = "conv"
     assumptions: tuple[str, ...] = ()
     """What was taken for granted of values that only weights could tell, a sentence each."""
+    flow: Flow | None = field(default=None, compare=False, repr=False)
+    """Which call feeds which; None where that is not known, as of a network put together from traced parts."""
 
     @property
     def batch(self) -> int:
@@ -98,11 +101,10 @@ def trace(
     from .recorder import record
 
     check_tf32(tf32)
-    calls, operands, assumed = record(module, inputs, dict(kwargs or {}), dtype, train_mode, cached)
+    calls, operands, assumed, flow = record(module, inputs, dict(kwargs or {}), dtype, train_mode, cached)
     name = network or type(module).__name__
-    return Trace(name, _layers(calls), tuple(path for path, _ in calls), operands, "none", (EVEN_CHOICES,) * assumed).with_tf32(
-        tf32
-    )
+    paths = tuple(path for path, _ in calls)
+    return Trace(name, _layers(calls), paths, operands, "none", (EVEN_CHOICES,) * assumed, flow).with_tf32(tf32)
 
 
 def _layers(calls: Sequence[tuple[str, Layer]]) -> tuple[Layer, ...]:

@@ -43,6 +43,7 @@ class Tf32(str, Enum):
 class Mode(str, Enum):
     graph = "graph"
     eager = "eager"
+    compiled = "compiled"
 
 
 NetworkArgument = Annotated[

@@ -1,0 +1,91 @@
+"""Compiled mode: which layers are fused, what that does to bytes and FLOP, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import wattlayer as wl
+from wattlayer.errors import InputError
+from wattlayer.fusion import folded, fuse
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+
+    def forward(self, x):
+        return torch.relu(self.second(self.first(x)) + x)
+
+
+def kinds(trace):
+    return [x.argument("of", x.kind) for x in trace.layers]
+
+
+def test_batch_norms_cost_nothing_and_the_residual_is_one_layer():
+    trace = fuse(wl.trace(Residual().eval(), torch.empty(2, 8, 16, 16)))
+    assert kinds(trace) == ["conv2d", "relu", "conv2d", "add relu"]
+    fused, image = trace.layers[-1], 2 * 8 * 16 * 16
+    assert (fused.read_bytes, fused.write_bytes, fused.flop) == (2 * 4 * image, 4 * image, 2 * image)
+    assert trace.layers[0].operand("bias").shape == (8,)
+
+
+def test_a_batch_norm_in_train_mode_stays():
+    trace = wl.trace(Residual(), torch.empty(2, 8, 16, 16), train_mode=True)
+    assert len(folded(trace).layers) == len(trace.layers)
+
+
+def test_what_is_used_before_and_after_a_product_is_not_one_kernel():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.linear = nn.LayerNorm(16), nn.Linear(16, 16)
+
+        def forward(self, x):
+            for _ in range(3):
+                x = x + nn.functional.dropout(self.linear(self.norm(x)), 0.1, self.training)
+            return x
+
+    trace = fuse(wl.trace(Block().eval(), torch.empty(4, 16)))
+    assert kinds(trace) == ["layer_norm", "linear", "add layer_norm", "linear", "add layer_norm", "linear", "add"]
+    assert trace.layers[2].write_bytes == 2 * 4 * 16 * 4  # the sum is read again later, so both are written
+
+
+def test_halves_of_one_tensor_are_each_read_once():
+    class Turn(nn.Module):
+        def forward(self, x):
+            a, b = x.chunk(2, -1)
+            return torch.cat((-b, a), -1) * x
+
+    trace = fuse(wl.trace(Turn(), torch.empty(4, 16)))
+    assert kinds(trace) == ["neg cat mul"]
+    assert trace.layers[0].read_bytes == trace.layers[0].write_bytes == 4 * 16 * 4
+
+
+def test_fusing_keeps_flop_saves_bytes_and_shows_both_answers():
+    estimate = wl.predict(Residual().eval(), torch.empty(8, 8, 64, 64), mode="compiled")
+    assert estimate.unfused is not None
+    assert estimate.mode == "compiled" and estimate.unfused.mode == "graph"
+    assert estimate.trace.write_bytes < estimate.unfused.trace.write_bytes
+    assert estimate.gap_energy_j == 0.0
+    record = estimate.to_json()
+    assert record["unfused"]["total"]["energy_j"] == estimate.unfused.energy_j
+    assert sum(x["energy_j"] for x in record["layers"]) == pytest.approx(record["total"]["energy_j"])
+
+
+def test_a_trace_that_does_not_say_what_feeds_what_is_refused():
+    trace = replace(wl.trace(Residual().eval(), torch.empty(2, 8, 16, 16)), flow=None)
+    with pytest.raises(InputError, match="which layer feeds which"):
+        wl.estimate(trace, wl.load_model("a30"), mode="compiled")
+
+
+def test_one_network_keeps_its_flow_when_calls_are_remembered():
+    net = nn.Sequential(nn.Linear(8, 8), nn.Dropout(), nn.Linear(8, 8), nn.Dropout(), nn.ReLU()).eval()
+    plain, cached = (wl.trace(net, torch.empty(2, 8), cached=c) for c in (False, True))
+    assert kinds(fuse(plain)) == kinds(fuse(cached))
+    assert plain.flow == wl.trace(net, torch.empty(2, 8), cached=True).flow
