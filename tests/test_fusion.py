@@ -89,3 +89,16 @@ def test_one_network_keeps_its_flow_when_calls_are_remembered():
     plain, cached = (wl.trace(net, torch.empty(2, 8), cached=c) for c in (False, True))
     assert kinds(fuse(plain)) == kinds(fuse(cached))
     assert plain.flow == wl.trace(net, torch.empty(2, 8), cached=True).flow
+
+
+def test_int8_by_name_is_refused_with_the_cure():
+    with pytest.raises(InputError, match="quantised network.*float16"):
+        wl.predict("resnet18", dtype="int8")
+
+
+def test_channels_last_is_recorded_as_strides_and_compiles():
+    net = nn.Conv2d(8, 8, 3, padding=1).eval().to(memory_format=torch.channels_last)
+    trace = wl.trace(net, torch.empty(2, 8, 16, 16).to(memory_format=torch.channels_last))
+    assert trace.layers[0].inputs[0].channels_last
+    assert not wl.trace(net, torch.empty(2, 8, 16, 16)).layers[0].inputs[0].channels_last
+    assert kinds(fuse(trace)) == ["conv2d"]

@@ -74,6 +74,8 @@ def load_network(
     """Load a network by its name on the command line, on the meta device, with its inputs."""
     from .adapters import InputSize, resolve
 
+    if dtype == "int8":
+        raise InputError("dtype 'int8' needs a quantised network, which no name stands for: use float32, float16 or bfloat16")
     shape = parse_shape(input) if isinstance(input, str) else input
     return resolve(name, InputSize(batch, image_size, seq_len, shape, dtype))
 
