@@ -49,7 +49,7 @@ def predict(
     decode: Annotated[int | None, typer.Option("--decode", help="… and tokens it writes, one by one on a cache.")] = None,
     dtype: DtypeOption = Dtype.float32,
     tf32: Tf32Option = Tf32.conv,
-    mode: Annotated[Mode, typer.Option("--mode", help="graph: no gaps between layers; eager: launched one by one.")] = Mode.graph,
+    mode: Annotated[Mode, typer.Option("--mode", help="graph: no gaps; eager: one by one; compiled: fused.")] = Mode.graph,
     format: FormatOption = Format.table,
     output: OutputOption = None,
     depth: Annotated[int, typer.Option("--depth", help="Parts of a module's path to sum by.")] = 1,
