@@ -91,9 +91,29 @@ def test_one_network_keeps_its_flow_when_calls_are_remembered():
     assert plain.flow == wl.trace(net, torch.empty(2, 8), cached=True).flow
 
 
-def test_int8_by_name_is_refused_with_the_cure():
-    with pytest.raises(InputError, match="quantised network.*float16"):
-        wl.predict("resnet18", dtype="int8")
+def test_int8_holds_the_weights_of_linear_layers_in_a_byte_each(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 64), nn.ReLU()).eval()
+    half, int8 = (wl.predict(net, torch.empty(4, 3, 8, 8), dtype=x) for x in ("float16", "int8"))
+    (before,), (after,) = ([x for x in e.trace.layers if x.kind == "linear"] for e in (half, int8))
+    assert after.flop == before.flop and after.dtype == "float16"
+    assert before.read_bytes - after.read_bytes == 64 * 288 - 2 * 64, "a byte a weight less, a scale an output more"
+    assert [x for x in half.trace.layers if x.kind != "linear"] == [x for x in int8.trace.layers if x.kind != "linear"]
+    assert any("int8" in x for x in int8.trace.assumptions) and int8.extrapolated_frac > 0
+    path = tmp_path / "net.py"
+    path.write_text("from torch import nn\n\n\ndef net():\n    return nn.Linear(4096, 4096)\n")
+    named = wl.predict(f"{path}:net", input="1x4096", dtype="int8")
+    assert named.energy_j < wl.predict(f"{path}:net", input="1x4096", dtype="float16").energy_j
+    assert named.trace.dtype == "int8" and named.whatif(batch=1).change_j == pytest.approx(0.0)
+    assert named.whatif(dtype="float16").change_j == pytest.approx(
+        wl.predict(f"{path}:net", input="1x4096", dtype="float16").energy_j - named.energy_j
+    )
+
+
+def test_a_changed_trace_no_longer_says_what_feeds_what():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    estimate = wl.predict(net, torch.empty(1, 3, 8, 8))
+    with pytest.raises(InputError, match="compiled"):
+        estimate.whatif(net, (torch.empty(1, 3, 8, 8),), fold_norm=True, mode="compiled")
 
 
 def test_channels_last_is_recorded_as_strides_and_compiles():

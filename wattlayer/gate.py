@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -22,6 +22,9 @@ import numpy as np
 from .errors import InputError
 from .estimate import SCHEMA, VERSION, Estimate
 from .whatif import spread_j
+
+if TYPE_CHECKING:
+    from .generation import Generation
 
 ROUNDING_FRAC = 1e-6
 """Computers round the last digits differently; no budget turns on a millionth."""
@@ -61,7 +64,7 @@ class Budget:
 
     energy_j: float
 
-    def judge(self, estimate: Estimate) -> Verdict:
+    def judge(self, estimate: Estimate | Generation) -> Verdict:
         """Return whether `estimate` keeps to the budget."""
         word = "over" if _over(estimate.energy_j, self.energy_j) else "within"
         says = f"{estimate.energy_j:.4g} J is {word} the budget of {self.energy_j:.4g} J"
@@ -189,7 +192,7 @@ def _interval_j(before: Sequence[Call], after: Sequence[Call], more_j: float, co
     return more_j - below, more_j + above
 
 
-def _verdict(budget: str, e: Estimate, limit_j: float, says: str, notes: tuple[str, ...] = ()) -> Verdict:
+def _verdict(budget: str, e: Estimate | Generation, limit_j: float, says: str, notes: tuple[str, ...] = ()) -> Verdict:
     return Verdict(budget, e.trace.network, e.model.hardware, e.energy_j, limit_j, says, notes)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError
 from .estimate import Estimate, estimate
 from .model import EnergyModel, load_model
+from .rewrite import INT8_ACTIVATIONS, weights_in_int8
 from .trace import Trace, trace
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def predict(
             raise InputError("inputs go with a module; a network's name is sized by batch, image_size, seq_len or input")
         traced = trace_name(network, batch, image_size, seq_len, input, dtype or "float32", tf32)
     else:
-        traced = trace(network, *inputs, kwargs=kwargs, dtype=dtype, tf32=tf32)
+        int8 = dtype == "int8"
+        traced = trace(network, *inputs, kwargs=kwargs, dtype=INT8_ACTIVATIONS if int8 else dtype, tf32=tf32)
+        traced = weights_in_int8(traced) if int8 else traced
     return estimate(traced, model, mode=mode, strict=strict)
 
 
@@ -71,13 +74,15 @@ def load_network(
     input: tuple[int, ...] | str | None = None,
     dtype: str = "float32",
 ) -> Network:
-    """Load a network by its name on the command line, on the meta device, with its inputs."""
+    """Load a network by its name on the command line, on the meta device, with its inputs.
+
+    `dtype` "int8" is float16 with the weights of linear layers in int8 (`rewrite.weights_in_int8`).
+    """
     from .adapters import InputSize, resolve
 
-    if dtype == "int8":
-        raise InputError("dtype 'int8' needs a quantised network, which no name stands for: use float32, float16 or bfloat16")
-    shape = parse_shape(input) if isinstance(input, str) else input
-    return resolve(name, InputSize(batch, image_size, seq_len, shape, dtype))
+    shape, int8 = parse_shape(input) if isinstance(input, str) else input, dtype == "int8"
+    network = resolve(name, InputSize(batch, image_size, seq_len, shape, INT8_ACTIVATIONS if int8 else dtype))
+    return replace(network, int8_weights=int8)
 
 
 def trace_network(network: Network, tf32: str = "conv") -> Trace:
@@ -94,7 +99,8 @@ def trace_network(network: Network, tf32: str = "conv") -> Trace:
         if name is None:
             raise
         raise InputError(f"{error}: its configuration leaves {name} unset") from error
-    return replace(traced, assumptions=(*network.assumptions, *traced.assumptions))
+    traced = replace(traced, assumptions=(*network.assumptions, *traced.assumptions))
+    return weights_in_int8(traced) if network.int8_weights else traced
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

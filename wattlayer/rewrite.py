@@ -1,4 +1,4 @@
-"""Changing a trace instead of the network: channels padded, attention fused, batch norms folded into convolutions.
+"""Changing a trace instead of the network: channels padded, attention fused, batch norms folded in, weights held in int8.
 
 All keep what the network computes (padding computes zeros beside it), so no module has to be rebuilt.
 """
@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import ceil
 
 from .layer import Layer, Operand
-from .trace import Trace
+from .trace import INT8_WEIGHTS, Trace
 
 ALIGNMENT = 8
 """Channels of half precision that tensor cores take at once (NVIDIA, "Matrix multiplication background", DU-09799)."""
@@ -76,7 +76,32 @@ def folded(trace: Trace) -> Trace:
             calls[-1] = calls[-1][0], _with_bias(calls[-1][1])
         else:
             calls.append((path, layer))
-    return replace(trace, layers=tuple(layer for _, layer in calls), paths=tuple(path for path, _ in calls))
+    # what feeds what was said of the calls as they were
+    return replace(trace, layers=tuple(layer for _, layer in calls), paths=tuple(path for path, _ in calls), flow=None)
+
+
+INT8_ACTIVATIONS = "float16"
+"""What a network with weights in int8 computes in: every GPU since 2017 has it, bfloat16 came later."""
+
+
+def weights_in_int8(trace: Trace) -> Trace:
+    """Return `trace` with the weights of its linear layers at one byte each: weight-only quantisation.
+
+    As torchao's `Int8WeightOnlyConfig` does it to `nn.Linear`: the product still runs in the activations' dtype, so its FLOP stay
+    and only bytes go; a scale for each output channel comes in.
+    """
+    changed = {x: _int8(x) for x in trace.unique()}
+    layers = tuple(changed[x] for x in trace.layers)
+    return replace(trace, layers=layers, assumptions=(*trace.assumptions, INT8_WEIGHTS))
+
+
+def _int8(layer: Layer) -> Layer:
+    weight = layer.operand("weight")
+    if layer.kind != "linear" or weight is None or "float" not in weight.dtype:
+        return layer
+    scale = Operand("scale", weight.shape[:1], weight.dtype)
+    inputs = tuple(replace(x, dtype="int8") if x is weight else x for x in layer.inputs)
+    return replace(layer, inputs=(*inputs, scale))
 
 
 def _folds_into(norm: Layer, previous: Layer) -> bool:
@@ -107,7 +132,7 @@ def fused(trace: Trace) -> Trace:
             paths[first : last + 1] = [paths[first]]
             i = first
         i += 1
-    return replace(trace, layers=tuple(layers), paths=tuple(paths))
+    return replace(trace, layers=tuple(layers), paths=tuple(paths), flow=None)
 
 
 def _attention_span(layers: Sequence[Layer], i: int) -> tuple[int, int] | None:

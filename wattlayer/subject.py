@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, first_line
 from .predict import load_network, trace_network
-from .rewrite import aligned, folded, fused
+from .rewrite import INT8_ACTIVATIONS, aligned, folded, fused, weights_in_int8
 from .trace import Trace, trace
 
 if TYPE_CHECKING:
@@ -124,8 +124,10 @@ class Subject:
         return replace(loaded, module=edited(to_meta(loaded.module), edit.replace, edit.drop))
 
     def _trace_module(self, loaded: Network, edit: Edit) -> Trace:
-        s = self.setting.after(edit)
-        return trace(loaded.module, *loaded.args, dtype=s.dtype, tf32=s.tf32, network=loaded.name)
+        s, int8 = self.setting.after(edit), self.setting.after(edit).dtype == "int8"
+        dtype = INT8_ACTIVATIONS if int8 else s.dtype
+        traced = trace(loaded.module, *loaded.args, dtype=dtype, tf32=s.tf32, network=loaded.name)
+        return weights_in_int8(traced) if int8 else traced
 
 
 def _resize_tensors(inputs: tuple[Any, ...], edit: Edit) -> tuple[Any, ...]:

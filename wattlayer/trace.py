@@ -22,6 +22,11 @@ EVEN_CHOICES = (
 )
 """Said of a trace whose operators depend on a router's choice: with uneven loads it has fewer, larger matrix products."""
 
+INT8_WEIGHTS = (
+    "weights of linear layers are held in int8, one scale an output channel, and multiplied in float16: none was measured"
+)
+"""Said of a trace with weight-only quantisation."""
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -44,7 +49,9 @@ class Trace:
 
     @cached_property
     def dtype(self) -> str:
-        """The dtype that most FLOP are done in."""
+        """The dtype that most FLOP are done in; "int8" where the weights of linear layers are held in it."""
+        if INT8_WEIGHTS in self.assumptions:
+            return "int8"
         flop: Counter[str] = Counter()
         for layer, calls in self.unique().items():
             flop[layer.dtype] += calls * layer.flop + 1

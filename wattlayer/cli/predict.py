@@ -67,6 +67,7 @@ def predict(
 ) -> None:
     """Joules of one forward pass of MODEL on --hardware, layer by layer, with intervals."""
     from ..estimate import estimate
+    from ..gate import Budget
     from ..model import load_model
     from ..operating import operated
     from ..predict import load_network, trace_network
@@ -80,7 +81,7 @@ def predict(
         request = priced(network, prefill, decode, others, batch=batch, hardware=model, dtype=dtype.value, tf32=tf32.value,
                          mode=mode.value, strict=strict)  # fmt: skip
         write(generation_text(request, format), output)
-        return enforce([budget.judge(request) for budget in budgets], junit, github)
+        return enforce([x.judge(request) for x in budgets if isinstance(x, Budget)], junit, github)
     with busy(f"predicting {network}"):
         loaded = load_network(network, batch, image_size, seq_len, input, dtype.value)
         traced = trace_network(loaded, tf32.value)

@@ -79,8 +79,8 @@ def _notes(e: Estimate) -> list[RenderableType]:
     if e.mode == "eager":
         notes.append(f"gaps in the launch queue: {small(e.gap_s, 's')}, {small(e.gap_energy_j, 'J')} (assumed 7.5 µs a launch)")
     if e.unfused is not None:
-        notes.append(f"compiled as torch.compile fuses, by rule: {len(e.trace.layers)} layers; unfused, in graph mode: "
-                     f"{small(e.unfused.energy_j, 'J')}, {small(e.unfused.time_s, 's')}, {len(e.unfused.trace.layers)} layers")  # fmt: skip
+        plain = f"{small(e.unfused.energy_j, 'J')}, {small(e.unfused.time_s, 's')}, {len(e.unfused.trace.layers)} layers"
+        notes.append(f"compiled as torch.compile fuses, by rule: {len(e.trace.layers)} layers; unfused, in graph mode: {plain}")
     kinds = e.uncovered_kinds()
     if kinds:
         notes.append(f"* {1 - e.covered_frac:.1%} of the energy is in kinds never measured on {e.model.hardware}, "
