@@ -6,14 +6,18 @@ import json
 import time
 import warnings
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.optimization import fuse as fold_batch_norm
 
+import wattlayer as wl
 from wattlayer.adapters import InputSize, resolve
+from wattlayer.adapters.torchvision import import_torchvision
 from wattlayer.errors import InputError
 from wattlayer.predict import trace_name
 from wattlayer.trace import trace
@@ -440,6 +444,65 @@ def test_weights_are_never_loaded(tmp_path):
         tensor.external_data.add(key="location", value="weights.bin")
     path.write_bytes(model.SerializeToString())
     assert trace_name(str(path)).layers == expected
+
+
+# --- networks people have, priced for an A30 at batch 8
+
+ORDINARY = ("squeezenet1_0", "mobilenet_v3_large", "shufflenet_v2_x1_0")
+TEN = (
+    *ORDINARY, "resnet50", "vit_b_16", "efficientnet_b0", "densenet121", "convnext_tiny", "regnet_y_400mf", "mnasnet1_0",
+)  # fmt: skip
+
+
+def each_network(check):
+    slow = [pytest.param(name, marks=pytest.mark.slow) for name in TEN if name not in ORDINARY]
+    return pytest.mark.parametrize("name", [*ORDINARY, *slow])(check)
+
+
+@pytest.fixture(scope="module")
+def a30() -> wl.EnergyModel:
+    return wl.load_model("a30")
+
+
+def network(name: str) -> nn.Module:
+    if find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    module = import_torchvision().models.get_model(name, weights=None).eval()
+    for x in module.parameters():
+        nn.init.normal_(x, std=0.02)  # an exporter leaves out what is all zeros
+    return module
+
+
+def compare(file: Path, module: nn.Module, a30: wl.EnergyModel, within_frac: float = 0.02) -> None:
+    read, own = trace_name(str(file), batch=8), trace(module, torch.empty(8, 3, 224, 224, device="meta"))
+    assert read.flop == own.flop
+    assert wl.estimate(read, a30).energy_j == pytest.approx(wl.estimate(own, a30).energy_j, rel=within_frac)
+
+
+OPEN = {"dynamo": False, "input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
+
+
+@each_network
+def test_a_network_of_torchvision_costs_the_same_as_onnx(name, a30, tmp_path):
+    """Exported with its batch norms, and with those folded, as exporters do unless told otherwise."""
+    module, image = network(name), torch.zeros(1, 3, 224, 224)
+    kept = export(module, tmp_path / "kept.onnx", (image,), training=torch.onnx.TrainingMode.PRESERVE, **OPEN)
+    compare(kept, module, a30)
+    compare(export(module, tmp_path / "folded.onnx", (image,), **OPEN), fold_batch_norm(module), a30)
+
+
+@pytest.mark.parametrize("name", [ORDINARY[0], *(pytest.param(x, marks=pytest.mark.slow) for x in TEN[1:])])
+def test_a_network_of_torchvision_costs_the_same_as_the_newer_exporter_writes_it(name, a30, tmp_path):
+    module = network(name)
+    path = export(module, tmp_path / "net.onnx", (torch.zeros(8, 3, 224, 224),), dynamo=True, verbose=False)
+    compare(path, fold_batch_norm(module), a30)
+
+
+@each_network
+def test_a_network_of_torchvision_costs_the_same_as_pt2(name, a30, tmp_path):
+    module, path = network(name), tmp_path / "net.pt2"
+    torch.export.save(torch.export.export(module, (torch.zeros(8, 3, 224, 224),)), path)
+    compare(path, module, a30, within_frac=1e-9)
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.ts", "net.torchscript", "net.pth"])
