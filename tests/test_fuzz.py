@@ -1,13 +1,16 @@
 """Whatever a file or an argument holds, it is read or refused in one line: no other exception, no evaluated text, no hang.
 
-10,200 cases in an ordinary run; WATTLAYER_FUZZ_CASES sets how many each test takes (`WATTLAYER_FUZZ_CASES=17000` for 102,000).
+10,400 cases in an ordinary run; WATTLAYER_FUZZ_CASES sets how many each test takes (`WATTLAYER_FUZZ_CASES=13000` for 104,000).
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import pytest
@@ -18,11 +21,12 @@ from wattlayer.dataset import SCHEMA, Measurement, read_measurements
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
 from wattlayer.model import EnergyModel
+from wattlayer.predict import trace_name
 from wattlayer.tables import read_table
 from wattlayer.tables.modules import layer_of
 from wattlayer.tables.values import shapes
 
-CASES = int(os.environ.get("WATTLAYER_FUZZ_CASES", "1700"))
+CASES = int(os.environ.get("WATTLAYER_FUZZ_CASES", "1300"))
 hostile = settings(max_examples=CASES, deadline=10_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 """A case that takes 10 s (`deadline`, in ms) fails."""
 
@@ -137,3 +141,123 @@ def test_datasets(tmp_path, data):
     lines = [HEADER_RECORD, data.draw(damaged(ROW))] if data.draw(st.booleans()) else [data.draw(damaged(HEADER_RECORD)), ROW]
     path.write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
     reads_or_refuses(lambda: read_measurements(path))
+
+
+# --- networks in files
+
+SHAPES = {"x": (2, 3, 8, 8), "w": (4, 3, 3, 3), "c": (2, 4, 6, 6), "r": (2, 4, 6, 6), "f": (2, 144), "m": (5, 144), "y": (2, 5)}
+
+
+def exported_program() -> dict[str, Any]:
+    """A convolution, its activation and a linear layer as torch.export writes them."""
+
+    def tensor(name: str) -> dict[str, Any]:
+        return {"as_tensor": {"name": name}}
+
+    def call(target: str, result: str, **arguments: Any) -> dict[str, Any]:
+        inputs = [{"name": name, "arg": value, "kind": 1} for name, value in arguments.items()]
+        stack = {"nn_module_stack": f"L__self__,,net.Net;L__self___{result},part.{result},torch.nn.Module"}
+        return {"target": f"torch.ops.aten.{target}", "inputs": inputs, "outputs": [tensor(result)], "metadata": stack}
+
+    def meta(shape: tuple[int, ...]) -> dict[str, Any]:
+        strides = [{"as_int": 1}] * len(shape)
+        return {"dtype": 7, "sizes": [{"as_int": n} for n in shape], "strides": strides, "layout": 7}
+
+    nodes = [
+        call("conv2d.default", "c", input=tensor("x"), weight=tensor("w")),
+        call("relu.default", "r", self=tensor("c")),
+        call("flatten.using_ints", "f", self=tensor("r"), start_dim={"as_int": 1}),
+        call("linear.default", "y", input=tensor("f"), weight=tensor("m")),
+    ]
+    specs = [{"parameter": {"arg": {"name": x}, "parameter_name": x}} for x in "wm"] + [{"user_input": {"arg": tensor("x")}}]
+    graph = {"inputs": [tensor(x) for x in "wmx"], "outputs": [tensor("y")], "nodes": nodes}
+    graph["tensor_values"] = {name: meta(shape) for name, shape in SHAPES.items()}
+    return {"graph_module": {"graph": graph, "signature": {"input_specs": specs}}, "schema_version": {"major": 8, "minor": 1}}
+
+
+def archive(program: Any) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        file.writestr("net/models/model.json", json.dumps(program))
+    return content.getvalue()
+
+
+PROGRAM = exported_program()
+
+
+@st.composite
+def damaged_bytes(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A valid file cut off, or with a few bytes replaced or slipped in."""
+    start = draw(st.integers(0, len(whole)))
+    end = draw(st.integers(start, min(len(whole), start + 8)))
+    return whole[:start] + draw(st.binary(max_size=8)) + (whole[end:] if draw(st.booleans()) else b"")
+
+
+def test_the_undamaged_networks_are_read(tmp_path):
+    (tmp_path / "net.pt2").write_bytes(archive(PROGRAM))
+    (tmp_path / "net.onnx").write_bytes(onnx_model().SerializeToString())
+    for name in ("net.pt2", "net.onnx"):
+        assert [x.kind for x in trace_name(str(tmp_path / name)).layers] == ["conv2d", "relu", "linear"]
+
+
+@hostile
+@given(damaged(PROGRAM).map(archive) | damaged_bytes(archive(PROGRAM)))
+def test_exported_programs(tmp_path, content):
+    path = tmp_path / "net.pt2"
+    path.write_bytes(content)
+    reads_or_refuses(lambda: trace_name(str(path)))
+
+
+def onnx_model() -> Any:
+    helper = pytest.importorskip("onnx").helper
+    steps = [("Conv", "xw", "c"), ("Relu", "c", "r"), ("Flatten", "r", "f"), ("Gemm", "fm", "y")]
+    nodes = [helper.make_node(op, list(a), [b], **({"transB": 1} if op == "Gemm" else {})) for op, a, b in steps]
+    weights = [helper.make_tensor(x, 1, SHAPES[x], b"\0" * 4 * prod(SHAPES[x]), raw=True) for x in "wm"]
+    sizes = helper.make_tensor("s", 7, [2], [2, -1])
+    shown = {x: helper.make_tensor_value_info(x, 1, SHAPES[x]) for x in "xcy"}
+    graph = helper.make_graph(nodes, "net", [shown["x"]], [shown["y"]], [*weights, sizes], value_info=[shown["c"]])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("own", 1)])
+
+
+ATTRIBUTES = (
+    "axis", "axes", "perm", "shape", "split", "pads", "strides", "group", "to", "mode", "starts", "ends", "transB", "k", "p",
+    "value",
+)  # fmt: skip
+
+
+@st.composite
+def damaged_onnx(draw: st.DrawFn) -> bytes:
+    """A valid model with other operators, names, attributes, sizes or bytes."""
+    from wattlayer.adapters.onnx.operators import OPERATORS
+
+    model = onnx_model()
+    names = st.sampled_from([*"xwcrfmys", "", "nowhere", BOMB])
+    sizes = st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 9)
+    for _ in range(draw(st.integers(1, 3))):
+        node = draw(st.sampled_from(list(model.graph.node)))
+        part = draw(st.sampled_from(["operator", "inputs", "outputs", "attribute", "sizes", "dims", "domain"]))
+        if part == "operator":
+            node.op_type = draw(st.sampled_from([*sorted(OPERATORS), "If", "Loop", "SplitToSequence", BOMB]))
+        elif part in ("inputs", "outputs"):
+            kept = getattr(node, part[:-1])
+            kept[:] = draw(st.lists(names, max_size=5))
+        elif part == "attribute":
+            name = draw(st.sampled_from(ATTRIBUTES))
+            one = node.attribute.add(name=name, type=draw(st.integers(0, 14)), i=draw(sizes), s=draw(st.binary(max_size=9)))
+            one.ints.extend(draw(st.lists(sizes, max_size=9)))
+        elif part == "sizes":
+            model.graph.initializer[2].int64_data[:] = draw(st.lists(sizes, max_size=4))
+        elif part == "dims":
+            draw(st.sampled_from(list(model.graph.initializer))).dims[:] = draw(st.lists(sizes, max_size=5))
+        else:
+            node.domain = draw(st.sampled_from(["own", "ai.onnx", "wattlayer", BOMB]))
+    return model.SerializeToString()
+
+
+@hostile
+@given(st.data())
+def test_onnx_models(tmp_path, data):
+    path = tmp_path / "net.onnx"
+    whole = onnx_model().SerializeToString()
+    path.write_bytes(data.draw(damaged_onnx() | damaged_bytes(whole) | st.binary(max_size=60)))
+    reads_or_refuses(lambda: trace_name(str(path)))

@@ -27,8 +27,9 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 def read_without_weights(path: Path) -> bytes:
     """Return the bytes of a model file less its large tensor data; raise InputError where it is no model or is cut off."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            return _Walk(path.name).model(view)
+        with path.open("rb") as file:
+            # closed when nobody refers to it: the traceback of a refusal still holds slices of it
+            return _Walk(path.name).model(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except (OSError, ValueError) as error:
