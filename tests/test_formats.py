@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import warnings
 import zipfile
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -514,3 +516,11 @@ def test_pickles_and_torchscript_are_refused_with_the_cure(name):
 def test_a_missing_file_is_named():
     with pytest.raises(InputError, match=r"nowhere.pt2: there is no such file"):
         resolve("nowhere.pt2", InputSize())
+
+
+def test_the_page_on_formats_lists_every_operator():
+    from wattlayer.adapters.onnx.operators import OPERATORS
+
+    import_module("wattlayer.adapters.onnx")
+    listed = (Path(__file__).parents[1] / "docs" / "formats.md").read_text().partition("## ONNX operators")[2]
+    assert re.findall(r"`(\w+)`", listed) == sorted(name for name in OPERATORS if "." not in name)

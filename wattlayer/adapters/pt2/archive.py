@@ -28,16 +28,7 @@ def read_model(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             text = _read(path, archive, _entry(path, archive))
         model = json.loads(text)
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        ValueError,
-        RecursionError,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-        zlib.error,
-    ) as error:
+    except (*_DAMAGED, RecursionError) as error:  # NotImplementedError, of an unknown compression, is a RuntimeError
         raise InputError(f"{path} is no archive of torch.export.save: {first_line(error)}") from error
     return _checked(path, model)
 
