@@ -318,6 +318,7 @@ def test_configuration_is_read_from_file_folder_and_type(tmp_path: Path) -> None
     ("text", "message"),
     [
         ("{", "cannot be read as JSON"),
+        ('{"a":' * 100_000, "cannot be read as JSON"),
         ("[]", "must hold a JSON object"),
         ('{"model_type": "brat"}', "model_type 'brat' is not part of the installed transformers; nearest: .*bart"),
         ("{}", "model_type 'None' is not part"),

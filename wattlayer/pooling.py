@@ -14,11 +14,8 @@ from numpy.typing import NDArray
 
 from .features import Array, Columns
 from .hardware import find_hardware
-from .power import CONSUMERS, START_FRAC, busy_frac
-from .power import _softmin as softmin
-from .scaffold import FASTEST, MIN_LAYERS, START, TERMS, cells, groups, per_layer, terms
-from .scaffold import _fewer_flop as fewer_flop
-from .scaffold import _fit as fit_rates
+from .power import CONSUMERS, START_FRAC, busy_frac, softmin
+from .scaffold import FASTEST, MIN_LAYERS, START, TERMS, cells, fewer_flop, fit_rates, groups, per_layer, terms
 from .training import Rows
 from .transfer import Lesson
 

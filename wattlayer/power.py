@@ -44,7 +44,7 @@ class PowerScaffold:
 
         `shift` [n_layers] is the log ratio of a campaign's board power to the reference campaign's, below the limit.
         """
-        return _softmin(busy_frac(columns, time_s) @ np.array(self.consumers_w) * np.exp(shift), self.limit_w)
+        return softmin(busy_frac(columns, time_s) @ np.array(self.consumers_w) * np.exp(shift), self.limit_w)
 
     @staticmethod
     def fit(columns: Columns, time_s: Array, power_w: Array, shift: Array, weight: Array) -> PowerScaffold:
@@ -54,7 +54,7 @@ class PowerScaffold:
         start, limit_w, use = _start(columns.hardware), float(power_w.max()), busy_frac(columns, time_s)
 
         def residuals(log_w: Array) -> Any:
-            error = np.log(_softmin(use @ np.exp(log_w) * np.exp(shift), limit_w) / power_w)
+            error = np.log(softmin(use @ np.exp(log_w) * np.exp(shift), limit_w) / power_w)
             robust = np.sign(error) * np.sqrt(0.04 * (np.sqrt(1 + error**2 / 0.02) - 1))
             return np.concatenate([np.sqrt(weight) * robust, np.sqrt(SHRINKAGE) * (log_w - start)])
 
@@ -67,7 +67,8 @@ def _start(hardware: Hardware) -> Array:
     return start
 
 
-def _softmin(demand_w: Array, limit_w: float) -> Array:
+def softmin(demand_w: Array, limit_w: float) -> Array:
+    """Return the power [n] that a board held at `limit_w` grants of a demand [n], both in watts: never more than either."""
     result: Array = (demand_w**-_SHARPNESS + limit_w**-_SHARPNESS) ** (-1 / _SHARPNESS)
     return result
 

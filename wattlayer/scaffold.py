@@ -133,19 +133,19 @@ class Scaffold:
         """Fit rates to measured times [n_layers]: all layers first, then each group from them, then each cell from its group."""
         values, target = terms(columns), np.log(time_s)
         weight = per_layer(layers)
-        rates: dict[str, Array] = {"*": _fit(START, values, target, weight, FASTEST)}
+        rates: dict[str, Array] = {"*": fit_rates(START, values, target, weight, FASTEST)}
         of_group = np.array(groups(layers, columns))
         of_cell = np.array(cells(layers, columns))
         for names, prefix, prior in (
             (of_group, "group:", lambda i: rates["*"]),
-            (of_cell, "cell:", lambda i: rates.get(f"group:{of_group[i]}", rates["*"]) + _fewer_flop(str(of_cell[i]))),
+            (of_cell, "cell:", lambda i: rates.get(f"group:{of_group[i]}", rates["*"]) + fewer_flop(str(of_cell[i]))),
         ):
             for name in sorted(set(names)):
                 chosen = names == name
                 if weight[chosen].sum() >= MIN_LAYERS - 1e-9:
                     start = prior(int(np.argmax(chosen)))
-                    rates[prefix + name] = _fit(
-                        start, values[chosen], target[chosen], weight[chosen], FASTEST + _fewer_flop(name)
+                    rates[prefix + name] = fit_rates(
+                        start, values[chosen], target[chosen], weight[chosen], FASTEST + fewer_flop(name)
                     )
         return Scaffold({name: tuple(float(x) for x in row) for name, row in rates.items()})
 
@@ -158,15 +158,18 @@ def per_layer(layers: Sequence[Layer]) -> Array:
     return np.array([1.0 / counts[layer] for layer in layers])
 
 
-def _fewer_flop(name: str) -> Array:
-    """What the algorithms of a cell take off the prior and the lower bounds of its log rates."""
+def fewer_flop(name: str) -> Array:
+    """Return what the algorithms of a cell take off the prior and the lower bounds of its log rates."""
     shift = np.zeros(len(FASTEST))
     shift[TERMS.index("compute")] = next((np.log(frac) for end, frac in FEWER_FLOP.items() if name.endswith(end)), 0.0)
     return shift
 
 
-def _fit(prior: Array, values: Array, target: Array, weight: Array, fastest: Array) -> Array:
-    """Least squares in log time, robust by pseudo-Huber loss at 14 % error, drawn towards `prior`."""
+def fit_rates(prior: Array, values: Array, target: Array, weight: Array, fastest: Array) -> Array:
+    """Return the log rates [7] under which `values` [n, 6] in seconds come closest to `target` [n], log seconds.
+
+    Least squares in log time, robust by pseudo-Huber loss at 14 % error, drawn towards `prior` and not below `fastest`.
+    """
     from scipy.optimize import least_squares
 
     scale = 0.02

@@ -114,7 +114,7 @@ def _path(name: str) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(record, dict):
         raise InputError(f"{path} is not a configuration: it must hold a JSON object")

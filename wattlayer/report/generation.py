@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..generation import Generation
 from ..intervals import LEVEL
 from .quantities import small
-from .tables import _escape, _table
+from .tables import escaped, table_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,7 +24,7 @@ def generation_tables(generation: Generation) -> list[RenderableType]:
 
     g, (low, high) = generation, generation.interval_j
     head = Text.from_markup(
-        f"[bold]{_escape(g.trace.network)}[/] on [bold]{g.model.hardware}[/] · {g.trace.dtype} · batch {g.batch} · "
+        f"[bold]{escaped(g.trace.network)}[/] on [bold]{g.model.hardware}[/] · {g.trace.dtype} · batch {g.batch} · "
         f"{g.prompt_tokens} + {g.new_tokens} tokens · {g.prefill.mode} mode\n"
         f"energy  [bold]{small(g.energy_per_request_j, 'J')}[/] a request, {small(g.energy_per_token_j, 'J')} a token, "
         f"{g.tokens_per_j:.3g} tokens a joule\n"
@@ -35,7 +35,7 @@ def generation_tables(generation: Generation) -> list[RenderableType]:
 
 
 def _phases(g: Generation) -> RenderableType:
-    table = _table("phases", "phase", "tokens", "time", "energy", "interval", "share")
+    table = table_of("phases", "phase", "tokens", "time", "energy", "interval", "share")
     decode = ("decode", g.new_tokens, float(g.step_time_s.sum()), g.decode_energy_j, g.decode_interval_j)
     for name, tokens, time_s, energy_j, (low, high) in (
         ("prefill", g.prompt_tokens, g.prefill.time_s, g.prefill.energy_j, g.prefill.interval_j), decode,
@@ -46,7 +46,7 @@ def _phases(g: Generation) -> RenderableType:
 
 
 def _steps(g: Generation) -> RenderableType:
-    table = _table("one step", "tokens in the cache", "time", "energy", "a token")
+    table = table_of("one step", "tokens in the cache", "time", "energy", "a token")
     for i in sorted({round(k * (g.new_tokens - 1) / (SHOWN - 1)) for k in range(SHOWN)}):
         energy_j = float(g.step_energy_j[i])
         cells = (small(float(g.step_time_s[i]), "s"), small(energy_j, "J"), small(energy_j / g.batch, "J"))
@@ -55,7 +55,7 @@ def _steps(g: Generation) -> RenderableType:
 
 
 def _kinds(g: Generation) -> RenderableType:
-    table = _table("by kind", "kind", "prefill", "decode", "share")
+    table = table_of("by kind", "kind", "prefill", "decode", "share")
     prefill = {str(row.Index): float(row.energy_j) for row in g.prefill.by_kind().itertuples()}
     decode = g.decode_kinds_j
     total = {kind: prefill.get(kind, 0.0) + decode.get(kind, 0.0) for kind in {**prefill, **decode}}
@@ -72,7 +72,7 @@ def _notes(g: Generation) -> list[RenderableType]:
         notes.append(f"{1 - g.covered_frac:.1%} of the energy is in kinds never measured on {g.model.hardware}")
     if g.extrapolated_frac:
         notes.append(f"{g.extrapolated_frac:.1%} of the energy is in layers far outside what was measured: wider intervals")
-    return [_escape(note) for note in notes]
+    return [escaped(note) for note in notes]
 
 
 def generation_csv(generation: Generation) -> str:

@@ -29,7 +29,7 @@ def _totals(e: Estimate) -> RenderableType:
     low, high = e.interval_j
     flop = large(e.trace.flop, "FLOP")
     return Text.from_markup(
-        f"[bold]{_escape(e.trace.network)}[/] on [bold]{e.model.hardware}[/] · {e.trace.dtype} · tf32 {e.trace.tf32} · "
+        f"[bold]{escaped(e.trace.network)}[/] on [bold]{e.model.hardware}[/] · {e.trace.dtype} · tf32 {e.trace.tf32} · "
         f"batch {e.trace.batch} · {e.mode} mode\n"
         f"energy  [bold]{small(e.energy_j, 'J')}[/] a batch  ({small(low, 'J')} to {small(high, 'J')} at {LEVEL:.0%}), "
         f"{small(e.energy_per_sample_j, 'J')} a sample\n"
@@ -39,7 +39,9 @@ def _totals(e: Estimate) -> RenderableType:
 
 def _layers(e: Estimate, top: int) -> Table:
     order = sorted(range(len(e.trace.layers)), key=lambda i: -e.layer_energy_j[i])[:top]
-    table = _table(f"costliest {len(order)} layers", "#", "path", "kind", "output", "FLOP", "time", "energy", "interval", "share")
+    table = table_of(
+        f"costliest {len(order)} layers", "#", "path", "kind", "output", "FLOP", "time", "energy", "interval", "share"
+    )
     total = max(e.energy_j, 1e-300)
     for i in order:
         layer, energy = e.trace.layers[i], float(e.layer_energy_j[i])
@@ -47,7 +49,7 @@ def _layers(e: Estimate, top: int) -> Table:
         shape = "x".join(map(str, layer.outputs[0].shape)) if layer.outputs else ""
         interval = f"{small(float(e.layer_low_j[i]), 'J')} – {small(float(e.layer_high_j[i]), 'J')}"
         time_s = small(float(e.layer_time_s[i]), "s")
-        cells = (_escape(e.trace.paths[i]), layer.kind + mark, shape, large(layer.flop, ""), time_s, small(energy, "J"), interval)
+        cells = (escaped(e.trace.paths[i]), layer.kind + mark, shape, large(layer.flop, ""), time_s, small(energy, "J"), interval)
         table.add_row(str(i), *cells, f"{energy / total:.1%}")
     return table
 
@@ -61,10 +63,10 @@ def _kinds(e: Estimate) -> Table:
 
 
 def _grouped(title: str, name: str, rows: Iterable[Any], e: Estimate) -> Table:
-    table = _table(title, name, "calls", "FLOP", "time", "energy", "share")
+    table = table_of(title, name, "calls", "FLOP", "time", "energy", "share")
     for row in rows:
         table.add_row(
-            _escape(str(row.Index)) or "(top level)", str(row.calls), large(row.flop, ""), small(row.time_s, "s"),
+            escaped(str(row.Index)) or "(top level)", str(row.calls), large(row.flop, ""), small(row.time_s, "s"),
             small(row.energy_j, "J"), f"{row.energy_frac:.1%}",
         )  # fmt: skip
     return table
@@ -88,10 +90,11 @@ def _notes(e: Estimate) -> list[RenderableType]:
     if e.extrapolated_frac:
         notes.append(f"† {e.extrapolated_frac:.1%} of the energy is in layers far outside what was measured: wider intervals")
     notes += e.trace.assumptions
-    return [_escape(note) for note in notes]
+    return [escaped(note) for note in notes]
 
 
-def _table(title: str, *columns: str) -> Table:
+def table_of(title: str, *columns: str) -> Table:
+    """Return an empty table with these columns; those of words are set left, those of numbers right."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -101,7 +104,8 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return text that rich takes as it is: names of modules may hold brackets."""
     from rich.markup import escape
 
     return escape(text)
@@ -110,18 +114,18 @@ def _escape(text: str) -> str:
 def trace_table(trace: Trace) -> Table:
     """Return all layers of a trace for a terminal."""
     title = f"{trace.network}: {len(trace.layers)} layers, {large(trace.flop, 'FLOP')}"
-    table = _table(title, "#", "path", "kind", "output", "FLOP", "read", "written")
+    table = table_of(title, "#", "path", "kind", "output", "FLOP", "read", "written")
     for i, (path, x) in enumerate(zip(trace.paths, trace.layers)):
         shape = "x".join(map(str, x.outputs[0].shape)) if x.outputs else ""
         table.add_row(
-            str(i), _escape(path), x.kind, shape, large(x.flop, ""), large(x.read_bytes, "B"), large(x.write_bytes, "B")
+            str(i), escaped(path), x.kind, shape, large(x.flop, ""), large(x.read_bytes, "B"), large(x.write_bytes, "B")
         )
     return table
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Return the scores for a terminal: each figure with its split, its rows and its baselines."""
-    table = _table(f"model {evaluation.model}: absolute percentage error of energy", "split", "predictor", "rows of", "n",
+    table = table_of(f"model {evaluation.model}: absolute percentage error of energy", "split", "predictor", "rows of", "n",
                    "median", "p90", "signed", "Spearman", "Kendall", "noise", f"in {LEVEL:.0%}")  # fmt: skip
     for s in evaluation.scores:
         table.add_row(
@@ -142,7 +146,7 @@ def _number(value: float | None) -> str:
 
 def hardware_table(devices: Sequence[Hardware], trained: Sequence[str]) -> Table:
     """Return the registry for a terminal, with the devices that a model is shipped for."""
-    table = _table("hardware", "name", "title", "float32", "float16", "DRAM", "limit", "trained")
+    table = table_of("hardware", "name", "title", "float32", "float16", "DRAM", "limit", "trained")
     for d in devices:
         table.add_row(
             d.name, d.title, large(d.peak("float32"), "FLOP/s"), large(d.peak("float16"), "FLOP/s"),
