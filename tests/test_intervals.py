@@ -51,7 +51,7 @@ def fit(error: np.ndarray, groups: list[str], distance: np.ndarray) -> Conformal
 def test_nine_tenths_of_exchangeable_errors_are_covered(seed):
     error, distance = errors(4000, seed, slope=0.4)
     own = fit(error[:2000], ["conv"] * 2000, distance[:2000])
-    covered = np.mean(np.abs(error[2000:]) <= own.half_width(["conv"] * 2000, distance[2000:]))
+    covered = np.mean(np.abs(error[2000:]) <= own.half_width(own.quantile("conv"), distance[2000:]))
     sd = sqrt(LEVEL * (1 - LEVEL) * (1 / 2000 + 1 / 2000))
     assert abs(covered - LEVEL) < 4 * sd
 
@@ -59,7 +59,7 @@ def test_nine_tenths_of_exchangeable_errors_are_covered(seed):
 def test_coverage_holds_near_and_far():
     error, distance = errors(8000, 7, slope=0.5)
     own = fit(error[:4000], ["conv"] * 4000, distance[:4000])
-    held = np.abs(error[4000:]) <= own.half_width(["conv"] * 4000, distance[4000:])
+    held = np.abs(error[4000:]) <= own.half_width(own.quantile("conv"), distance[4000:])
     near, far = held[distance[4000:] < 1].mean(), held[distance[4000:] > 2].mean()
     assert abs(near - LEVEL) < 0.04 and abs(far - LEVEL) < 0.04
     assert own.slope == pytest.approx(0.5, abs=0.11)
@@ -75,7 +75,7 @@ def test_groups_of_unlike_errors_are_each_covered():
     own = fit(np.concatenate([tight, wide]), ["conv"] * 1000 + ["norm"] * 1000, np.zeros(2000))
     for name, seed, scale in (("conv", 11, 0.05), ("norm", 12, 0.5)):
         new = errors(2000, seed, scale=scale)[0]
-        assert abs(np.mean(np.abs(new) <= own.half_width([name] * 2000, np.zeros(2000))) - LEVEL) < 0.04
+        assert abs(np.mean(np.abs(new) <= own.half_width(own.quantile(name), np.zeros(2000))) - LEVEL) < 0.04
 
 
 # --- widths
@@ -83,8 +83,8 @@ def test_groups_of_unlike_errors_are_each_covered():
 
 def test_widths_grow_with_distance_by_the_slope():
     own = Conformal(0.3, {"*": 0.2, "conv": 0.1}, 0.5)
-    assert own.half_width(["conv"] * 3, np.array([0.0, 1.0, 4.0])) == pytest.approx([0.1, 0.1 * exp(0.3), 0.1 * exp(1.2)])
-    assert own.half_width(["never seen"], np.array([0.0])).tolist() == [0.2]
+    assert own.half_width(own.quantile("conv"), np.array([0.0, 1.0, 4.0])) == pytest.approx([0.1, 0.1 * exp(0.3), 0.1 * exp(1.2)])
+    assert own.half_width(own.quantile("never seen"), np.array([0.0])).tolist() == [0.2]
 
 
 def test_a_small_group_is_drawn_towards_all_groups():

@@ -106,9 +106,9 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=1 << 18)
-def _packed(layer: Layer) -> bytes:
-    """The same as the bytes of a row: a table of them is one copy."""
-    return struct.pack(f"{len(DIMENSIONS)}d", *dimensions(layer))
+def _packed(layer: Layer) -> tuple[bytes, tuple[str, str, bool]]:
+    """The same as the bytes of a row (a table of them is one copy), and the kind, dtype and use of TF32."""
+    return struct.pack(f"{len(DIMENSIONS)}d", *dimensions(layer)), (layer.kind, layer.dtype, layer.tf32)
 
 
 def _conv(layer: Layer) -> dict[str, float]:
@@ -241,20 +241,22 @@ class Columns:
     """Columns [n_layers] of dimensions and of what follows from them on one device."""
 
     def __init__(self, layers: Sequence[Layer], hardware: Hardware) -> None:
-        rows = b"".join([_packed(x) for x in layers])
+        packed = [_packed(x) for x in layers]
+        rows = b"".join([row for row, _ in packed])
         self._table = np.ascontiguousarray(np.frombuffer(rows).reshape(len(layers), len(DIMENSIONS)).T)
         self.hardware = hardware
         alike: dict[tuple[str, str, bool], int] = {}
-        codes = [alike.setdefault((x.kind, x.dtype, x.tf32), len(alike)) for x in layers]
+        codes = [alike.setdefault(key, len(alike)) for _, key in packed]
         self._alike = [layers[codes.index(code)] for code in alike.values()]
-        self._codes = np.array(codes, dtype=np.intp)
+        self.alike: NDArray[np.intp] = np.array(codes, dtype=np.intp)
+        """Codes [n_layers] that layers of one kind, dtype and use of TF32 share."""
         self.peak_flop_per_s: Array = self.of_kind(lambda x: hardware.peak(x.dtype, x.tf32)).astype(np.float64)
         self.tensor_core: Array = (self.peak_flop_per_s > hardware.peak("float32")).astype(np.float64)
 
     def of_kind(self, value: Callable[[Layer], Any]) -> NDArray[Any]:
         """Return `value` [n_layers], asked once for layers of one kind, dtype and use of TF32, on which alone it may depend."""
         values = [value(x) for x in self._alike]
-        return np.array(values, dtype=object if values and isinstance(values[0], str) else None)[self._codes]
+        return np.array(values, dtype=object if values and isinstance(values[0], str) else None)[self.alike]
 
     def __getitem__(self, name: str) -> Array:
         column: Array = self._table[_INDEX[name]]

@@ -97,9 +97,12 @@ class Conformal:
     correlation: float
     """Share of the error variance that layers measured alike have in common; 1 would add up in full in a network."""
 
-    def half_width(self, groups: Sequence[str], distance_octaves: Array) -> Array:
-        """Return half-widths [n_layers] in log energy; the interval is energy · exp(± half-width)."""
-        quantile = np.array([self.quantiles.get(g, self.quantiles["*"]) for g in groups])
+    def quantile(self, group: str) -> float:
+        """Return the quantile of scores of a group of kinds; that of all where the group was not measured."""
+        return self.quantiles.get(group, self.quantiles["*"])
+
+    def half_width(self, quantile: Array | float, distance_octaves: Array) -> Array:
+        """Return half-widths [n_layers] in log energy by quantiles of groups; the interval is energy · exp(± half-width)."""
         width: Array = quantile * np.exp(self.slope * distance_octaves)
         return width
 

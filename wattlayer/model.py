@@ -72,17 +72,19 @@ class Regressor:
     def log_time_power(self, layers: Sequence[Layer], columns: Columns, kinds: frozenset[str], run: Array) -> tuple[Array, Array]:
         """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer."""
         scaffold_s = self.scaffold.time_s(layers, columns)
-        table = model_features(layers, columns, scaffold_s, run)
+        # one table for both boosters, in the precision that they work in: copies would take as long as the trees
+        table = np.empty((len(layers), len(MODEL_FEATURES)), np.float32)
+        table[:, :-1] = model_features(layers, columns, scaffold_s, run)
         learned = columns.of_kind(lambda x: float(x.kind in kinds))
-        log_time = np.log(scaffold_s) + learned * _ask(self.time, table)
+        log_time = np.log(scaffold_s) + learned * _ask(self.time, table[:, :-1])
         physical_w = self.drawn.power_w(columns, np.exp(log_time), np.array(self.run_power_shift)[run.astype(int)])
-        log_power = np.log(physical_w) + learned * _ask(self.power, np.column_stack([table, np.log2(physical_w)]))
+        table[:, -1] = np.log2(physical_w)
+        log_power = np.log(physical_w) + learned * _ask(self.power, table)
         return log_time, np.minimum(log_power, np.log(self.drawn.limit_w))
 
 
-def _ask(booster: xgboost.Booster, table: Array) -> Array:
+def _ask(booster: xgboost.Booster, rows: NDArray[np.float32]) -> Array:
     """Ask a booster in place: the matrix of XGBoost's own would cost more than the trees for one network."""
-    rows = table.astype(np.float32)
     if len(rows) < MANY_LAYERS:
         return booster.inplace_predict(rows).astype(np.float64)
     with ThreadPoolExecutor() as pool:
@@ -164,7 +166,7 @@ class EnergyModel:
         log_time, log_power = self.regressor.log_time_power(layers, columns, kinds, self._run_codes(len(layers), runs))
         conformal = Conformal(self.metadata.slope, self.metadata.quantiles, self.metadata.correlation)
         distance = self._support.distance_octaves(layers, columns)
-        half_width = conformal.half_width(columns.of_kind(lambda x: x.group).tolist(), distance)
+        half_width = conformal.half_width(columns.of_kind(lambda x: conformal.quantile(x.group)), distance)
         energy = np.exp(log_time + log_power)
         return Prediction(
             time_s=np.exp(log_time), power_w=np.exp(log_power), energy_j=energy,

@@ -57,22 +57,30 @@ _CONVOLUTIONS = np.array(["", "/grouped", "/1x1", "/strided", "/3x3", "/kxk"], d
 
 def cells(layers: Sequence[Layer], columns: Columns) -> list[str]:
     """Name the cell of each layer: its kind, for convolutions also the algorithm class, with /tc on tensor cores."""
-    is_conv, window = columns.of_kind(lambda x: x.group == "conv").astype(bool), columns["window"]
-    tests = [~is_conv, columns["batches"] > 1, window == 1, columns["stride"] > 1, window == 9]
-    algorithm = _CONVOLUTIONS[np.select(tests, range(len(tests)), len(tests))]
-    names: list[str] = (columns.of_kind(lambda x: x.kind) + algorithm + _tensor_core(is_conv, columns)).tolist()
+    suffix = _CONVOLUTIONS[_algorithms(columns)] + _tensor_core(columns)
+    names: list[str] = (columns.of_kind(lambda x: x.kind) + suffix).tolist()
     return names
 
 
 def groups(layers: Sequence[Layer], columns: Columns) -> list[str]:
     """Name the wider class that lends its rates to a cell with few measurements."""
-    is_conv = columns.of_kind(lambda x: x.group == "conv").astype(bool)
-    names: list[str] = (columns.of_kind(lambda x: x.group) + _tensor_core(is_conv, columns)).tolist()
+    names: list[str] = (columns.of_kind(lambda x: x.group) + _tensor_core(columns)).tolist()
     return names
 
 
-def _tensor_core(is_conv: NDArray[np.bool_], columns: Columns) -> NDArray[Any]:
-    return np.where(is_conv & (columns.tensor_core > 0), np.array("/tc", dtype=object), "")
+def _is_conv(columns: Columns) -> NDArray[np.bool_]:
+    return columns.of_kind(lambda x: x.group == "conv").astype(bool)
+
+
+def _algorithms(columns: Columns) -> NDArray[np.intp]:
+    """Return the place of each layer's class in `_CONVOLUTIONS`."""
+    window = columns["window"]
+    tests = [~_is_conv(columns), columns["batches"] > 1, window == 1, columns["stride"] > 1, window == 9]
+    return np.select(tests, range(len(tests)), len(tests))
+
+
+def _tensor_core(columns: Columns) -> NDArray[Any]:
+    return np.where(_is_conv(columns) & (columns.tensor_core > 0), np.array("/tc", dtype=object), "")
 
 
 def terms(columns: Columns) -> Array:
@@ -117,12 +125,12 @@ class Scaffold:
     def time_s(self, layers: Sequence[Layer], columns: Columns) -> Array:
         """Return the scaffold's time [n_layers] in seconds."""
         values = terms(columns)
-        distinct: dict[tuple[str, str], int] = {}
-        codes = np.array([distinct.setdefault(x, len(distinct)) for x in zip(cells(layers, columns), groups(layers, columns))])
+        of_cell, of_group = cells(layers, columns), groups(layers, columns)
+        codes = columns.alike * len(_CONVOLUTIONS) + _algorithms(columns)  # cell and group follow from these two
         result = np.empty(len(codes))
-        for names, code in distinct.items():
+        for code, first in zip(*np.unique(codes, return_index=True)):
             chosen = codes == code
-            result[chosen] = _time(np.array(self.log_rates[self._known(*names)]), values[chosen])
+            result[chosen] = _time(np.array(self.log_rates[self._known(of_cell[first], of_group[first])]), values[chosen])
         return result
 
     def _known(self, cell: str, group: str) -> str:
