@@ -21,9 +21,11 @@ from wattlayer.dataset import Measurement
 from wattlayer.evaluate import configuration, folds
 from wattlayer.features import Array, Columns
 from wattlayer.hardware import find_hardware
+from wattlayer.intervals import Support
 from wattlayer.layer import Layer
-from wattlayer.model import MODEL_FEATURES, Regressor, model_features
+from wattlayer.model import Regressor
 from wattlayer.power import PowerScaffold
+from wattlayer.residual import MODEL_FEATURES, Residual, model_features
 from wattlayer.scaffold import Scaffold
 from wattlayer.tables import read_table
 from wattlayer.training import RECIPE, Recipe, Rows, boost, fit, merge
@@ -41,12 +43,27 @@ QUANTISATION = (
 class NoScaffold(Scaffold):
     """Time is left to the trees alone."""
 
-    def time_s(self, layers: Sequence[Layer], columns: Columns) -> Array:
-        return np.full(len(layers), 1e-6)
+    def time_s(self, columns: Columns, run: Array | None = None) -> Array:
+        return np.full(len(columns.alike), 1e-6)
 
     @staticmethod
-    def fit(layers: Sequence[Layer], columns: Columns, time_s: Array) -> Scaffold:
+    def fit(
+        layers: Sequence[Layer], columns: Columns, time_s: Array, runs: tuple[str, ...] = (), run: Array | None = None,
+        like: Scaffold | None = None,
+    ) -> Scaffold:  # fmt: skip
         return NoScaffold({})
+
+
+@dataclass(frozen=True)
+class OneCampaign(Scaffold):
+    """Rates are those of all campaigns together."""
+
+    @staticmethod
+    def fit(
+        layers: Sequence[Layer], columns: Columns, time_s: Array, runs: tuple[str, ...] = (), run: Array | None = None,
+        like: Scaffold | None = None,
+    ) -> Scaffold:  # fmt: skip
+        return Scaffold.fit(layers, columns, time_s)
 
 
 @dataclass(frozen=True)
@@ -61,34 +78,37 @@ class NoPower(PowerScaffold):
         return NoPower((), float(power_w.max()))
 
 
-def energy(regressor: Regressor, rows: Rows, kinds: frozenset[str]) -> Array:
-    """Return predicted energies [n_rows] in joules."""
-    columns = Columns(rows.layers, find_hardware(regressor.hardware))
+def energy(regressor: Regressor, rows: Rows, train: Rows, learned: bool = True, fading: bool = True) -> Array:
+    """Return predicted energies [n_rows] in joules by a regressor of the rows `train`, with its learned part or without."""
+    device = find_hardware(regressor.hardware)
+    columns, kinds = Columns(rows.layers, device), frozenset(x.kind for x in train.layers if learned)
+    distance = Support.of(Columns(train.layers, device)).distance_octaves(columns) * fading
     codes = {name: float(i) for i, name in enumerate(regressor.runs)}
     run = np.array([codes.get(x, 0.0) for x in rows.runs])
-    log_time, log_power = regressor.log_time_power(rows.layers, columns, kinds, run)
+    log_time, log_power = regressor.log_time_power(columns, kinds, run, distance)
     result: Array = np.exp(log_time + log_power)
     return result
 
 
 def alone(recipe: Recipe) -> Callable[[str, Rows, Rows, Rows], Array]:
     """A variant that trains one device by a recipe."""
-    return lambda hardware, train, test, other: energy(fit(train, hardware, 0, recipe), test, kinds_of(train))
-
-
-def kinds_of(rows: Rows) -> frozenset[str]:
-    return frozenset(x.kind for x in rows.layers)
+    return lambda hardware, train, test, other: energy(fit(train, hardware, 0, recipe), test, train)
 
 
 def scaffolds_only(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
     """No trees: both scaffolds as they are fitted."""
-    return energy(fit(train, hardware, 0), test, frozenset())
+    return energy(fit(train, hardware, 0), test, train, learned=False)
+
+
+def not_fading(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
+    """The learned part of time counts in full however far from what was measured."""
+    return energy(fit(train, hardware, 0), test, train, fading=False)
 
 
 def unfactored(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
     """Energy is learned as one number: time that costs 1 W."""
     joules = replace(train, time_s=train.time_s * train.power_w, power_w=np.ones(len(train.power_w)))
-    return energy(fit(joules, hardware, 0, replace(RECIPE, power=NoPower)), test, kinds_of(train))
+    return energy(fit(joules, hardware, 0, replace(RECIPE, power=NoPower)), test, train)
 
 
 @dataclass(frozen=True)
@@ -113,15 +133,15 @@ def joint(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
     tables, targets = [], []
     for code, (device, rows, fitted) in enumerate(((hardware, train, own), (second, rest, fit(rest, second, 0)))):
         columns = Columns(rows.layers, find_hardware(device))
-        scaffold_s = fitted.scaffold.time_s(rows.layers, columns)
-        tables.append(model_features(rows.layers, columns, scaffold_s, np.full(len(rows.layers), float(code))))
+        scaffold_s = fitted.scaffold.of_first_run().time_s(columns)
+        tables.append(model_features(columns, scaffold_s, np.full(len(rows.layers), float(code))))
         targets.append(np.log(rows.time_s / scaffold_s))
     together = DeviceBooster(boost(np.vstack(tables), np.concatenate(targets), 0), code=0.0)
-    return energy(replace(own, time=together), test, kinds_of(train))
+    return energy(replace(own, time=Residual(together)), test, train)
 
 
 GRID = (
-    RECIPE, replace(RECIPE, copies=8, blur_octaves=0.5), replace(RECIPE, learning_rate=0.05, rounds=320),
+    RECIPE, replace(RECIPE, copies=8, blur_octaves=0.25), replace(RECIPE, learning_rate=0.1, rounds=150),
     replace(RECIPE, max_depth=5), replace(RECIPE, max_depth=9, min_child_weight=8),
 )  # fmt: skip
 """What the nested variant chooses from."""
@@ -140,7 +160,7 @@ def nested(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
 
     def _ratio(recipe: Recipe, out: Array) -> Array:
         inner, left = train.take(~out), train.take(out)
-        return energy(fit(inner, hardware, 0, recipe), left, kinds_of(inner)) / (left.time_s * left.power_w)
+        return energy(fit(inner, hardware, 0, recipe), left, inner) / (left.time_s * left.power_w)
 
     return alone(min(GRID, key=error))(hardware, train, test, other)
 
@@ -148,7 +168,10 @@ def nested(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
 VARIANTS: dict[str, Callable[[str, Rows, Rows, Rows], Array]] = {
     "as shipped": alone(RECIPE),
     "hyper-parameters chosen in each fold by nested cross-validation": nested,
+    "trees alone, no neighbours": alone(replace(RECIPE, neighbours=False)),
     "no blurred copies": alone(replace(RECIPE, copies=1, blur_octaves=0.0)),
+    "campaigns share the rates of the scaffold": alone(replace(RECIPE, scaffold=OneCampaign)),
+    "the learned part of time does not fade with distance": not_fading,
     "no scaffold of time": alone(replace(RECIPE, scaffold=NoScaffold)),
     "no physical part of power": alone(replace(RECIPE, power=NoPower)),
     "not factored: energy as one number": unfactored,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wattlayer.features import FEATURES_VERSION
-from wattlayer.scaffold import TERMS
+from wattlayer.scaffold import RATES
 from wattlayer.tables import read_table
 from wattlayer.transfer import SCHEMA
 from wattlayer.unseen import curves, curves_table, learned_classes, leave_one_out
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         points = [asdict(point) for point in curves(draws)]
         print(curves_table(curves(draws)))
     OUTPUT.parent.mkdir(exist_ok=True)
-    record = {"schema": SCHEMA, "features": FEATURES_VERSION, "terms": TERMS, "classes": learned, "curves": points}
+    record = {"schema": SCHEMA, "features": FEATURES_VERSION, "rates": RATES, "classes": learned, "curves": points}
     OUTPUT.write_text(json.dumps(record, indent=1) + "\n")
     write_page(points)
 

@@ -25,8 +25,8 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "features dataset meta edits",
         # level 1b
         "recorder scaffold intervals reads",
-        "trace power",
-        "fusion",
+        "trace power kriging",
+        "fusion residual",
         "model",
         # level 2
         "training estimate transfer operating tables crosscheck adapters rewrite decoding",
@@ -103,6 +103,12 @@ UNITLESS = {
     "Metadata.run_power_shift": "the same",
     "Scaffold.log_rates": "logarithms",
     "Lesson.log_rates": "the same",
+    "Terms.l2_share": "working set over the capacity of L2",
+    "Neighbours.lengths": "of the features that `features` names",
+    "Neighbours.points": "the same",
+    "Neighbours.variance": "of the target, a logarithm",
+    "Neighbours.noise": "the same",
+    "Neighbours.weights": "the same, over its variance",
     "Metadata.log_rates": "the same",
     "MeterCharacter.ratio_to_power": "counter energy over integrated power",
     "Power.own_variance": "square of a relative deviation",

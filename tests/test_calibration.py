@@ -14,7 +14,7 @@ from wattlayer.calibration import MIN_LAYERS, calibrate, rate_design, start_from
 from wattlayer.errors import InputError
 from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
-from wattlayer.scaffold import Scaffold
+from wattlayer.scaffold import START
 from wattlayer.selection import alike, most_informative
 
 
@@ -167,7 +167,7 @@ def test_the_most_telling_layers_come_first_and_tell_more_than_the_least(model, 
 
 def test_telling_layers_leave_less_unknown_than_random_ones(model, pool):
     """By the variance that is left, worked out apart from the greedy search."""
-    design, sd = rate_design(model.regressor.scaffold.log_rates, pool, Columns(pool, HARDWARE["rtx2080ti"]))
+    design, sd = rate_design(model.regressor.scaffold.log_rates, Columns(pool, HARDWARE["rtx2080ti"]))
 
     def unknown(chosen: list[int]) -> float:
         seen = design[chosen]
@@ -192,7 +192,7 @@ def test_what_is_picked_stands_for_the_middle_as_well(model, pool):
 
 
 def test_a_scaffold_without_cells_still_tells_groups_apart(pool):
-    design, sd = rate_design(Scaffold({"*": (0.0,) * 7}).log_rates, pool, Columns(pool, HARDWARE["a30"]))
+    design, sd = rate_design({"*": tuple(START)}, Columns(pool, HARDWARE["a30"]))
     assert design.shape == (len(pool), len(sd)) and np.isfinite(design).all()
     assert (np.abs(design[:, :3].sum(axis=1) - 1) < 1e-3).all()  # times are homogeneous in the rates
 

@@ -28,7 +28,7 @@ from wattlayer.trace import Trace, trace
 
 A30 = HARDWARE["a30"]
 
-NAMES_DIGEST = {1: "a7c6fbf03c116f2f"}
+NAMES_DIGEST = {1: "a7c6fbf03c116f2f", 2: "bbdf414f3360892f"}
 """SHA-256 of the feature names by version: a changed list needs a new version and a new line here."""
 
 
@@ -230,10 +230,13 @@ def test_the_roofline_by_hand():
 
 
 def test_tf32_raises_the_peak_where_the_device_has_it():
-    conv = PRODUCTS["conv"][0].with_tf32("none")
+    conv = PRODUCTS["strided conv"][0].with_tf32("none")
     pair = [conv, conv.with_tf32("conv")]
     assert Columns(pair, A30).peak_flop_per_s.tolist() == [10.3e12, 82e12]
     assert Columns(pair, A30).tensor_core.tolist() == [0, 1]
+    image, depthwise = (PRODUCTS[name][0].with_tf32("conv") for name in ("conv", "depthwise conv"))
+    assert Columns([image, depthwise], A30).peak_flop_per_s.tolist() == [10.3e12] * 2
+    assert Columns([image, depthwise], A30).tensor_core.tolist() == [0, 0]
     turing = Columns(pair, HARDWARE["rtx2080ti"])
     assert turing.peak_flop_per_s.tolist() == [13.45e12] * 2
     assert turing.tensor_core.tolist() == [0, 0]

@@ -109,7 +109,7 @@ def test_the_quantile_is_that_of_a_finite_sample():
 def test_what_was_measured_is_at_distance_zero():
     layers = [linear(64, 64, 64), linear(256, 512, 1024)]
     columns = Columns(layers, A30)
-    assert Support.of(layers, columns).distance_octaves(layers, columns).tolist() == [0, 0]
+    assert Support.of(columns).distance_octaves(columns).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -128,15 +128,15 @@ def test_what_was_measured_is_at_distance_zero():
 )
 def test_distances_by_hand(layer, octaves):
     measured = [linear(64, 64, 64)]
-    support = Support.of(measured, Columns(measured, A30))
-    assert support.distance_octaves([layer], Columns([layer], A30)) == pytest.approx([octaves])
+    support = Support.of(Columns(measured, A30))
+    assert support.distance_octaves(Columns([layer], A30)) == pytest.approx([octaves])
 
 
 def test_the_nearest_of_many_counts_and_chunks_agree():
     measured = [linear(1 << i, 64, 64) for i in range(4, 10)]
-    support = Support.of(measured, Columns(measured, A30))
+    support = Support.of(Columns(measured, A30))
     new = [linear(1 << (4 + i % 8), 128, 64) for i in range(5000)]
-    distance = support.distance_octaves(new, Columns(new, A30))
+    distance = support.distance_octaves(Columns(new, A30))
     assert distance.tolist() == pytest.approx([1.0 if i % 8 < 6 else sqrt(1 + (i % 8 - 5) ** 2) for i in range(5000)])
 
 

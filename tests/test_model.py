@@ -12,7 +12,7 @@ from conftest import SyntheticDevice, draw_layers
 
 from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model
 from wattlayer.features import FEATURES_VERSION
-from wattlayer.model import checksum, shipped_models
+from wattlayer.model import SCHEMA, checksum, shipped_models
 
 
 def test_unseen_layers_are_predicted_within_the_noise(device, model):
@@ -84,11 +84,11 @@ def test_saved_and_loaded_models_agree(tmp_path, model, layers):
         (lambda text: text[: len(text) // 2], "truncated"),
         (lambda text: text.replace('"rows":150', '"rows":151'), "checksum"),
         (lambda text: text.replace(f'"features":{FEATURES_VERSION},', '"features":999,', 1), "retrain"),
-        (lambda text: text.replace('"wattlayer_model":1', '"wattlayer_model":7'), "retrain"),
+        (lambda text: text.replace(f'"wattlayer_model":{SCHEMA}', '"wattlayer_model":7'), "retrain"),
         (lambda text: "[1, 2]", "not a wattlayer model"),
         (lambda text: "{}", "not a wattlayer model"),
         (lambda text: "[" * 100_000, "not a wattlayer model"),
-        (lambda text: '{"wattlayer_model": 1}', "'metadata' is missing"),
+        (lambda text: f'{{"wattlayer_model": {SCHEMA}}}', "'metadata' is missing"),
     ],
 )
 def test_damaged_files_are_refused_with_a_reason(tmp_path, model, change, reason):

@@ -18,15 +18,12 @@ from .dataset import Measurement
 from .features import Array, Columns
 from .hardware import Hardware, find_hardware
 from .intervals import Conformal, Support
-from .layer import Layer
-from .model import EnergyModel, Metadata, Regressor, checksum, load_model, model_features, payload
+from .model import EnergyModel, Metadata, Regressor, checksum, load_model, payload
 from .power import PowerScaffold
-from .scaffold import TERMS, Scaffold, cells, groups
+from .residual import Residual, model_features
+from .scaffold import BLOCKS, RATES, Scaffold, cells, groups
 from .training import Recipe, Rows, boost, digest, merge, of_one_device
 from .transfer import from_data_sheet, group_of_cell
-
-BLOCKS = {"launch": ("launch",), "traffic": ("l2", "dram", "rows"), "compute": ("compute", "tile")}
-"""Terms of the scaffold whose rates move together."""
 
 PRIOR_SD = {"*": 1.0, "group": 0.5, "cell": 0.4}
 """How far (standard deviation in log rate) each level is expected to lie from the one above it."""
@@ -50,10 +47,11 @@ FOLDS = 4
 
 @dataclass(frozen=True)
 class _Adapted:
-    """A regressor for the new hardware and the kinds that it knows."""
+    """A regressor for the new hardware, the kinds that it knows and what was measured for it."""
 
     regressor: Regressor
     kinds: frozenset[str]
+    support: Support
 
 
 def calibrate(
@@ -66,13 +64,12 @@ def calibrate(
     chosen = of_one_device(measurements, hardware, MIN_LAYERS, "calibrate with")
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
     error, adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
-    columns = Columns(rows.layers, device)
     conformal = Conformal.fit(error, [x.group for x in rows.layers], np.zeros(len(error)), _folds(rows, seed))
     metadata = replace(
-        _metadata(base, adapted, chosen, rows, Support.of(rows.layers, columns), conformal, name, seed),
+        _metadata(base, adapted, chosen, rows, conformal, name, seed),
         left_out_mdape_frac=float(np.median(np.abs(np.expm1(error)))),
     )
-    return EnergyModel(metadata, adapted.regressor, checksum(payload(metadata, adapted.regressor.time, adapted.regressor.power)))
+    return EnergyModel(metadata, adapted.regressor, checksum(payload(metadata, adapted.regressor)))
 
 
 def start_from(name: str, measurements: Sequence[Measurement]) -> EnergyModel:
@@ -86,21 +83,17 @@ def start_from(name: str, measurements: Sequence[Measurement]) -> EnergyModel:
 
 
 def _metadata(
-    base: EnergyModel, adapted: _Adapted, chosen: Sequence[Measurement], rows: Rows, support: Support, conformal: Conformal,
-    name: str | None, seed: int,
+    base: EnergyModel, adapted: _Adapted, chosen: Sequence[Measurement], rows: Rows, conformal: Conformal, name: str | None,
+    seed: int,
 ) -> Metadata:  # fmt: skip
     regressor = adapted.regressor
-    points = {
-        key: tuple(sorted({*base.metadata.support.get(key, ()), *support.points.get(key, ())}))
-        for key in sorted({*base.metadata.support, *support.points})
-    }
     slope = base.metadata.slope if base.metadata.support else 0.0
     return replace(
         base.metadata, name=name or regressor.hardware, hardware=regressor.hardware,
         rows=len(chosen), layers=len(set(rows.layers)),
         kinds=tuple(sorted(adapted.kinds)), data_sha256=digest(chosen), runs=regressor.runs,
         run_power_shift=regressor.run_power_shift, consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w,
-        log_rates=regressor.scaffold.log_rates, support=points, slope=slope, quantiles=conformal.quantiles,
+        log_rates=regressor.scaffold.log_rates, support=adapted.support.points, slope=slope, quantiles=conformal.quantiles,
         correlation=conformal.correlation, seed=seed, basis="calibrated",
         source=f"{base.name} ({base.metadata.basis}), calibrated with {len(set(rows.layers))} layers of {regressor.hardware}",
     )  # fmt: skip
@@ -127,7 +120,8 @@ def _cross_validate(base: EnergyModel, rows: Rows, device: Hardware, seed: int) 
 def _error(adapted: _Adapted, rows: Rows, device: Hardware) -> Array:
     regressor = adapted.regressor
     run = np.array([float(regressor.runs.index(x)) if x in regressor.runs else 0.0 for x in rows.runs])
-    log_time, log_power = regressor.log_time_power(rows.layers, Columns(rows.layers, device), adapted.kinds, run)
+    columns = Columns(rows.layers, device)
+    log_time, log_power = regressor.log_time_power(columns, adapted.kinds, run, adapted.support.distance_octaves(columns))
     result: Array = log_time + log_power - np.log(rows.time_s * rows.power_w)
     return result
 
@@ -140,19 +134,22 @@ def adapt(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> _Adapte
     run = np.array([float(runs.index(x)) for x in rows.runs])
     limit_w = max(device.max_w, float(rows.power_w.max()))
     share = np.array(base.regressor.drawn.consumers_w) / find_hardware(base.hardware).max_w
+    # trees carry over from device to device, neighbours' own measurements do not
+    time, power = Residual(base.regressor.time.trees), Residual(base.regressor.power.trees)
     moved = replace(
-        base.regressor, hardware=device.name, drawn=PowerScaffold(tuple(share * device.max_w), limit_w),
-        runs=runs, run_power_shift=(0.0,) * len(runs),
+        base.regressor, hardware=device.name, time=time, power=power, drawn=PowerScaffold(tuple(share * device.max_w), limit_w),
+        runs=runs, run_power_shift=(0.0,) * len(runs), scaffold=base.regressor.scaffold.of_first_run(),
     )  # fmt: skip
     moved = _fit_rates(moved, rows, columns, kinds, run)
     moved = _fit_watts(moved, rows, columns, run)
-    return _Adapted(_fit_trees(moved, rows, columns, run, seed) if len(run) >= FEWEST_FOR_TREES else moved, kinds)
+    fitted = _fit_trees(moved, rows, columns, run, seed) if len(run) >= FEWEST_FOR_TREES else moved
+    return _Adapted(fitted, kinds, Support(base.metadata.support).joined(Support.of(columns)))
 
 
 def _fit_rates(regressor: Regressor, rows: Rows, columns: Columns, kinds: frozenset[str], run: Array) -> Regressor:
     """Shift the rates of the scaffold, in blocks and levels, until times fit."""
     target: Array = np.log(rows.time_s)
-    members = _members(rows.layers, columns)
+    members = _members(columns)
     start = dict(regressor.scaffold.log_rates)
     for name in members:
         if name not in start:
@@ -162,23 +159,23 @@ def _fit_rates(regressor: Regressor, rows: Rows, columns: Columns, kinds: frozen
     for _ in range(4):
         rates = _shifted(start, dict(zip(members, shift)))
         trial = replace(regressor, scaffold=Scaffold(rates))
-        log_time, _ = trial.log_time_power(rows.layers, columns, kinds, run)
-        design, sd = rate_design(rates, rows.layers, columns)
+        log_time, _ = trial.log_time_power(columns, kinds, run, np.zeros(len(run)))
+        design, sd = rate_design(rates, columns)
         shift = _ridge(design, target - log_time + design @ shift.ravel(), [x * sd for x in SHRINK]).reshape(shift.shape)
     return replace(regressor, scaffold=Scaffold(_shifted(start, dict(zip(members, shift)))))
 
 
-def rate_design(rates: Mapping[str, tuple[float, ...]], layers: Sequence[Layer], columns: Columns) -> tuple[Array, Array]:
+def rate_design(rates: Mapping[str, tuple[float, ...]], columns: Columns) -> tuple[Array, Array]:
     """Return how log time [n, shifts] follows each shift of the scaffold's rates, and the shifts' prior deviations [shifts]."""
-    slopes, members = _elasticities(rates, layers, columns), _members(layers, columns)
+    slopes, members = _elasticities(rates, columns), _members(columns)
     design = np.column_stack([slopes[:, j] * rows_in for rows_in in members.values() for j in range(len(BLOCKS))])
     return design, np.repeat([PRIOR_SD[name.split(":")[0]] for name in members], len(BLOCKS))
 
 
-def _members(layers: Sequence[Layer], columns: Columns) -> dict[str, Array]:
+def _members(columns: Columns) -> dict[str, Array]:
     """Which rows [n] each name of the scaffold's rates has: all, those of a group, those of a cell."""
-    of_group, of_cell = np.array(groups(layers, columns)), np.array(cells(layers, columns))
-    result = {"*": np.ones(len(layers))}
+    of_group, of_cell = np.array(groups(columns)), np.array(cells(columns))
+    result = {"*": np.ones(len(of_cell))}
     result |= {f"group:{x}": (of_group == x).astype(float) for x in sorted(set(of_group))}
     return result | {f"cell:{x}": (of_cell == x).astype(float) for x in sorted(set(of_cell))}
 
@@ -192,20 +189,16 @@ def _shifted(start: Mapping[str, tuple[float, ...]], shift: Mapping[str, Array])
             own.insert(1, f"group:{group_of_cell(name[5:])}")
         total = sum((shift[x] for x in own if x in shift), np.zeros(len(BLOCKS)))
         moved = np.array(rates)
-        for block, terms in enumerate(BLOCKS.values()):
-            moved[[TERMS.index(term) for term in terms]] += total[block]
+        for block, names in enumerate(BLOCKS.values()):
+            moved[[RATES.index(x) for x in names]] += total[block]
         result[name] = tuple(float(x) for x in moved)
     return result
 
 
-def _elasticities(rates: Mapping[str, tuple[float, ...]], layers: Sequence[Layer], columns: Columns, step: float = 0.05) -> Array:
+def _elasticities(rates: Mapping[str, tuple[float, ...]], columns: Columns) -> Array:
     """How log time [n, blocks] follows the rates of each block."""
-    nothing = {"*": np.zeros(len(BLOCKS))}
-    slopes = []
-    for block in range(len(BLOCKS)):
-        up, down = (_shifted(rates, nothing | {"*": sign * step * np.eye(len(BLOCKS))[block]}) for sign in (1, -1))
-        slopes.append(np.log(Scaffold(up).time_s(layers, columns) / Scaffold(down).time_s(layers, columns)) / (2 * step))
-    return np.column_stack(slopes)
+    slopes = Scaffold(rates).slopes(columns)
+    return np.column_stack([slopes[:, [RATES.index(x) for x in names]].sum(axis=1) for names in BLOCKS.values()])
 
 
 def _fit_watts(regressor: Regressor, rows: Rows, columns: Columns, run: Array) -> Regressor:
@@ -250,11 +243,12 @@ def _ridge_with(design: Array, target: Array, sd: Array) -> tuple[Array, Array]:
 
 def _fit_trees(regressor: Regressor, rows: Rows, columns: Columns, run: Array, seed: int) -> Regressor:
     """Go on from the model's trees with small ones for time and for power."""
-    scaffold_s = regressor.scaffold.time_s(rows.layers, columns)
-    table = model_features(rows.layers, columns, scaffold_s, run)
+    scaffold_s = regressor.scaffold.time_s(columns)
+    table = model_features(columns, scaffold_s, run)
     physical_w = regressor.drawn.power_w(columns, rows.time_s, np.array(regressor.run_power_shift)[run.astype(int)])
     time = regressor.time
     if len(run) >= FEWEST_FOR_TIME_TREES:
-        time = boost(table, np.log(rows.time_s / scaffold_s), seed, RECIPE, regressor.time)
+        time = Residual(boost(table, np.log(rows.time_s / scaffold_s), seed, RECIPE, time.trees))
     wide = np.column_stack([table, np.log2(physical_w)])
-    return replace(regressor, time=time, power=boost(wide, np.log(rows.power_w / physical_w), seed, RECIPE, regressor.power))
+    power = Residual(boost(wide, np.log(rows.power_w / physical_w), seed, RECIPE, regressor.power.trees))
+    return replace(regressor, time=time, power=power)

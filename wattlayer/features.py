@@ -22,7 +22,7 @@ from .hardware import Hardware
 from .kinds import KINDS
 from .layer import DTYPE_BYTES, Layer
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 
 Array = NDArray[np.float64]
 
@@ -75,6 +75,7 @@ class Dimensions:
     channels_last: float = 0.0
     strided: float = 0.0
     tf32: float = 0.0
+    bias: float = 0.0
 
 
 DIMENSIONS = tuple(f.name for f in fields(Dimensions))
@@ -99,6 +100,7 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
         channels_last=float(bool(inputs) and inputs[0].channels_last),
         strided=float(any(x.strides is not None and not x.channels_last for x in inputs)),
         tf32=float(layer.tf32),
+        bias=float(layer.operand("bias") is not None),
         **sizes,
     )
     values: tuple[float, ...] = _IN_ORDER(record)
@@ -250,8 +252,9 @@ class Columns:
         self._alike = [layers[codes.index(code)] for code in alike.values()]
         self.alike: NDArray[np.intp] = np.array(codes, dtype=np.intp)
         """Codes [n_layers] that layers of one kind, dtype and use of TF32 share."""
-        self.peak_flop_per_s: Array = self.of_kind(lambda x: hardware.peak(x.dtype, x.tf32)).astype(np.float64)
-        self.tensor_core: Array = (self.peak_flop_per_s > hardware.peak("float32")).astype(np.float64)
+        peak, vector = self.of_kind(lambda x: hardware.peak(x.dtype, x.tf32)).astype(np.float64), hardware.peak("float32")
+        self.tensor_core: Array = ((peak > vector) & self._fit_for_tensor_cores).astype(np.float64)
+        self.peak_flop_per_s: Array = np.where(self.tensor_core > 0, peak, np.minimum(peak, vector))
 
     def of_kind(self, value: Callable[[Layer], Any]) -> NDArray[Any]:
         """Return `value` [n_layers], asked once for layers of one kind, dtype and use of TF32, on which alone it may depend."""
@@ -266,18 +269,34 @@ class Columns:
     def bytes_moved(self) -> Array:
         return self["read_bytes"] + self["write_bytes"]
 
+    @property
+    def _fit_for_tensor_cores(self) -> NDArray[np.bool_]:
+        """Depthwise convolutions are no products of matrices, and TF32 ones load four channels at a time: an image's three or
+        any other remainder stay on vector units (on an A30 those take as long as in float32)."""
+        odd = self.is_conv & (self["tf32"] > 0) & (self["in_channels"] % 4 != 0)
+        return ~(odd | self.depthwise)
+
+    @cached_property
+    def is_conv(self) -> NDArray[np.bool_]:
+        return np.asarray(self["group_code"] == GROUP_CODES["conv"])
+
     @cached_property
     def matrix_like(self) -> NDArray[np.bool_]:
         return np.isin(self["group_code"], [GROUP_CODES[g] for g in ("conv", "matmul", "attention", "recurrent")])
 
-    @property
-    def depthwise(self) -> Array:
-        return (self["group_code"] == GROUP_CODES["conv"]) & (self["batches"] > 1) & (self["batches"] == self["in_channels"])
+    @cached_property
+    def depthwise(self) -> NDArray[np.bool_]:
+        return self.is_conv & (self["batches"] > 1) & (self["batches"] == self["in_channels"])
 
     def compute_s(self) -> Array:
         """FLOP over peak rate; only matrix-like kinds reach the tensor cores."""
         vector = self.hardware.peak("float32")
         return self["flop"] / np.where(self.matrix_like, self.peak_flop_per_s, vector)
+
+    @property
+    def l2_share(self) -> Array:
+        """Working set over the capacity of the L2 cache."""
+        return np.maximum(self.bytes_moved, 1.0) / self.hardware.l2_bytes
 
     def memory_s(self) -> Array:
         """Bytes over DRAM bandwidth."""
@@ -303,6 +322,11 @@ def _log(values: Array) -> Array:
 def _filled(size: Array, edge: float) -> Array:
     """Share of the last tile that is used: 1.0 on multiples of `edge`."""
     return size / (np.maximum(np.ceil(size / edge), 1.0) * edge)
+
+
+def _multiple(size: Array, *of: float) -> Array:
+    """How many of the divisors `of` go into `size`."""
+    return np.sum([size % divisor == 0 for divisor in of], axis=0).astype(float)
 
 
 def _wave_fill(waves: Array) -> Array:
@@ -332,9 +356,17 @@ FEATURES: tuple[Feature, ...] = (
     Feature("log2_flop_per_byte", lambda c: _log(c["flop"] / np.maximum(c.bytes_moved, 1.0))),
     *_logs("batches", "m", "n", "k", "window", "in_channels", "out_channels", "in_positions", "out_positions", "samples"),
     *_logs("weight_bytes", "heads_per_kv"),
-    *_plain("stride", "dilation", "causal", "transposed", "train", "operands", "element_bytes", "channels_last", "strided"),
+    Feature("log2_k_to_n", lambda c: _log(c["k"] / np.maximum(c["n"], 1e-9))),
+    Feature("log2_m_to_n", lambda c: _log(c["m"] / np.maximum(c["n"], 1e-9))),
+    Feature("log2_matrix", lambda c: _log(c["k"] * c["n"])),
+    *_plain(
+        "stride", "dilation", "causal", "transposed", "train", "operands", "element_bytes", "channels_last", "strided", "bias"
+    ),
     Feature("tensor_core", lambda c: c.tensor_core),
     Feature("depthwise", lambda c: c.depthwise.astype(float)),
+    Feature("positions_multiple", lambda c: _multiple(c["out_positions"], 4, 8)),
+    Feature("in_channels_multiple", lambda c: _multiple(c["in_channels"], 4, 32)),
+    Feature("out_channels_multiple", lambda c: _multiple(c["out_channels"], 4, 32)),
     Feature("k_aligned", lambda c: _filled(c["k"], 8.0)),
     Feature("n_aligned", lambda c: _filled(c["n"], 8.0)),
     Feature("m_filled_128", lambda c: _filled(c["m"], 128.0)),
@@ -344,7 +376,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("wave_fill_128", lambda c: _wave_fill(c.waves(128.0, 128.0))),
     Feature("wave_fill_64", lambda c: _wave_fill(c.waves(64.0, 64.0))),
     Feature("wave_fill_128x64", lambda c: _wave_fill(c.waves(128.0, 64.0))),
-    Feature("log2_l2_share", lambda c: _log(c.bytes_moved / c.hardware.l2_bytes)),
+    Feature("log2_l2_share", lambda c: _log(c.l2_share)),
     Feature("log2_compute_us", lambda c: _log(c.compute_s() * 1e6)),
     Feature("log2_memory_us", lambda c: _log(c.memory_s() * 1e6)),
     Feature("log2_roofline_us", lambda c: _log(c.roofline_s() * 1e6)),

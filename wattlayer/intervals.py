@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .features import Array, Columns
-from .layer import Layer
 
 LEVEL = 0.9
 """Share of layers whose measured energy the interval is meant to hold (`interval_frac` in the output)."""
@@ -53,15 +52,20 @@ class Support:
     points: Mapping[str, tuple[tuple[float, ...], ...]]
 
     @staticmethod
-    def of(layers: Sequence[Layer], columns: Columns) -> Support:
+    def of(columns: Columns) -> Support:
         points: dict[str, set[tuple[float, ...]]] = {}
-        for key, row in zip(_keys(layers, columns), positions(columns)):
+        for key, row in zip(_keys(columns), positions(columns)):
             points.setdefault(key, set()).add(tuple(float(x) for x in row))
         return Support({key: tuple(sorted(rows)) for key, rows in sorted(points.items())})
 
-    def distance_octaves(self, layers: Sequence[Layer], columns: Columns) -> Array:
+    def joined(self, other: Support) -> Support:
+        """Return what either covers."""
+        keys = sorted({*self.points, *other.points})
+        return Support({key: tuple(sorted({*self.points.get(key, ()), *other.points.get(key, ())})) for key in keys})
+
+    def distance_octaves(self, columns: Columns) -> Array:
         """Return the distance [n_layers] to the nearest measured cell, at most `FAR_OCTAVES`."""
-        rows, keys = positions(columns), _keys(layers, columns)
+        rows, keys = positions(columns), _keys(columns)
         result = np.full(len(rows), FAR_OCTAVES)
         for key in set(keys.tolist()) & set(self.points):
             chosen = keys == key
@@ -81,7 +85,7 @@ class Support:
         return {}
 
 
-def _keys(layers: Sequence[Layer], columns: Columns) -> NDArray[Any]:
+def _keys(columns: Columns) -> NDArray[Any]:
     # whether a layer runs on tensor cores follows from its dtype and its use of TF32
     vector = columns.hardware.peak("float32")
     return columns.of_kind(lambda x: f"{x.kind}|{x.dtype}|{'tc' if columns.hardware.peak(x.dtype, x.tf32) > vector else ''}")

@@ -1,7 +1,7 @@
 """A trained model: scaffold x learned efficiency = time, learned power, energy as their product, with intervals.
 
-A model file is JSON: XGBoost's own JSON of both boosters beside metadata (feature names and version, hardware, kinds,
-ranges, conformal quantiles, data digest) and a checksum. Opening one never runs code.
+A model file is JSON: XGBoost's own JSON of both boosters and what neighbours taught, beside metadata (feature names and
+version, hardware, kinds, ranges, conformal quantiles, data digest) and a checksum. Opening one never runs code.
 """
 
 from __future__ import annotations
@@ -10,32 +10,27 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .dataset import Measurement
 from .errors import InputError, nearest
-from .features import FEATURE_NAMES, FEATURES_VERSION, Array, Columns, featurise
+from .features import FEATURES_VERSION, Array, Columns
 from .folder import user_folder
 from .hardware import find_hardware, known_hardware
-from .intervals import EXTRAPOLATED_OCTAVES, MANY_LAYERS, Conformal, Support
+from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support
 from .kinds import KINDS
 from .layer import Layer
 from .power import PowerScaffold
+from .residual import MODEL_FEATURES, Residual, model_features
 from .scaffold import Scaffold
 
-if TYPE_CHECKING:
-    import xgboost
-
-SCHEMA = 1
-MODEL_FEATURES = (*FEATURE_NAMES, "run", "log2_scaffold_us", "log2_scaffold_to_roofline", "log2_physical_w")
-"""What the boosters see: the feature table, the campaign's code, the scaffold's answer and, for power only, the physical one."""
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -62,40 +57,29 @@ class Regressor:
     hardware: str
     scaffold: Scaffold
     drawn: PowerScaffold
-    time: xgboost.Booster
-    power: xgboost.Booster
+    time: Residual
+    power: Residual
     runs: tuple[str, ...]
     """Campaigns seen in training; the first is the board state that predictions are made for."""
     run_power_shift: tuple[float, ...]
     """Log ratio of each campaign's board power to the first one's, below the power limit."""
 
-    def log_time_power(self, layers: Sequence[Layer], columns: Columns, kinds: frozenset[str], run: Array) -> tuple[Array, Array]:
-        """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer."""
-        scaffold_s = self.scaffold.time_s(layers, columns)
-        # one table for both boosters, in the precision that they work in: copies would take as long as the trees
-        table = np.empty((len(layers), len(MODEL_FEATURES)), np.float32)
-        table[:, :-1] = model_features(layers, columns, scaffold_s, run)
+    def log_time_power(self, columns: Columns, kinds: frozenset[str], run: Array, distance_octaves: Array) -> tuple[Array, Array]:
+        """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer.
+
+        The learned part of time fades with the distance [n_layers] from what was measured; that of power has bounds and stays.
+        """
+        scaffold_s = self.scaffold.time_s(columns, run)
+        # one table for time and power, in the precision that trees work in: copies would take as long as they do
+        table = np.empty((len(run), len(MODEL_FEATURES)), np.float32)
+        table[:, :-1] = model_features(columns, scaffold_s, run)
         learned = columns.of_kind(lambda x: float(x.kind in kinds))
-        log_time = np.log(scaffold_s) + learned * _ask(self.time, table[:, :-1])
+        near = np.exp(-((distance_octaves / EXTRAPOLATED_OCTAVES) ** 2))
+        log_time = np.log(scaffold_s) + learned * near * self.time.ask(table[:, :-1], near)
         physical_w = self.drawn.power_w(columns, np.exp(log_time), np.array(self.run_power_shift)[run.astype(int)])
         table[:, -1] = np.log2(physical_w)
-        log_power = np.log(physical_w) + learned * _ask(self.power, table)
+        log_power = np.log(physical_w) + learned * self.power.ask(table, near)
         return log_time, np.minimum(log_power, np.log(self.drawn.limit_w))
-
-
-def _ask(booster: xgboost.Booster, rows: NDArray[np.float32]) -> Array:
-    """Ask a booster in place: the matrix of XGBoost's own would cost more than the trees for one network."""
-    if len(rows) < MANY_LAYERS:
-        return booster.inplace_predict(rows).astype(np.float64)
-    with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(booster.inplace_predict, np.array_split(rows, 4 * (os.cpu_count() or 1))))
-    return np.concatenate(answers).astype(np.float64)
-
-
-def model_features(layers: Sequence[Layer], columns: Columns, scaffold_s: Array, run: Array) -> Array:
-    """Return the table [n_layers, n_model_features - 1] in `MODEL_FEATURES` order; the last feature is power's own."""
-    ratio = np.log2(scaffold_s / columns.roofline_s())
-    return np.column_stack([featurise(columns), run, np.log2(scaffold_s * 1e6), ratio])
 
 
 @dataclass(frozen=True)
@@ -163,9 +147,9 @@ class EnergyModel:
         """
         columns = Columns(layers, find_hardware(self.hardware))
         kinds = frozenset(self.metadata.kinds)
-        log_time, log_power = self.regressor.log_time_power(layers, columns, kinds, self._run_codes(len(layers), runs))
+        distance, run = self._support.distance_octaves(columns), self._run_codes(len(layers), runs)
+        log_time, log_power = self.regressor.log_time_power(columns, kinds, run, distance)
         conformal = Conformal(self.metadata.slope, self.metadata.quantiles, self.metadata.correlation)
-        distance = self._support.distance_octaves(layers, columns)
         half_width = conformal.half_width(columns.of_kind(lambda x: conformal.quantile(x.group)), distance)
         energy = np.exp(log_time + log_power)
         return Prediction(
@@ -204,7 +188,7 @@ class EnergyModel:
         os.replace(partial, path)
 
     def _payload(self) -> dict[str, Any]:
-        return payload(self.metadata, self.regressor.time, self.regressor.power)
+        return payload(self.metadata, self.regressor)
 
     @staticmethod
     def load(path: str | Path) -> EnergyModel:
@@ -233,10 +217,11 @@ def _measured(layer: Layer, kinds: frozenset[str]) -> bool:
     return layer.kind in kinds
 
 
-def payload(metadata: Metadata, time: xgboost.Booster, power: xgboost.Booster) -> dict[str, Any]:
+def payload(metadata: Metadata, regressor: Regressor) -> dict[str, Any]:
     """Return the content of a model file without its checksum."""
-    boosters = {name: json.loads(bytes(b.save_raw("json"))) for name, b in (("time", time), ("power", power))}
-    return {"wattlayer_model": SCHEMA, "metadata": json.loads(json.dumps(asdict(metadata))), **boosters}
+    learned = {"time": regressor.time, "power": regressor.power}
+    content = {"metadata": asdict(metadata), **{name: x.to_json() for name, x in learned.items()}}
+    return {"wattlayer_model": SCHEMA, **json.loads(json.dumps(content))}
 
 
 def checksum(content: Mapping[str, Any]) -> str:
@@ -268,13 +253,10 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
 
     try:
         metadata = Metadata(**_tuples(record["metadata"]))
-        # one thread: to wake others for one network takes longer than its answer
-        time, power = (
-            xgboost.Booster({"nthread": 1}, model_file=bytearray(json.dumps(record[k]), "utf-8")) for k in ("time", "power")
-        )
+        time, power = (Residual.from_json(record[name]) for name in ("time", "power"))
     except (KeyError, TypeError, ValueError, xgboost.core.XGBoostError) as error:
         raise InputError(f"{path} is not a wattlayer model that this version can use: {str(error).splitlines()[0]}") from None
-    scaffold = Scaffold(metadata.log_rates)
+    scaffold = Scaffold(metadata.log_rates, metadata.runs)
     drawn = PowerScaffold(metadata.consumers_w, metadata.limit_w)
     regressor = Regressor(metadata.hardware, scaffold, drawn, time, power, metadata.runs, metadata.run_power_shift)
     return EnergyModel(metadata, regressor, checksum(record))

@@ -6,8 +6,8 @@ launch, and how much more or less than the law each of its campaigns draws. The 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .features import Array, Columns
 from .hardware import find_hardware
 from .power import CONSUMERS, START_FRAC, busy_frac, softmin
-from .scaffold import FASTEST, MIN_LAYERS, START, TERMS, cells, fewer_flop, fit_rates, groups, per_layer, terms
+from .scaffold import ALL_SD, FASTEST, RATES, START, Prior, Terms, cells, fit_levels, fit_rates, groups, per_layer, terms
 from .training import Rows
 from .transfer import Lesson
 
@@ -31,8 +31,6 @@ IDLE_FRAC = 0.25
 """Where fitting starts: a board that is hot and waits draws this share of its limit."""
 CAP_QUANTILE = 0.999
 """Power that a device holds to, as observed: above it are single slips of the meter."""
-
-LAUNCH = TERMS.index("launch")
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,10 @@ class Sample:
         """Weights [n_rows] that let each distinct layer count once."""
         return per_layer(self.rows.layers)
 
-    def own_launch(self) -> float:
-        """Return the log launch floor that this device's layers have in common."""
-        return float(fit_rates(START, terms(self.columns), np.log(self.rows.time_s), self.weight, FASTEST)[LAUNCH])
+    def own_host(self) -> float:
+        """Return the log rate of the host that this device's layers have in common."""
+        prior = Prior(START, ALL_SD, FASTEST)
+        return float(fit_rates(prior, terms(self.columns), np.log(self.rows.time_s), self.weight)[RATES.index("host")])
 
 
 def learn(samples: Sequence[Sample]) -> Lesson:
@@ -69,35 +68,17 @@ def learn(samples: Sequence[Sample]) -> Lesson:
 
 def _rates(samples: Sequence[Sample]) -> Mapping[str, Array]:
     """Fit all layers first, then each group from them, then each cell from its group, as one scaffold does."""
-    values, device = _values(samples), np.repeat(np.arange(len(samples)), [len(x.weight) for x in samples])
+    device = np.repeat(np.arange(len(samples)), [len(x.weight) for x in samples])
     target, weight = (np.concatenate(x) for x in ([np.log(x.rows.time_s) for x in samples], [x.weight for x in samples]))
-    of_group, of_cell = (np.concatenate([names(x.rows.layers, x.columns) for x in samples]) for names in (groups, cells))
-
-    def fitted(prior: Array, chosen: NDArray[np.bool_], lowest: Array) -> Array:
-        counts = balanced(weight[chosen], device[chosen])
-        return fit_rates(prior, values[chosen], target[chosen], counts, lowest)
-
-    rates = {"*": fitted(START, np.ones(len(weight), dtype=bool), FASTEST)}
-    priors: list[tuple[str, Array, Callable[[int], Array]]] = [
-        ("group:", of_group, lambda i: rates["*"]),
-        ("cell:", of_cell, lambda i: rates.get(f"group:{of_group[i]}", rates["*"]) + fewer_flop(str(of_cell[i]))),
-    ]
-    for prefix, names, prior in priors:
-        for name in sorted(set(names)):
-            chosen = names == name
-            if weight[chosen].sum() >= MIN_LAYERS - 1e-9:
-                rates[prefix + name] = fitted(prior(int(np.argmax(chosen))), chosen, FASTEST + fewer_flop(name))
-    return rates
+    of_group, of_cell = (np.concatenate([names(x.columns) for x in samples]) for names in (groups, cells))
+    return fit_levels(_terms(samples), of_group, of_cell, target, lambda chosen: balanced(weight[chosen], device[chosen]))
 
 
-def _values(samples: Sequence[Sample]) -> Array:
-    """Terms of all rows [n_rows, n_terms]; launching is relative to what each device's host takes, about their middle."""
-    launch, parts = np.array([x.own_launch() for x in samples]), []
-    for sample, own in zip(samples, launch - launch.mean()):
-        part = terms(sample.columns)
-        part[:, LAUNCH] *= np.exp(own)
-        parts.append(part)
-    return np.vstack(parts)
+def _terms(samples: Sequence[Sample]) -> Terms:
+    """Bounds of all rows; issuing a kernel is relative to what each device's host takes, about their middle."""
+    host, parts = np.array([x.own_host() for x in samples]), [terms(x.columns) for x in samples]
+    slower = np.exp(host - host.mean())
+    return Terms.join([replace(x, host_s=x.host_s * own, bias_s=x.bias_s * own) for x, own in zip(parts, slower)])
 
 
 def balanced(weight: Array, device: NDArray[np.int64]) -> Array:

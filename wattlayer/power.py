@@ -2,7 +2,7 @@
 
     P = softmin(limit, P_idle + Σ_j W_j · u_j)        u_j = the share of the time that part j is busy
 
-Utilisations are the scaffold's terms (ideal traffic and padded FLOP at peak rates) over the time taken, so that energy
+Utilisations are ideal traffic and FLOP in whole tiles, at peak rates, over the time taken, so that energy
 splits into idle power x time and joules per byte and per FLOP (the energy roofline of Choi et al., IPDPS 2013). A power
 that exceeds the board's limit is cut by its governor, which is why the minimum is soft: clocks drop before the limit.
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 from .features import Array, Columns
 from .hardware import Hardware
-from .scaffold import TERMS, terms
+from .scaffold import TABLE, from_dram_frac
 
 CONSUMERS = ("idle", "l2", "dram", "tensor_core", "matrix", "vector")
 """Parts of a device that draw power when busy; "idle" always does."""
@@ -26,6 +26,8 @@ START_FRAC = np.array([0.3, 0.4, 0.6, 0.6, 0.3])
 
 SHRINKAGE = 0.09
 """Ridge weight on the distance (in log watts) from the start."""
+
+_L2_EDGE = TABLE["l2_edge"].start
 
 _SHARPNESS = 8.0
 """Exponent of the soft minimum: 8 % below the limit where the demand equals it."""
@@ -75,10 +77,12 @@ def softmin(demand_w: Array, limit_w: float) -> Array:
 
 def busy_frac(columns: Columns, time_s: Array) -> Array:
     """Return the share of the time that each of `CONSUMERS` is busy, [n_layers, n_consumers]."""
-    values = dict(zip(TERMS, terms(columns).T))
     matrix, tensor = columns.matrix_like, columns.tensor_core > 0
-    compute = values["compute"] / time_s
+    padded_flop = 2.0 * columns.tiles(32.0, 32.0) * 32.0 * 32.0 * columns["k"]
+    compute = np.where(matrix, padded_flop / columns.peak_flop_per_s, columns.compute_s()) / time_s
+    traffic = columns.memory_s() / time_s
+    from_dram = from_dram_frac(columns.l2_share, _L2_EDGE)
     return np.column_stack([
-        np.ones(len(time_s)), values["l2"] / time_s, values["dram"] / time_s, compute * (matrix & tensor),
+        np.ones(len(time_s)), traffic * (1.0 - from_dram), traffic * from_dram, compute * (matrix & tensor),
         compute * (matrix & ~tensor), compute * ~matrix,
     ])  # fmt: skip

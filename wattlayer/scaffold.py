@@ -1,161 +1,335 @@
 """The physical scaffold: a roofline whose rates are measured per cell of like layers, so that it extrapolates.
 
-Time is a smooth maximum of five terms, each a physical lower bound times a rate fitted to measurements:
+Each rate multiplies a physical lower bound (`Terms`); what a device does in turn is added, what it does at once takes as long
+as the slowest part (max_p is the maximum that power means with exponent p make smooth):
 
-    t = (Σ_j (rate_j · term_j)^p)^(1/p)        p > 1, per cell
+    t       = max_p( host, latency + rows + work )
+    host    = the loop that issues the kernels, once more for the bias of a convolution
+    work    = max_q( traffic, compute, serial )
+    traffic = bytes from L2 and from DRAM, each at its own rate, parted by how far the working set exceeds L2
+    compute = on matrix units the fastest of several tile sizes, in whole tiles and waves; else FLOP
+    serial  = the main loop of one tile, which no number of units makes shorter
 
-with the launch floor, traffic (bytes from L2 and from DRAM, each at its own rate), rows of a reduction, FLOP in whole
-tiles and waves, and the serial time of one tile. Rates are bounded by physics, so that a cell measured on small layers
-only cannot claim to compute or to stream faster than the device can. It extends the roofline (Williams et al., CACM
-2009) by tile and wave quantisation (NVIDIA, "Matrix multiplication background", performance guide DU-09799) and leaves
-to trees only what it cannot say.
+It extends the roofline (Williams et al., CACM 2009) by tile and wave quantisation (NVIDIA, "Matrix multiplication
+background", performance guide DU-09799). Rates are bounded by physics, so that a cell measured on small layers only cannot
+claim to compute or to stream faster than the device can, and leave to trees only what a law cannot say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .features import Array, Columns
+from .features import GROUP_CODES, Array, Columns
 from .layer import Layer
 
-TERMS = ("launch", "l2", "dram", "rows", "compute", "tile")
+TILES = ((128.0, 128.0), (128.0, 64.0), (64.0, 64.0), (32.0, 32.0))
+"""Output tiles of matrix kernels; a layer takes about the time of the best for it."""
 
-START = np.log(np.array([5.0, 0.6, 1.2, 0.1, 1.3, 0.3, 2.0]))
-"""Where fitting starts: 5 us launch, DRAM at 83 % of peak, compute at 77 %, p = 3. It holds alone where nothing was measured."""
 
-FASTEST = np.log(np.array([0.3, 0.02, 0.95, 1e-4, 0.95, 1e-3, 0.1]))
-SLOWEST = np.log(np.array([3000.0, 0.95, 50.0, 1e3, 5000.0, 1e3, 12.0]))
-"""Bounds of the rates. DRAM and compute may beat the data sheet by 5 % (boost clocks); L2 is never slower than DRAM. A kernel
-on one core of 28 that uses none of its vector lanes computes a thousand times slower than the data sheet (max pooling does)."""
+class Rate(NamedTuple):
+    """A rate of the scaffold: where fitting starts, its physical bounds, and how far cells lie from their prior."""
+
+    start: float
+    least: float
+    most: float
+    sd: float
+    """Expected distance (standard deviation in log rate) of a group from all, and of a cell from its group."""
+    run_sd: float
+    """The same of one campaign from its cell."""
+
+
+TABLE = {
+    "host": Rate(10.0, 0.3, 3000.0, 0.9, 0.3),
+    "bias": Rate(5.0, 0.01, 3000.0, 0.6, 0.3),
+    "latency": Rate(3.0, 0.05, 3000.0, 0.3, 0.15),
+    "l2": Rate(0.6, 0.02, 1.5, 0.3, 0.15),
+    "dram": Rate(1.2, 0.95, 50.0, 0.18, 0.3),
+    "l2_edge": Rate(1.4, 0.3, 4.0, 0.18, 0.3),
+    "rows": Rate(0.5, 0.003, 1e3, 1.2, 0.15),
+    "serial": Rate(5.0, 0.1, 1e4, 0.9, 0.15),
+    "tile_128x128": Rate(1.3, 0.9, 5000.0, 0.42, 0.1),
+    "tile_128x64": Rate(1.35, 0.9, 5000.0, 0.42, 0.1),
+    "tile_64x64": Rate(1.5, 0.9, 5000.0, 0.42, 0.1),
+    "tile_32x32": Rate(2.0, 0.9, 5000.0, 0.42, 0.1),
+    "split": Rate(2.5, 0.9, 5000.0, 0.42, 0.1),
+    "vector": Rate(8.0, 0.9, 5000.0, 0.9, 0.1),
+    "work_power": Rate(1.5, 0.05, 8.0, 0.42, 0.1),
+    "host_power": Rate(4.0, 0.05, 12.0, 0.6, 0.1),
+}
+"""Every rate: times over the data sheet's for traffic and compute, microseconds and nanoseconds for what no data sheet states
+(`terms`), the edge in L2 capacities, powers of the two maxima less 1. DRAM and compute may beat the data sheet (boost clocks) by
+5 % and 10 %. A kernel on one core of 28 that uses none of its vector lanes computes a thousand times slower than the data
+sheet (max pooling does). The deviations are the middle of three sets tried on folds of A30 and RTX 2080 Ti layers."""
+
+RATES = tuple(TABLE)
+BLOCKS = {
+    "launch": ("host", "bias", "latency"), "traffic": ("l2", "dram", "rows"),
+    "compute": ("serial", "tile_128x128", "tile_128x64", "tile_64x64", "tile_32x32", "split", "vector"),
+}  # fmt: skip
+"""Rates of times, by what they are times of: with all of them time doubles."""
+START, FASTEST, SLOWEST = (np.log([getattr(rate, side) for rate in TABLE.values()]) for side in ("start", "least", "most"))
+_AT = {name: i for i, name in enumerate(RATES)}
+_COMPUTE = slice(_AT["tile_128x128"], _AT["vector"] + 1)
+
+SD, RUN_SD = (np.array([getattr(rate, kind) for rate in TABLE.values()]) for kind in ("sd", "run_sd"))
+ALL_SD = np.where(np.array(RATES) == "host", 2.0, 0.01)
+"""What all layers share is their host: kinds have too little else in common to learn the rates of one from others."""
+
+NOISE_SD = 0.1
+"""Scatter of log time that the priors are weighed against; errors beyond 14 % count less (pseudo-Huber)."""
+_ROBUST = 0.02
+_TIES_SD = 0.25
+"""How far tile sizes of one cell are expected to part, in log efficiency: kernels of one family are alike."""
+_SLOWEST_PRIOR = 2.0
+"""A prior is at most this far (in log rate) below the start: what is fast in one cell is unsure in the next."""
 
 FEWER_FLOP = {"/3x3": 1 / 2.25, "/kxk": 0.2}
 """Algorithms that need fewer FLOP than the direct convolution that is counted: Winograd's F(2x2, 3x3) by 2.25 (Lavin and
 Gray, 2016), FFT's by 5 for 5x5 and larger windows. They need stride 1 and do not run on tensor cores."""
 
-SHRINKAGE = np.array([0.05, 0.05, 1.0, 0.05, 1.0, 0.05, 0.2])
-"""Ridge weights on the distance (in log rate) from the prior: groups from `START`, cells from their group. What a data sheet
-states (DRAM, compute) is known better beforehand than floors are."""
+MIN_LAYERS, MIN_ROWS_OF_RUN = 5, 3
+"""A cell with fewer distinct layers takes the rates of its group, a group those of all layers, a campaign those of its cell."""
 
-MIN_LAYERS = 5
-"""A cell with fewer distinct layers takes the rates of its group, a group those of all layers."""
+_TILE_SHARPNESS, _EDGE_STEEPNESS = 6.0, 6.0
+"""How soft the choice of a tile is, and the change from L2 to DRAM (measured on A30 and RTX 2080 Ti element-wise layers)."""
+_SPLIT_K = 256.0
+"""Long products are cut into parts of this length where there are too few tiles to fill the device (split-K)."""
+_ROWED = [GROUP_CODES[group] for group in ("norm", "softmax", "pooling", "reduction")]
 
-_TILE_M, _TILE_N, _TILE_K = 32.0, 32.0, 8.0
-_ROW_S = 1e-9
-_LAUNCH_S = 1e-6
-_L2_EDGE, _L2_STEEPNESS = 1.4, 6.0
-"""Working sets beyond ~1.4 x L2 stream from DRAM; the change is gradual (measured on A30 and RTX 2080 Ti element-wise layers)."""
-
-
-_CONVOLUTIONS = np.array(["", "/grouped", "/1x1", "/strided", "/3x3", "/kxk"], dtype=object)
-"""Algorithm classes: none, grouped, pointwise, strided, Winograd-capable (3x3) or other windows with stride 1."""
+_ALGORITHMS = ("", "/depthwise", "/grouped", "/1x1", "/strided", "/3x3", "/kxk")
+_SUFFIXES = np.array([a + odd + tc for tc in ("", "/tc") for odd in ("", "/odd") for a in _ALGORITHMS], dtype=object)
 
 
-def cells(layers: Sequence[Layer], columns: Columns) -> list[str]:
-    """Name the cell of each layer: its kind, for convolutions also the algorithm class, with /tc on tensor cores."""
-    suffix = _CONVOLUTIONS[_algorithms(columns)] + _tensor_core(columns)
-    names: list[str] = (columns.of_kind(lambda x: x.kind) + suffix).tolist()
+def cells(columns: Columns) -> list[str]:
+    """Name the cell of each layer: its kind, for convolutions also what chooses the algorithm.
+
+    /odd marks numbers of output positions that vector loads do not divide (NCHW rows lose their alignment), /tc tensor cores.
+    """
+    names: list[str] = (columns.of_kind(lambda x: x.kind) + _SUFFIXES[_variants(columns)]).tolist()
     return names
 
 
-def groups(layers: Sequence[Layer], columns: Columns) -> list[str]:
+def groups(columns: Columns) -> list[str]:
     """Name the wider class that lends its rates to a cell with few measurements."""
-    names: list[str] = (columns.of_kind(lambda x: x.group) + _tensor_core(columns)).tolist()
+    names: list[str] = (columns.of_kind(lambda x: x.group) + _OF_GROUP[_variants(columns)]).tolist()
     return names
 
 
-def _is_conv(columns: Columns) -> NDArray[np.bool_]:
-    return columns.of_kind(lambda x: x.group == "conv").astype(bool)
+def group_suffix(suffix: str) -> str:
+    """Return what a cell's suffix, such as "/3x3/odd/tc", leaves in the name of its group."""
+    return "".join(part for part in ("/depthwise", "/tc") if part in suffix)
 
 
-def _algorithms(columns: Columns) -> NDArray[np.intp]:
-    """Return the place of each layer's class in `_CONVOLUTIONS`."""
-    window = columns["window"]
-    tests = [~_is_conv(columns), columns["batches"] > 1, window == 1, columns["stride"] > 1, window == 9]
-    return np.select(tests, range(len(tests)), len(tests))
+_OF_GROUP = np.array([group_suffix(x) for x in _SUFFIXES], dtype=object)
 
 
-def _tensor_core(columns: Columns) -> NDArray[Any]:
-    return np.where(_is_conv(columns) & (columns.tensor_core > 0), np.array("/tc", dtype=object), "")
+def _variants(columns: Columns) -> NDArray[np.intp]:
+    """Return the place of each layer's class in `_SUFFIXES`."""
+    window, conv = columns["window"], columns.is_conv
+    tests = [~conv, columns.depthwise, columns["batches"] > 1, window == 1, columns["stride"] > 1, window == 9]
+    algorithm = np.select(tests, range(len(tests)), len(tests))
+    plain = conv & ~columns.depthwise
+    odd = plain & (columns["out_positions"] % 4 != 0) & (columns.hardware.kind != "cpu")
+    return algorithm + len(_ALGORITHMS) * (odd + 2 * (plain & (columns.tensor_core > 0)))
 
 
-def terms(columns: Columns) -> Array:
-    """Return the six terms [n_layers, 6] in seconds, before their rates."""
-    hardware, matrix = columns.hardware, columns.matrix_like
-    memory = columns.memory_s()
-    spill = np.maximum(columns.bytes_moved, 1.0) / (_L2_EDGE * hardware.l2_bytes)
-    from_dram = 1.0 / (1.0 + spill**-_L2_STEEPNESS)
-    padded_flop = (
-        2.0 * columns["batches"]
-        * np.ceil(columns["m"] / _TILE_M) * _TILE_M
-        * np.ceil(columns["n"] / _TILE_N) * _TILE_N
-        * np.ceil(columns["k"] / _TILE_K) * _TILE_K
+@dataclass(frozen=True)
+class Terms:
+    """Physical lower bounds [n_layers] in seconds, before their rates; in `RATES` order from "rows" on."""
+
+    host_s: Array
+    bias_s: Array
+    traffic_s: Array
+    """All bytes at DRAM bandwidth."""
+    l2_share: Array
+    """Working set over L2 capacity, dimensionless."""
+    work_s: Array
+    """Rows, the serial main loop, each tile size, split products and vector FLOP [n_layers, 8]."""
+    matrix: NDArray[np.bool_]
+    """Whether matrix kernels do it."""
+
+    def take(self, chosen: NDArray[Any]) -> Terms:
+        return Terms(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+    @staticmethod
+    def join(parts: Sequence[Terms]) -> Terms:
+        return Terms(*(np.concatenate([getattr(x, name) for x in parts]) for name in Terms.__dataclass_fields__))
+
+
+def terms(columns: Columns) -> Terms:
+    """Return the bounds of every layer; launches are in microseconds and rows and serial steps in nanoseconds each."""
+    device, (m, n, k, batches) = columns.hardware, (columns[x] for x in ("m", "n", "k", "batches"))
+    matrix, bias = columns.matrix_like & ~columns.depthwise, _separate_bias(columns)
+    per_unit = device.units / columns.peak_flop_per_s  # seconds that one unit takes for a FLOP
+    tiled = [np.ceil(columns.waves(*edges)) * 2.0 * edges[0] * edges[1] * k * per_unit for edges in TILES]
+    padded = 2.0 * columns.tiles(32.0, 32.0) * 32.0 * 32.0 * k / columns.peak_flop_per_s
+    split = np.maximum(padded, 2.0 * 32.0 * 32.0 * np.minimum(k, _SPLIT_K) * per_unit)
+    # a row of a reduction costs a nanosecond, an output of a depthwise convolution, which gathers its window, a tenth
+    rowed = np.where(np.isin(columns["group_code"], _ROWED), m, 0.0)
+    rows = np.where(columns.depthwise, 0.1 * m * n * batches, rowed)
+    vector = columns["flop"] / device.peak("float32")
+    return Terms(
+        host_s=np.full(len(m), LAUNCH_S), bias_s=LAUNCH_S * bias,
+        traffic_s=(columns.bytes_moved + 2.0 * bias * columns["write_bytes"]) / device.dram_bytes_per_s,
+        l2_share=columns.l2_share,
+        work_s=np.column_stack([
+            _STEP_S * rows, *(np.where(matrix, x, 0.0) for x in (_STEP_S * k, *tiled, split)), np.where(matrix, 0.0, vector),
+        ]),
+        matrix=matrix,
     )  # fmt: skip
-    tile_flop = 2.0 * _TILE_M * _TILE_M * columns["k"]
-    return np.column_stack([
-        np.full(len(memory), _LAUNCH_S),
-        memory * (1.0 - from_dram),
-        memory * from_dram,
-        np.where(matrix, 0.0, columns["m"] * _ROW_S),
-        np.where(matrix, padded_flop / columns.peak_flop_per_s, columns.compute_s()),
-        np.where(matrix, tile_flop * hardware.units / columns.peak_flop_per_s, 0.0),
-    ])  # fmt: skip
 
 
-def _time(log_rates: Array, values: Array) -> Array:
-    """Smooth maximum over the terms; the last log rate is log(p - 1)."""
-    power = 1.0 + np.exp(log_rates[-1])
-    rated = values * np.exp(log_rates[:-1])
-    scaled = np.column_stack([rated[:, 0], rated[:, 1] + rated[:, 2], rated[:, 3:]])
-    largest = scaled.max(axis=1, keepdims=True)
-    total: Array = largest[:, 0] * ((scaled / largest) ** power).sum(axis=1) ** (1.0 / power)
-    return total
+def _separate_bias(columns: Columns) -> Array:
+    """1 where the bias of a convolution is a kernel of its own, which reads and writes the output once more: on GPUs."""
+    return columns["bias"] * columns.is_conv * (columns.hardware.kind != "cpu")
+
+
+def from_dram_frac(l2_share: Array, edge: Array | float) -> Array:
+    """Return the share of the traffic that DRAM serves, for working sets in L2 capacities and the edge between both."""
+    share: Array = 1.0 / (1.0 + (l2_share / edge) ** -_EDGE_STEEPNESS)
+    return share
+
+
+LAUNCH_S, _STEP_S, _TINY_S = 1e-6, 1e-9, 1e-15
+"""What a rate of 1 means for launches, and for rows and serial steps; and a time that stands for none."""
+
+
+def law(log_rates: Array, terms: Terms) -> tuple[Array, Callable[[], Array]]:
+    """Return log time [n] under `log_rates` ([rates] or [n, rates]) and how to get its slopes by log rate, [n, rates]."""
+    rate = dict(zip(RATES, np.moveaxis(np.exp(log_rates), -1, 0)))
+    latency = LAUNCH_S * rate["latency"]
+    from_dram = from_dram_frac(terms.l2_share, rate["l2_edge"])
+    l2, dram = terms.traffic_s * (1.0 - from_dram) * rate["l2"], terms.traffic_s * from_dram * rate["dram"]
+    rows, serial = terms.work_s[:, 0] * rate["rows"], terms.work_s[:, 1] * rate["serial"]
+    compute_of = terms.work_s[:, 2:] * np.exp(log_rates[..., _COMPUTE])
+    tiles = np.where(terms.matrix[:, None], np.maximum(compute_of[:, :-1], _TINY_S), 1.0)
+    best = tiles.min(axis=1, keepdims=True)
+    near = (best / tiles) ** _TILE_SHARPNESS
+    compute = np.where(terms.matrix, best[:, 0] * near.sum(axis=1) ** (-1 / _TILE_SHARPNESS), compute_of[:, -1])
+    work_power, host_power = 1.0 + rate["work_power"], 1.0 + rate["host_power"]
+    log_work, work_shares, work_by_power = _soft_maximum(np.stack([l2 + dram, compute, serial], axis=1), work_power)
+    work = np.exp(log_work)
+    device = latency + rows + work
+    host = terms.host_s * rate["host"] + terms.bias_s * rate["bias"]
+    log_time, shares, by_power = _soft_maximum(np.stack([host, device], axis=1), host_power)
+
+    def slopes() -> Array:
+        result = np.zeros((len(log_time), len(RATES)))
+        of_host, of_device = shares[:, 0] / host, shares[:, 1] / device
+        of_work = of_device * work
+        of_traffic = of_work * work_shares[:, 0] / np.maximum(l2 + dram, _TINY_S)
+        moved = _EDGE_STEEPNESS * from_dram * (1.0 - from_dram) * terms.traffic_s * (rate["l2"] - rate["dram"])
+        tile_share = np.where(terms.matrix[:, None], near / near.sum(axis=1, keepdims=True), 0.0)
+        found = {
+            "host": of_host * terms.host_s * rate["host"], "bias": of_host * terms.bias_s * rate["bias"],
+            "latency": of_device * latency, "rows": of_device * rows,
+            "l2": of_traffic * l2, "dram": of_traffic * dram, "l2_edge": of_traffic * moved,
+            "serial": of_work * work_shares[:, 2], "vector": of_work * work_shares[:, 1] * ~terms.matrix,
+            "work_power": of_work * work_by_power * rate["work_power"], "host_power": by_power * rate["host_power"],
+        }  # fmt: skip
+        for name, slope in found.items():
+            result[:, _AT[name]] = slope
+        result[:, _COMPUTE.start : _COMPUTE.stop - 1] = (of_work * work_shares[:, 1])[:, None] * tile_share
+        return result
+
+    return log_time, slopes
+
+
+def _soft_maximum(parts: Array, power: Array) -> tuple[Array, Array, Array]:
+    """Log of the power mean's maximum of `parts` [n, m], the share of each part in it [n, m], and its slope by the power [n]."""
+    logs = np.log(np.maximum(parts, _TINY_S))
+    largest = logs.max(axis=1)
+    scaled = np.exp(np.reshape(power, (-1, 1)) * (logs - largest[:, None]))
+    total = scaled.sum(axis=1)
+    shares = scaled / total[:, None]
+    by_power = ((shares * (logs - largest[:, None])).sum(axis=1) - np.log(total) / power) / power
+    return largest + np.log(total) / power, shares, by_power
 
 
 @dataclass(frozen=True)
 class Scaffold:
-    """Fitted log rates per cell and per group, and under "*" for everything else."""
+    """Fitted log rates per cell (and campaign, "cell:relu@run") and per group, and under "*" for everything else."""
 
     log_rates: Mapping[str, tuple[float, ...]]
+    runs: tuple[str, ...] = ()
+    """Campaigns by their code."""
 
-    def time_s(self, layers: Sequence[Layer], columns: Columns) -> Array:
-        """Return the scaffold's time [n_layers] in seconds."""
-        values = terms(columns)
-        of_cell, of_group = cells(layers, columns), groups(layers, columns)
-        codes = columns.alike * len(_CONVOLUTIONS) + _algorithms(columns)  # cell and group follow from these two
-        result = np.empty(len(codes))
-        for code, first in zip(*np.unique(codes, return_index=True)):
-            chosen = codes == code
-            result[chosen] = _time(np.array(self.log_rates[self._known(of_cell[first], of_group[first])]), values[chosen])
-        return result
+    def time_s(self, columns: Columns, run: Array | None = None) -> Array:
+        """Return the scaffold's time [n_layers] in seconds, in the campaigns of codes `run` [n_layers] where they are given."""
+        return np.exp(law(self._rates(columns, run), terms(columns))[0])
 
-    def _known(self, cell: str, group: str) -> str:
-        return next(name for name in (f"cell:{cell}", f"group:{group}", "*") if name in self.log_rates)
+    def slopes(self, columns: Columns) -> Array:
+        """Return how log time [n_layers, n_rates] follows each log rate."""
+        return law(self._rates(columns, None), terms(columns))[1]()
+
+    def _rates(self, columns: Columns, run: Array | None) -> Array:
+        """Log rates [n_layers, n_rates]; all layers of one kind, variant and campaign share theirs."""
+        of_run = np.full(len(columns.alike), len(self.runs)) if run is None or not self.runs else run.astype(np.intp)
+        codes = (columns.alike * len(_SUFFIXES) + _variants(columns)) * (len(self.runs) + 1) + of_run
+        _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        of_cell, of_group, names = cells(columns), groups(columns), (*self.runs, "")
+        table = [self.log_rates[self._known(of_cell[i], of_group[i], names[of_run[i]])] for i in firsts]
+        return np.array(table).reshape(-1, len(RATES))[inverse]
+
+    def _known(self, cell: str, group: str, run: str) -> str:
+        return next(x for x in (f"cell:{cell}@{run}", f"cell:{cell}", f"group:{group}", "*") if x in self.log_rates)
+
+    def of_first_run(self) -> Scaffold:
+        """Return the scaffold as it stands in the reference campaign, without campaigns."""
+        plain = {name: row for name, row in self.log_rates.items() if "@" not in name}
+        own = {name: self.log_rates.get(f"{name}@{self.runs[0]}", row) if self.runs else row for name, row in plain.items()}
+        return Scaffold(own)
 
     @staticmethod
-    def fit(layers: Sequence[Layer], columns: Columns, time_s: Array) -> Scaffold:
-        """Fit rates to measured times [n_layers]: all layers first, then each group from them, then each cell from its group."""
-        values, target = terms(columns), np.log(time_s)
-        weight = per_layer(layers)
-        rates: dict[str, Array] = {"*": fit_rates(START, values, target, weight, FASTEST)}
-        of_group = np.array(groups(layers, columns))
-        of_cell = np.array(cells(layers, columns))
-        for names, prefix, prior in (
-            (of_group, "group:", lambda i: rates["*"]),
-            (of_cell, "cell:", lambda i: rates.get(f"group:{of_group[i]}", rates["*"]) + fewer_flop(str(of_cell[i]))),
-        ):
-            for name in sorted(set(names)):
-                chosen = names == name
-                if weight[chosen].sum() >= MIN_LAYERS - 1e-9:
-                    start = prior(int(np.argmax(chosen)))
-                    rates[prefix + name] = fit_rates(
-                        start, values[chosen], target[chosen], weight[chosen], FASTEST + fewer_flop(name)
-                    )
-        return Scaffold({name: tuple(float(x) for x in row) for name, row in rates.items()})
+    def fit(
+        layers: Sequence[Layer], columns: Columns, time_s: Array, runs: tuple[str, ...] = (), run: Array | None = None,
+        like: Scaffold | None = None,
+    ) -> Scaffold:  # fmt: skip
+        """Fit rates to measured times [n_layers]; with campaigns `runs` and their codes `run` [n_layers], theirs as well.
+
+        The search starts from the rates of `like` where it is given, which is faster.
+        """
+        values, target, weight = terms(columns), np.log(time_s), per_layer(layers)
+        of_cell, starts = np.array(cells(columns)), like.log_rates if like else {}
+        rates = fit_levels(values, np.array(groups(columns)), of_cell, target, lambda chosen: weight[chosen], starts)
+        for code, name in enumerate(runs):
+            for cell in sorted(set(of_cell[run == code])):
+                chosen = (of_cell == cell) & (run == code)
+                if (prior := rates.get(f"cell:{cell}")) is not None and np.count_nonzero(chosen) >= MIN_ROWS_OF_RUN:
+                    own, drawn = values.take(chosen), Prior(prior, RUN_SD, FASTEST + fewer_flop(cell))
+                    rates[f"cell:{cell}@{name}"] = fit_rates(drawn, own, target[chosen], np.ones(chosen.sum()), prior)
+        return Scaffold({name: tuple(float(x) for x in row) for name, row in rates.items()}, runs)
+
+
+def fit_levels(
+    values: Terms, of_group: NDArray[Any], of_cell: NDArray[Any], target: Array, weigh: Callable[[NDArray[np.bool_]], Array],
+    starts: Mapping[str, Sequence[float]] = MappingProxyType({}),
+) -> dict[str, Array]:  # fmt: skip
+    """Fit log rates to log seconds `target` [n]: all layers first, then each group from them, then each cell from its group.
+
+    `weigh` returns the weights of the rows that a mask [n] chooses; a level needs a sum of `MIN_LAYERS`.
+    """
+    every = np.ones(len(target), dtype=bool)
+    rates = {"*": fit_rates(Prior(START, ALL_SD, FASTEST), values, target, weigh(every), starts.get("*"))}
+    priors: list[tuple[str, NDArray[Any], Callable[[int], Array]]] = [
+        ("group:", of_group, lambda i: rates["*"]),
+        ("cell:", of_cell, lambda i: rates.get(f"group:{of_group[i]}", rates["*"])),
+    ]
+    for prefix, names, prior in priors:
+        for name in sorted(set(names)):
+            chosen = names == name
+            weight = weigh(chosen)
+            if weight.sum() >= MIN_LAYERS - 1e-9:
+                fewer = fewer_flop(str(name))
+                drawn = Prior(prior(int(np.argmax(chosen))) + fewer, SD, FASTEST + fewer)
+                rates[prefix + name] = fit_rates(drawn, values.take(chosen), target[chosen], weight, starts.get(prefix + name))
+    return rates
 
 
 def per_layer(layers: Sequence[Layer]) -> Array:
@@ -168,25 +342,70 @@ def per_layer(layers: Sequence[Layer]) -> Array:
 
 def fewer_flop(name: str) -> Array:
     """Return what the algorithms of a cell take off the prior and the lower bounds of its log rates."""
-    shift = np.zeros(len(FASTEST))
-    shift[TERMS.index("compute")] = next((np.log(frac) for end, frac in FEWER_FLOP.items() if name.endswith(end)), 0.0)
+    shift = np.zeros(len(RATES))
+    shift[_COMPUTE] = next((np.log(frac) for end, frac in FEWER_FLOP.items() if name.removesuffix("/odd").endswith(end)), 0.0)
     return shift
 
 
-def fit_rates(prior: Array, values: Array, target: Array, weight: Array, fastest: Array) -> Array:
-    """Return the log rates [7] under which `values` [n, 6] in seconds come closest to `target` [n], log seconds.
+class Prior(NamedTuple):
+    """Where log rates are expected, how far off (standard deviation), and their lower bounds; all [rates]."""
 
-    Least squares in log time, robust by pseudo-Huber loss at 14 % error, drawn towards `prior` and not below `fastest`.
+    mean: Array
+    sd: Array
+    fastest: Array
+
+
+def fit_rates(prior: Prior, values: Terms, target: Array, weight: Array, start: Sequence[float] | Array | None = None) -> Array:
+    """Return the log rates [rates] under which `values` [n] come closest to `target` [n], log seconds.
+
+    Least squares in log time, robust by pseudo-Huber loss, drawn towards the prior and within its bounds. The problem has
+    local minima: without a `start` it is started from a fit that is not robust, from the prior and from `START`.
     """
+    prior = prior._replace(mean=np.maximum(prior.mean, START - _SLOWEST_PRIOR))
+    if start is not None:
+        return _fit(prior, values, target, weight, np.array(start))[0]
+    likely = np.where(prior.mean < START - 0.75 * _SLOWEST_PRIOR, START, prior.mean)
+    plain, _ = _fit(prior, values, target, weight, likely, robust=1.0)
+    tried = [_fit(prior, values, target, weight, x) for x in (plain, prior.mean, START)]
+    return min(tried, key=lambda x: x[1])[0]
+
+
+_TIES = np.zeros((len(TILES), len(RATES)))
+_TIES[:, _COMPUTE.start] = -1.0
+_TIES[range(len(TILES)), range(_COMPUTE.start + 1, _COMPUTE.start + 1 + len(TILES))] = 1.0
+
+
+def _fit(prior: Prior, values: Terms, target: Array, weight: Array, start: Array, robust: float = _ROBUST) -> tuple[Array, float]:
+    """Return log rates and their cost by least squares from one start."""
     from scipy.optimize import least_squares
 
-    scale = 0.02
+    ridge = np.vstack([np.diag(NOISE_SD / prior.sd), NOISE_SD / _TIES_SD * _TIES])
+    root = np.sqrt(weight)
 
-    def residuals(log_rates: Array) -> Any:
-        error = np.log(_time(log_rates, values)) - target
-        robust = np.sign(error) * np.sqrt(2 * scale * (np.sqrt(1 + error**2 / scale) - 1))
-        return np.concatenate([np.sqrt(weight) * robust, np.sqrt(SHRINKAGE) * (log_rates - prior)])
+    def residuals(log_rates: Array) -> tuple[Array, Callable[[], Array]]:
+        log_time, slopes = law(log_rates, values)
+        error = log_time - target
+        bent = np.sqrt(1.0 + error**2 / robust)
+        huber = error * np.sqrt(2.0 / (bent + 1.0))  # = sign(e) sqrt(2 s (sqrt(1 + e²/s) - 1)), without cancellation
 
-    inside = np.clip(prior, fastest + 1e-6, SLOWEST - 1e-6)
-    result: Array = least_squares(residuals, inside, bounds=(fastest, SLOWEST), max_nfev=60).x
-    return result
+        def jacobian() -> Array:
+            steepness = np.sqrt((bent + 1.0) / 2.0) / bent
+            return np.vstack([(root * steepness)[:, None] * slopes(), ridge])
+
+        return np.concatenate([root * huber, ridge @ (log_rates - prior.mean)]), jacobian
+
+    latest: list[tuple[Array, Callable[[], Array]]] = []
+
+    def value(log_rates: Array) -> Array:
+        found, jacobian = residuals(log_rates)
+        latest[:] = [(log_rates.copy(), jacobian)]
+        return found
+
+    def slopes_at(log_rates: Array) -> Array:
+        if not latest or not np.array_equal(latest[0][0], log_rates):
+            value(log_rates)
+        return latest[0][1]()
+
+    inside = np.clip(start, prior.fastest + 1e-6, SLOWEST - 1e-6)
+    found = least_squares(value, inside, jac=slopes_at, bounds=(prior.fastest, SLOWEST), max_nfev=80, ftol=1e-5, xtol=1e-5)
+    return found.x, float(found.cost)

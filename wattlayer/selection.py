@@ -32,7 +32,7 @@ def most_informative(layers: Sequence[Layer], count: int, scaffold: Scaffold, de
     Any first part of the answer is the answer for fewer; all indices where there are no more layers than `count`.
     """
     columns = Columns(layers, device)
-    design, sd = rate_design(scaffold.log_rates, layers, columns)
+    design, sd = rate_design(scaffold.log_rates, columns)
     covariance = (design * sd**2) @ design.T + MISFIT_SD**2 * alike(layers, columns)
     chosen: list[int] = []
     while len(chosen) < min(count, len(layers)):

@@ -18,9 +18,11 @@ from .errors import InputError
 from .features import FEATURES_VERSION, Array, Columns
 from .hardware import find_hardware
 from .intervals import Conformal, Support, positions
+from .kriging import Kriging, krige
 from .layer import Layer
-from .model import MODEL_FEATURES, EnergyModel, Metadata, Regressor, checksum, model_features, payload
+from .model import EnergyModel, Metadata, Regressor, checksum, payload
 from .power import PowerScaffold
+from .residual import MODEL_FEATURES, Residual, model_features
 from .scaffold import Scaffold, per_layer
 
 if TYPE_CHECKING:
@@ -33,15 +35,19 @@ class Recipe:
 
     scaffold: type[Scaffold] = Scaffold
     power: type[PowerScaffold] = PowerScaffold
-    rounds: int = 160
-    copies: int = 5
-    blur_octaves: float = 0.25
+    rounds: int = 300
+    copies: int = 3
+    most_shown: int = 10_000
+    """No more rows than these are shown, in whole copies: many rows need fewer."""
+    blur_octaves: float = 0.1
     """Each row is shown to the boosters `copies` times with its sizes blurred: training with noise is smoothing (Bishop, Neural
     Computation 1995), and trees need it, because the step between two measured sizes could lie anywhere in between."""
-    learning_rate: float = 0.1
+    learning_rate: float = 0.05
     max_depth: int = 7
     min_child_weight: int = 3
     subsample_frac: float = 0.7
+    neighbours: bool = True
+    """Whether neighbours answer beside the trees."""
     monotone: tuple[tuple[str, int], ...] = ()
     """Features along which the learned part may only rise (1) or only fall (-1)."""
     unseen: tuple[str, ...] = ()
@@ -53,7 +59,7 @@ class Recipe:
         monotone = {"monotone_constraints": "(" + ",".join(str(signs.get(name, 0)) for name in names) + ")"} if signs else {}
         # one thread: sums in another order would make another model; parallel work is done over folds
         return {
-            "objective": "reg:squarederror", "tree_method": "hist", "learning_rate": self.learning_rate,
+            "objective": "reg:squarederror", "tree_method": "hist", "max_bin": 64, "learning_rate": self.learning_rate,
             "max_depth": self.max_depth, "min_child_weight": self.min_child_weight, "subsample": self.subsample_frac,
             "colsample_bytree": 0.5, "reg_lambda": 1.0, "nthread": 1, "seed": seed, **monotone,
         }  # fmt: skip
@@ -61,6 +67,7 @@ class Recipe:
 
 RECIPE = Recipe()
 MIN_LAYERS = 20
+MANY_ROWS = 500
 FOLDS, BLOCKS = 4, 6
 """Out-of-fold errors come from random folds of layers (near) and from blocks of like layers left out whole (far)."""
 
@@ -89,16 +96,16 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
     rows = merge(chosen)
     columns = Columns(rows.layers, find_hardware(chosen[0].hardware))
     regressor = fit(rows, columns.hardware.name, seed)
-    conformal = _conformal(rows, columns, seed)
+    conformal = _conformal(rows, columns, seed, regressor)
     metadata = Metadata(
         name=name or regressor.hardware, hardware=regressor.hardware, features=FEATURES_VERSION, feature_names=MODEL_FEATURES,
         rows=len(chosen), layers=len(set(rows.layers)), kinds=tuple(sorted({x.kind for x in rows.layers})),
         data_sha256=digest(chosen), source=source, runs=regressor.runs, run_power_shift=regressor.run_power_shift,
         consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w, log_rates=regressor.scaffold.log_rates,
-        support=Support.of(rows.layers, columns).points,
+        support=Support.of(columns).points,
         slope=conformal.slope, quantiles=conformal.quantiles, correlation=conformal.correlation, seed=seed,
     )  # fmt: skip
-    return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor.time, regressor.power)))
+    return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
 
 
 def of_one_device(
@@ -131,21 +138,22 @@ def merge(measurements: Sequence[Measurement]) -> Rows:
     )  # fmt: skip
 
 
-def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE) -> Regressor:
-    """Fit scaffold, time and power on distinct rows of one device."""
+def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE, like: Regressor | None = None) -> Regressor:
+    """Fit scaffold, time and power on distinct rows of one device; what is near is taken from `like` where it is given."""
     columns = Columns(rows.layers, find_hardware(hardware))
-    scaffold = recipe.scaffold.fit(rows.layers, columns, rows.time_s)
     runs = _runs(rows)
     code = np.array([float(runs.index(run)) for run in rows.runs])
-    scaffold_s = scaffold.time_s(rows.layers, columns)
-    table = model_features(rows.layers, columns, scaffold_s, code)
+    scaffold = recipe.scaffold.fit(rows.layers, columns, rows.time_s, runs, code, like.scaffold if like else None)
+    scaffold_s = scaffold.time_s(columns, code)
+    table = model_features(columns, scaffold_s, code)
     cap_w = float(rows.power_w.max())
     shift = _power_shift(rows, runs, cap_w)
     own = shift[code.astype(int)]
     drawn = recipe.power.fit(columns, rows.time_s, rows.power_w, own, per_layer(rows.layers))
     physical_w = drawn.power_w(columns, rows.time_s, own)
-    time = boost(table, np.log(rows.time_s / scaffold_s), seed, recipe)
-    power = boost(np.column_stack([table, np.log2(physical_w)]), np.log(rows.power_w / physical_w), seed, recipe)
+    time = learn(table, np.log(rows.time_s / scaffold_s), seed, recipe, like.time.neighbours if like else None)
+    wide = np.column_stack([table, np.log2(physical_w)])
+    power = learn(wide, np.log(rows.power_w / physical_w), seed, recipe, like.power.neighbours if like else None)
     return Regressor(hardware, scaffold, drawn, time, power, runs, tuple(float(x) for x in shift))
 
 
@@ -166,6 +174,12 @@ def _power_shift(rows: Rows, runs: tuple[str, ...], cap_w: float) -> Array:
     return np.array(shifts)
 
 
+def learn(table: Array, target: Array, seed: int, recipe: Recipe, like: Kriging | None = None) -> Residual:
+    """Learn log `target` [n] by trees and by neighbours from `table` [n, n_features], the first of `MODEL_FEATURES`."""
+    neighbours = krige(table, MODEL_FEATURES[: table.shape[1]], target, seed, like) if recipe.neighbours else Kriging({})
+    return Residual(boost(table, target, seed, recipe), neighbours)
+
+
 def boost(
     table: Array, target: Array, seed: int, recipe: Recipe = RECIPE, booster: xgboost.Booster | None = None
 ) -> xgboost.Booster:
@@ -174,18 +188,21 @@ def boost(
 
     random, names = np.random.default_rng(seed), list(MODEL_FEATURES[: table.shape[1]])
     octaves = np.array([recipe.blur_octaves if name.startswith("log2_") else 0.0 for name in names])
-    blurred = np.vstack([table + octaves * random.standard_normal(table.shape) for _ in range(recipe.copies)])
+    copies = max(1, min(recipe.copies, recipe.most_shown // len(table)))
+    blurred = np.vstack([table + octaves * random.standard_normal(table.shape) for _ in range(copies)])
     blurred[:, [name in recipe.unseen for name in names]] = 0.0
-    data = xgboost.DMatrix(blurred, np.tile(target, recipe.copies))
+    data = xgboost.DMatrix(blurred, np.tile(target, copies))
     return xgboost.train(recipe.parameters(names, seed), data, recipe.rounds, xgb_model=booster)
 
 
-def _conformal(rows: Rows, columns: Columns, seed: int) -> Conformal:
+def _conformal(rows: Rows, columns: Columns, seed: int, whole: Regressor) -> Conformal:
     """Calibrate intervals on errors of layers that were left out, singly and with everything like them."""
     from joblib import Parallel, delayed
 
     folds = list(_folds(rows, columns, seed))
-    parts = Parallel(n_jobs=-1, prefer="threads")(delayed(_left_out)(rows, columns.hardware.name, f, seed) for f in folds)
+    # threads share the interpreter, processes take seconds to start
+    prefer = "processes" if len(rows.layers) > MANY_ROWS else "threads"
+    parts = Parallel(n_jobs=-1, prefer=prefer)(delayed(_left_out)(rows, f, seed, whole) for f in folds)
     chosen = np.concatenate([np.flatnonzero(fold) for fold in folds])
     error, distance = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
     block = np.concatenate([np.full(int(fold.sum()), i) for i, fold in enumerate(folds)])
@@ -215,19 +232,17 @@ def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[NDArray[np.bool_
             yield (labels == label)[row_layer]
 
 
-def _left_out(rows: Rows, hardware: str, fold: NDArray[np.bool_], seed: int) -> tuple[Array, Array]:
+def _left_out(rows: Rows, fold: NDArray[np.bool_], seed: int, whole: Regressor) -> tuple[Array, Array]:
     """Train without `fold` and return its log-energy errors and its distances from the rest."""
     inside, outside = rows.take(~fold), rows.take(fold)
-    regressor = fit(inside, hardware, seed)
-    device = find_hardware(hardware)
+    regressor, device = fit(inside, whole.hardware, seed, like=whole), find_hardware(whole.hardware)
     columns = Columns(outside.layers, device)
     kinds = frozenset(x.kind for x in inside.layers)
     codes = {run: float(i) for i, run in enumerate(regressor.runs)}
     run = np.array([codes.get(x, 0.0) for x in outside.runs])
-    log_time, log_power = regressor.log_time_power(outside.layers, columns, kinds, run)
-    support = Support.of(inside.layers, Columns(inside.layers, device))
-    error = log_time + log_power - np.log(outside.time_s * outside.power_w)
-    return error, support.distance_octaves(outside.layers, columns)
+    distance = Support.of(Columns(inside.layers, device)).distance_octaves(columns)
+    log_time, log_power = regressor.log_time_power(columns, kinds, run, distance)
+    return log_time + log_power - np.log(outside.time_s * outside.power_w), distance
 
 
 def digest(measurements: Sequence[Measurement]) -> str:

@@ -18,9 +18,10 @@ from .errors import InputError
 from .features import FEATURES_VERSION, Array
 from .hardware import Hardware, find_hardware
 from .kinds import KINDS
-from .model import MODEL_FEATURES, EnergyModel, Metadata, Regressor, checksum, models_folder, payload
+from .model import EnergyModel, Metadata, Regressor, checksum, models_folder, payload
 from .power import PowerScaffold
-from .scaffold import TERMS, Scaffold
+from .residual import MODEL_FEATURES, Residual
+from .scaffold import BLOCKS, LAUNCH_S, RATES, Scaffold, group_suffix
 
 TENSOR_CORE_FRAC = 3.4 / 8.0
 """Share of their peak, relative to the vector units' own share, that tensor cores reach on convolutions where no source has them:
@@ -32,9 +33,9 @@ MODULE_W = 60.0
 
 LN2 = float(np.log(2.0))
 RUN = "data sheet"
-LAUNCH_UNIT_S = 1e-6
-"""What a launch rate of 1 means in the scaffold."""
-SCHEMA = 2
+NO_HOST = -10.0
+"""Log rate of a host that is not there."""
+SCHEMA = 3
 LEARNED = "transfer/hardware.json"
 """What the measured devices taught, beside the shipped models."""
 
@@ -53,8 +54,10 @@ class Lesson:
         if "group:conv/tc" not in rates:
             rates |= {f"{name}/tc": on_tensor_cores(row) for name, row in rates.items() if _is_convolution(name)}
         if launch_s is not None:
+            # nothing but the kernel's own start is left where no host issues it
             for row in rates.values():
-                row[TERMS.index("launch")] = np.log(launch_s / LAUNCH_UNIT_S)
+                row[[RATES.index("host"), RATES.index("bias")]] = NO_HOST
+                row[RATES.index("latency")] = np.log(launch_s / LAUNCH_S)
         return Scaffold({name: tuple(float(x) for x in row) for name, row in rates.items()})
 
     def drawn(self, device: Hardware) -> PowerScaffold:
@@ -71,7 +74,7 @@ class Lesson:
 def on_tensor_cores(log_rates: Array) -> Array:
     """Return log rates of vector units as they are assumed to be on tensor cores."""
     moved = log_rates.copy()
-    moved[[TERMS.index("compute"), TERMS.index("tile")]] -= np.log(TENSOR_CORE_FRAC)
+    moved[[RATES.index(name) for name in BLOCKS["compute"]]] -= np.log(TENSOR_CORE_FRAC)
     return moved
 
 
@@ -83,15 +86,15 @@ def device_class(device: Hardware) -> str:
 
 
 def group_of_cell(cell: str) -> str:
-    """Return the group (with /tc on tensor cores) that a cell of the scaffold belongs to."""
-    kind = KINDS.get(cell.split("/", maxsplit=1)[0])
-    group = kind.group if kind else "other"
-    return group + ("/tc" if cell.endswith("/tc") else "")
+    """Return the group (with /tc on tensor cores and /depthwise) that a cell of the scaffold belongs to."""
+    name, _, suffix = cell.partition("/")
+    kind = KINDS.get(name)
+    return (kind.group if kind else "other") + group_suffix(f"/{suffix}")
 
 
 def _is_convolution(name: str) -> bool:
     level, _, rest = name.partition(":")
-    return name != "*" and (group_of_cell(rest) if level == "cell" else rest).startswith("conv")
+    return name != "*" and (group_of_cell(rest) if level == "cell" else rest) == "conv"
 
 
 def launch_floor(device: Hardware) -> float | None:
@@ -108,7 +111,7 @@ def data_sheet_model(
     devices left out; `launch_s` is the launch floor, None for that of loops in eager mode on an average host.
     """
     scaffold, drawn = lesson.scaffold(launch_s), lesson.drawn(device)
-    time, power = (_nothing_learned(len(MODEL_FEATURES) - less) for less in (1, 0))
+    time, power = (Residual(_no_trees(len(MODEL_FEATURES) - less)) for less in (1, 0))
     regressor = Regressor(device.name, scaffold, drawn, time, power, (RUN,), (0.0,))
     names = ", ".join(lesson.hardware)
     metadata = Metadata(
@@ -117,10 +120,10 @@ def data_sheet_model(
         consumers_w=drawn.consumers_w, limit_w=drawn.limit_w, log_rates=scaffold.log_rates, support={}, slope=0.0,
         quantiles={"*": half_width}, correlation=correlation, seed=0, basis="data sheet",
     )  # fmt: skip
-    return EnergyModel(metadata, regressor, checksum(payload(metadata, time, power)))
+    return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
 
 
-def _nothing_learned(features: int):  # type: ignore[no-untyped-def]
+def _no_trees(features: int):  # type: ignore[no-untyped-def]
     """A booster that answers 0 whatever it is asked."""
     import xgboost
 
@@ -174,7 +177,7 @@ def read_learned() -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be used ({error}): run models/build_transfer.py") from None
-    if (record.get("schema"), record.get("features"), record.get("terms")) != (SCHEMA, FEATURES_VERSION, list(TERMS)):
+    if (record.get("schema"), record.get("features"), record.get("rates")) != (SCHEMA, FEATURES_VERSION, list(RATES)):
         raise InputError(f"{path} is of another version of wattlayer: run models/build_transfer.py")
     return record
 

@@ -75,7 +75,7 @@ def interval_of(samples: Mapping[str, Sample], lessons: Mapping[str, Lesson]) ->
 
 def _log_error(lesson: Lesson, sample: Sample) -> Array:
     columns, rows = sample.columns, sample.rows
-    time_s = lesson.scaffold().time_s(rows.layers, columns)
+    time_s = lesson.scaffold().time_s(columns)
     power_w = lesson.drawn(columns.hardware).power_w(columns, time_s, np.zeros(len(time_s)))
     result: Array = np.log(time_s * power_w / (rows.time_s * rows.power_w))
     return result
