@@ -18,6 +18,7 @@ from wattlayer.card import Provenance, model_card
 from wattlayer.evaluate import configuration, evaluate
 from wattlayer.model import EnergyModel
 from wattlayer.tables import read_table
+from wattlayer.unseen import older_features
 
 FOLDER = Path(__file__).parent
 CURVES_TITLE = "## With few measured layers"
@@ -120,15 +121,16 @@ def curves() -> None:
 
 def curves_section(name: str) -> str:
     """Return how good models of a device are that learn from others and from few of its layers, as Markdown; "" where unknown."""
-    points = json.loads((FOLDER / "transfer" / "hardware.json").read_text())["curves"]
-    own = [x for x in points if x["hardware"] == name]
+    record = json.loads((FOLDER / "transfer" / "hardware.json").read_text())
+    own = [x for x in record["curves"] if x["hardware"] == name]
     if not own:
         return ""
     lines = [
         "", CURVES_TITLE, "",
         "Were this device not measured, or little: models made from its data sheet and the other boards (0 layers), calibrated",
         "with so many layers, at random or as `wattlayer measure --calibration` picks them (telling). Median error of a layer's",
-        "energy over the rows that were not used; median of the draws, least and most in brackets.", "",
+        "energy over the rows that were not used; median of the draws, least and most in brackets.",
+        *older_features(record["curves_features"]), "",
         "| measured layers | predictor | draws | rows | median | p90 | in the interval |", "|--:|---|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
     return "\n".join([*lines, *(_curve_row(x) for x in own), ""])

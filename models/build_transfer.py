@@ -19,7 +19,7 @@ from wattlayer.features import FEATURES_VERSION
 from wattlayer.scaffold import RATES
 from wattlayer.tables import read_table
 from wattlayer.transfer import SCHEMA
-from wattlayer.unseen import curves, curves_table, learned_classes, leave_one_out
+from wattlayer.unseen import curves, curves_table, learned_classes, leave_one_out, older_features
 
 BOARDS = ("heidelberg/layers.csv", "irene/ops.csv.gz")
 OTHERS = ("getzner/layers_cpu.csv", "neurstruc/conv2d_layers.csv")
@@ -30,29 +30,33 @@ NAMES = ("a30", "rtx2080ti", "gtx1080ti", "gtx1070")
 
 def main(arguments: list[str]) -> None:
     if "--docs" in arguments:
-        return write_page(json.loads(OUTPUT.read_text())["curves"])
+        record = json.loads(OUTPUT.read_text())
+        return write_page(record["curves"], record["curves_features"])
     folder, *rest = [a for a in arguments if not a.startswith("--")]
     boards, others = ([m for x in names for m in read_table(Path(folder) / x, True).measurements] for names in (BOARDS, OTHERS))
     learned = {title: x.to_json() for title, x in learned_classes([*boards, *others]).items()}
     if "--learned" in arguments:
-        points = json.loads(OUTPUT.read_text())["curves"] if OUTPUT.exists() else []
+        before = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {"curves": [], "curves_features": FEATURES_VERSION}
+        points, version = before["curves"], before["curves_features"]
     else:
+        version = FEATURES_VERSION
         draws = leave_one_out(boards, jobs=int(rest[0]) if rest else -1, progress=lambda x: print(x, file=sys.stderr, flush=True))
         points = [asdict(point) for point in curves(draws)]
         print(curves_table(curves(draws)))
     OUTPUT.parent.mkdir(exist_ok=True)
-    record = {"schema": SCHEMA, "features": FEATURES_VERSION, "rates": RATES, "classes": learned, "curves": points}
+    record = {"schema": SCHEMA, "features": FEATURES_VERSION, "rates": RATES, "classes": learned, "curves": points,
+              "curves_features": version}  # fmt: skip
     OUTPUT.write_text(json.dumps(record, indent=1) + "\n")
-    write_page(points)
+    write_page(points, version)
 
 
-def write_page(points: Sequence[Mapping[str, Any]]) -> None:
+def write_page(points: Sequence[Mapping[str, Any]], version: int) -> None:
     """Write learning curves between their marks in the page on other hardware."""
     before, rest = PAGE.read_text().split("<!-- curves -->")
-    PAGE.write_text(f"{before}<!-- curves -->\n{tables(points)}<!-- /curves -->{rest.split('<!-- /curves -->')[1]}")
+    PAGE.write_text(f"{before}<!-- curves -->\n{tables(points, version)}<!-- /curves -->{rest.split('<!-- /curves -->')[1]}")
 
 
-def tables(points: Sequence[Mapping[str, Any]]) -> str:
+def tables(points: Sequence[Mapping[str, Any]], version: int) -> str:
     """Return learning curves as two Markdown tables, a column a device: nothing measured there, and few layers."""
     found = {(p["predictor"], p["layers"], p["hardware"]): p for p in points}
     rows = list(dict.fromkeys((p["layers"], p["predictor"]) for p in points if p["hardware"] == NAMES[0]))
@@ -61,7 +65,7 @@ def tables(points: Sequence[Mapping[str, Any]]) -> str:
     few = [f"| {k} | {p} | " + " | ".join(_cell(found[p, k, n]) for n in NAMES) + " |" for k, p in rows if k]
     counts = " | ".join(f"{found[rows[0][1], 0, n]['rows']:,}" for n in NAMES)
     return "\n".join([
-        "", "Nothing measured there, median error (and share inside the interval):", "",
+        *older_features(version), "", "Nothing measured there, median error (and share inside the interval):", "",
         f"| predictor | {line}", "|---|--:|--:|--:|--:|", *unmeasured, f"| rows | {counts} |", "",
         "After so many measured layers, median of 10 draws (least to most; share inside the interval):", "",
         f"| layers | predictor | {line}", "|--:|---|--:|--:|--:|--:|", *few, "", "",

@@ -249,7 +249,8 @@ def test_cards_carry_the_learning_curves(name):
 def test_the_page_carries_the_learning_curves():
     """In step with transfer/hardware.json: `python models/build_transfer.py --docs` writes them."""
     script = _script("build_transfer")
-    tables = script.tables(json.loads(script.OUTPUT.read_text())["curves"])
+    record = json.loads(script.OUTPUT.read_text())
+    tables = script.tables(record["curves"], record["curves_features"])
     assert f"<!-- curves -->\n{tables}<!-- /curves -->" in script.PAGE.read_text()
     assert "| 200 | wattlayer, telling layers | " in tables and "wattlayer, data sheet only | " in tables
 

@@ -18,7 +18,7 @@ from .baselines import BASELINES
 from .calibration import calibrate
 from .dataset import Measurement
 from .errors import InputError
-from .features import Array, Columns
+from .features import FEATURES_VERSION, Array, Columns
 from .hardware import find_hardware
 from .intervals import LEVEL, Conformal
 from .layer import Layer
@@ -275,3 +275,9 @@ def curves_table(points: Sequence[Curve]) -> str:
         for p in points
     ]
     return "\n".join([*head, *rows])
+
+
+def older_features(version: int) -> list[str]:
+    """Return the line to say beside curves measured with features `version`; none where that is today's."""
+    told = f"The curves were measured with features version {version}, not with today's {FEATURES_VERSION}."
+    return [] if version == FEATURES_VERSION else [told]
