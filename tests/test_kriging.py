@@ -89,6 +89,14 @@ def test_lengths_are_taken_from_a_model_of_more_rows(rows, kriged):
     assert len(part.groups["1"].points) == 100
 
 
+def test_a_campaign_may_be_new_to_the_lengths_that_are_taken():
+    """Codes of campaigns follow how often they occur, which differs from part to part."""
+    rows = drawn(90, seed=9)
+    rows[:, RUN] = np.arange(90) % 3
+    like = krige(rows[rows[:, RUN] < 2], NAMES, wavy(rows[rows[:, RUN] < 2]), seed=0)
+    assert {f"run={i}" for i in range(3)} <= set(krige(rows, NAMES, wavy(rows), seed=0, like=like).groups["1"].features)
+
+
 def test_many_at_once_are_told_as_one_by_one(kriged):
     many = drawn(6000, seed=7)
     together = kriged.ask(many, NAMES)[0]

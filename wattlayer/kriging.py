@@ -153,11 +153,9 @@ def _learn(table: Array, names: Sequence[str], target: Array, seed: int, like: N
     if like is None:
         variance, noise, lengths = _likely(points, features, target, seed)
     else:
-        variance, noise, lengths = (
-            like.variance,
-            like.noise,
-            np.array([dict(zip(like.features, like.lengths))[x] for x in features]),
-        )
+        # a campaign can be new to a group: codes follow how often campaigns occur
+        of_feature = dict(zip(like.features, like.lengths))
+        variance, noise, lengths = like.variance, like.noise, np.array([of_feature.get(x, _STEPS) for x in features])
     kernel = ConstantKernel(variance) * Matern(lengths, nu=1.5) + WhiteKernel(noise)
     weights = np.ravel(GaussianProcessRegressor(kernel, optimizer=None).fit(points, target).alpha_)
     return Neighbours(
