@@ -106,6 +106,16 @@ def test_many_at_once_are_told_as_one_by_one(kriged):
 def test_it_is_the_same_after_json_and_refuses_what_does_not_fit(kriged):
     record = json.loads(json.dumps(asdict(kriged)["groups"]))
     assert Kriging.from_json(record) == kriged
+    for spoilt, reason in (
+        ({"features": ["log2_m", "colour"]}, "'colour', which is no feature"),
+        ({"features": ["log2_m", "run="]}, "'run', which is no feature"),
+        ({"features": ["log2_m"]}, "do not fit together"),
+        ({"points": [[1.0]]}, "do not fit together"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            Kriging.from_json({"1": record["1"] | spoilt})
+    with pytest.raises(TypeError):
+        Kriging.from_json([1, 2])  # type: ignore[arg-type]
     record["1"]["weights"].pop()
     with pytest.raises(ValueError, match="group 1 do not fit together"):
         Kriging.from_json(record)

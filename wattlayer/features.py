@@ -310,6 +310,10 @@ class Columns:
         """Output tiles of `edge_m` x `edge_n` that the products fall into."""
         return self["batches"] * np.ceil(self["m"] / edge_m) * np.ceil(self["n"] / edge_n)
 
+    def tiled_flop(self, edge_m: float, edge_n: float) -> Array:
+        """FLOP of the products in whole output tiles of `edge_m` x `edge_n`."""
+        return 2.0 * self.tiles(edge_m, edge_n) * edge_m * edge_n * self["k"]
+
     def waves(self, edge_m: float, edge_n: float) -> Array:
         """Tiles per multiprocessor."""
         return self.tiles(edge_m, edge_n) / self.hardware.units

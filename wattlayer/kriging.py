@@ -8,7 +8,7 @@ everything measured the answer returns to 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,24 +102,34 @@ class Kriging:
             if (group := self.groups.get(f"{code:g}")) is not None:
                 chosen = np.flatnonzero(codes == code)
                 columns = _columns(table[chosen], names, group.features)
-                parts = np.array_split(columns, -(-len(chosen) // _BLOCK))
-                with ThreadPoolExecutor() as pool:
-                    answers = map(group.ask, parts) if len(chosen) < MANY_LAYERS else pool.map(group.ask, parts)
-                    result[chosen] = np.concatenate(list(answers))
+                result[chosen] = in_parts(group.ask, columns, -(-len(chosen) // _BLOCK))
                 known[chosen] = True
         return result, known
 
     @staticmethod
     def from_json(record: Mapping[str, Mapping[str, Any]]) -> Kriging:
-        """Rebuild from JSON types; raise TypeError or ValueError for anything else."""
+        """Rebuild from JSON types; raise KeyError, TypeError or ValueError for anything else."""
         groups = {}
-        for code, x in record.items():
+        for code, x in dict(record).items():
             points = tuple(tuple(float(value) for value in row) for row in x["points"])
-            rows = {name: tuple(x[name]) for name in ("features", "lengths", "weights")}
-            groups[code] = Neighbours(**{**x, **rows, "points": points})
-            if {len(row) for row in points} != {len(rows["lengths"])} or len(points) != len(rows["weights"]):
+            lengths, weights = (tuple(float(value) for value in x[name]) for name in ("lengths", "weights"))
+            features = tuple(str(name) for name in x["features"])
+            for name, _, category in (feature.partition("=") for feature in features):
+                if not (name in CATEGORIES and np.isfinite(float(category)) if category else name in COORDINATES):
+                    raise ValueError(f"neighbours of group {code} lie in {name!r}, which is no feature of theirs")
+            if {len(features), *(len(row) for row in points)} != {len(lengths)} or len(points) != len(weights):
                 raise ValueError(f"neighbours of group {code} do not fit together")
+            groups[code] = Neighbours(features, lengths, float(x["variance"]), float(x["noise"]), points, weights)
         return Kriging(groups)
+
+
+def in_parts(ask: Callable[[Any], Array], rows: NDArray[Any], parts: int) -> Array:
+    """Return the answers of `ask` to `rows` [n, …] in so many parts, on all cores where there are many rows."""
+    split = np.array_split(rows, parts)
+    if len(rows) < MANY_LAYERS:
+        return np.concatenate([ask(part) for part in split])
+    with ThreadPoolExecutor() as pool:
+        return np.concatenate(list(pool.map(ask, split)))
 
 
 def _columns(table: Array, names: Sequence[str], features: Sequence[str]) -> Array:

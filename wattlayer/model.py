@@ -219,9 +219,8 @@ def _measured(layer: Layer, kinds: frozenset[str]) -> bool:
 
 def payload(metadata: Metadata, regressor: Regressor) -> dict[str, Any]:
     """Return the content of a model file without its checksum."""
-    learned = {"time": regressor.time, "power": regressor.power}
-    content = {"metadata": asdict(metadata), **{name: x.to_json() for name, x in learned.items()}}
-    return {"wattlayer_model": SCHEMA, **json.loads(json.dumps(content))}
+    learned = {"time": regressor.time.to_json(), "power": regressor.power.to_json()}
+    return {"wattlayer_model": SCHEMA, "metadata": json.loads(json.dumps(asdict(metadata))), **learned}
 
 
 def checksum(content: Mapping[str, Any]) -> str:

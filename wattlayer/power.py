@@ -78,8 +78,7 @@ def softmin(demand_w: Array, limit_w: float) -> Array:
 def busy_frac(columns: Columns, time_s: Array) -> Array:
     """Return the share of the time that each of `CONSUMERS` is busy, [n_layers, n_consumers]."""
     matrix, tensor = columns.matrix_like, columns.tensor_core > 0
-    padded_flop = 2.0 * columns.tiles(32.0, 32.0) * 32.0 * 32.0 * columns["k"]
-    compute = np.where(matrix, padded_flop / columns.peak_flop_per_s, columns.compute_s()) / time_s
+    compute = np.where(matrix, columns.tiled_flop(32.0, 32.0) / columns.peak_flop_per_s, columns.compute_s()) / time_s
     traffic = columns.memory_s() / time_s
     from_dram = from_dram_frac(columns.l2_share, _L2_EDGE)
     return np.column_stack([

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from .features import FEATURE_NAMES, Array, Columns, featurise
 from .intervals import MANY_LAYERS
-from .kriging import Kriging
+from .kriging import Kriging, in_parts
 
 if TYPE_CHECKING:
     import xgboost
@@ -34,6 +33,7 @@ def model_features(columns: Columns, scaffold_s: Array, run: Array) -> Array:
 
 
 NOBODY = Kriging({})
+"""No neighbours: the trees answer alone."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,5 @@ class Residual:
 
 def _ask(booster: xgboost.Booster, rows: NDArray[np.float32]) -> Array:
     """Ask a booster in place: the matrix of XGBoost's own would cost more than the trees for one network."""
-    if len(rows) < MANY_LAYERS:
-        return booster.inplace_predict(rows).astype(np.float64)
-    with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(booster.inplace_predict, np.array_split(rows, 4 * (os.cpu_count() or 1))))
-    return np.concatenate(answers).astype(np.float64)
+    parts = 1 if len(rows) < MANY_LAYERS else 4 * (os.cpu_count() or 1)
+    return in_parts(booster.inplace_predict, rows, parts).astype(np.float64)

@@ -86,8 +86,8 @@ NOISE_SD = 0.1
 _ROBUST = 0.02
 _TIES_SD = 0.25
 """How far tile sizes of one cell are expected to part, in log efficiency: kernels of one family are alike."""
-_SLOWEST_PRIOR = 2.0
-"""A prior is at most this far (in log rate) below the start: what is fast in one cell is unsure in the next."""
+_BELOW_START = 2.0
+"""The mean of a prior is at most this far (in log rate) below `START`: what is fast in one cell is unsure in the next."""
 
 FEWER_FLOP = {"/3x3": 1 / 2.25, "/kxk": 0.2}
 """Algorithms that need fewer FLOP than the direct convolution that is counted: Winograd's F(2x2, 3x3) by 2.25 (Lavin and
@@ -168,8 +168,8 @@ def terms(columns: Columns) -> Terms:
     matrix, bias = columns.matrix_like & ~columns.depthwise, _separate_bias(columns)
     per_unit = device.units / columns.peak_flop_per_s  # seconds that one unit takes for a FLOP
     tiled = [np.ceil(columns.waves(*edges)) * 2.0 * edges[0] * edges[1] * k * per_unit for edges in TILES]
-    padded = 2.0 * columns.tiles(32.0, 32.0) * 32.0 * 32.0 * k / columns.peak_flop_per_s
-    split = np.maximum(padded, 2.0 * 32.0 * 32.0 * np.minimum(k, _SPLIT_K) * per_unit)
+    padded_s = columns.tiled_flop(32.0, 32.0) / columns.peak_flop_per_s
+    split = np.maximum(padded_s, 2.0 * 32.0 * 32.0 * np.minimum(k, _SPLIT_K) * per_unit)
     # a row of a reduction costs a nanosecond, an output of a depthwise convolution, which gathers its window, a tenth
     rowed = np.where(np.isin(columns["group_code"], _ROWED), m, 0.0)
     rows = np.where(columns.depthwise, 0.1 * m * n * batches, rowed)
@@ -361,10 +361,10 @@ def fit_rates(prior: Prior, values: Terms, target: Array, weight: Array, start: 
     Least squares in log time, robust by pseudo-Huber loss, drawn towards the prior and within its bounds. The problem has
     local minima: without a `start` it is started from a fit that is not robust, from the prior and from `START`.
     """
-    prior = prior._replace(mean=np.maximum(prior.mean, START - _SLOWEST_PRIOR))
+    prior = prior._replace(mean=np.maximum(prior.mean, START - _BELOW_START))
     if start is not None:
         return _fit(prior, values, target, weight, np.array(start))[0]
-    likely = np.where(prior.mean < START - 0.75 * _SLOWEST_PRIOR, START, prior.mean)
+    likely = np.where(prior.mean < START - 0.75 * _BELOW_START, START, prior.mean)
     plain, _ = _fit(prior, values, target, weight, likely, robust=1.0)
     tried = [_fit(prior, values, target, weight, x) for x in (plain, prior.mean, START)]
     return min(tried, key=lambda x: x[1])[0]
