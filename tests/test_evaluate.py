@@ -56,13 +56,24 @@ def test_the_split_family_needs_families(device, layers, model):
         evaluate(model, device.measure(layers), splits=["family"])
 
 
-def test_wattlayer_beats_every_baseline_on_larger_layers(device, layers, model):
-    result = evaluate(model, device.measure(layers), splits=["size"])
-    ours = result.find("size").mdape_frac
-    # the made-up device is a roofline, at a constant share of its limit for large layers: that baseline states its law
+@pytest.fixture(scope="module")
+def larger(device, layers, model):
+    return evaluate(model, device.measure(layers), splits=["size"])
+
+
+def test_wattlayer_beats_every_trained_baseline_on_larger_layers(larger):
+    ours = larger.find("size").mdape_frac
     for name in {*BASELINES, "constant power x time"} - {"TDP x roofline"}:
-        assert ours < result.find("size", name).mdape_frac, name
-    assert ours < 0.16  # its layers have no tiles and waves, the scaffold does: 15 %
+        assert ours < larger.find("size", name).mdape_frac, name
+
+
+@pytest.mark.xfail(
+    strict=True, reason="14.9 % and 10.0 %: the made-up device is a plain roofline, the scaffold reckons with tiles and waves"
+)
+def test_wattlayer_beats_every_baseline_on_larger_layers(larger):
+    ours = larger.find("size").mdape_frac
+    assert ours < larger.find("size", "TDP x roofline").mdape_frac
+    assert ours < 0.12
 
 
 def test_rows_a_model_was_trained_on_are_called_so(device, layers, model):
