@@ -65,7 +65,8 @@ TABLE = {
 """Every rate: times over the data sheet's for traffic and compute, microseconds and nanoseconds for what no data sheet states
 (`terms`), the edge in L2 capacities, powers of the two maxima less 1. DRAM and compute may beat the data sheet (boost clocks) by
 5 % and 10 %. A kernel on one core of 28 that uses none of its vector lanes computes a thousand times slower than the data
-sheet (max pooling does). The deviations are the middle of three sets tried on folds of A30 and RTX 2080 Ti layers."""
+sheet (max pooling does). The deviations are the middle of three sets tried on folds of A30 and RTX 2080 Ti layers, which
+these two are judged on as well (docs/method.md)."""
 
 RATES = tuple(TABLE)
 BLOCKS = {
