@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import cycle
 from random import Random
 
 from ..adapters import InputSize, Network
@@ -24,6 +25,8 @@ ACTIVE_FRAC = 0.30
 """Share of the budget that goes where a given model is unsure."""
 CLOSURE_FRAC = 0.92
 """Of a network's estimated energy: the layers that make it up are all measured."""
+MOST_CLOSING = 60
+"""Layers that one network may ask for: beyond, its closure would take the budget of layers that tell more."""
 BATCHES = (32, 8, 1, 128)
 CPU_BATCHES = (1, 4)
 POOL_PER_LAYER, CALIBRATION_STAGE = 5, 25
@@ -55,7 +58,7 @@ def propose(wanted: Wanted, rig: Rig, run: str, resolve: Resolve, intervals: Int
         stages = _with_active(stages, [found for _, found in traced], intervals, wanted, roofline)
     if wanted.calibration:
         return _calibration(wanted, rig, run, stages, notes)
-    networks = [Item(network=call, mode=mode, source=call.name) for call, _ in whole for mode in rig.modes]
+    networks = [Item(network=call, mode=mode, source=call.name) for call, _ in traced for mode in rig.modes]
     stages = [_set_mode(stage, rig.modes[0]) for stage in stages]
     if not any(stages):
         raise InputError("there is nothing to measure: " + "; ".join(notes or ["no networks and no layers were asked for"]))
@@ -82,7 +85,7 @@ def _calibration(wanted: Wanted, rig: Rig, run: str, stages: Sequence[Sequence[I
 
 
 def closure_calls(wanted: Wanted, cuda: bool) -> list[NetworkCall]:
-    """One call of each network, measured whole: dtypes and batch sizes in turn."""
+    """One call of each network whose layers are all measured: dtypes and batch sizes in turn."""
     batches = BATCHES[:3] if cuda else CPU_BATCHES
     calls = []
     for index, name in enumerate(wanted.networks):
@@ -93,13 +96,12 @@ def closure_calls(wanted: Wanted, cuda: bool) -> list[NetworkCall]:
 
 
 def network_calls(wanted: Wanted, cuda: bool) -> list[NetworkCall]:
-    """The closure calls, and two more of each network at other dtypes and batch sizes to draw layers from."""
-    random, calls = Random(wanted.seed), closure_calls(wanted, cuda)
+    """What is measured whole: the closure calls, and one more of each network, at a dtype and a batch size drawn by chance."""
+    random, calls, modes = Random(wanted.seed), closure_calls(wanted, cuda), cycle(("all", "none", "conv"))
     for call in list(calls):
-        for _ in range(2):
-            dtype = random.choice(wanted.dtypes)
-            tf32 = random.choice(("none", "conv", "all")) if cuda and dtype == "float32" else "none"
-            calls.append(replace(call, batch=random.choice(BATCHES if cuda else CPU_BATCHES), dtype=dtype, tf32=tf32))
+        dtype = random.choice(wanted.dtypes)
+        tf32 = next(modes) if cuda and dtype == "float32" else "none"
+        calls.append(replace(call, batch=random.choice(BATCHES if cuda else CPU_BATCHES), dtype=dtype, tf32=tf32))
     return list(dict.fromkeys(calls))
 
 
@@ -133,7 +135,7 @@ def _sobol_dtypes(traces: Sequence[Trace], wanted: Wanted) -> list[tuple[str, st
 
 
 def _closing(found: Trace, roofline: Roofline, taken: set[Layer]) -> list[Item]:
-    """The layers that make up `CLOSURE_FRAC` of a network, largest first, without those already taken."""
+    """The layers that make up `CLOSURE_FRAC` of a network, largest first, without those already taken; none where too many do."""
     items, covered = [], 0.0
     for x in sorted(candidates(found, roofline), key=lambda x: x.share, reverse=True):
         if covered >= CLOSURE_FRAC:
@@ -142,6 +144,9 @@ def _closing(found: Trace, roofline: Roofline, taken: set[Layer]) -> list[Item]:
         if x.layer not in taken:
             taken.add(x.layer)
             items.append(Item(x.layer, rectified=x.rectified, source=x.network))
+    if len(items) > MOST_CLOSING:
+        taken -= {item.layer for item in items if item.layer}
+        return []
     return items
 
 
