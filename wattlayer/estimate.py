@@ -14,8 +14,8 @@ from .dataset import MODES
 from .errors import InputError, UncoveredKindError
 from .features import Array
 from .fusion import fuse
-from .hardware import find_hardware
 from .intervals import LEVEL, total_half_width
+from .launches import wait_s
 from .layer import Layer
 from .model import EnergyModel, Metadata, Prediction
 from .trace import Trace
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 VERSION = "0.1.0"
-
-HOST_LAUNCH_S = 7.5e-6
-"""Assumed time in which a host issues one operator in eager mode: the middle of the 5 to 10 us that PyTorch takes."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -281,7 +278,9 @@ def _predict(layers: Sequence[Layer], model: EnergyModel, run: str | None, n_job
 
 def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, index: Mapping[Any, int]) -> Estimate:
     calls = np.array([index[layer] for layer in trace.layers], dtype=np.int64)
-    gap_s, gap_energy_j = _gaps(prediction.time_s[calls], model) if mode == "eager" else (0.0, 0.0)
+    launches = model.launches
+    gap_s = float(wait_s(float(prediction.time_s[calls].sum()), launches.issue_s(trace.layers))) if mode == "eager" else 0.0
+    gap_energy_j = gap_s * launches.idle_w
     return Estimate(
         trace=trace, model=model.metadata, model_sha256=model.sha256, mode=mode,
         layer_time_s=prediction.time_s[calls], layer_power_w=prediction.power_w[calls],
@@ -290,12 +289,6 @@ def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, inde
         extrapolated=prediction.extrapolated[calls], gap_s=gap_s, gap_energy_j=gap_energy_j,
         interval_j=_interval(calls, prediction, model.metadata.correlation, gap_energy_j),
     )  # fmt: skip
-
-
-def _gaps(time_s: Array, model: EnergyModel) -> tuple[float, float]:
-    """Where the host issues operators slower than the device finishes them, the device waits at idle power."""
-    gap_s = float(np.maximum(0.0, HOST_LAUNCH_S - time_s).sum())
-    return gap_s, gap_s * find_hardware(model.hardware).idle_w
 
 
 def _interval(calls: NDArray[np.int64], prediction: Any, correlation: float, gap_energy_j: float) -> tuple[float, float]:

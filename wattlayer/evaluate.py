@@ -4,7 +4,8 @@ Splits, from easy to honest: `given` (the model as it is, on the rows it is show
 trained on exactly these), and with the model's recipe trained
 anew each time: `layer` (grouped by distinct layer), `family` (a whole network family left out, with every layer that
 occurs in it), `campaign` (the same for a campaign, which in some tables is a network), `size` (trained on the smaller 80 %
-by FLOP, tested on the rest).
+by FLOP, tested on the rest), `network` (whole networks in graph and in eager mode, each without the rows of its own layers
+and without the passes of its own name).
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from numpy.typing import NDArray
 from .baselines import BASELINES
 from .dataset import Measurement
 from .errors import InputError
-from .estimate import estimate
+from .estimate import Estimate, estimate
 from .features import Array
 from .intervals import LEVEL
+from .labels import labels
 from .layer import Layer
 from .model import EnergyModel
-from .training import Rows, digest, merge
+from .training import Rows, digest, merge, tell_launches
 
 if TYPE_CHECKING:
     from .trace import Trace
 
-SPLITS = ("given", "layer", "family", "campaign", "size")
+SPLITS = ("given", "layer", "family", "campaign", "size", "network")
 FOLDS = 5
 LARGEST_FRAC = 0.2
 MIN_FAMILY_LAYERS = 8
@@ -38,6 +40,8 @@ MIN_FAMILY_LAYERS = 8
 
 Families = Mapping[Layer, frozenset[str]]
 """Network families by layer configuration."""
+Networks = Sequence[tuple[Measurement, "Trace"]]
+"""Measured passes of whole networks, each with the trace of its network."""
 Progress = Callable[[str], None]
 
 
@@ -114,7 +118,7 @@ class _Answer:
 def evaluate(
     model: EnergyModel,
     measurements: Sequence[Measurement],
-    networks: Sequence[tuple[Measurement, Trace]] = (),
+    networks: Networks = (),
     splits: Sequence[str] = ("given",),
     families: Families | None = None,
     baselines: bool = True,
@@ -126,19 +130,23 @@ def evaluate(
     `families` names the network families that each `configuration` occurs in; the split `family` needs it. Every split but
     `given` trains the model's recipe anew on a part of the rows. Raises InputError where there is nothing to score.
     """
-    own = [m for m in measurements if m.layer is not None and m.hardware == model.hardware]
+    own = [m for m in labels(measurements) if m.layer is not None and m.hardware == model.hardware]
     if not own and not networks:
         raise InputError(f"none of the rows is of {model.hardware}, the hardware of model {model.name!r}")
     scores: list[Score] = []
     predicted: list[Predicted] = []
-    for split in splits if own else ():
+    for split in (x for x in splits if own and x != "network"):
         progress(f"{split}: {model.hardware}")
         answers = _answers(split, model, own, families, baselines, seed, progress)
         name = "training rows" if split == "given" and digest(own) == model.metadata.data_sha256 else split
         for predictor, answer in answers.items():
             scores += _scores(name, model.hardware, predictor, answer, _noise_floor(own))
         predicted.append(_predicted(name, answers["wattlayer"]))
-    scores += [_network_score(model, networks)] if networks else []
+    if "network" in splits and networks:
+        scores += _unseen_networks(model.hardware, measurements, networks, seed, progress)
+    elif networks:
+        told = [estimate(trace, model, mode=m.mode, run=m.run) for m, trace in networks]
+        scores += _network_scores("network", model.hardware, networks, told)
     return Evaluation(model.name, model.sha256, tuple(scores), tuple(predicted))
 
 
@@ -205,7 +213,7 @@ def _every(measurements: Sequence[Measurement]) -> Rows:
 
 
 def _ask(model: EnergyModel, rows: Rows) -> _Answer:
-    p = model.predict(rows.layers, rows.runs)
+    p = model.predict(rows.layers, rows.runs, alone=True)
     return _Answer(rows, p.energy_j, p.time_s, p.energy_low_j, p.energy_high_j)
 
 
@@ -315,12 +323,38 @@ def _noise_floor(measurements: Sequence[Measurement]) -> float | None:
     return float(np.median(scatter)) if scatter else None
 
 
-def _network_score(model: EnergyModel, networks: Sequence[tuple[Measurement, Trace]]) -> Score:
-    """Score whole networks: energy and interval of the sum against the measured forward pass."""
-    estimates = [estimate(trace, model, mode="eager" if m.mode == "eager" else "graph", run=m.run) for m, trace in networks]
-    measured = np.array([m.energy_j for m, _ in networks])
-    inside = [e.interval_j[0] <= m.energy_j <= e.interval_j[1] for e, (m, _) in zip(estimates, networks)]
-    time_error = float(np.median([abs(e.time_s / m.time_s - 1) for e, (m, _) in zip(estimates, networks)]))
-    predicted = np.array([e.energy_j for e in estimates])
-    return Score("network", "network", model.hardware, "wattlayer", "all", len(networks), **errors(measured, predicted),
-                 noise_floor_frac=None, coverage_frac=float(np.mean(inside)), time_mdape_frac=time_error)  # fmt: skip
+def _unseen_networks(
+    hardware: str, measurements: Sequence[Measurement], networks: Networks, seed: int, progress: Progress
+) -> list[Score]:
+    """Score each network with a model that knows neither its layers nor a pass of its own name."""
+    from joblib import Parallel, delayed
+
+    names = sorted({str(m.network) for m, _ in networks})
+    progress(f"network: {hardware}, without each of {len(names)} in turn")
+    parts = Parallel(n_jobs=-1)(delayed(_without)(name, hardware, measurements, networks, seed) for name in names)
+    asked = [pair for name in names for pair in networks if pair[0].network == name]
+    return _network_scores("unseen network", hardware, asked, [x for part in parts for x in part])
+
+
+def _without(
+    name: str, hardware: str, measurements: Sequence[Measurement], networks: Networks, seed: int
+) -> list[Estimate]:
+    own, others = ([(m, t) for m, t in networks if (m.network == name) is same] for same in (True, False))
+    out = {configuration(layer) for _, trace in own for layer in trace.unique()}
+    inside = [m for m in measurements if m.layer is not None and configuration(m.layer) not in out]
+    model = tell_launches(EnergyModel.train(inside, seed=seed, hardware=hardware), others, inside)
+    return [estimate(trace, model, mode=m.mode, run=m.run) for m, trace in own]
+
+
+def _network_scores(split: str, hardware: str, networks: Networks, estimates: Sequence[Estimate]) -> list[Score]:
+    """Score whole networks, energy and interval of the sum against the measured pass: all, and each launch mode."""
+    modes = np.array([m.mode for m, _ in networks])
+    subsets = {"all": np.ones(len(modes), bool)} | {mode: modes == mode for mode in sorted(set(modes)) if len(set(modes)) > 1}
+    measured, predicted = np.array([m.energy_j for m, _ in networks]), np.array([e.energy_j for e in estimates])
+    inside = np.array([e.interval_j[0] <= m.energy_j <= e.interval_j[1] for e, (m, _) in zip(estimates, networks)])
+    late = np.array([abs(e.time_s / m.time_s - 1) for e, (m, _) in zip(estimates, networks)])
+    return [
+        Score("network", split, hardware, "wattlayer", name, int(chosen.sum()), **errors(measured[chosen], predicted[chosen]),
+              noise_floor_frac=None, coverage_frac=float(np.mean(inside[chosen])), time_mdape_frac=float(np.median(late[chosen])))
+        for name, chosen in subsets.items()
+    ]  # fmt: skip

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from .decoding import Passes, segments
 from .errors import InputError
-from .estimate import HOST_LAUNCH_S, SCHEMA, VERSION, Estimate, estimate
+from .estimate import SCHEMA, VERSION, Estimate, estimate
 from .features import Array
-from .hardware import find_hardware
 from .intervals import LEVEL, total_half_width
 from .model import EnergyModel, Metadata, load_model
 from .predict import DEFAULT_HARDWARE
@@ -209,22 +208,25 @@ def predict_generation(
 def _priced(passes: Passes, prompt: Estimate, decode: int, model: EnergyModel) -> Generation:
     first = prompt.trace.inputs[0].shape[1]
     time_s, energy_j, gap_energy_j, calls = np.zeros(decode), np.zeros(decode), 0.0, []
-    launch_s = HOST_LAUNCH_S if prompt.mode == "eager" else 0.0
+    launches = model.launches
     for segment in segments(passes, first, first + decode - 1) if decode else ():
         counts = Counter(segment.calls)
         layers = {call: segment.layers(call) for call in counts}
         index = {layer: i for i, layer in enumerate(dict.fromkeys(x for group in layers.values() for x in group))}
         priced = model.predict(list(index))
-        gap_s = np.maximum(0.0, launch_s - priced.time_s)
-        gap_j = gap_s * find_hardware(model.hardware).idle_w
         steps = slice(segment.first - first, segment.last - first + 1)
+        kernels_s, issue_s = np.zeros(steps.stop - steps.start), 0.0
         for call, count in counts.items():
             own = np.array([index[x] for x in layers[call]])
             each_j = np.broadcast_to(count * priced.energy_j[own], steps.stop - steps.start)
-            time_s[steps] += count * (priced.time_s[own] + gap_s[own])
-            energy_j[steps] += each_j + count * gap_j[own]
-            gap_energy_j += float((np.zeros(len(each_j)) + count * gap_j[own]).sum())
+            kernels_s += count * priced.time_s[own]
+            issue_s += count * launches.issue_s(layers[call][:1])
+            energy_j[steps] += each_j
             covered_j, extrapolated_j = (float((each_j * x[own]).sum()) for x in (priced.covered, priced.extrapolated))
             width = float((each_j * priced.half_width[own]).sum() / each_j.sum())
             calls.append(Call(call[0].kind, float(each_j.sum()), covered_j, extrapolated_j, width))
+        gap_s = wait_s(kernels_s, issue_s) if prompt.mode == "eager" else np.zeros_like(kernels_s)
+        time_s[steps] += kernels_s + gap_s
+        energy_j[steps] += gap_s * launches.idle_w
+        gap_energy_j += float(gap_s.sum()) * launches.idle_w
     return Generation(prompt, decode, first + np.arange(decode), time_s, energy_j, tuple(calls), gap_energy_j)

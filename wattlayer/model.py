@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .folder import user_folder
 from .hardware import find_hardware, known_hardware
 from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support
 from .kinds import KINDS
+from .launches import Launches
 from .layer import Layer
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
@@ -111,6 +112,16 @@ class Metadata:
     """Of a calibrated model: median error of energy over its measured layers, each predicted without its fold."""
     conditions: str = ""
     """What was assumed of the device beside its data, such as a power limit; empty where nothing was."""
+    host_s: Mapping[str, float] = field(default_factory=dict)
+    """See `launches.Launches`; empty where no network was measured whole."""
+    pause_s: float = 0.0
+    pause_j: float = 0.0
+    idle_w: float = 0.0
+
+    @property
+    def launching(self) -> str:
+        """What the gaps of eager mode rest on."""
+        return "fitted to networks measured there" if self.host_s else "assuming 7.5 µs a launch"
 
     @property
     def caveat(self) -> str:
@@ -139,11 +150,18 @@ class EnergyModel:
         """The device that it was trained on, by its name in the registry."""
         return self.metadata.hardware
 
-    def predict(self, layers: Sequence[Layer], runs: Sequence[str] | None = None) -> Prediction:
+    @property
+    def launches(self) -> Launches:
+        """What passes cost beside their kernels: fitted to networks measured there, else assumed."""
+        m = self.metadata
+        return Launches(m.host_s, m.pause_s, m.pause_j, m.idle_w) if m.host_s else Launches(idle_w=find_hardware(m.hardware).idle_w)
+
+    def predict(self, layers: Sequence[Layer], runs: Sequence[str] | None = None, alone: bool = False) -> Prediction:
         """Predict time, power and energy of `layers` [n] with an interval at level `intervals.LEVEL`.
 
         `runs` names the campaign (board state) of each layer where it is known; unknown ones and None mean the
-        reference campaign, the first of `metadata.runs`.
+        reference campaign, the first of `metadata.runs`. What is predicted is a layer's cost among the others of a network,
+        or `alone`, repeated again and again, as layers are measured.
         """
         columns = Columns(layers, find_hardware(self.hardware))
         kinds = frozenset(self.metadata.kinds)
@@ -151,9 +169,11 @@ class EnergyModel:
         log_time, log_power = self.regressor.log_time_power(columns, kinds, run, distance)
         conformal = Conformal(self.metadata.slope, self.metadata.quantiles, self.metadata.correlation)
         half_width = conformal.half_width(columns.of_kind(lambda x: conformal.quantile(x.group)), distance)
-        energy = np.exp(log_time + log_power)
+        launches = self.launches
+        pause_s, pause_j = (0.0, 0.0) if alone else (launches.pause_s, launches.pause_j)
+        time_s, energy = np.exp(log_time) + pause_s, np.exp(log_time + log_power) + pause_j
         return Prediction(
-            time_s=np.exp(log_time), power_w=np.exp(log_power), energy_j=energy,
+            time_s=time_s, power_w=energy / time_s, energy_j=energy,
             energy_low_j=energy * np.exp(-half_width), energy_high_j=energy * np.exp(half_width), half_width=half_width,
             covered=columns.of_kind(lambda x: _measured(x, kinds)).astype(bool),
             extrapolated=distance > EXTRAPOLATED_OCTAVES,
@@ -179,6 +199,13 @@ class EnergyModel:
         from .training import train
 
         return train(list(measurements), seed=seed, hardware=hardware, name=name, source=source)
+
+    def with_launches(self, launches: Launches) -> EnergyModel:
+        """Return this model with what `launches` tells of passes."""
+        metadata = replace(
+            self.metadata, host_s=dict(launches.host_s), pause_s=launches.pause_s, pause_j=launches.pause_j, idle_w=launches.idle_w
+        )
+        return EnergyModel(metadata, self.regressor, checksum(payload(metadata, self.regressor)))
 
     def save(self, path: str | Path) -> None:
         """Write the model file; it appears at `path` only once it is complete."""

@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from .dataset import Measurement
 from .errors import InputError
+from .estimate import estimate_many
 from .features import FEATURES_VERSION, Array, Columns
 from .hardware import find_hardware
 from .intervals import Conformal, Support, positions
 from .kriging import Kriging, krige
+from .labels import labels, operators_s
+from .launches import Launches, Pass, fit_launches
 from .layer import Layer
 from .model import EnergyModel, Metadata, Regressor, checksum, payload
 from .power import PowerScaffold
@@ -27,6 +30,8 @@ from .scaffold import Scaffold, per_layer
 
 if TYPE_CHECKING:
     import xgboost
+
+    from .trace import Trace
 
 
 @dataclass(frozen=True)
@@ -110,11 +115,24 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
     return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
 
 
+def tell_launches(
+    model: EnergyModel, networks: Sequence[tuple[Measurement, Trace]], measurements: Sequence[Measurement]
+) -> EnergyModel:
+    """Return `model` with what measured `networks` tell of launches, and what layers measured eagerly tell of operators."""
+    alone = model.with_launches(Launches(idle_w=find_hardware(model.hardware).idle_w))
+    own = [(m, trace) for m, trace in networks if m.hardware == model.hardware]
+    sums = estimate_many([trace for _, trace in own], alone, run=model.metadata.runs[0]) if own else []
+    passes = [Pass(m.mode, trace.layers, m.time_s, m.energy_j, e.time_s, e.energy_j) for (m, trace), e in zip(own, sums)]
+    operators = operators_s([m for m in measurements if m.hardware == model.hardware])
+    launches = fit_launches(passes, operators, alone.metadata.idle_w)
+    return model if launches.assumed and not launches.pause_s else model.with_launches(launches)
+
+
 def of_one_device(
     measurements: Sequence[Measurement], hardware: str | None, least: int = MIN_LAYERS, use: str = "train on"
 ) -> list[Measurement]:
     """Return the rows of layers of one device; raise InputError for several, for mixed meters and for too few layers."""
-    layers = [m for m in measurements if m.layer is not None and hardware in (None, m.hardware)]
+    layers = [m for m in labels(measurements) if m.layer is not None and hardware in (None, m.hardware)]
     devices = sorted({m.hardware for m in layers})
     if len(devices) > 1:
         raise InputError(f"the rows are of {', '.join(devices)}: choose one with --hardware")

@@ -138,7 +138,7 @@ def learned_classes(measurements: Sequence[Measurement]) -> dict[str, Learned]:
 def _unmeasured(base: EnergyModel, own: Sequence[Measurement], others: Mapping[str, Sequence[Measurement]]) -> list[Draw]:
     rows = _every(own)
     roofline_s = Columns(rows.layers, find_hardware(base.hardware)).roofline_s()
-    answer = base.predict(rows.layers)
+    answer = base.predict(rows.layers, alone=True)
     share = np.median([m.power_w / find_hardware(m.hardware).max_w for other in others.values() for m in other])
     constant_w = float(share) * find_hardware(base.hardware).max_w
     tdp = BASELINES["TDP x roofline"](rows, rows, base.hardware)
@@ -201,7 +201,7 @@ def _every(measurements: Sequence[Measurement]) -> Rows:
 
 
 def _scored(model: EnergyModel, predictor: str, layers: int, draw: int, rows: Rows) -> Draw:
-    answer = model.predict(rows.layers, rows.runs)
+    answer = model.predict(rows.layers, rows.runs, alone=True)
     measured = rows.time_s * rows.power_w
     inside: NDArray[np.bool_] = (answer.energy_low_j <= measured) & (measured <= answer.energy_high_j)
     return _score(model.hardware, predictor, layers, draw, rows, answer.energy_j, answer.time_s, float(inside.mean()))

@@ -34,21 +34,23 @@ def train(
 ) -> None:
     """Train a model of one device on measured layers, and check it on whole networks measured there."""
     from ..model import EnergyModel
+    from ..training import tell_launches
 
     with busy("reading measurements"):
         rows = measurements_of(data, skip_bad_rows)
     name = None if output is None else output.name.removesuffix(".json")
     with busy(f"training on {len(rows)} rows"):
         model = EnergyModel.train(rows, seed=seed, hardware=hardware, name=name, source=source)
+    networks = _traced([m for m in rows if m.hardware == model.hardware])
+    model = tell_launches(model, networks, rows)
     path = output or own_path(model.hardware)
     writing(path, lambda: model.save(path))
     facts = model.metadata
     print(f"{path}: {facts.hardware}, {facts.rows} rows of {facts.layers} layers, kinds {', '.join(facts.kinds)}")
-    networks = [m for m in rows if m.network is not None and m.hardware == model.hardware]
     _check(model, networks, path)
 
 
-def _check(model: EnergyModel, networks: list[Measurement], path: Path) -> None:
+def _check(model: EnergyModel, networks: list[tuple[Measurement, Trace]], path: Path) -> None:
     """Print the errors on measured networks, and keep them beside the model at `path` for `wattlayer hardware`."""
     from ..evaluate import evaluate as score
     from ..report import evaluation_table
@@ -56,9 +58,9 @@ def _check(model: EnergyModel, networks: list[Measurement], path: Path) -> None:
     if not networks:
         print("no whole network was measured: check the model with `wattlayer evaluate --networks` once there is one")
         return
-    result = score(model, [], [(m, _trace_of(m)) for m in networks], progress=progress)
+    result = score(model, [], networks, progress=progress)
     progress("")
-    print("whole networks measured there (their layers may be among the training rows):")
+    print("whole networks measured there (they and their layers are among the training rows):")
     print(rendered(evaluation_table(result)), end="")
     record = path.parent / "evaluations" / path.name
     writing(record, lambda: record.parent.mkdir(exist_ok=True))
@@ -73,7 +75,7 @@ def evaluate(
         list[Path] | None, typer.Option("--networks", help="Measured networks (dataset or import table).")
     ] = None,
     split: Annotated[
-        list[str] | None, typer.Option("--split", help="given, layer, family, size (the default), campaign, or hardware alone.")
+        list[str] | None, typer.Option("--split", help="given, layer, family, size (the default), campaign, network, or hardware alone.")
     ] = None,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also fit and score the baselines.")] = True,
     seed: Annotated[int, typer.Option("--seed")] = 0,
@@ -99,13 +101,15 @@ def evaluate(
         write(_unseen_hardware(loaded.hardware, rows, seed, format), output)
         return
     measured = [m for m in measurements_of(networks or [], skip_bad_rows) if m.hardware == loaded.hardware]
+    if split and "network" in split and not (rows and measured):
+        raise InputError("split 'network' needs rows of layers and of whole networks: give both --layers and --networks")
     known: dict[Any, frozenset[str]] = {}
     if rows and (split is None or "family" in split):
         from ..adapters.families import families_of
 
         known = families_of((m.layer for m in rows if m.layer is not None), configuration, progress)
     splits = split or ["given", "layer", "size", *(["family"] if known else [])]
-    result = score(loaded, rows, [(m, _trace_of(m)) for m in measured], splits, known, baselines, seed, progress)
+    result = score(loaded, rows, _traced(measured), splits, known, baselines, seed, progress)
     progress("")
     if plot is not None:
         from ..plots import accuracy_figure
@@ -126,6 +130,22 @@ def _unseen_hardware(hardware: str, rows: list[Measurement], seed: int, format: 
     if format is Format.json:
         return json.dumps({"schema": 1, "split": "hardware", "curves": [asdict(point) for point in points]}) + "\n"
     return curves_table(points) + "\n"
+
+
+def _traced(measurements: list[Measurement]) -> list[tuple[Measurement, Trace]]:
+    """Measured networks with their traces; each call is traced once."""
+    from ..labels import networks_of
+
+    traces: dict[object, Trace] = {}
+    pairs = []
+    for m in networks_of(measurements):
+        key = (m.network, m.input_shapes, m.dtype, m.tf32)
+        if key not in traces:
+            progress(f"tracing {m.network}")
+            traces[key] = _trace_of(m)
+        pairs.append((m, traces[key]))
+    progress("")
+    return pairs
 
 
 def _trace_of(measurement: Measurement) -> Trace:

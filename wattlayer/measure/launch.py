@@ -44,6 +44,8 @@ class Launch:
     time_s: float
     """About how long the device takes for all of them."""
     close: Callable[[], None] = lambda: None
+    step: Step | None = None
+    """Kept because a graph knows its operands by address only: without an owner their memory would be given away."""
 
 
 class CudaWorkload:
@@ -140,7 +142,7 @@ def graph_launch(step: Step, copies: int, stream: torch.cuda.Stream) -> tuple[La
         graph.reset()
     calls = calls_per_graph(call_s, copies)
     graph = capture(step, calls, stream)
-    return Launch(graph.replay, calls, calls * call_s, graph.reset), min(calls, copies)
+    return Launch(graph.replay, calls, calls * call_s, graph.reset, step), min(calls, copies)
 
 
 def calls_per_graph(call_s: float, copies: int) -> int:

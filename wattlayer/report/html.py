@@ -91,7 +91,7 @@ def _minds(e: Estimate) -> list[str]:
             f"{e.extrapolated_frac:.1%} of the energy is in layers far outside what was measured; their intervals are wider"
         )
     if e.mode == "eager":
-        minds.append(f"gaps in the launch queue cost {small(e.gap_energy_j, 'J')} a pass, assuming 7.5 µs a launch")
+        minds.append(f"gaps in the launch queue cost {small(e.gap_energy_j, 'J')} a pass, {e.model.launching}")
     return [*minds, *e.trace.assumptions]
 
 

@@ -79,7 +79,7 @@ def _notes(e: Estimate) -> list[RenderableType]:
         f"model {e.model.name} ({e.model.rows} rows; {e.model.source or 'source not stated'}); energy is gross, idle included"
     ]
     if e.mode == "eager":
-        notes.append(f"gaps in the launch queue: {small(e.gap_s, 's')}, {small(e.gap_energy_j, 'J')} (assumed 7.5 µs a launch)")
+        notes.append(f"gaps in the launch queue: {small(e.gap_s, 's')}, {small(e.gap_energy_j, 'J')} ({e.model.launching})")
     if e.unfused is not None:
         plain = f"{small(e.unfused.energy_j, 'J')}, {small(e.unfused.time_s, 's')}, {len(e.unfused.trace.layers)} layers"
         notes.append(f"compiled as torch.compile fuses, by rule: {len(e.trace.layers)} layers; unfused, in graph mode: {plain}")

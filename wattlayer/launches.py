@@ -1,0 +1,120 @@
+"""From layers to a pass: what the host takes to issue operators, and how long a device pauses between a network's kernels.
+
+In eager mode the host runs ahead of the device or the device waits for the host: a pass takes about as long as the slower of
+both, `(device^p + host^p)^(1/p)`, and the device burns its idle power while it waits. In a graph nobody waits, but kernels of
+different layers follow each other more slowly than repetitions of one do (their code and their operands are cold).
+
+Where whole networks were measured all this is fitted to them; elsewhere the host is assumed, and pauses are none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+
+from .features import Array
+from .layer import Layer
+
+ASSUMED_HOST_S = 7.5e-6
+"""In which a host issues one operator in eager mode: the middle of the 5 to 10 us that PyTorch takes."""
+SHARPNESS = 6.0
+"""The exponent p above: of an H200's networks, those that keep host and device equally busy take a tenth longer than either."""
+BOUND = 1.5
+"""An eager pass this many times as long as its kernels is one whose length the host decides."""
+_NETWORK_SD, _KIND_SD = 0.05, 0.3
+"""What a network's time is off by, and how far kinds part from what single operators told, as shares."""
+MIN_NETWORKS = 3
+
+
+@dataclass(frozen=True)
+class Launches:
+    """What passes cost beside their kernels; times are of one call."""
+
+    host_s: Mapping[str, float] = field(default_factory=lambda: {"*": ASSUMED_HOST_S})
+    """In which the host issues an operator, by kind; of others under "*"."""
+    pause_s: float = 0.0
+    pause_j: float = 0.0
+    idle_w: float = 0.0
+    """Power of the device while it waits for the host."""
+
+    @property
+    def assumed(self) -> bool:
+        """Whether no network told."""
+        return set(self.host_s) == {"*"}
+
+    def issue_s(self, layers: Iterable[Layer]) -> float:
+        """Seconds that the host takes to issue `layers`."""
+        return sum(calls * self.host_s.get(kind, self.host_s["*"]) for kind, calls in Counter(x.kind for x in layers).items())
+
+
+def wait_s(device_s: Array | float, issue_s: float) -> Array:
+    """Return how long a device waits in passes of `device_s` seconds of kernels that the host issues in `issue_s`."""
+    device = np.maximum(device_s, 1e-12)
+    return np.asarray(device * ((1.0 + (issue_s / device) ** SHARPNESS) ** (1.0 / SHARPNESS) - 1.0))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A network measured whole, beside what its layers sum to alone."""
+
+    mode: str
+    layers: Sequence[Layer]
+    time_s: float
+    energy_j: float
+    device_s: float
+    device_j: float
+
+
+def fit_launches(passes: Sequence[Pass], operators: Mapping[str, float], idle_w: float) -> Launches:
+    """Return what measured passes say; `operators` are the host's seconds by kind where single operators told them.
+
+    Least absolute relative errors for pauses and for idle power, ridge regression for the host: kinds are drawn to what
+    single operators took, times one factor for the modules around them. Too few networks leave what is assumed.
+    """
+    graph, eager = ([x for x in passes if x.mode == mode] for mode in ("graph", "eager"))
+    pause_s = pause_j = 0.0
+    if len(graph) >= MIN_NETWORKS:
+        calls = np.array([float(len(x.layers)) for x in graph])
+        pause_s = _per_call(calls, np.array([x.time_s for x in graph]), np.array([x.device_s for x in graph]))
+        pause_j = _per_call(calls, np.array([x.energy_j for x in graph]), np.array([x.device_j for x in graph]))
+    bound = [x for x in eager if x.time_s > BOUND * x.device_s]
+    if len(bound) < MIN_NETWORKS:
+        return Launches(pause_s=pause_s, pause_j=pause_j, idle_w=idle_w)
+    waited_s = np.array([x.time_s - x.device_s - pause_s * len(x.layers) for x in bound])
+    waited_j = np.array([x.energy_j - x.device_j - pause_j * len(x.layers) for x in bound])
+    drawn_w = float(np.median(waited_j / np.maximum(waited_s, 1e-9)))
+    return Launches(_host(bound, operators), pause_s, pause_j, drawn_w if drawn_w > 0 else idle_w)
+
+
+def _per_call(calls: Array, whole: Array, parts: Array) -> float:
+    """What to add for each call so that the sum of absolute relative errors is least: a weighted median."""
+    each, weight = (whole - parts) / calls, calls / whole
+    order = np.argsort(each)
+    share = np.cumsum(weight[order]) / weight.sum()
+    return max(0.0, float(each[order][np.searchsorted(share, 0.5)]))
+
+
+def _host(bound: Sequence[Pass], operators: Mapping[str, float]) -> dict[str, float]:
+    kinds = sorted({layer.kind for x in bound for layer in x.layers})
+    group = {layer.kind: layer.group for x in bound for layer in x.layers}
+    counted = [Counter(layer.kind for layer in x.layers) for x in bound]
+    calls = np.array([[float(count[kind]) for kind in kinds] for count in counted])
+    start_s = np.array([_alike_s(kind, group, operators) for kind in kinds])
+    start_s *= np.median([x.time_s for x in bound] / (calls @ start_s))
+    share = calls * start_s / np.array([[x.time_s] for x in bound])
+    table = np.vstack([share / _NETWORK_SD, np.eye(len(kinds)) / _KIND_SD])
+    factor = np.linalg.lstsq(table, np.concatenate([np.full(len(bound), 1 / _NETWORK_SD), np.full(len(kinds), 1 / _KIND_SD)]))[0]
+    host_s = {kind: float(s) for kind, s in zip(kinds, start_s * np.maximum(0.2, factor))}
+    return {**host_s, "*": median(host_s.values())}
+
+
+def _alike_s(kind: str, group: Mapping[str, str], operators: Mapping[str, float]) -> float:
+    """What single operators tell of a kind: its own time, that of its group, that of all."""
+    if kind in operators:
+        return operators[kind]
+    alike = [s for other, s in operators.items() if group.get(other) == group[kind]]
+    return median(alike or operators.values() or [ASSUMED_HOST_S])
