@@ -24,12 +24,13 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         # level 1a
         "features dataset meta edits",
         # level 1b
-        "recorder scaffold intervals reads",
+        "recorder scaffold intervals reads labels launches",
         "trace power kriging",
         "fusion residual",
         "model",
         # level 2
-        "training estimate transfer operating tables crosscheck adapters rewrite decoding",
+        "estimate",
+        "training transfer operating tables crosscheck adapters rewrite decoding",
         "calibration pooling",
         "selection",
         # level 3

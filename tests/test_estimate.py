@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import wattlayer as wl
-from wattlayer.estimate import HOST_LAUNCH_S
+from wattlayer.launches import ASSUMED_HOST_S, Launches, wait_s
 
 
 class Block(nn.Module):
@@ -74,10 +74,25 @@ def test_many_give_the_same_numbers_as_one_by_one(traced, model):
 
 def test_eager_mode_adds_the_gaps_that_the_host_leaves(traced, model):
     graph, eager = wl.estimate(traced, model), wl.estimate(traced, model, mode="eager")
-    gap_s = np.maximum(0, HOST_LAUNCH_S - graph.layer_time_s).sum()
+    gap_s = float(wait_s(graph.time_s, ASSUMED_HOST_S * len(traced.layers)))
     assert graph.gap_s == 0 == graph.gap_energy_j
     assert eager.gap_s == pytest.approx(gap_s)
     assert eager.energy_j == pytest.approx(graph.energy_j + gap_s * wl.HARDWARE["a30"].idle_w)
+    assert eager.model.launching == "assuming 7.5 µs a launch"
+
+
+def test_what_networks_told_of_launches_is_in_every_estimate(traced, model):
+    told = model.with_launches(Launches({"conv2d": 1e-3, "*": 2e-3}, pause_s=1e-6, pause_j=1e-4, idle_w=100.0))
+    plain, graph, eager = wl.estimate(traced, model), wl.estimate(traced, told), wl.estimate(traced, told, mode="eager")
+    calls = len(traced.layers)
+    assert graph.time_s == pytest.approx(plain.time_s + calls * 1e-6) and graph.gap_s == 0
+    assert graph.energy_j == pytest.approx(plain.energy_j + calls * 1e-4)
+    convs = sum(x.kind == "conv2d" for x in traced.layers)
+    assert eager.time_s == pytest.approx(convs * 1e-3 + (calls - convs) * 2e-3, rel=0.01)  # the host is far slower
+    assert eager.gap_energy_j == pytest.approx(eager.gap_s * 100.0)
+    assert "fitted" in eager.model.launching
+    alone = told.predict(traced.layers, alone=True)
+    assert np.allclose(alone.energy_j, model.predict(traced.layers).energy_j, rtol=1e-9)
 
 
 def test_an_unknown_mode_is_refused(traced, model):

@@ -311,6 +311,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_campaign_needs_neither_xgboost_nor_any_other_library_of_training(tmp_path):
     """`python -m wattlayer.measure` on a host that has torch and numpy only."""
     absent = {"xgboost", "pandas", "typer", "rich", "fvcore", "sklearn", "scipy", "joblib", "pyarrow", "matplotlib"}
+    absent |= {"platformdirs"}
     options = ["--networks", "torchvision:resnet18", "--layers", "20", "--dry-run", "--device", "cpu"]
     options += ["--meter", "assumed-power", "--assumed-power-w", "9"]
     command = [sys.executable, "-c", NEEDED.format(names=absent), "--output", str(tmp_path), *options]

@@ -336,9 +336,7 @@ def _unseen_networks(
     return _network_scores("unseen network", hardware, asked, [x for part in parts for x in part])
 
 
-def _without(
-    name: str, hardware: str, measurements: Sequence[Measurement], networks: Networks, seed: int
-) -> list[Estimate]:
+def _without(name: str, hardware: str, measurements: Sequence[Measurement], networks: Networks, seed: int) -> list[Estimate]:
     own, others = ([(m, t) for m, t in networks if (m.network == name) is same] for same in (True, False))
     out = {configuration(layer) for _, trace in own for layer in trace.unique()}
     inside = [m for m in measurements if m.layer is not None and configuration(m.layer) not in out]

@@ -271,10 +271,11 @@ class Columns:
 
     @property
     def _fit_for_tensor_cores(self) -> NDArray[np.bool_]:
-        """Depthwise convolutions are no products of matrices, and TF32 ones load four channels at a time: an image's three or
-        any other remainder stay on vector units (on an A30 those take as long as in float32)."""
-        odd = self.is_conv & (self["tf32"] > 0) & (self["in_channels"] % 4 != 0)
-        return ~(odd | self.depthwise)
+        """Depthwise convolutions are no products of matrices, and others load 16 bytes of channels at a time, four of TF32 and
+        eight of half precision: an image's three or any other remainder stay on vector units (on an A30 those of TF32 take as
+        long as in float32)."""
+        at_once = np.where(self["element_bytes"] < 4, 8.0, np.where(self["tf32"] > 0, 4.0, 1.0))
+        return ~(self.is_conv & (self["in_channels"] % at_once != 0) | self.depthwise)
 
     @cached_property
     def is_conv(self) -> NDArray[np.bool_]:

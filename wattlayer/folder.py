@@ -11,7 +11,10 @@ def user_folder() -> Path:
 
     `WATTLAYER_HOME` where it is set, else the platform's place for an application's data.
     """
-    from platformdirs import user_data_path
-
-    home = os.environ.get("WATTLAYER_HOME")
-    return Path(home) if home else user_data_path("wattlayer", appauthor=False)
+    if home := os.environ.get("WATTLAYER_HOME"):
+        return Path(home)
+    try:
+        from platformdirs import user_data_path
+    except ImportError:  # measuring works from a checkout, with torch, numpy and a meter's library alone; this is Linux's place
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "wattlayer"
+    return user_data_path("wattlayer", appauthor=False)

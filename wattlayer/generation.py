@@ -15,6 +15,7 @@ from .errors import InputError
 from .estimate import SCHEMA, VERSION, Estimate, estimate
 from .features import Array
 from .intervals import LEVEL, total_half_width
+from .launches import wait_s
 from .model import EnergyModel, Metadata, load_model
 from .predict import DEFAULT_HARDWARE
 from .trace import Trace

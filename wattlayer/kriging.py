@@ -24,7 +24,7 @@ from .intervals import MANY_LAYERS
 COORDINATES = (
     "log2_batches", "log2_m", "log2_n", "log2_k", "log2_window", "stride", "log2_in_channels", "log2_out_channels",
     "log2_in_positions", "log2_out_positions", "train", "transposed", "bias", "tensor_core", "element_bytes", "causal",
-    "positions_multiple", "in_channels_multiple", "log2_physical_w",
+    "positions_multiple", "in_channels_multiple", "strided", "log2_heads_per_kv", "log2_physical_w",
 )  # fmt: skip
 """Features in which layers of one group are near or far; the kind and the campaign are far or the same."""
 CATEGORIES = ("kind_code", "run")

@@ -2,7 +2,7 @@
 
 Tables measured elsewhere pass through as they are. Of a campaign of our own harness the layers in its preferred launch
 mode count, with cold weights, at the reference layer's level; eager twins tell of the host, hot ones of the cache, and the
-turns of the reference of the board.
+turns of the reference of the board. Graphs that hold no kernel say nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def campaign(m: Measurement) -> str:
 
 
 def _counts(m: Measurement, graphs: set[str], diluted: set[tuple[str, object]]) -> bool:
-    if m.layer is None or m.source == "reference" or m.regime not in REGIMES:
+    if m.layer is None or m.source == "reference" or m.regime not in REGIMES or "no_kernel" in m.flags:
         return False
     if (m.mode == "graph") != (campaign(m) in graphs):
         return False

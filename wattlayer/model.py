@@ -154,7 +154,8 @@ class EnergyModel:
     def launches(self) -> Launches:
         """What passes cost beside their kernels: fitted to networks measured there, else assumed."""
         m = self.metadata
-        return Launches(m.host_s, m.pause_s, m.pause_j, m.idle_w) if m.host_s else Launches(idle_w=find_hardware(m.hardware).idle_w)
+        assumed = Launches(idle_w=find_hardware(m.hardware).idle_w)
+        return Launches(m.host_s, m.pause_s, m.pause_j, m.idle_w) if m.host_s else assumed
 
     def predict(self, layers: Sequence[Layer], runs: Sequence[str] | None = None, alone: bool = False) -> Prediction:
         """Predict time, power and energy of `layers` [n] with an interval at level `intervals.LEVEL`.
@@ -202,9 +203,7 @@ class EnergyModel:
 
     def with_launches(self, launches: Launches) -> EnergyModel:
         """Return this model with what `launches` tells of passes."""
-        metadata = replace(
-            self.metadata, host_s=dict(launches.host_s), pause_s=launches.pause_s, pause_j=launches.pause_j, idle_w=launches.idle_w
-        )
+        metadata = replace(self.metadata, **asdict(launches))
         return EnergyModel(metadata, self.regressor, checksum(payload(metadata, self.regressor)))
 
     def save(self, path: str | Path) -> None:

@@ -104,13 +104,18 @@ _SPLIT_K = 256.0
 _ROWED = [GROUP_CODES[group] for group in ("norm", "softmax", "pooling", "reduction")]
 
 _ALGORITHMS = ("", "/depthwise", "/grouped", "/1x1", "/strided", "/3x3", "/kxk")
-_SUFFIXES = np.array([a + odd + tc for tc in ("", "/tc") for odd in ("", "/odd") for a in _ALGORITHMS], dtype=object)
+_NUMBERS, _LAYOUTS = ("", "/half"), ("", "/gathered")
+_SUFFIXES = np.array(
+    [a + odd + tc + number + layout for layout in _LAYOUTS for number in _NUMBERS for tc in ("", "/tc")
+     for odd in ("", "/odd") for a in _ALGORITHMS], dtype=object,
+)  # fmt: skip
 
 
 def cells(columns: Columns) -> list[str]:
     """Name the cell of each layer: its kind, for convolutions also what chooses the algorithm.
 
-    /odd marks numbers of output positions that vector loads do not divide (NCHW rows lose their alignment), /tc tensor cores.
+    /odd marks numbers of output positions that vector loads do not divide (NCHW rows lose their alignment), /tc tensor cores,
+    /half numbers of two bytes or one, which other kernels work on, and /gathered operands that lie apart in memory.
     """
     names: list[str] = (columns.of_kind(lambda x: x.kind) + _SUFFIXES[_variants(columns)]).tolist()
     return names
@@ -122,9 +127,17 @@ def groups(columns: Columns) -> list[str]:
     return names
 
 
+def _wider(name: str) -> list[str]:
+    """Return `name` and the names of the cells or groups that lend it their rates: numbers and layouts left out in turn."""
+    names = [name]
+    for mark in (_LAYOUTS[1], _NUMBERS[1]):
+        names += [names[-1].removesuffix(mark)] if names[-1].endswith(mark) else []
+    return names
+
+
 def group_suffix(suffix: str) -> str:
     """Return what a cell's suffix, such as "/3x3/odd/tc", leaves in the name of its group."""
-    return "".join(part for part in ("/depthwise", "/tc") if part in suffix)
+    return "".join(part for part in ("/depthwise", "/tc", "/half") if part in suffix)
 
 
 _OF_GROUP = np.array([group_suffix(x) for x in _SUFFIXES], dtype=object)
@@ -137,7 +150,8 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
     algorithm = np.select(tests, range(len(tests)), len(tests))
     plain = conv & ~columns.depthwise
     odd = plain & (columns["out_positions"] % 4 != 0) & (columns.hardware.kind != "cpu")
-    return algorithm + len(_ALGORITHMS) * (odd + 2 * (plain & (columns.tensor_core > 0)))
+    half, gathered = columns["element_bytes"] < 4, (columns["strided"] > 0) & ~conv
+    return algorithm + len(_ALGORITHMS) * (odd + 2 * (plain & (columns.tensor_core > 0)) + 4 * half + 8 * gathered)
 
 
 @dataclass(frozen=True)
@@ -279,7 +293,8 @@ class Scaffold:
         return np.array(table).reshape(-1, len(RATES))[inverse]
 
     def _known(self, cell: str, group: str, run: str) -> str:
-        return next(x for x in (f"cell:{cell}@{run}", f"cell:{cell}", f"group:{group}", "*") if x in self.log_rates)
+        wider = (wide for wide in _wider(cell) for wide in (f"cell:{wide}@{run}", f"cell:{wide}"))
+        return next(x for x in (*wider, *(f"group:{x}" for x in _wider(group)), "*") if x in self.log_rates)
 
     def of_first_run(self) -> Scaffold:
         """Return the scaffold as it stands in the reference campaign, without campaigns."""

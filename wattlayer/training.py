@@ -250,9 +250,9 @@ def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[NDArray[np.bool_
     points = np.empty((len(distinct), positions(columns).shape[1]))
     points[row_layer] = positions(columns)
     block = KMeans(min(BLOCKS, len(distinct) // 2), n_init=4, random_state=seed).fit_predict(points)
-    for labels in (random, block):
-        for label in np.unique(labels):
-            yield (labels == label)[row_layer]
+    for codes in (random, block):
+        for code in np.unique(codes):
+            yield (codes == code)[row_layer]
 
 
 def _left_out(rows: Rows, fold: NDArray[np.bool_], seed: int, whole: Regressor) -> tuple[Array, Array]:

@@ -75,7 +75,8 @@ def evaluate(
         list[Path] | None, typer.Option("--networks", help="Measured networks (dataset or import table).")
     ] = None,
     split: Annotated[
-        list[str] | None, typer.Option("--split", help="given, layer, family, size (the default), campaign, network, or hardware alone.")
+        list[str] | None,
+        typer.Option("--split", help="given, layer, family, size (the default), campaign, network, or hardware alone."),
     ] = None,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also fit and score the baselines.")] = True,
     seed: Annotated[int, typer.Option("--seed")] = 0,

@@ -27,6 +27,8 @@ CLOSURE_FRAC = 0.92
 """Of a network's estimated energy: the layers that make it up are all measured."""
 MOST_CLOSING = 60
 """Layers that one network may ask for: beyond, its closure would take the budget of layers that tell more."""
+LONGEST_PASS_S = 0.5
+"""Guessed time beyond which a network is not measured whole: a window holds too few passes of it."""
 BATCHES = (32, 8, 1, 128)
 CPU_BATCHES = (1, 4)
 POOL_PER_LAYER, CALIBRATION_STAGE = 5, 25
@@ -58,7 +60,8 @@ def propose(wanted: Wanted, rig: Rig, run: str, resolve: Resolve, intervals: Int
         stages = _with_active(stages, [found for _, found in traced], intervals, wanted, roofline)
     if wanted.calibration:
         return _calibration(wanted, rig, run, stages, notes)
-    networks = [Item(network=call, mode=mode, source=call.name) for call, _ in traced for mode in rig.modes]
+    short = [call for call, found in traced if sum(map(roofline.time_s, found.layers)) < LONGEST_PASS_S]
+    networks = [Item(network=call, mode=mode, source=call.name) for call in short for mode in rig.modes]
     stages = [_set_mode(stage, rig.modes[0]) for stage in stages]
     if not any(stages):
         raise InputError("there is nothing to measure: " + "; ".join(notes or ["no networks and no layers were asked for"]))

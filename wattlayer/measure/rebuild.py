@@ -76,7 +76,7 @@ def rebuild(layer: Layer, device: torch.device | str, *, seed: int = 0, rectifie
     """
     generator = torch.Generator(device=device).manual_seed(seed)
     tensors = [fill_operand(layer, index, generator, rectified) for index in range(len(layer.inputs))]
-    function, arguments = bind(layer, tensors)
+    function, arguments = bind(layer, tensors, device)
     cold = rotated(layer)
     weights = [x for x, is_cold in zip(tensors, cold) if is_cold]
     copied_bytes = sum(x.untyped_storage().nbytes() for x in weights)
@@ -122,11 +122,11 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 # --- from a record to an overload and its arguments
 
 
-def bind(layer: Layer, tensors: Tensors) -> tuple[Any, dict[str, Any]]:
-    """Return the overload that takes what was recorded, and its arguments by name."""
+def bind(layer: Layer, tensors: Tensors, device: torch.device | str | None = None) -> tuple[Any, dict[str, Any]]:
+    """Return the overload that takes what was recorded, and its arguments by name; what has no operands is made on `device`."""
     candidates = []
     for overload in _overloads(layer.kind):
-        arguments = _arguments(overload, layer, tensors)
+        arguments = _arguments(overload, layer, tensors, tensors[0].device if tensors else device)
         if arguments is not None:
             candidates.append((_distance(overload, layer), overload, arguments))
     if not candidates:
@@ -158,7 +158,7 @@ def _distance(overload: Any, layer: Layer) -> tuple[int, int, int]:
     return missing, abs(len(schema.returns) - len(layer.outputs)), unused
 
 
-def _arguments(overload: Any, layer: Layer, tensors: Tensors) -> dict[str, Any] | None:
+def _arguments(overload: Any, layer: Layer, tensors: Tensors, device: torch.device | str | None) -> dict[str, Any] | None:
     """Return an overload's arguments, or None where it does not take what was recorded."""
     schema = {a.name: a for a in overload._schema.arguments}
     operands: dict[str, Tensors] = {}
@@ -181,7 +181,7 @@ def _arguments(overload: Any, layer: Layer, tensors: Tensors) -> dict[str, Any] 
         elif not _keeps_default(name, argument, layer):
             if kind == "Tensor":
                 return None
-            arguments[name] = _made_up(name, kind, layer, tensors)
+            arguments[name] = _made_up(name, kind, layer, device)
     return arguments
 
 
@@ -247,11 +247,11 @@ def _makes_dtype(layer: Layer) -> bool:
     return casts and layer.outputs[0].dtype != layer.inputs[0].dtype
 
 
-def _made_up(name: str, kind: str, layer: Layer, tensors: Tensors) -> Any:
+def _made_up(name: str, kind: str, layer: Layer, device: torch.device | str | None) -> Any:
     """A value for an argument that the record leaves out because it changes no cost."""
     special: dict[str, Callable[[], Any]] = {
         "dtype": lambda: getattr(torch, layer.outputs[0].dtype),
-        "device": lambda: tensors[0].device if tensors else None,
+        "device": lambda: device,
         "output_size": lambda: list(layer.outputs[0].shape[2:]),
         "end": lambda: layer.outputs[0].elements,
         "steps": lambda: layer.outputs[0].elements,

@@ -13,6 +13,8 @@ CAPPED_LIMIT_FRAC = 0.05
 CLOCK_LIMIT_FRAC = 0.05
 GAP_LIMIT_FRAC = 0.02
 """Share of a graph's window that the device may spend between replays."""
+LEAST_KERNEL_S = 3e-7
+"""No kernel is over sooner: a graph whose calls are holds none of them."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ def _flags(window: Window, policy: Policy, graph: bool) -> tuple[str, ...]:
         "power_capped": (window.capped_frac or 0.0) > CAPPED_LIMIT_FRAC,
         "thermal": (window.share(before.thermal_s, after.thermal_s) or 0.0) > CAPPED_LIMIT_FRAC,
         "clock_changed": _changed(before.clock_hz, after.clock_hz),
+        "no_kernel": graph and window.time_s < LEAST_KERNEL_S,
         "gpu_not_busy": graph and window.end.busy_s - window.begin.busy_s < (1 - GAP_LIMIT_FRAC) * span_s,
     }
     return (*window.power.flags, *(flag for flag, is_so in found.items() if is_so))

@@ -1,0 +1,99 @@
+"""What measured rows tell: which of a campaign's rows are labels, and what passes cost beside their kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from wattlayer.dataset import Measurement
+from wattlayer.labels import labels, networks_of, operators_s
+from wattlayer.launches import ASSUMED_HOST_S, Launches, Pass, fit_launches, wait_s
+from wattlayer.layer import Layer, Operand
+
+
+def layer(kind: str = "relu", size: int = 1024) -> Layer:
+    x = Operand("self", (size,), "float16")
+    return Layer(kind, (x,), (replace(x, name="output"),))
+
+
+def row(**changed: object) -> Measurement:
+    given = {"hardware": "h200-sxm", "time_s": 1e-5, "energy_j": 2e-3, "layer": layer(), "run": "c-0/1", "regime": "cold"}
+    return Measurement(**(given | changed))
+
+
+def whole(name: str, mode: str, time_s: float, energy_j: float) -> Measurement:
+    return row(layer=None, network=name, mode=mode, time_s=time_s, energy_j=energy_j, input_shapes=((1, 3, 8, 8),))
+
+
+def test_labels_are_cold_rows_in_graphs_with_drift_taken_out_and_sessions_joined():
+    kept = row(run="c-0/2", energy_corrected_j=1.9e-3)
+    rows = [kept, row(mode="eager"), row(regime="hot"), row(source="reference"), row(flags=("no_kernel",))]
+    (label,) = labels(rows)
+    assert (label.run, label.energy_j, label.layer) == ("c-0", 1.9e-3, kept.layer)
+
+
+def test_where_nothing_ran_in_graphs_eager_rows_are_labels_and_other_tables_stay_as_they_are():
+    eager = row(mode="eager", run="cpu-0/1")
+    foreign = row(regime=None, run="somebody/1")
+    assert [m.run for m in labels([eager, foreign])] == ["cpu-0", "somebody/1"]
+
+
+def test_a_diluted_row_stands_for_one_that_ran_into_the_power_limit():
+    rows = [row(), row(regime="diluted", energy_j=1.5e-3), row(layer=layer("gelu"))]
+    assert [m.energy_j for m in labels(rows)] == [1.5e-3, 2e-3]
+
+
+def test_a_graph_that_ran_other_operators_than_the_eager_pass_is_left_out():
+    rows = [
+        whole("same", "graph", 1e-3, 0.2), whole("same", "eager", 4e-3, 0.2 + 3e-3 * 120),
+        whole("masked", "graph", 2e-3, 0.8), whole("masked", "eager", 4e-3, 0.8),  # nothing was burnt while it waited
+        whole("slow", "graph", 9e-3, 6.0), whole("slow", "eager", 4e-3, 2.5),
+        whole("other", "graph", 1e-3, 0.3), whole("other", "eager", 5e-3, 0.3 + 4e-3 * 130), whole("alone", "graph", 1e-3, 0.1),
+    ]  # fmt: skip
+    kept = {(m.network, m.mode) for m in networks_of(rows)}
+    assert {name for name, mode in kept if mode == "graph"} == {"same", "other", "alone"}
+    assert {name for name, mode in kept if mode == "eager"} == {"same", "masked", "slow", "other"}
+
+
+def test_operators_are_told_by_eager_layers_that_their_kernels_do_not_explain():
+    fast, slow = layer("relu", 8), layer("relu", 2**28)
+    rows = [row(layer=fast, time_s=2e-6), row(layer=fast, mode="eager", time_s=9e-6)]
+    rows += [row(layer=slow, time_s=1e-3), row(layer=slow, mode="eager", time_s=1.01e-3)]
+    assert operators_s(rows) == {"relu": 9e-6}
+
+
+def test_a_pass_takes_about_as_long_as_the_slower_of_device_and_host():
+    assert wait_s(1e-3, 1e-5) == pytest.approx(0.0, abs=1e-8)
+    assert wait_s(1e-3, 1e-2) == pytest.approx(9e-3, rel=1e-4)
+    assert 1e-4 < wait_s(1e-3, 1e-3) < 1.5e-4
+
+
+TRUE_S = {"relu": 8e-6, "gelu": 20e-6, "add": 12e-6}
+
+
+def passes(pause_s: float = 1e-6, idle_w: float = 120.0) -> list[Pass]:
+    random, found = np.random.default_rng(0), []
+    for _ in range(12):
+        layers = [layer(kind) for kind, n in zip(TRUE_S, random.integers(5, 60, 3)) for _ in range(n)]
+        device_s = 2e-6 * len(layers)
+        graph_s, host_s = device_s + pause_s * len(layers), sum(TRUE_S[x.kind] for x in layers)
+        graph_j = 200 * device_s + idle_w * pause_s * len(layers)
+        waited_s = float(wait_s(graph_s, host_s))
+        found += [Pass("graph", layers, graph_s, graph_j, device_s, 200 * device_s)]
+        found += [Pass("eager", layers, graph_s + waited_s, graph_j + waited_s * idle_w, device_s, 200 * device_s)]
+    return found
+
+
+def test_launches_are_found_again_in_passes_made_of_them():
+    told = fit_launches(passes(), {"relu": 4e-6, "gelu": 10e-6}, 70.0)
+    assert told.pause_s == pytest.approx(1e-6, rel=1e-6) and told.pause_j == pytest.approx(120e-6, rel=1e-6)
+    assert told.idle_w == pytest.approx(120.0, rel=0.01)
+    assert {kind: told.host_s[kind] for kind in TRUE_S} == pytest.approx(TRUE_S, rel=0.1)
+    assert not told.assumed and "*" in told.host_s
+
+
+def test_without_networks_launches_stay_assumed():
+    told = fit_launches([], {}, 70.0)
+    assert told == Launches(idle_w=70.0) and told.assumed and told.issue_s([layer()]) == ASSUMED_HOST_S
