@@ -9,7 +9,7 @@ import pytest
 
 from wattlayer.dataset import Measurement
 from wattlayer.labels import labels, networks_of, operators_s
-from wattlayer.launches import ASSUMED_HOST_S, Launches, Pass, fit_launches, wait_s
+from wattlayer.launches import ASSUMED_HOST_S, Launches, Pass, fit_launches, interval_with_gaps, wait_s
 from wattlayer.layer import Layer, Operand
 
 
@@ -75,14 +75,14 @@ TRUE_S = {"relu": 8e-6, "gelu": 20e-6, "add": 12e-6}
 
 def passes(pause_s: float = 1e-6, idle_w: float = 120.0) -> list[Pass]:
     random, found = np.random.default_rng(0), []
-    for _ in range(12):
+    for number in range(12):
         layers = [layer(kind) for kind, n in zip(TRUE_S, random.integers(5, 60, 3)) for _ in range(n)]
         device_s = 2e-6 * len(layers)
         graph_s, host_s = device_s + pause_s * len(layers), sum(TRUE_S[x.kind] for x in layers)
         graph_j = 200 * device_s + idle_w * pause_s * len(layers)
         waited_s = float(wait_s(graph_s, host_s))
-        found += [Pass("graph", layers, graph_s, graph_j, device_s, 200 * device_s)]
-        found += [Pass("eager", layers, graph_s + waited_s, graph_j + waited_s * idle_w, device_s, 200 * device_s)]
+        found += [Pass(str(number), "graph", layers, graph_s, graph_j, device_s, 200 * device_s)]
+        found += [Pass(str(number), "eager", layers, graph_s + waited_s, graph_j + waited_s * idle_w, device_s, 200 * device_s)]
     return found
 
 
@@ -91,7 +91,14 @@ def test_launches_are_found_again_in_passes_made_of_them():
     assert told.pause_s == pytest.approx(1e-6, rel=1e-6) and told.pause_j == pytest.approx(120e-6, rel=1e-6)
     assert told.idle_w == pytest.approx(120.0, rel=0.01)
     assert {kind: told.host_s[kind] for kind in TRUE_S} == pytest.approx(TRUE_S, rel=0.1)
-    assert not told.assumed and "*" in told.host_s
+    assert not told.assumed and "*" in told.host_s and 0 < told.spread_frac < 0.1
+
+
+def test_an_interval_with_gaps_is_as_wide_as_both_are_unsure():
+    assert interval_with_gaps(10.0, 0.0, 0.0, 0.3) == (10.0, 10.0)
+    low, high = interval_with_gaps(10.0, 0.1, 4.0, 0.25)
+    assert 14 - low == pytest.approx(np.hypot(10 * (1 - np.exp(-0.1)), 1.0))
+    assert high - 14 == pytest.approx(np.hypot(10 * (np.exp(0.1) - 1), 1.0))
 
 
 def test_without_networks_launches_stay_assumed():

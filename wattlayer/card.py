@@ -37,7 +37,8 @@ def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenanc
         "Absolute percentage error of a layer's energy against each measured row. "
         f"Intervals are meant to hold {LEVEL:.0%} of rows. "
         "Every split but the first trains the recipe anew without the rows that it is judged on.",
-        "", *_errors(evaluation.scores), "", "### By group of kinds", "", *_groups(evaluation.scores), "", "## Limits", "",
+        "", *_errors(evaluation.scores), "", "### By group of kinds", "", *_groups(evaluation.scores),
+        *_networks(evaluation.scores), "", "## Limits", "",
         *(f"- {limit}" for limit in provenance.limits), "",
     ])  # fmt: skip
 
@@ -45,7 +46,7 @@ def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenanc
 def _errors(scores: Sequence[Score]) -> list[str]:
     head = ["| split | predictor | rows | median | p90 | signed median | Spearman | Kendall | in the interval |",
             "|---|---|--:|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
-    rows = [_error_row(s) for s in scores if s.subset == "all"]
+    rows = [_error_row(s) for s in scores if s.subset == "all" and s.unit == "layer"]
     floor = next((s.noise_floor_frac for s in scores if s.noise_floor_frac is not None), None)
     noise = "no layer was measured twice in one campaign" if floor is None else f"{floor:.2%}"
     return [*head, *rows, "", f"Noise floor (median scatter of repeats within one campaign): {noise}."]
@@ -64,13 +65,28 @@ def _error_row(s: Score) -> str:
 
 
 def _groups(scores: Sequence[Score]) -> list[str]:
-    chosen = [s for s in scores if s.subset != "all" and s.split not in ("given", "training rows")]
+    chosen = [s for s in scores if s.subset != "all" and s.unit == "layer" and s.split not in ("given", "training rows")]
     head = ["| split | group | rows | median | p90 | time, median | in the interval |", "|---|---|--:|--:|--:|--:|--:|"]
     return head + [
         f"| {s.split} | {s.subset} | {s.rows} | {s.mdape_frac:.1%} | {s.p90_ape_frac:.1%} | {_share(s.time_mdape_frac)} | "
         f"{_share(s.coverage_frac)} |"
         for s in chosen
     ]
+
+
+def _networks(scores: Sequence[Score]) -> list[str]:
+    """Whole networks, where they were measured."""
+    rows = [
+        f"| {s.split} | {s.subset} | {s.rows} | {s.mdape_frac:.1%} | {s.p90_ape_frac:.1%} | {s.signed_median_frac:+.1%} | "
+        f"{_share(s.time_mdape_frac)} | {_share(s.coverage_frac)} |"
+        for s in scores if s.unit == "network"
+    ]  # fmt: skip
+    head = [
+        "| split | mode | passes | median | p90 | signed median | time, median | in the interval |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    told = "Energy of a whole forward pass. Unseen: without the rows of the network's own layers and every pass of its name."
+    return ["", "### Whole networks", "", told, "", *head, *rows] if rows else []
 
 
 def _share(value: float | None) -> str:

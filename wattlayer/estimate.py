@@ -15,7 +15,7 @@ from .errors import InputError, UncoveredKindError
 from .features import Array
 from .fusion import fuse
 from .intervals import LEVEL, total_half_width
-from .launches import wait_s
+from .launches import interval_with_gaps, wait_s
 from .layer import Layer
 from .model import EnergyModel, Metadata, Prediction
 from .trace import Trace
@@ -287,14 +287,15 @@ def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, inde
         layer_energy_j=prediction.energy_j[calls], layer_low_j=prediction.energy_low_j[calls],
         layer_high_j=prediction.energy_high_j[calls], covered=prediction.covered[calls],
         extrapolated=prediction.extrapolated[calls], gap_s=gap_s, gap_energy_j=gap_energy_j,
-        interval_j=_interval(calls, prediction, model.metadata.correlation, gap_energy_j),
+        interval_j=_interval(calls, prediction, model.metadata.correlation, gap_energy_j, launches.spread_frac),
     )  # fmt: skip
 
 
-def _interval(calls: NDArray[np.int64], prediction: Any, correlation: float, gap_energy_j: float) -> tuple[float, float]:
+def _interval(
+    calls: NDArray[np.int64], prediction: Any, correlation: float, gap_energy_j: float, spread_frac: float
+) -> tuple[float, float]:
     """Interval of the sum: all calls of one layer share its error in full, distinct layers share `correlation` of it."""
     own, count = np.unique(calls, return_counts=True)
     energy = count * prediction.energy_j[own]
     width = total_half_width(energy, prediction.half_width[own], correlation)
-    total = float(energy.sum())
-    return total * float(np.exp(-width)) + gap_energy_j, total * float(np.exp(width)) + gap_energy_j
+    return interval_with_gaps(float(energy.sum()), width, gap_energy_j, spread_frac)

@@ -24,9 +24,10 @@ from .errors import InputError
 from .estimate import Estimate, estimate
 from .features import Array
 from .intervals import LEVEL
-from .labels import labels
+from .labels import labels, networks_of
 from .layer import Layer
 from .model import EnergyModel
+from .predict import load_network, trace_network
 from .training import Rows, digest, merge, tell_launches
 
 if TYPE_CHECKING:
@@ -155,6 +156,30 @@ def _predicted(split: str, answer: _Answer) -> Predicted:
     return Predicted(
         split, tuple(x.group for x in layers), np.array([float(x.flop) for x in layers]), measured_j, answer.energy_j
     )
+
+
+def traced_networks(
+    measurements: Sequence[Measurement], progress: Progress = lambda text: None
+) -> list[tuple[Measurement, Trace]]:
+    """Return the measured networks of `measurements`, each with the trace of the call that was measured."""
+    traces: dict[object, Trace] = {}
+    pairs = []
+    for m in networks_of(measurements):
+        key = (m.network, m.input_shapes, m.dtype, m.tf32)
+        if key not in traces:
+            progress(f"tracing {m.network}")
+            traces[key] = _trace_of(m)
+        pairs.append((m, traces[key]))
+    return pairs
+
+
+def _trace_of(measurement: Measurement) -> Trace:
+    """Trace a measured network with the input it was measured on."""
+    assert measurement.network is not None
+    first = measurement.input_shapes[0] if measurement.input_shapes else None
+    text = first is not None and len(first) == 2
+    size = {"batch": first[0], "seq_len": first[1]} if first and text else {"input": first}
+    return trace_network(load_network(measurement.network, dtype=measurement.dtype, **size), measurement.tf32)
 
 
 def configuration(layer: Layer) -> Layer:

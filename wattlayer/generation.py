@@ -15,7 +15,7 @@ from .errors import InputError
 from .estimate import SCHEMA, VERSION, Estimate, estimate
 from .features import Array
 from .intervals import LEVEL, total_half_width
-from .launches import wait_s
+from .launches import interval_with_gaps, wait_s
 from .model import EnergyModel, Metadata, load_model
 from .predict import DEFAULT_HARDWARE
 from .trace import Trace
@@ -84,8 +84,7 @@ class Generation:
         """Interval of `decode_energy_j`: distinct calls share the model's correlation of errors, as in an Estimate."""
         energy_j = np.array([x.energy_j for x in self.calls])
         width = total_half_width(energy_j, np.array([x.half_width for x in self.calls]), self.prefill.model.correlation)
-        total_j = float(energy_j.sum())
-        return total_j * float(np.exp(-width)) + self.gap_energy_j, total_j * float(np.exp(width)) + self.gap_energy_j
+        return interval_with_gaps(float(energy_j.sum()), width, self.gap_energy_j, self.prefill.model.spread_frac)
 
     @property
     def decode_kinds_j(self) -> dict[str, float]:

@@ -25,6 +25,8 @@ SHARPNESS = 6.0
 """The exponent p above: of an H200's networks, those that keep host and device equally busy take a tenth longer than either."""
 BOUND = 1.5
 """An eager pass this many times as long as its kernels is one whose length the host decides."""
+ASSUMED_SPREAD_FRAC = 1 / 3
+"""How far the assumed 7.5 us may be off: hosts take 5 to 10."""
 _NETWORK_SD, _KIND_SD = 0.05, 0.3
 """What a network's time is off by, and how far kinds part from what single operators told, as shares."""
 MIN_NETWORKS = 3
@@ -40,6 +42,8 @@ class Launches:
     pause_j: float = 0.0
     idle_w: float = 0.0
     """Power of the device while it waits for the host."""
+    spread_frac: float = ASSUMED_SPREAD_FRAC
+    """Share of what waiting costs that it may be off by, nine times of ten."""
 
     @property
     def assumed(self) -> bool:
@@ -57,10 +61,18 @@ def wait_s(device_s: Array | float, issue_s: float) -> Array:
     return np.asarray(device * ((1.0 + (issue_s / device) ** SHARPNESS) ** (1.0 / SHARPNESS) - 1.0))
 
 
+def interval_with_gaps(layers_j: float, half_width: float, gap_j: float, spread_frac: float) -> tuple[float, float]:
+    """Return where a pass's energy lies, in joules, of layers known within `half_width` in log and gaps within a share."""
+    gaps_j, total_j = spread_frac * gap_j, layers_j + gap_j
+    below, above = layers_j * -np.expm1(-half_width), layers_j * np.expm1(half_width)
+    return float(total_j - np.hypot(below, gaps_j)), float(total_j + np.hypot(above, gaps_j))
+
+
 @dataclass(frozen=True)
 class Pass:
     """A network measured whole, beside what its layers sum to alone."""
 
+    name: str
     mode: str
     layers: Sequence[Layer]
     time_s: float
@@ -87,7 +99,15 @@ def fit_launches(passes: Sequence[Pass], operators: Mapping[str, float], idle_w:
     waited_s = np.array([x.time_s - x.device_s - pause_s * len(x.layers) for x in bound])
     waited_j = np.array([x.energy_j - x.device_j - pause_j * len(x.layers) for x in bound])
     drawn_w = float(np.median(waited_j / np.maximum(waited_s, 1e-9)))
-    return Launches(_host(bound, operators), pause_s, pause_j, drawn_w if drawn_w > 0 else idle_w)
+    names = sorted({x.name for x in bound})
+    # what is told of a network is judged without it, as the next one will not have been there either
+    late = [
+        abs(Launches(host).issue_s(x.layers) / x.time_s - 1)
+        for name in names if (others := [x for x in bound if x.name != name]) and (host := _host(others, operators))
+        for x in bound if x.name == name
+    ]  # fmt: skip
+    spread = float(np.quantile(late, 0.9)) if late else ASSUMED_SPREAD_FRAC
+    return Launches(_host(bound, operators), pause_s, pause_j, drawn_w if drawn_w > 0 else idle_w, spread)
 
 
 def _per_call(calls: Array, whole: Array, parts: Array) -> float:

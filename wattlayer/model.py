@@ -25,7 +25,7 @@ from .folder import user_folder
 from .hardware import find_hardware, known_hardware
 from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support
 from .kinds import KINDS
-from .launches import Launches
+from .launches import ASSUMED_SPREAD_FRAC, Launches
 from .layer import Layer
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
@@ -117,6 +117,7 @@ class Metadata:
     pause_s: float = 0.0
     pause_j: float = 0.0
     idle_w: float = 0.0
+    spread_frac: float = ASSUMED_SPREAD_FRAC
 
     @property
     def launching(self) -> str:
@@ -155,7 +156,7 @@ class EnergyModel:
         """What passes cost beside their kernels: fitted to networks measured there, else assumed."""
         m = self.metadata
         assumed = Launches(idle_w=find_hardware(m.hardware).idle_w)
-        return Launches(m.host_s, m.pause_s, m.pause_j, m.idle_w) if m.host_s else assumed
+        return Launches(m.host_s, m.pause_s, m.pause_j, m.idle_w, m.spread_frac) if m.host_s else assumed
 
     def predict(self, layers: Sequence[Layer], runs: Sequence[str] | None = None, alone: bool = False) -> Prediction:
         """Predict time, power and energy of `layers` [n] with an interval at level `intervals.LEVEL`.

@@ -122,7 +122,9 @@ def tell_launches(
     alone = model.with_launches(Launches(idle_w=find_hardware(model.hardware).idle_w))
     own = [(m, trace) for m, trace in networks if m.hardware == model.hardware]
     sums = estimate_many([trace for _, trace in own], alone, run=model.metadata.runs[0]) if own else []
-    passes = [Pass(m.mode, trace.layers, m.time_s, m.energy_j, e.time_s, e.energy_j) for (m, trace), e in zip(own, sums)]
+    passes = [
+        Pass(str(m.network), m.mode, trace.layers, m.time_s, m.energy_j, e.time_s, e.energy_j) for (m, trace), e in zip(own, sums)
+    ]
     operators = operators_s([m for m in measurements if m.hardware == model.hardware])
     launches = fit_launches(passes, operators, alone.metadata.idle_w)
     return model if launches.assumed and not launches.pause_s else model.with_launches(launches)

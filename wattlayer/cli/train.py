@@ -33,6 +33,7 @@ def train(
     source: Annotated[str, typer.Option("--source", help="Where the rows come from, kept in the model.")] = "",
 ) -> None:
     """Train a model of one device on measured layers, and check it on whole networks measured there."""
+    from ..evaluate import traced_networks
     from ..model import EnergyModel
     from ..training import tell_launches
 
@@ -41,7 +42,7 @@ def train(
     name = None if output is None else output.name.removesuffix(".json")
     with busy(f"training on {len(rows)} rows"):
         model = EnergyModel.train(rows, seed=seed, hardware=hardware, name=name, source=source)
-    networks = _traced([m for m in rows if m.hardware == model.hardware])
+    networks = traced_networks([m for m in rows if m.hardware == model.hardware], progress)
     model = tell_launches(model, networks, rows)
     path = output or own_path(model.hardware)
     writing(path, lambda: model.save(path))
@@ -86,7 +87,7 @@ def evaluate(
     output: OutputOption = None,
 ) -> None:
     """Errors of a model on measured rows, by split, beside the baselines."""
-    from ..evaluate import configuration
+    from ..evaluate import configuration, traced_networks
     from ..evaluate import evaluate as score
     from ..model import load_model
     from ..report import evaluation_table
@@ -110,7 +111,7 @@ def evaluate(
 
         known = families_of((m.layer for m in rows if m.layer is not None), configuration, progress)
     splits = split or ["given", "layer", "size", *(["family"] if known else [])]
-    result = score(loaded, rows, _traced(measured), splits, known, baselines, seed, progress)
+    result = score(loaded, rows, traced_networks(measured, progress), splits, known, baselines, seed, progress)
     progress("")
     if plot is not None:
         from ..plots import accuracy_figure
@@ -131,31 +132,3 @@ def _unseen_hardware(hardware: str, rows: list[Measurement], seed: int, format: 
     if format is Format.json:
         return json.dumps({"schema": 1, "split": "hardware", "curves": [asdict(point) for point in points]}) + "\n"
     return curves_table(points) + "\n"
-
-
-def _traced(measurements: list[Measurement]) -> list[tuple[Measurement, Trace]]:
-    """Measured networks with their traces; each call is traced once."""
-    from ..labels import networks_of
-
-    traces: dict[object, Trace] = {}
-    pairs = []
-    for m in networks_of(measurements):
-        key = (m.network, m.input_shapes, m.dtype, m.tf32)
-        if key not in traces:
-            progress(f"tracing {m.network}")
-            traces[key] = _trace_of(m)
-        pairs.append((m, traces[key]))
-    progress("")
-    return pairs
-
-
-def _trace_of(measurement: Measurement) -> Trace:
-    """Trace a measured network with the input it was measured on."""
-    from ..predict import load_network, trace_network
-
-    assert measurement.network is not None
-    first = measurement.input_shapes[0] if measurement.input_shapes else None
-    text = first is not None and len(first) == 2
-    size = {"batch": first[0], "seq_len": first[1]} if first and text else {"input": first}
-    network = load_network(measurement.network, dtype=measurement.dtype, **size)
-    return trace_network(network, measurement.tf32)
