@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
@@ -63,10 +63,10 @@ class Neighbours:
 
     def ask(self, columns: Array) -> Array:
         """Return the answers [n] at `columns` [n, features]."""
-        there, here = self._scaled, columns / np.array(self.lengths)
+        here = columns * self._inverse_lengths
         # in place: this is what pricing many layers waits for
-        root = here @ (-6.0 * there.T)
-        root += 3.0 * (here**2).sum(axis=1)[:, None]
+        root = here @ self._there
+        root += 3.0 * np.einsum("ij,ij->i", here, here)[:, None]
         root += self._norms
         np.sqrt(np.maximum(root, 0.0, out=root), out=root)
         like = np.exp(-root)
@@ -76,12 +76,16 @@ class Neighbours:
         return answer
 
     @cached_property
-    def _scaled(self) -> Array:
-        return np.array(self.points) / np.array(self.lengths)
+    def _inverse_lengths(self) -> Array:
+        return 1.0 / np.array(self.lengths)
+
+    @cached_property
+    def _there(self) -> Array:
+        return np.ascontiguousarray(-6.0 * (np.array(self.points) * self._inverse_lengths).T)
 
     @cached_property
     def _norms(self) -> Array:
-        return np.asarray(3.0 * (self._scaled**2).sum(axis=1))
+        return np.asarray((self._there**2).sum(axis=0) / 12.0)
 
     @cached_property
     def _weights(self) -> Array:
@@ -102,7 +106,8 @@ class Kriging:
             if (group := self.groups.get(f"{code:g}")) is not None:
                 chosen = np.flatnonzero(codes == code)
                 columns = _columns(table[chosen], names, group.features)
-                result[chosen] = in_parts(group.ask, columns, -(-len(chosen) // _BLOCK))
+                parts = -(-len(chosen) // _BLOCK)
+                result[chosen] = in_parts(group.ask, columns, parts) if parts > 1 else group.ask(columns)
                 known[chosen] = True
         return result, known
 
@@ -133,13 +138,18 @@ def in_parts(ask: Callable[[Any], Array], rows: NDArray[Any], parts: int) -> Arr
 
 
 def _columns(table: Array, names: Sequence[str], features: Sequence[str]) -> Array:
-    index = {name: i for i, name in enumerate(names)}
-    columns = []
-    for feature in features:
-        name, _, code = feature.partition("=")
-        column = table[:, index[name]].astype(np.float64)
-        columns.append((column == float(code)).astype(float) if code else column)
-    return np.column_stack(columns)
+    places, coded, codes = _places(tuple(names), tuple(features))
+    columns = table[:, places].astype(np.float64)
+    columns[:, coded] = columns[:, coded] == codes
+    return columns
+
+
+@lru_cache(maxsize=64)
+def _places(names: tuple[str, ...], features: tuple[str, ...]) -> tuple[list[int], list[int], Array]:
+    """Where in `names` the columns of `features` are, and which of them are categories of which code."""
+    parted = [feature.partition("=") for feature in features]
+    coded = [i for i, (_, is_code, _) in enumerate(parted) if is_code]
+    return [names.index(name) for name, _, _ in parted], coded, np.array([float(parted[i][2]) for i in coded])
 
 
 def krige(table: Array, names: Sequence[str], target: Array, seed: int, like: Kriging | None = None) -> Kriging:

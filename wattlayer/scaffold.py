@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -127,6 +128,7 @@ def groups(columns: Columns) -> list[str]:
     return names
 
 
+@lru_cache(maxsize=1 << 10)
 def _wider(name: str) -> list[str]:
     """Return `name` and the names of the cells or groups that lend it their rates: numbers and layouts left out in turn."""
     names = [name]
