@@ -14,6 +14,7 @@ import wattlayer as wl
 from wattlayer.baselines import BASELINES
 from wattlayer.errors import InputError
 from wattlayer.evaluate import FOLDS, configuration, errors, evaluate, folds
+from wattlayer.launches import wait_s
 from wattlayer.plots import accuracy_figure
 from wattlayer.training import merge
 
@@ -74,6 +75,29 @@ def test_wattlayer_beats_every_baseline_on_larger_layers(larger):
     ours = larger.find("size").mdape_frac
     assert ours < larger.find("size", "TDP x roofline").mdape_frac
     assert ours < 0.12
+
+
+def test_a_network_unseen_is_judged_without_its_layers_and_without_its_passes(device, layers, model):
+    """Passes wait for a host of 50 us an operator; each of four networks is told by the other three and by their layers."""
+    rows, networks = device.measure(layers[:80]), []
+    for number in range(4):
+        own = layers[number * 15 : number * 15 + 15]
+        trace = wl.trace(torch.nn.ReLU(), torch.empty(2, 3))
+        trace = replace(trace, network=f"n{number}", layers=tuple(own), paths=("",) * len(own))
+        kernels = [m for x in own for m in rows if m.layer == x]
+        time_s, energy_j = sum(m.time_s for m in kernels), sum(m.energy_j for m in kernels)
+        whole = replace(
+            rows[0], layer=None, network=f"n{number}", input_shapes=((2, 16, 16, 16),), time_s=time_s, energy_j=energy_j
+        )
+        waited_s = float(wait_s(time_s, 0.2 * len(own)))
+        eager = replace(whole, mode="eager", time_s=time_s + waited_s, energy_j=energy_j + waited_s * 30.0)
+        networks += [(replace(whole, mode="graph"), trace), (eager, trace)]
+    scores = [x for x in evaluate(model, rows, networks, ["network"]).scores if x.unit == "network"]
+    assert [(x.split, x.subset, x.rows) for x in scores] == [
+        ("unseen network", "all", 8), ("unseen network", "eager", 4), ("unseen network", "graph", 4)
+    ]  # fmt: skip
+    assert 0 < scores[2].mdape_frac < 0.5  # its own layers are unseen
+    assert scores[1].time_mdape_frac < 0.1  # the host decides, and the others told of it
 
 
 def test_rows_a_model_was_trained_on_are_called_so(device, layers, model):

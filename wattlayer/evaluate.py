@@ -372,7 +372,9 @@ def _without(name: str, hardware: str, measurements: Sequence[Measurement], netw
 def _network_scores(split: str, hardware: str, networks: Networks, estimates: Sequence[Estimate]) -> list[Score]:
     """Score whole networks, energy and interval of the sum against the measured pass: all, and each launch mode."""
     modes = np.array([m.mode for m, _ in networks])
-    subsets = {"all": np.ones(len(modes), bool)} | {mode: modes == mode for mode in sorted(set(modes)) if len(set(modes)) > 1}
+    subsets = {"all": np.ones(len(modes), bool)} | {
+        str(mode): modes == mode for mode in sorted(set(modes)) if len(set(modes)) > 1
+    }
     measured, predicted = np.array([m.energy_j for m, _ in networks]), np.array([e.energy_j for e in estimates])
     inside = np.array([e.interval_j[0] <= m.energy_j <= e.interval_j[1] for e, (m, _) in zip(estimates, networks)])
     late = np.array([abs(e.time_s / m.time_s - 1) for e, (m, _) in zip(estimates, networks)])

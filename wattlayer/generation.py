@@ -53,6 +53,8 @@ class Generation:
     """What the steps are made of."""
     gap_energy_j: float = 0.0
     """What the device burns while it waits for the host in eager mode, over all steps; part of `step_energy_j`."""
+    gap_spread_frac: float = 0.0
+    """Share of it that it may be off by."""
 
     @property
     def trace(self) -> Trace:
@@ -84,7 +86,7 @@ class Generation:
         """Interval of `decode_energy_j`: distinct calls share the model's correlation of errors, as in an Estimate."""
         energy_j = np.array([x.energy_j for x in self.calls])
         width = total_half_width(energy_j, np.array([x.half_width for x in self.calls]), self.prefill.model.correlation)
-        return interval_with_gaps(float(energy_j.sum()), width, self.gap_energy_j, self.prefill.model.spread_frac)
+        return interval_with_gaps(float(energy_j.sum()), width, self.gap_energy_j, self.gap_spread_frac)
 
     @property
     def decode_kinds_j(self) -> dict[str, float]:
@@ -229,4 +231,6 @@ def _priced(passes: Passes, prompt: Estimate, decode: int, model: EnergyModel) -
         time_s[steps] += kernels_s + gap_s
         energy_j[steps] += gap_s * launches.idle_w
         gap_energy_j += float(gap_s.sum()) * launches.idle_w
-    return Generation(prompt, decode, first + np.arange(decode), time_s, energy_j, tuple(calls), gap_energy_j)
+    return Generation(
+        prompt, decode, first + np.arange(decode), time_s, energy_j, tuple(calls), gap_energy_j, launches.spread_frac
+    )

@@ -13,6 +13,7 @@ from dataclasses import replace
 from statistics import median
 
 from .dataset import Measurement
+from .layer import Layer
 
 REGIMES = ("cold", "diluted")
 """Of a layer that ran into the power limit alone, the diluted row is what it costs among others."""
@@ -33,7 +34,7 @@ def campaign(m: Measurement) -> str:
     return m.run if m.regime is None else re.sub(r"/\d+$", "", m.run)
 
 
-def _counts(m: Measurement, graphs: set[str], diluted: set[tuple[str, object]]) -> bool:
+def _counts(m: Measurement, graphs: set[str], diluted: set[tuple[str, Layer | None]]) -> bool:
     if m.layer is None or m.source == "reference" or m.regime not in REGIMES or "no_kernel" in m.flags:
         return False
     if (m.mode == "graph") != (campaign(m) in graphs):

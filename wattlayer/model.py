@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .folder import user_folder
 from .hardware import find_hardware, known_hardware
 from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support
 from .kinds import KINDS
-from .launches import ASSUMED_SPREAD_FRAC, Launches
+from .launches import Launches
 from .layer import Layer
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
@@ -112,17 +112,13 @@ class Metadata:
     """Of a calibrated model: median error of energy over its measured layers, each predicted without its fold."""
     conditions: str = ""
     """What was assumed of the device beside its data, such as a power limit; empty where nothing was."""
-    host_s: Mapping[str, float] = field(default_factory=dict)
-    """See `launches.Launches`; empty where no network was measured whole."""
-    pause_s: float = 0.0
-    pause_j: float = 0.0
-    idle_w: float = 0.0
-    spread_frac: float = ASSUMED_SPREAD_FRAC
+    launches: Launches | None = None
+    """What passes cost beside their kernels; None where no network was measured whole."""
 
     @property
     def launching(self) -> str:
         """What the gaps of eager mode rest on."""
-        return "fitted to networks measured there" if self.host_s else "assuming 7.5 µs a launch"
+        return "fitted to networks measured there" if self.launches else "assuming 7.5 µs a launch"
 
     @property
     def caveat(self) -> str:
@@ -154,9 +150,7 @@ class EnergyModel:
     @property
     def launches(self) -> Launches:
         """What passes cost beside their kernels: fitted to networks measured there, else assumed."""
-        m = self.metadata
-        assumed = Launches(idle_w=find_hardware(m.hardware).idle_w)
-        return Launches(m.host_s, m.pause_s, m.pause_j, m.idle_w, m.spread_frac) if m.host_s else assumed
+        return self.metadata.launches or Launches(idle_w=find_hardware(self.hardware).idle_w)
 
     def predict(self, layers: Sequence[Layer], runs: Sequence[str] | None = None, alone: bool = False) -> Prediction:
         """Predict time, power and energy of `layers` [n] with an interval at level `intervals.LEVEL`.
@@ -204,7 +198,7 @@ class EnergyModel:
 
     def with_launches(self, launches: Launches) -> EnergyModel:
         """Return this model with what `launches` tells of passes."""
-        metadata = replace(self.metadata, **asdict(launches))
+        metadata = replace(self.metadata, launches=launches)
         return EnergyModel(metadata, self.regressor, checksum(payload(metadata, self.regressor)))
 
     def save(self, path: str | Path) -> None:
@@ -278,7 +272,9 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
     import xgboost
 
     try:
-        metadata = Metadata(**_tuples(record["metadata"]))
+        told = _tuples(record["metadata"])
+        launches = Launches(**told.pop("launches")) if told.get("launches") else None
+        metadata = Metadata(**{**told, "launches": launches})
         time, power = (Residual.from_json(record[name]) for name in ("time", "power"))
     except (KeyError, TypeError, ValueError, xgboost.core.XGBoostError) as error:
         raise InputError(f"{path} is not a wattlayer model that this version can use: {str(error).splitlines()[0]}") from None

@@ -126,7 +126,7 @@ def tell_launches(
         Pass(str(m.network), m.mode, trace.layers, m.time_s, m.energy_j, e.time_s, e.energy_j) for (m, trace), e in zip(own, sums)
     ]
     operators = operators_s([m for m in measurements if m.hardware == model.hardware])
-    launches = fit_launches(passes, operators, alone.metadata.idle_w)
+    launches = fit_launches(passes, operators, alone.launches.idle_w)
     return model if launches.assumed and not launches.pause_s else model.with_launches(launches)
 
 
