@@ -16,7 +16,7 @@ from wattlayer.errors import InputError
 from wattlayer.evaluate import FOLDS, configuration, errors, evaluate, folds
 from wattlayer.launches import wait_s
 from wattlayer.plots import accuracy_figure
-from wattlayer.training import merge
+from wattlayer.training import merge, tell_launches
 
 
 def test_errors_are_hand_computed():
@@ -77,22 +77,37 @@ def test_wattlayer_beats_every_baseline_on_larger_layers(larger):
     assert ours < 0.12
 
 
-def test_a_network_unseen_is_judged_without_its_layers_and_without_its_passes(device, layers, model):
-    """Passes wait for a host of 50 us an operator; each of four networks is told by the other three and by their layers."""
-    rows, networks = device.measure(layers[:80]), []
+def passes(layers, rows):
+    """Graph and eager passes of four networks on a host that takes 0.2 s an operator."""
+    found = []
     for number in range(4):
         own = layers[number * 15 : number * 15 + 15]
         trace = wl.trace(torch.nn.ReLU(), torch.empty(2, 3))
         trace = replace(trace, network=f"n{number}", layers=tuple(own), paths=("",) * len(own))
         kernels = [m for x in own for m in rows if m.layer == x]
         time_s, energy_j = sum(m.time_s for m in kernels), sum(m.energy_j for m in kernels)
-        whole = replace(
-            rows[0], layer=None, network=f"n{number}", input_shapes=((2, 16, 16, 16),), time_s=time_s, energy_j=energy_j
-        )
+        whole = replace(rows[0], layer=None, network=f"n{number}", input_shapes=((2, 3),), time_s=time_s, energy_j=energy_j)
         waited_s = float(wait_s(time_s, 0.2 * len(own)))
         eager = replace(whole, mode="eager", time_s=time_s + waited_s, energy_j=energy_j + waited_s * 30.0)
-        networks += [(replace(whole, mode="graph"), trace), (eager, trace)]
-    scores = [x for x in evaluate(model, rows, networks, ["network"]).scores if x.unit == "network"]
+        found += [(replace(whole, mode="graph"), trace), (eager, trace)]
+    return found
+
+
+def test_a_model_is_told_of_launches_by_networks(device, layers, model):
+    rows = device.measure(layers)
+    told = tell_launches(model, passes(layers, rows), rows).launches
+    assert told.idle_w == pytest.approx(30.0, rel=0.02) and told.pause_s < 1e-6
+    assert set(told.host_s) == {"conv2d", "linear", "relu", "*"} and told.issue_s(layers) == pytest.approx(
+        0.2 * len(layers), rel=0.1
+    )
+    assert tell_launches(model, [], rows) is model
+
+
+@pytest.mark.slow
+def test_a_network_unseen_is_judged_without_its_layers_and_without_its_passes(device, layers, model):
+    """Each of four networks is told by the other three and by their layers."""
+    rows = device.measure(layers[:80])
+    scores = [x for x in evaluate(model, rows, passes(layers, rows), ["network"]).scores if x.unit == "network"]
     assert [(x.split, x.subset, x.rows) for x in scores] == [
         ("unseen network", "all", 8), ("unseen network", "eager", 4), ("unseen network", "graph", 4)
     ]  # fmt: skip
