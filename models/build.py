@@ -181,12 +181,13 @@ def accuracy_table() -> str:
     for name in RECIPES:
         scores = json.loads((FOLDER / "evaluations" / f"{name}.json").read_text())["scores"]
         found = {(s["split"], s["predictor"]): s for s in scores if s["subset"] == "all" and s["unit"] == "layer"}
+        passes = {s["subset"]: s for s in scores if s["split"] == "unseen network"}
         whole = found.get(("family", "wattlayer")) or found.get(("campaign", "wattlayer"))
         inside = [s["coverage_frac"] for s in (found["layer", "wattlayer"], whole, found["size", "wattlayer"]) if s]
         cells = (
             _figures(found["layer", "wattlayer"]), _figures(found["layer", "XGBoost, raw shapes"]), _figures(whole),
             _figures(found["size", "wattlayer"]), " / ".join(f"{x:.0%}" for x in inside),
-            " / ".join(_figures(s) for s in scores if s["split"] == "unseen network" and s["subset"] != "all") or "–",
+            " / ".join(_figures(passes[mode]) for mode in ("graph", "eager") if mode in passes) or "–",
         )  # fmt: skip
         lines.append(f"| [`{name}`](models/{name}.md) | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
