@@ -101,6 +101,12 @@ def test_an_interval_with_gaps_is_as_wide_as_both_are_unsure():
     assert high - 14 == pytest.approx(np.hypot(10 * (np.exp(0.1) - 1), 1.0))
 
 
+@pytest.mark.parametrize("wrong", [{"host_s": {"relu": 1e-6}}, {"host_s": {"*": -1.0}}, {"pause_j": float("nan")}])
+def test_launches_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match="none of them below 0"):
+        Launches(**wrong)
+
+
 def test_without_networks_launches_stay_assumed():
     told = fit_launches([], {}, 70.0)
     assert told == Launches(idle_w=70.0) and told.assumed and told.issue_s([layer()]) == ASSUMED_HOST_S

@@ -45,6 +45,13 @@ class Launches:
     spread_frac: float = ASSUMED_SPREAD_FRAC
     """Share of what waiting costs that it may be off by, nine times of ten."""
 
+    def __post_init__(self) -> None:
+        told = [*self.host_s.values(), self.pause_s, self.pause_j, self.idle_w, self.spread_frac]
+        if "*" not in self.host_s or not all(np.isfinite(x) and x >= 0 for x in told):
+            raise ValueError(
+                "launches are seconds, joules, watts and a share, none of them below 0, and the host's under '*' too"
+            )
+
     @property
     def assumed(self) -> bool:
         """Whether no network told."""
