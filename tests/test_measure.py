@@ -184,6 +184,13 @@ def test_a_graph_that_leaves_gaps_is_flagged_and_eager_mode_is_not():
     assert watch(Gappy(device, CALL), gauge, Policy(), graph=False).flags == ()
 
 
+def test_a_graph_without_a_kernel_is_flagged():
+    device = Device()
+    gauge = Gauge(Counter(device), Board(device), device, Noise())
+    assert watch(SimulatedWorkload(device, ((1e-7, 120.0),)), gauge, Policy(), graph=True).flags == ("no_kernel",)
+    assert watch(SimulatedWorkload(device, ((1e-6, 120.0),)), gauge, Policy(), graph=True).flags == ()
+
+
 def test_more_processes_than_at_the_start_are_somebody_elses():
     device = Device()
     board, work = Board(device), SimulatedWorkload(device, CALL)

@@ -283,11 +283,16 @@ def test_a_model_gets_its_share_of_the_budget():
     def intervals(layers):
         return [float(layer.dtype == "float32") for layer in layers]
 
-    found = propose(wanted(), SimulatedRig(), "run", resolve, intervals)
+    networks = ("small:32", "small:48", "small:64", "small:96")
+    found = propose(wanted(networks=networks), SimulatedRig(), "run", resolve, intervals)
     active = [item for item in found.items if item.source.startswith("active") and not item.repeat and item.mode == "graph"]
     assert 0 < len({x.layer for x in active}) <= round(120 * ACTIVE_FRAC)
-    drawn = [x for x in found.items if x.source.startswith("small") and not x.repeat]
-    assert statistics.mean(x.dtype == "float32" for x in active) > statistics.mean(x.dtype == "float32" for x in drawn)
+    assert statistics.mean(x.dtype == "float32" for x in active) > 0.5
+
+
+def test_a_network_whose_pass_is_too_long_is_not_measured_whole(monkeypatch):
+    monkeypatch.setattr(sys.modules[propose.__module__], "LONGEST_PASS_S", 1e-9)
+    assert not any(item.network for item in propose(wanted(layers=40), SimulatedRig(), "run", resolve).items)
 
 
 def test_closure_calls_cover_dtypes_and_batch_sizes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,6 +101,35 @@ def test_nvml_offers_counter_samples_and_power():
     assert (state.temperature_c, state.clock_hz, state.power_capped_s, state.thermal_s) == (55, 1755e6, 5.0, 2.0)
     assert instrument.description["power_limit_w"] == 700.0
     assert FakeNvml.UUID not in str(instrument.description) and len(instrument.description["board"]) == 16
+
+
+@pytest.mark.parametrize(("slow", "expected"), [("field", "function"), ("function", "field")])
+def test_nvml_reads_the_whole_gpus_counter_by_the_cheaper_of_two_functions(slow, expected):
+    clock, read = Device(), Counter()
+
+    class Slow(FakeNvml):
+        def nvmlDeviceGetFieldValues(self, handle, fields):
+            read["field"] += 1
+            clock.sleep(4e-3 if slow == "field" else 1e-3)
+            return super().nvmlDeviceGetFieldValues(handle, fields)
+
+        def nvmlDeviceGetTotalEnergyConsumption(self, handle):
+            read["function"] += 1
+            clock.sleep(4e-3 if slow == "function" else 1e-3)
+            return super().nvmlDeviceGetTotalEnergyConsumption(handle)
+
+    counter = opened(Slow(), clock).meters[0]
+    read.clear()
+    assert counter.energy_j() == 1000.0 and set(read) == {expected}
+
+
+def test_nvml_reads_all_counters_of_a_boards_state_at_once():
+    nvml = FakeNvml()
+    board = opened(nvml).board
+    nvml.called.clear()
+    state = board.state()
+    assert (state.power_capped_s, state.thermal_s) == (5.0, 2.0)
+    assert nvml.called.count("nvmlDeviceGetFieldValues") == 1
 
 
 def test_nvml_binds_by_identity_never_by_index():

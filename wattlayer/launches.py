@@ -22,13 +22,15 @@ from .layer import Layer
 ASSUMED_HOST_S = 7.5e-6
 """In which a host issues one operator in eager mode: the middle of the 5 to 10 us that PyTorch takes."""
 SHARPNESS = 6.0
-"""The exponent p above: of an H200's networks, those that keep host and device equally busy take a tenth longer than either."""
+"""The exponent p above: passes that keep host and device equally busy take a tenth longer than either. Chosen among 4, 6 and 10
+on networks of an H200 (docs/method.md)."""
 BOUND = 1.5
 """An eager pass this many times as long as its kernels is one whose length the host decides."""
 ASSUMED_SPREAD_FRAC = 1 / 3
 """How far the assumed 7.5 us may be off: hosts take 5 to 10."""
 _NETWORK_SD, _KIND_SD = 0.05, 0.3
-"""What a network's time is off by, and how far kinds part from what single operators told, as shares."""
+"""What a network's time is off by, and how far kinds part from what single operators told, as shares; the second is one of four
+tried on the same networks."""
 MIN_NETWORKS = 3
 
 
@@ -40,6 +42,7 @@ class Launches:
     """In which the host issues an operator, by kind; of others under "*"."""
     pause_s: float = 0.0
     pause_j: float = 0.0
+    """How long a device pauses before each kernel of a network, beyond repeating one, and what that takes."""
     idle_w: float = 0.0
     """Power of the device while it waits for the host."""
     spread_frac: float = ASSUMED_SPREAD_FRAC
@@ -91,7 +94,7 @@ class Pass:
 def fit_launches(passes: Sequence[Pass], operators: Mapping[str, float], idle_w: float) -> Launches:
     """Return what measured passes say; `operators` are the host's seconds by kind where single operators told them.
 
-    Least absolute relative errors for pauses and for idle power, ridge regression for the host: kinds are drawn to what
+    Least absolute relative errors for pauses, a median for idle power, ridge regression for the host: kinds are drawn to what
     single operators took, times one factor for the modules around them. Too few networks leave what is assumed.
     """
     graph, eager = ([x for x in passes if x.mode == mode] for mode in ("graph", "eager"))

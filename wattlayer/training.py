@@ -121,7 +121,7 @@ def tell_launches(
     """Return `model` with what measured `networks` tell of launches, and what layers measured eagerly tell of operators."""
     alone = model.with_launches(Launches(idle_w=find_hardware(model.hardware).idle_w))
     own = [(m, trace) for m, trace in networks if m.hardware == model.hardware]
-    sums = estimate_many([trace for _, trace in own], alone, run=model.metadata.runs[0]) if own else []
+    sums = estimate_many([trace for _, trace in own], alone) if own else []
     passes = [
         Pass(str(m.network), m.mode, trace.layers, m.time_s, m.energy_j, e.time_s, e.energy_j) for (m, trace), e in zip(own, sums)
     ]

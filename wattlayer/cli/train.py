@@ -39,10 +39,13 @@ def train(
 
     with busy("reading measurements"):
         rows = measurements_of(data, skip_bad_rows)
+    networks = traced_networks(
+        [m for m in rows if hardware in (None, m.hardware)], progress
+    )  # refused before the work, not after
+    progress("")
     name = None if output is None else output.name.removesuffix(".json")
     with busy(f"training on {len(rows)} rows"):
         model = EnergyModel.train(rows, seed=seed, hardware=hardware, name=name, source=source)
-    networks = traced_networks([m for m in rows if m.hardware == model.hardware], progress)
     model = tell_launches(model, networks, rows)
     path = output or own_path(model.hardware)
     writing(path, lambda: model.save(path))
