@@ -141,7 +141,7 @@ def joint(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
 
 
 GRID = (
-    RECIPE, replace(RECIPE, copies=8, blur_octaves=0.25), replace(RECIPE, learning_rate=0.1, rounds=150),
+    RECIPE, replace(RECIPE, copies=8, blur_octaves=0.25), replace(RECIPE, learning_rate=0.05, rounds=300),
     replace(RECIPE, max_depth=5), replace(RECIPE, max_depth=9, min_child_weight=8),
 )  # fmt: skip
 """What the nested variant chooses from."""

@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from joblib import Parallel, delayed
+
 from wattlayer.adapters.families import families_of
 from wattlayer.card import Provenance, model_card
 from wattlayer.dataset import Measurement
@@ -106,30 +108,41 @@ def main(arguments: list[str]) -> None:
     if "--curves" in flags:
         return curves()
     tables, *names = [a for a in arguments if not a.startswith("--")]
-    for name in names or RECIPES:
-        start = time.perf_counter()
-        build(name, Path(tables), train="--cards" not in flags, card="--models" not in flags)
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    names, folder = names or list(RECIPES), Path(tables)
+    if "--cards" not in flags:
+        # one core each: what a model does on its own cannot use two
+        for told in Parallel(n_jobs=-1, return_as="generator")(delayed(train)(name, folder) for name in names):
+            print(told, flush=True)
     if "--models" not in flags:
+        for name in names:
+            card(name, folder)
         readme()
 
 
-def build(name: str, tables: Path, train: bool, card: bool) -> None:
-    recipe = RECIPES[name]
-    rows = [m for m in recipe.read(tables) if m.hardware == name]
-    networks = traced_networks(rows)
-    if train:
-        trained = EnergyModel.train(rows, seed=0, name=name, source=recipe.provenance.source)
-        tell_launches(trained, networks, rows).save(FOLDER / f"{name}.json")
+def train(name: str, tables: Path) -> str:
+    """Train and save the model of `name`; return a line that says how long it took."""
+    start, recipe = time.perf_counter(), RECIPES[name]
+    rows = rows_of(name, tables)
+    trained = EnergyModel.train(rows, seed=0, name=name, source=recipe.provenance.source)
+    tell_launches(trained, traced_networks(rows), rows).save(FOLDER / f"{name}.json")
+    return f"{name}: {time.perf_counter() - start:.0f} s"
+
+
+def card(name: str, tables: Path) -> None:
+    """Evaluate the recipe of `name` on its splits and write its card."""
+    recipe, rows = RECIPES[name], rows_of(name, tables)
+    families = families_of((m.layer for m in rows if m.layer), configuration) if recipe.split == "family" else None
+    splits = ("given", "layer", "size", *([recipe.split] if recipe.split else []))
     model = EnergyModel.load(FOLDER / f"{name}.json")
-    if card:
-        families = families_of((m.layer for m in rows if m.layer), configuration) if recipe.split == "family" else None
-        splits = ("given", "layer", "size", *([recipe.split] if recipe.split else []))
-        evaluation = evaluate(model, rows, networks, splits, families, progress=lambda text: print(text, flush=True))
-        scores = FOLDER / "evaluations" / f"{name}.json"
-        scores.parent.mkdir(exist_ok=True)
-        scores.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n")
-        (FOLDER / f"{name}.md").write_text(model_card(model, evaluation, recipe.provenance) + curves_section(name))
+    evaluation = evaluate(model, rows, traced_networks(rows), splits, families, progress=lambda text: print(text, flush=True))
+    scores = FOLDER / "evaluations" / f"{name}.json"
+    scores.parent.mkdir(exist_ok=True)
+    scores.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n")
+    (FOLDER / f"{name}.md").write_text(model_card(model, evaluation, recipe.provenance) + curves_section(name))
+
+
+def rows_of(name: str, tables: Path) -> list[Measurement]:
+    return [m for m in RECIPES[name].read(tables) if m.hardware == name]
 
 
 def curves() -> None:

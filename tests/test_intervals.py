@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, sqrt
+from math import sqrt
 
 import numpy as np
 import pytest
@@ -13,10 +13,13 @@ from wattlayer.intervals import (
     EXTRAPOLATED_OCTAVES,
     FAR_OCTAVES,
     LEVEL,
+    NEVER_OCTAVES,
+    PRIOR,
+    STEPS_OCTAVES,
     Conformal,
     Support,
-    _correlation,
     _quantile,
+    correlation,
     positions,
     total_half_width,
 )
@@ -33,11 +36,11 @@ def linear(m: int, n: int, k: int, dtype: str = "float32") -> Layer:
     return Layer("linear", (op("input", m, k, dtype=dtype), op("weight", n, k, dtype=dtype)), (op("output", m, n, dtype=dtype),))
 
 
-def errors(count: int, seed: int, slope: float = 0.0, scale: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """Log errors that grow by exp(slope) an octave, and their distances."""
+def errors(count: int, seed: int, growth: float = 0.0, scale: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """Log errors that grow by exp(growth) an octave, and their distances: half octaves, the last that of kinds never measured."""
     rng = np.random.default_rng(seed)
-    distance = rng.uniform(0, 3, count)
-    return scale * rng.standard_t(4, count) * np.exp(slope * distance), distance
+    distance = rng.choice([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, FAR_OCTAVES, NEVER_OCTAVES], count)
+    return scale * rng.standard_t(4, count) * np.exp(growth * np.minimum(distance, 5.0)), distance
 
 
 def fit(error: np.ndarray, groups: list[str], distance: np.ndarray) -> Conformal:
@@ -49,25 +52,37 @@ def fit(error: np.ndarray, groups: list[str], distance: np.ndarray) -> Conformal
 
 @pytest.mark.parametrize("seed", range(5))
 def test_nine_tenths_of_exchangeable_errors_are_covered(seed):
-    error, distance = errors(4000, seed, slope=0.4)
+    error, distance = errors(4000, seed, growth=0.4)
     own = fit(error[:2000], ["conv"] * 2000, distance[:2000])
     covered = np.mean(np.abs(error[2000:]) <= own.half_width(own.quantile("conv"), distance[2000:]))
     sd = sqrt(LEVEL * (1 - LEVEL) * (1 / 2000 + 1 / 2000))
     assert abs(covered - LEVEL) < 4 * sd
 
 
-def test_coverage_holds_near_and_far():
-    error, distance = errors(8000, 7, slope=0.5)
-    own = fit(error[:4000], ["conv"] * 4000, distance[:4000])
-    held = np.abs(error[4000:]) <= own.half_width(own.quantile("conv"), distance[4000:])
-    near, far = held[distance[4000:] < 1].mean(), held[distance[4000:] > 2].mean()
-    assert abs(near - LEVEL) < 0.04 and abs(far - LEVEL) < 0.04
-    assert own.slope == pytest.approx(0.5, abs=0.11)
+def test_coverage_holds_in_every_class_of_distance():
+    error, distance = errors(20_000, 7, growth=0.5)
+    own = fit(error[:10_000], ["conv"] * 10_000, distance[:10_000])
+    held, new = np.abs(error[10_000:]) <= own.half_width(own.quantile("conv"), distance[10_000:]), distance[10_000:]
+    for low, high in zip((-1.0, *STEPS_OCTAVES), STEPS_OCTAVES):
+        assert abs(held[(new > low) & (new <= high)].mean() - LEVEL) < 0.025, high
 
 
-def test_errors_that_do_not_grow_with_distance_have_no_slope():
-    error, distance = errors(4000, 3)
-    assert fit(error, ["conv"] * 4000, distance).slope <= 0.05
+def test_errors_that_do_not_grow_with_distance_are_not_widened():
+    error, distance = errors(20_000, 3)
+    assert max(fit(error, ["conv"] * 20_000, distance).widening) < 1.1
+
+
+def test_what_lies_farther_is_never_told_more_closely():
+    error, distance = errors(4000, 5, growth=-0.5)
+    assert fit(error, ["conv"] * 4000, distance).widening == (1.0,) * len(STEPS_OCTAVES)
+
+
+def test_where_no_layer_lies_in_a_measured_cell_the_nearest_class_stands_for_it():
+    error, distance = errors(4000, 9, growth=0.5)
+    far = distance > 1
+    own = fit(error[far], ["conv"] * int(far.sum()), distance[far])
+    assert own.widening[:3] == (1.0, 1.0, 1.0) and own.widening[3] > 1.3
+    assert fit(error[:10], ["conv"] * 10, distance[:10]).widening == (1.0,) * len(STEPS_OCTAVES), "too few to part"
 
 
 def test_groups_of_unlike_errors_are_each_covered():
@@ -81,10 +96,24 @@ def test_groups_of_unlike_errors_are_each_covered():
 # --- widths
 
 
-def test_widths_grow_with_distance_by_the_slope():
-    own = Conformal(0.3, {"*": 0.2, "conv": 0.1}, 0.5)
-    assert own.half_width(own.quantile("conv"), np.array([0.0, 1.0, 4.0])) == pytest.approx([0.1, 0.1 * exp(0.3), 0.1 * exp(1.2)])
+def test_widths_grow_by_the_factor_of_their_class():
+    own = Conformal({"*": 0.2, "conv": 0.1}, (1.0, 1.5, 2.0, 4.0, 9.0), 0.5)
+    asked = np.array([0.0, 0.5, 1.0, sqrt(2), 2.0, 2.5, FAR_OCTAVES, NEVER_OCTAVES])
+    assert own.half_width(own.quantile("conv"), asked) == pytest.approx([0.1, 0.15, 0.15, 0.2, 0.2, 0.4, 0.4, 0.9])
     assert own.half_width(own.quantile("never seen"), np.array([0.0])).tolist() == [0.2]
+
+
+def test_a_group_with_nothing_near_takes_what_lies_farther_scaled_back():
+    conv, norm = np.full(200, 0.1), np.full(100, 0.5)
+    own = fit(
+        np.concatenate([conv, 2 * conv, 2 * norm]), ["conv"] * 400 + ["norm"] * 100, np.repeat([0.0, 1.0, 1.0], [200, 200, 100])
+    )
+    # of the 300 next to a cell nine tenths are within ten times the quantile of cells, 200 of them within twice
+    step = own.widening[1]
+    assert step == pytest.approx(10 ** (300 / 320))
+    share = 100 / (100 + PRIOR)
+    assert own.quantiles["norm"] == pytest.approx(share * 1.0 / step + (1 - share) * 0.1, rel=0.05)
+    assert own.quantiles["conv"] == pytest.approx(0.1)
 
 
 def test_a_small_group_is_drawn_towards_all_groups():
@@ -120,9 +149,9 @@ def test_what_was_measured_is_at_distance_zero():
         (linear(64, 64, 256), 2.0),
         (linear(70, 64, 64), 0.0),
         (linear(64, 64, 65536), FAR_OCTAVES),
-        (linear(64, 64, 64, dtype="float16"), FAR_OCTAVES),
-        (linear(64, 64, 64).with_tf32("all"), FAR_OCTAVES),
-        (Layer("relu", (op("self", 64, 64),), (op("output", 64, 64),)), FAR_OCTAVES),
+        (linear(64, 64, 64, dtype="float16"), NEVER_OCTAVES),
+        (linear(64, 64, 64).with_tf32("all"), NEVER_OCTAVES),
+        (Layer("relu", (op("self", 64, 64),), (op("output", 64, 64),)), NEVER_OCTAVES),
     ],
     ids=["twice m", "twice m and n", "four times k", "same cell", "far", "float16", "tensor cores", "another kind"],
 )
@@ -154,23 +183,23 @@ def test_correlation_of_known_cases():
     blocks = np.repeat(np.arange(40), 25)
     shared = np.repeat(rng.standard_normal(40), 25)
     own = rng.standard_normal(1000)
-    assert _correlation(shared, blocks) == pytest.approx(1.0)
-    assert _correlation(own, blocks) < 0.05
-    assert _correlation(shared + own, blocks) == pytest.approx(0.5, abs=0.15)
-    assert _correlation(np.tile([1.0, -1.0], 20), np.repeat(np.arange(20), 2)) == 0.0
+    assert correlation(shared, blocks) == pytest.approx(1.0)
+    assert correlation(own, blocks) < 0.05
+    assert correlation(shared + own, blocks) == pytest.approx(0.5, abs=0.15)
+    assert correlation(np.tile([1.0, -1.0], 20), np.repeat(np.arange(20), 2)) == 0.0
 
 
 def test_correlation_is_taken_as_full_where_nothing_can_be_said():
-    assert _correlation(np.ones(5), np.zeros(5, int)) == 1.0
-    assert _correlation(np.ones(5), np.arange(5)) == 1.0
+    assert correlation(np.ones(5), np.zeros(5, int)) == 1.0
+    assert correlation(np.ones(5), np.arange(5)) == 1.0
 
 
 @pytest.mark.parametrize(
-    ("correlation", "expected"),
+    ("shared", "expected"),
     [(0.0, sqrt(0.03**2 + 0.08**2)), (1.0, 0.11), (0.5, sqrt((0.03**2 + 0.08**2 + 0.11**2) / 2))],
 )
-def test_totals_lie_between_quadrature_and_full_addition(correlation, expected):
-    width = total_half_width(np.array([3.0, 7.0]), np.array([0.1, 0.8 / 7]), correlation)
+def test_totals_lie_between_quadrature_and_full_addition(shared, expected):
+    width = total_half_width(np.array([3.0, 7.0]), np.array([0.1, 0.8 / 7]), shared)
     assert width == pytest.approx(expected)
 
 

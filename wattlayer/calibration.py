@@ -35,7 +35,7 @@ is told by the others (leaving one out, in closed form). Few layers that agree w
 NOISE_SD = 0.12
 """Scatter of log time or log power around the scaffolds that the ridge reckons with; larger errors count less (Huber)."""
 
-RECIPE = Recipe(rounds=120, copies=6, blur_octaves=0.35, max_depth=6, min_child_weight=5, subsample_frac=0.8)
+RECIPE = Recipe(rounds=120, learning_rate=0.05, copies=6, blur_octaves=0.35, max_depth=6, min_child_weight=5, subsample_frac=0.8)
 """Smaller trees than a model's own, on sizes blurred more: there are few rows."""
 FEWEST_FOR_TREES = 20
 FEWEST_FOR_TIME_TREES = 40
@@ -87,13 +87,12 @@ def _metadata(
     seed: int,
 ) -> Metadata:  # fmt: skip
     regressor = adapted.regressor
-    slope = base.metadata.slope if base.metadata.support else 0.0
     return replace(
         base.metadata, name=name or regressor.hardware, hardware=regressor.hardware,
         rows=len(chosen), layers=len(set(rows.layers)),
         kinds=tuple(sorted(adapted.kinds)), data_sha256=digest(chosen), runs=regressor.runs,
         run_power_shift=regressor.run_power_shift, consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w,
-        log_rates=regressor.scaffold.log_rates, support=adapted.support.points, slope=slope, quantiles=conformal.quantiles,
+        log_rates=regressor.scaffold.log_rates, support=adapted.support.points, quantiles=conformal.quantiles,
         correlation=conformal.correlation, seed=seed, basis="calibrated",
         source=f"{base.name} ({base.metadata.basis}), calibrated with {len(set(rows.layers))} layers of {regressor.hardware}",
     )  # fmt: skip

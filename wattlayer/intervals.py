@@ -1,9 +1,9 @@
 """Intervals that mean it: conformal by groups of layers, wider with the distance from what was measured.
 
-Out-of-fold errors |log(predicted / measured)| are scored as error / exp(slope · distance); the interval of a new layer
-is its group's quantile of such scores times exp(slope · distance) (split conformal with normalised scores: Lei et al.,
-JASA 2018; groups: Mondrian conformal, Vovk 2012). Distance is counted in octaves to the nearest half-octave cell of
-layer shapes that the training set covers.
+Out-of-fold errors |log(predicted / measured)| of layers that lie in a measured cell give each group of kinds its quantile; by
+what factor errors are larger farther away, step by step, widens the interval of a new layer there (split conformal with
+normalised scores: Lei et al., JASA 2018; classes by group and by distance: Mondrian conformal, Vovk 2012). Distance is counted
+in octaves to the nearest half-octave cell of layer shapes that the training set covers.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ LEVEL = 0.9
 AXES = ("batches", "m", "n", "k", "window", "stride", "in_positions")
 """Dimensions in which layers of one kind are near or far from each other."""
 
-FAR_OCTAVES = 4.0
-"""Beyond this, and for a kind never measured, the error is taken as it is at this distance."""
+FAR_OCTAVES, NEVER_OCTAVES = 4.0, 8.0
+"""Distances are not told apart beyond the first; the second stands for kinds never measured, or never in that number format."""
 
 EXTRAPOLATED_OCTAVES = 2.0
 """A layer farther than this from everything measured is marked as extrapolated."""
 
-GROUP_PRIOR = 20.0
-"""Scores that a group borrows from all groups: shrinkage of its quantile."""
+STEPS_OCTAVES = (0.0, 1.0, EXTRAPOLATED_OCTAVES, FAR_OCTAVES, NEVER_OCTAVES)
+"""Upper ends of the classes of distance: in a measured cell, next to one, near, far, and of a kind never measured."""
+
+PRIOR = 20
+"""Scores that a group borrows from all groups, and a class of distance from the nearer one: shrinkage of quantiles."""
 
 MANY_LAYERS = 5_000
 """From here on, threads pay, in boosters and in looking for neighbours."""
-
-_SLOPES = np.linspace(0.0, 1.2, 25)
 
 
 def positions(columns: Columns) -> Array:
@@ -64,9 +65,9 @@ class Support:
         return Support({key: tuple(sorted({*self.points.get(key, ()), *other.points.get(key, ())})) for key in keys})
 
     def distance_octaves(self, columns: Columns) -> Array:
-        """Return the distance [n_layers] to the nearest measured cell, at most `FAR_OCTAVES`."""
+        """Return the distance [n_layers] to the nearest measured cell, at most `FAR_OCTAVES`; `NEVER_OCTAVES` without any."""
         rows, keys = positions(columns), _keys(columns)
-        result = np.full(len(rows), FAR_OCTAVES)
+        result = np.full(len(rows), NEVER_OCTAVES)
         for key in set(keys.tolist()) & set(self.points):
             chosen = keys == key
             nearest, _ = self._tree(key).query(rows[chosen], workers=-1 if len(rows) > MANY_LAYERS else 1)
@@ -93,11 +94,12 @@ def _keys(columns: Columns) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Conformal:
-    """Half-widths of log-energy intervals: a quantile per group and a slope per octave of distance."""
+    """Half-widths of log-energy intervals: a quantile per group, and a factor per class of distance."""
 
-    slope: float
     quantiles: Mapping[str, float]
-    """Per group of kinds, and under "*" for a group without measurements."""
+    """Of layers in a measured cell, per group of kinds; under "*" for a group without measurements."""
+    widening: tuple[float, ...]
+    """By what factor half-widths are larger in each class of `STEPS_OCTAVES`; never falling."""
     correlation: float
     """Share of the error variance that layers measured alike have in common; 1 would add up in full in a network."""
 
@@ -107,22 +109,42 @@ class Conformal:
 
     def half_width(self, quantile: Array | float, distance_octaves: Array) -> Array:
         """Return half-widths [n_layers] in log energy by quantiles of groups; the interval is energy · exp(± half-width)."""
-        width: Array = quantile * np.exp(self.slope * distance_octaves)
+        width: Array = quantile * np.array(self.widening)[_step(distance_octaves)]
         return width
 
     @staticmethod
     def fit(error: Array, groups: Sequence[str], distance_octaves: Array, blocks: NDArray[np.int64]) -> Conformal:
         """Calibrate on out-of-fold log errors [n], their groups, distances and the blocks they were left out in."""
-        slope = min(_SLOPES, key=lambda s: _pinball(np.abs(error), s, distance_octaves))
-        scores = np.abs(error) / np.exp(slope * distance_octaves)
-        overall = _quantile(scores)
-        quantiles = {"*": overall}
-        names = np.array(groups)
-        for name in sorted(set(groups)):
-            own = scores[names == name]
-            share = len(own) / (len(own) + GROUP_PRIOR)
-            quantiles[name] = float(share * _quantile(own) + (1 - share) * overall)
-        return Conformal(float(slope), quantiles, _correlation(error, blocks))
+        size, names, step = np.abs(error), np.array(groups), _step(distance_octaves)
+        # what is nearest stands for what is near: few measurements cover cells twice
+        counts = np.bincount(step, minlength=len(STEPS_OCTAVES))
+        nearest = int(np.argmax(counts >= PRIOR)) if (counts >= PRIOR).any() else len(STEPS_OCTAVES) - 1
+        near = step <= nearest
+        quantiles = _by_group(size[near], names[near])
+        scaled = size / np.array([quantiles.get(name, quantiles["*"]) for name in groups])
+        widening = [1.0] * (nearest + 1)
+        for own in (scaled[step == i] for i in range(nearest + 1, len(STEPS_OCTAVES))):
+            share = len(own) / (len(own) + PRIOR)
+            widening.append(max(widening[-1], float(_quantile(own) ** share * widening[-1] ** (1 - share)) if len(own) else 0.0))
+        # groups with little near take what lies farther as well, scaled back
+        every = _by_group(size / np.array(widening)[step], names)
+        few = {name for name in every if np.count_nonzero(near & (names == name)) < PRIOR} - {"*"}
+        return Conformal(quantiles | {name: every[name] for name in few}, tuple(widening), correlation(error, blocks))
+
+
+def _step(distance_octaves: Array) -> NDArray[np.intp]:
+    """The class [n_layers] of distances [n_layers] in `STEPS_OCTAVES`."""
+    return np.minimum(np.searchsorted(STEPS_OCTAVES, distance_octaves - 1e-9), len(STEPS_OCTAVES) - 1)
+
+
+def _by_group(scores: Array, names: NDArray[Any]) -> dict[str, float]:
+    """The quantile of each group's scores [n], drawn to that of all ("*")."""
+    members, overall = {str(name): scores[names == name] for name in sorted(set(names))}, _quantile(scores)
+    quantiles = {"*": overall}
+    for name, own in members.items():
+        share = len(own) / (len(own) + PRIOR)
+        quantiles[name] = share * _quantile(own) + (1 - share) * overall
+    return quantiles
 
 
 def _quantile(scores: Array) -> float:
@@ -131,13 +153,7 @@ def _quantile(scores: Array) -> float:
     return float(np.sort(scores)[rank - 1])
 
 
-def _pinball(error: Array, slope: float, distance_octaves: Array) -> float:
-    shape = np.exp(slope * distance_octaves)
-    gap = error - _quantile(error / shape) * shape
-    return float(np.mean(np.maximum(LEVEL * gap, (LEVEL - 1) * gap)))
-
-
-def _correlation(error: Array, blocks: NDArray[np.int64]) -> float:
+def correlation(error: Array, blocks: NDArray[np.int64]) -> float:
     """Intra-class correlation of errors by block (one-way analysis of variance), between 0 and 1."""
     members = [error[blocks == b] for b in np.unique(blocks)]
     members = [m for m in members if len(m) > 1]

@@ -64,15 +64,16 @@ class Neighbours:
     def ask(self, columns: Array) -> Array:
         """Return the answers [n] at `columns` [n, features]."""
         here = columns * self._inverse_lengths
-        # in place: this is what pricing many layers waits for
-        root = here @ self._there
-        root += 3.0 * np.einsum("ij,ij->i", here, here)[:, None]
-        root += self._norms
-        np.sqrt(np.maximum(root, 0.0, out=root), out=root)
+        # in place: this is what pricing many layers waits for. Distances need all digits, roots and exponentials of them do not
+        squared = here @ self._there
+        squared += 3.0 * np.einsum("ij,ij->i", here, here)[:, None]
+        squared += self._norms
+        root = np.maximum(squared, 0.0, out=squared).astype(np.float32)
+        np.sqrt(root, out=root)
         like = np.exp(-root)
         root += 1.0
         like *= root
-        answer: Array = like @ self._weights
+        answer: Array = like.astype(np.float64) @ self._weights
         return answer
 
     @cached_property

@@ -31,7 +31,7 @@ from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
 from .scaffold import Scaffold
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class Metadata:
     limit_w: float
     log_rates: Mapping[str, tuple[float, ...]]
     support: Mapping[str, tuple[tuple[float, ...], ...]]
-    slope: float
     quantiles: Mapping[str, float]
+    widening: tuple[float, ...]
     correlation: float
     seed: int
     basis: str = "measured"
@@ -163,7 +163,7 @@ class EnergyModel:
         kinds = frozenset(self.metadata.kinds)
         distance, run = self._support.distance_octaves(columns), self._run_codes(len(layers), runs)
         log_time, log_power = self.regressor.log_time_power(columns, kinds, run, distance)
-        conformal = Conformal(self.metadata.slope, self.metadata.quantiles, self.metadata.correlation)
+        conformal = Conformal(self.metadata.quantiles, self.metadata.widening, self.metadata.correlation)
         half_width = conformal.half_width(columns.of_kind(lambda x: conformal.quantile(x.group)), distance)
         launches = self.launches
         pause_s, pause_j = (0.0, 0.0) if alone else (launches.pause_s, launches.pause_j)

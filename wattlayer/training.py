@@ -18,7 +18,7 @@ from .errors import InputError
 from .estimate import estimate_many
 from .features import FEATURES_VERSION, Array, Columns
 from .hardware import find_hardware
-from .intervals import Conformal, Support, positions
+from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support, correlation, positions
 from .kriging import Kriging, krige
 from .labels import labels, operators_s
 from .launches import Launches, Pass, fit_launches
@@ -40,14 +40,14 @@ class Recipe:
 
     scaffold: type[Scaffold] = Scaffold
     power: type[PowerScaffold] = PowerScaffold
-    rounds: int = 300
+    rounds: int = 150
     copies: int = 3
     most_shown: int = 10_000
     """No more rows than these are shown, in whole copies: many rows need fewer."""
     blur_octaves: float = 0.1
     """Each row is shown to the boosters `copies` times with its sizes blurred: training with noise is smoothing (Bishop, Neural
     Computation 1995), and trees need it, because the step between two measured sizes could lie anywhere in between."""
-    learning_rate: float = 0.05
+    learning_rate: float = 0.1
     max_depth: int = 7
     min_child_weight: int = 3
     subsample_frac: float = 0.7
@@ -110,7 +110,7 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
         data_sha256=digest(chosen), source=source, runs=regressor.runs, run_power_shift=regressor.run_power_shift,
         consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w, log_rates=regressor.scaffold.log_rates,
         support=Support.of(columns).points,
-        slope=conformal.slope, quantiles=conformal.quantiles, correlation=conformal.correlation, seed=seed,
+        quantiles=conformal.quantiles, widening=conformal.widening, correlation=conformal.correlation, seed=seed,
     )  # fmt: skip
     return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
 
@@ -231,13 +231,11 @@ def _conformal(rows: Rows, columns: Columns, seed: int, whole: Regressor) -> Con
     chosen = np.concatenate([np.flatnonzero(fold) for fold in folds])
     error, distance = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
     block = np.concatenate([np.full(int(fold.sum()), i) for i, fold in enumerate(folds)])
-    names = [rows.layers[i].group for i in chosen]
-    conformal = Conformal.fit(error, names, distance, block)
-    far = block >= FOLDS
-    return replace(
-        conformal,
-        correlation=Conformal.fit(error[far], [n for n, f in zip(names, far) if f], distance[far], block[far]).correlation,
-    )
+    names = np.array([rows.layers[i].group for i in chosen])
+    # a layer whose like are all left out tells of what is far; its nearest neighbours lie at the block's edge
+    told, far = (block < FOLDS) | (distance > EXTRAPOLATED_OCTAVES), block >= FOLDS
+    conformal = Conformal.fit(error[told], names[told].tolist(), distance[told], block[told])
+    return replace(conformal, correlation=correlation(error[far], block[far]))
 
 
 def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[NDArray[np.bool_]]:

@@ -20,7 +20,7 @@ from .dataset import Measurement
 from .errors import InputError
 from .features import FEATURES_VERSION, Array, Columns
 from .hardware import find_hardware
-from .intervals import LEVEL, Conformal
+from .intervals import LEVEL, correlation
 from .layer import Layer
 from .model import EnergyModel
 from .pooling import Sample, learn
@@ -69,8 +69,7 @@ def interval_of(samples: Mapping[str, Sample], lessons: Mapping[str, Lesson]) ->
         return Interval(2.0, 1.0)
     half_width = max(float(np.quantile(np.abs(e), LEVEL)) for e in errors)
     every, blocks = np.concatenate(errors), np.repeat(np.arange(len(errors)), [len(e) for e in errors])
-    correlation = Conformal.fit(every, ["all"] * len(every), np.zeros(len(every)), blocks).correlation
-    return Interval(half_width / LN2, correlation)
+    return Interval(half_width / LN2, correlation(every, blocks))
 
 
 def _log_error(lesson: Lesson, sample: Sample) -> Array:
