@@ -15,14 +15,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from wattlayer.dataset import read_measurements
 from wattlayer.features import FEATURES_VERSION
+from wattlayer.labels import labels
 from wattlayer.scaffold import RATES
 from wattlayer.tables import read_table
 from wattlayer.transfer import SCHEMA
 from wattlayer.unseen import curves, curves_table, learned_classes, leave_one_out, older_features
 
 BOARDS = ("heidelberg/layers.csv", "irene/ops.csv.gz")
+"""Tables of the boards that learning curves leave out in turn."""
 OTHERS = ("getzner/layers_cpu.csv", "neurstruc/conv2d_layers.csv")
+CAMPAIGNS = Path(__file__).parents[1] / "data"
+OWN = ("h200-sxm",)
+"""Campaigns of this project: the only boards measured in half precision, and in graphs."""
 OUTPUT = Path(__file__).parent / "transfer" / "hardware.json"
 PAGE = Path(__file__).parents[1] / "docs" / "hardware.md"
 NAMES = ("a30", "rtx2080ti", "gtx1080ti", "gtx1070")
@@ -34,7 +40,8 @@ def main(arguments: list[str]) -> None:
         return write_page(record["curves"], record["curves_features"])
     folder, *rest = [a for a in arguments if not a.startswith("--")]
     boards, others = ([m for x in names for m in read_table(Path(folder) / x, True).measurements] for names in (BOARDS, OTHERS))
-    learned = {title: x.to_json() for title, x in learned_classes([*boards, *others]).items()}
+    own = labels([m for name in OWN for path in sorted((CAMPAIGNS / name).glob("*.jsonl")) for m in read_measurements(path)])
+    learned = {title: x.to_json() for title, x in learned_classes([*boards, *own, *others]).items()}
     if "--learned" in arguments:
         before = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {"curves": [], "curves_features": FEATURES_VERSION}
         points, version = before["curves"], before["curves_features"]

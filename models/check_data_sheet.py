@@ -1,6 +1,7 @@
-"""What a data sheet alone is worth on a device that was measured later: `python models/check_data_sheet.py [NAME]`.
+"""What a data sheet alone is worth on boards that were measured: `python models/check_data_sheet.py PATH_TO_TABLES [NAME...]`.
 
-The rows are those of `data/NAME` (default h200-sxm), none of which the data-sheet model has seen.
+Each board is priced from its data sheet and the other boards (`transfer`), and judged on all of its own rows, none of which that
+model has seen.
 """
 
 from __future__ import annotations
@@ -8,21 +9,24 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from wattlayer.dataset import read_measurements
+from build import RECIPES, rows_of
+
 from wattlayer.evaluate import evaluate, traced_networks
-from wattlayer.transfer import from_data_sheet
+from wattlayer.hardware import find_hardware
+from wattlayer.transfer import device_class, from_data_sheet
 
-DATA = Path(__file__).parents[1] / "data"
 
-
-def main(name: str = "h200-sxm") -> None:
-    """Print the errors on all layers and on whole networks in each mode."""
-    rows = [m for path in sorted((DATA / name).glob("*.jsonl")) for m in read_measurements(path)]
-    for s in evaluate(from_data_sheet(name), rows, traced_networks(rows)).scores:
-        if s.unit == "network" or s.subset == "all":
-            print(f"{s.unit} {s.subset}: {s.rows} rows, energy {s.mdape_frac:.1%} (signed {s.signed_median_frac:+.1%}), "
-                  f"time {s.time_mdape_frac:.1%}, {s.coverage_frac:.1%} in the interval")  # fmt: skip
+def main(tables: str, *names: str) -> None:
+    """Print the errors on all layers and on whole networks in each mode, a board after the other."""
+    for name in names or [x for x in RECIPES if device_class(find_hardware(x)) == "board"]:
+        rows = rows_of(name, Path(tables))
+        model = from_data_sheet(name, looped={m.mode for m in rows} == {"eager"})
+        for s in evaluate(model, rows, traced_networks(rows)).scores:
+            if s.unit == "network" or s.subset == "all":
+                print(f"{name} {s.unit} {s.subset}: {s.rows} rows, "
+                      f"energy {s.mdape_frac:.1%} (signed {s.signed_median_frac:+.1%}), time {s.time_mdape_frac:.1%}, "
+                      f"{s.coverage_frac:.1%} in the interval", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(*sys.argv[1:])

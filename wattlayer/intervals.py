@@ -66,12 +66,14 @@ class Support:
 
     def distance_octaves(self, columns: Columns) -> Array:
         """Return the distance [n_layers] to the nearest measured cell, at most `FAR_OCTAVES`; `NEVER_OCTAVES` without any."""
-        rows, keys = positions(columns), _keys(columns)
+        rows = positions(columns)
         result = np.full(len(rows), NEVER_OCTAVES)
-        for key in set(keys.tolist()) & set(self.points):
-            chosen = keys == key
-            nearest, _ = self._tree(key).query(rows[chosen], workers=-1 if len(rows) > MANY_LAYERS else 1)
-            result[chosen] = np.minimum(nearest, FAR_OCTAVES)
+        members: dict[str, list[int]] = {}
+        for i, key in enumerate(_keys(columns).tolist()):
+            members.setdefault(key, []).append(i)
+        for key in members.keys() & self.points.keys():
+            nearest, _ = self._tree(key).query(rows[members[key]], workers=-1 if len(rows) > MANY_LAYERS else 1)
+            result[members[key]] = np.minimum(nearest, FAR_OCTAVES)
         return result
 
     def _tree(self, key: str) -> Any:

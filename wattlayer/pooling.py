@@ -17,7 +17,7 @@ from .hardware import find_hardware
 from .power import CONSUMERS, START_FRAC, busy_frac, softmin
 from .scaffold import ALL_SD, FASTEST, RATES, START, Prior, Terms, cells, fit_levels, fit_rates, groups, per_layer, terms
 from .training import Rows
-from .transfer import Lesson
+from .transfer import Lesson, launch_floor
 
 NOISE_SD = 0.14
 """Scatter of log power around the law; larger errors count less (pseudo-Huber)."""
@@ -39,11 +39,18 @@ class Sample:
 
     columns: Columns
     rows: Rows
+    looped: bool = True
+    """Whether a host issued each kernel, in loops in eager mode, and not a graph."""
 
     @staticmethod
-    def of(hardware: str, rows: Rows) -> Sample:
+    def of(hardware: str, rows: Rows, looped: bool = True) -> Sample:
         """Return the sample of `rows`, measured on `hardware`."""
-        return Sample(Columns(rows.layers, find_hardware(hardware)), rows)
+        return Sample(Columns(rows.layers, find_hardware(hardware)), rows, looped)
+
+    @property
+    def launch_s(self) -> float | None:
+        """The launch floor that these layers should show: of graphs, or None for that of loops."""
+        return None if self.looped else launch_floor(self.columns.hardware)
 
     @property
     def weight(self) -> Array:
@@ -75,9 +82,10 @@ def _rates(samples: Sequence[Sample]) -> Mapping[str, Array]:
 
 
 def _terms(samples: Sequence[Sample]) -> Terms:
-    """Bounds of all rows; issuing a kernel is relative to what each device's host takes, about their middle."""
+    """Bounds of all rows; issuing a kernel is relative to what each device's host takes, about the middle of those that loop."""
     host, parts = np.array([x.own_host() for x in samples]), [terms(x.columns) for x in samples]
-    slower = np.exp(host - host.mean())
+    looped = np.array([x.looped for x in samples])
+    slower = np.exp(host - (host[looped] if looped.any() else host).mean())
     return Terms.join([replace(x, host_s=x.host_s * own, bias_s=x.bias_s * own) for x, own in zip(parts, slower)])
 
 

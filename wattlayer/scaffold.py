@@ -288,10 +288,14 @@ class Scaffold:
     def _rates(self, columns: Columns, run: Array | None) -> Array:
         """Log rates [n_layers, n_rates]; all layers of one kind, variant and campaign share theirs."""
         of_run = np.full(len(columns.alike), len(self.runs)) if run is None or not self.runs else run.astype(np.intp)
-        codes = (columns.alike * len(_SUFFIXES) + _variants(columns)) * (len(self.runs) + 1) + of_run
+        variants = _variants(columns)
+        codes = (columns.alike * len(_SUFFIXES) + variants) * (len(self.runs) + 1) + of_run
         _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
-        of_cell, of_group, names = cells(columns), groups(columns), (*self.runs, "")
-        table = [self.log_rates[self._known(of_cell[i], of_group[i], names[of_run[i]])] for i in firsts]
+        kinds, wide, names = columns.of_kind(lambda x: x.kind), columns.of_kind(lambda x: x.group), (*self.runs, "")
+        table = []
+        for i in firsts:
+            cell, group = kinds[i] + _SUFFIXES[variants[i]], wide[i] + _OF_GROUP[variants[i]]
+            table.append(self.log_rates[self._known(cell, group, names[of_run[i]])])
         return np.array(table).reshape(-1, len(RATES))[inverse]
 
     def _known(self, cell: str, group: str, run: str) -> str:

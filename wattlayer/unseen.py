@@ -52,10 +52,19 @@ class Draw:
 
 def samples_of(measurements: Sequence[Measurement]) -> dict[str, Sample]:
     """Return the measured layers of each device, by name; raise InputError where there is no layer."""
-    devices = sorted({m.hardware for m in measurements if m.layer is not None})
-    if not devices:
+    own = _by_device(measurements)
+    if not own:
         raise InputError("there is no measured layer to learn from")
-    return {name: Sample.of(name, merge([m for m in measurements if m.hardware == name])) for name in devices}
+    return {name: Sample.of(name, merge(rows), _looped(rows)) for name, rows in own.items()}
+
+
+def _by_device(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]]:
+    devices = sorted({m.hardware for m in measurements if m.layer is not None})
+    return {name: [m for m in measurements if m.hardware == name and m.layer is not None] for name in devices}
+
+
+def _looped(rows: Sequence[Measurement]) -> bool:
+    return {m.mode for m in rows} == {"eager"}
 
 
 def interval_of(samples: Mapping[str, Sample], lessons: Mapping[str, Lesson]) -> Interval:
@@ -74,7 +83,7 @@ def interval_of(samples: Mapping[str, Sample], lessons: Mapping[str, Lesson]) ->
 
 def _log_error(lesson: Lesson, sample: Sample) -> Array:
     columns, rows = sample.columns, sample.rows
-    time_s = lesson.scaffold().time_s(columns)
+    time_s = lesson.scaffold(sample.launch_s).time_s(columns)
     power_w = lesson.drawn(columns.hardware).power_w(columns, time_s, np.zeros(len(time_s)))
     result: Array = np.log(time_s * power_w / (rows.time_s * rows.power_w))
     return result
@@ -112,7 +121,7 @@ def leave_one_out(
     samples = samples_of(measurements)
     if len(samples) < 2:
         raise InputError(f"only {', '.join(samples)} was measured: leaving hardware out needs rows of two devices or more")
-    own = {name: [m for m in measurements if m.hardware == name and m.layer is not None] for name in samples}
+    own = _by_device(measurements)
     if only is not None and only not in own:
         raise InputError(f"none of the rows is of {only}; they are of {', '.join(own)}")
     results: list[Draw] = []
@@ -120,7 +129,7 @@ def leave_one_out(
         others = {key: rows for key, rows in own.items() if key != name}
         progress(f"hardware: without {name}")
         learned = learned_from({key: samples[key] for key in others})
-        base = learned.model(find_hardware(name), looped={m.mode for m in rows} == {"eager"})
+        base = learned.model(find_hardware(name), looped=_looped(rows))
         results += _unmeasured(base, rows, others)
         results += _few(base, rows, counts, draws, seed, jobs, progress)
     return results
