@@ -101,6 +101,22 @@ def test_a_slow_host_does_not_make_slow_hardware(drawn, lesson):
     assert 1.3 < np.median(times_s[0][small] / times_s[1][small]) < 4
 
 
+def test_what_was_measured_in_graphs_tells_nothing_of_hosts(rows, drawn, lesson):
+    """A fourth board has no host between its kernels: loops of the next device take as long as before."""
+    device = find_hardware("h100-sxm")
+    graphs = [dataclasses.replace(m, mode="graph") for m in law("h100-sxm", drawn, launch_s=device.launch_s)]
+    both = samples_of([*rows, *graphs])
+    assert [x.looped for x in both.values()] == [True, True, False, True]
+    columns = Columns(drawn, HARDWARE["t4"])
+    small = columns.roofline_s() < 5e-6
+    times_s = [x.scaffold().time_s(columns)[small] for x in (learn(list(both.values())), lesson)]
+    assert np.median(times_s[0] / times_s[1]) == pytest.approx(1.0, abs=0.1)
+    without = {"h100-sxm": lesson, "a30": lesson}
+    judged = interval_of({name: both[name] for name in without}, without)
+    as_loop = interval_of({name: dataclasses.replace(both[name], looped=True) for name in without}, without)
+    assert judged.half_width_octaves < as_loop.half_width_octaves, "its layers are judged by the floor of graphs"
+
+
 def test_a_campaign_that_draws_less_lowers_all_watts_alike(rows, lesson):
     """The large half of one board's layers was measured in a state that draws half: not a law by which large layers draw less."""
     busy = {x for x in {m.layer for m in rows} if x.flop > np.median([m.layer.flop for m in rows])}
