@@ -94,6 +94,8 @@ UNITLESS = {
     "Metadata.support": "the same",
     "Conformal.widening": "factors on log energy",
     "Metadata.widening": "the same",
+    "Conformal.never": "log energy",
+    "Metadata.never": "the same",
     "Conformal.quantiles": "log energy",
     "Metadata.quantiles": "the same",
     "Conformal.correlation": "correlation",

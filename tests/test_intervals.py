@@ -10,6 +10,7 @@ import pytest
 from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE
 from wattlayer.intervals import (
+    ASSUMED_NEVER,
     EXTRAPOLATED_OCTAVES,
     FAR_OCTAVES,
     LEVEL,
@@ -20,6 +21,7 @@ from wattlayer.intervals import (
     Support,
     _quantile,
     correlation,
+    never_half_width,
     positions,
     total_half_width,
 )
@@ -37,10 +39,10 @@ def linear(m: int, n: int, k: int, dtype: str = "float32") -> Layer:
 
 
 def errors(count: int, seed: int, growth: float = 0.0, scale: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """Log errors that grow by exp(growth) an octave, and their distances: half octaves, the last that of kinds never measured."""
+    """Log errors that grow by exp(growth) an octave, and their distances."""
     rng = np.random.default_rng(seed)
-    distance = rng.choice([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, FAR_OCTAVES, NEVER_OCTAVES], count)
-    return scale * rng.standard_t(4, count) * np.exp(growth * np.minimum(distance, 5.0)), distance
+    distance = rng.choice([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, FAR_OCTAVES], count)
+    return scale * rng.standard_t(4, count) * np.exp(growth * distance), distance
 
 
 def fit(error: np.ndarray, groups: list[str], distance: np.ndarray) -> Conformal:
@@ -97,10 +99,28 @@ def test_groups_of_unlike_errors_are_each_covered():
 
 
 def test_widths_grow_by_the_factor_of_their_class():
-    own = Conformal({"*": 0.2, "conv": 0.1}, (1.0, 1.5, 2.0, 4.0, 9.0), 0.5)
+    own = Conformal({"*": 0.2, "conv": 0.1}, (1.0, 1.5, 2.0, 4.0), 0.9, 0.5)
     asked = np.array([0.0, 0.5, 1.0, sqrt(2), 2.0, 2.5, FAR_OCTAVES, NEVER_OCTAVES])
     assert own.half_width(own.quantile("conv"), asked) == pytest.approx([0.1, 0.15, 0.15, 0.2, 0.2, 0.4, 0.4, 0.9])
     assert own.half_width(own.quantile("never seen"), np.array([0.0])).tolist() == [0.2]
+
+
+def test_kinds_left_out_whole_do_not_widen_what_is_far():
+    error, distance = errors(4000, 6)
+    own = Conformal.fit(
+        np.append(error, [5.0] * 1000), ["conv"] * 5000, np.append(distance, [NEVER_OCTAVES] * 1000), np.arange(5000), 2.5
+    )
+    assert own.widening == fit(error, ["conv"] * 4000, distance).widening and own.never == 2.5
+
+
+def test_kinds_left_out_whole_tell_of_kinds_never_measured():
+    kinds = [np.full(50, 0.1 * i) for i in range(1, 11)]
+    assert never_half_width(kinds) == pytest.approx(1.0), "nine of ten kinds lie within 0.9: the next above"
+    assert never_half_width([*kinds, *kinds]) == pytest.approx(1.0)
+    assert never_half_width([*kinds, *[np.full(50, 0.2)] * 20]) == pytest.approx(0.8)
+    assert never_half_width(kinds[:8]) == ASSUMED_NEVER, "too few kinds to tell, and none of them farther off than a factor of 4"
+    assert never_half_width([*kinds[:3], np.full(5, 2.0)]) == 2.0
+    assert never_half_width([]) == ASSUMED_NEVER
 
 
 def test_a_group_with_nothing_near_takes_what_lies_farther_scaled_back():

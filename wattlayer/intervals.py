@@ -30,8 +30,11 @@ FAR_OCTAVES, NEVER_OCTAVES = 4.0, 8.0
 EXTRAPOLATED_OCTAVES = 2.0
 """A layer farther than this from everything measured is marked as extrapolated."""
 
-STEPS_OCTAVES = (0.0, 1.0, EXTRAPOLATED_OCTAVES, FAR_OCTAVES, NEVER_OCTAVES)
-"""Upper ends of the classes of distance: in a measured cell, next to one, near, far, and of a kind never measured."""
+STEPS_OCTAVES = (0.0, 1.0, EXTRAPOLATED_OCTAVES, FAR_OCTAVES)
+"""Upper ends of the classes of distance: in a measured cell, next to one, near and far."""
+
+ASSUMED_NEVER = float(np.log(4.0))
+"""Half-width (log energy) for kinds never measured where fewer kinds were measured than could tell: a factor of 4, assumed."""
 
 PRIOR = 20
 """Scores that a group borrows from all groups, and a class of distance from the nearer one: shrinkage of quantiles."""
@@ -102,6 +105,8 @@ class Conformal:
     """Of layers in a measured cell, per group of kinds; under "*" for a group without measurements."""
     widening: tuple[float, ...]
     """By what factor half-widths are larger in each class of `STEPS_OCTAVES`; never falling."""
+    never: float
+    """Half-width for kinds never measured, or never in that number format."""
     correlation: float
     """Share of the error variance that layers measured alike have in common; 1 would add up in full in a network."""
 
@@ -112,18 +117,25 @@ class Conformal:
     def half_width(self, quantile: Array | float, distance_octaves: Array) -> Array:
         """Return half-widths [n_layers] in log energy by quantiles of groups; the interval is energy · exp(± half-width)."""
         width: Array = quantile * np.array(self.widening)[_step(distance_octaves)]
-        return width
+        return np.where(distance_octaves > FAR_OCTAVES, self.never, width)
 
     @staticmethod
-    def fit(error: Array, groups: Sequence[str], distance_octaves: Array, blocks: NDArray[np.int64]) -> Conformal:
-        """Calibrate on out-of-fold log errors [n], their groups, distances and the blocks they were left out in."""
-        size, names, step = np.abs(error), np.array(groups), _step(distance_octaves)
+    def fit(
+        error: Array, groups: Sequence[str], distance_octaves: Array, blocks: NDArray[np.int64], never: float = ASSUMED_NEVER
+    ) -> Conformal:  # fmt: skip
+        """Calibrate on out-of-fold log errors [n], their groups, distances and the blocks they were left out in.
+
+        Kinds that were left out whole are told by `never` alone.
+        """
+        known = distance_octaves <= FAR_OCTAVES
+        known = known if known.any() else ~known
+        size, names, step = np.abs(error)[known], np.array(groups)[known], _step(distance_octaves[known])
         # what is nearest stands for what is near: few measurements cover cells twice
         counts = np.bincount(step, minlength=len(STEPS_OCTAVES))
         nearest = int(np.argmax(counts >= PRIOR)) if (counts >= PRIOR).any() else len(STEPS_OCTAVES) - 1
         near = step <= nearest
         quantiles = _by_group(size[near], names[near])
-        scaled = size / np.array([quantiles.get(name, quantiles["*"]) for name in groups])
+        scaled = size / np.array([quantiles.get(str(name), quantiles["*"]) for name in names])
         widening = [1.0] * (nearest + 1)
         for own in (scaled[step == i] for i in range(nearest + 1, len(STEPS_OCTAVES))):
             share = len(own) / (len(own) + PRIOR)
@@ -131,7 +143,7 @@ class Conformal:
         # groups with little near take what lies farther as well, scaled back
         every = _by_group(size / np.array(widening)[step], names)
         few = {name for name in every if np.count_nonzero(near & (names == name)) < PRIOR} - {"*"}
-        return Conformal(quantiles | {name: every[name] for name in few}, tuple(widening), correlation(error, blocks))
+        return Conformal(quantiles | {name: every[name] for name in few}, tuple(widening), never, correlation(error, blocks))
 
 
 def _step(distance_octaves: Array) -> NDArray[np.intp]:
@@ -147,6 +159,18 @@ def _by_group(scores: Array, names: NDArray[Any]) -> dict[str, float]:
         share = len(own) / (len(own) + PRIOR)
         quantiles[name] = share * _quantile(own) + (1 - share) * overall
     return quantiles
+
+
+def never_half_width(errors: Sequence[Array]) -> float:
+    """Return the half-width for kinds never measured from log errors of kinds that were left out whole, an array each.
+
+    Kinds and not rows are the sample here: the quantile is taken over the quantile of each, without a correction for a finite
+    sample (that would be the widest up to 18 kinds); fewer than nine kinds cannot tell a tenth.
+    """
+    widths = np.array([_quantile(np.abs(own)) for own in errors])
+    if len(widths) < LEVEL / (1 - LEVEL) - 1e-9:
+        return max(ASSUMED_NEVER, float(widths.max(initial=0.0)))
+    return float(np.quantile(widths, LEVEL, method="higher"))
 
 
 def _quantile(scores: Array) -> float:

@@ -104,6 +104,7 @@ class Metadata:
     support: Mapping[str, tuple[tuple[float, ...], ...]]
     quantiles: Mapping[str, float]
     widening: tuple[float, ...]
+    never: float
     correlation: float
     seed: int
     basis: str = "measured"
@@ -114,6 +115,11 @@ class Metadata:
     """What was assumed of the device beside its data, such as a power limit; empty where nothing was."""
     launches: Launches | None = None
     """What passes cost beside their kernels; None where no network was measured whole."""
+
+    @property
+    def conformal(self) -> Conformal:
+        """What intervals rest on."""
+        return Conformal(self.quantiles, self.widening, self.never, self.correlation)
 
     @property
     def launching(self) -> str:
@@ -163,7 +169,7 @@ class EnergyModel:
         kinds = frozenset(self.metadata.kinds)
         distance, run = self._support.distance_octaves(columns), self._run_codes(len(layers), runs)
         log_time, log_power = self.regressor.log_time_power(columns, kinds, run, distance)
-        conformal = Conformal(self.metadata.quantiles, self.metadata.widening, self.metadata.correlation)
+        conformal = self.metadata.conformal
         half_width = conformal.half_width(columns.of_kind(lambda x: conformal.quantile(x.group)), distance)
         launches = self.launches
         pause_s, pause_j = (0.0, 0.0) if alone else (launches.pause_s, launches.pause_j)

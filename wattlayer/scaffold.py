@@ -308,6 +308,21 @@ class Scaffold:
         own = {name: self.log_rates.get(f"{name}@{self.runs[0]}", row) if self.runs else row for name, row in plain.items()}
         return Scaffold(own)
 
+    def without(self, kind: str, layers: Sequence[Layer], columns: Columns, time_s: Array) -> Scaffold:
+        """Return what would be known of layers of `kind` had those of measured `layers` [n] not been: what their groups teach."""
+        weight, of_group = per_layer(layers), np.array(groups(columns))
+        own = columns.of_kind(lambda x: x.kind) == kind
+        rates = {name: row for name, row in self.log_rates.items() if name == "*"}
+        for name in sorted({wide for group in set(of_group[own]) for wide in _wider(group)}):
+            others = (of_group == name) & ~own
+            if weight[others].sum() >= MIN_LAYERS - 1e-9:
+                fewer = fewer_flop(name)
+                drawn = Prior(np.array(rates["*"]) + fewer, SD, FASTEST + fewer)
+                start = self.log_rates.get(f"group:{name}")
+                fitted = fit_rates(drawn, terms(columns).take(others), np.log(time_s[others]), weight[others], start)
+                rates[f"group:{name}"] = tuple(float(x) for x in fitted)
+        return Scaffold(rates)
+
     @staticmethod
     def fit(
         layers: Sequence[Layer], columns: Columns, time_s: Array, runs: tuple[str, ...] = (), run: Array | None = None,

@@ -18,7 +18,7 @@ from .errors import InputError
 from .estimate import estimate_many
 from .features import FEATURES_VERSION, Array, Columns
 from .hardware import find_hardware
-from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support, correlation, positions
+from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support, correlation, never_half_width, positions
 from .kriging import Kriging, krige
 from .labels import labels, operators_s
 from .launches import Launches, Pass, fit_launches
@@ -110,7 +110,8 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
         data_sha256=digest(chosen), source=source, runs=regressor.runs, run_power_shift=regressor.run_power_shift,
         consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w, log_rates=regressor.scaffold.log_rates,
         support=Support.of(columns).points,
-        quantiles=conformal.quantiles, widening=conformal.widening, correlation=conformal.correlation, seed=seed,
+        quantiles=conformal.quantiles, widening=conformal.widening, never=conformal.never,
+        correlation=conformal.correlation, seed=seed,
     )  # fmt: skip
     return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
 
@@ -234,7 +235,8 @@ def _conformal(rows: Rows, columns: Columns, seed: int, whole: Regressor) -> Con
     names = np.array([rows.layers[i].group for i in chosen])
     # a layer whose like are all left out tells of what is far; its nearest neighbours lie at the block's edge
     told, far = (block < FOLDS) | (distance > EXTRAPOLATED_OCTAVES), block >= FOLDS
-    conformal = Conformal.fit(error[told], names[told].tolist(), distance[told], block[told])
+    never = never_half_width(_kinds_left_out(rows, columns, whole))
+    conformal = Conformal.fit(error[told], names[told].tolist(), distance[told], block[told], never)
     return replace(conformal, correlation=correlation(error[far], block[far]))
 
 
@@ -266,6 +268,19 @@ def _left_out(rows: Rows, fold: NDArray[np.bool_], seed: int, whole: Regressor) 
     distance = Support.of(Columns(inside.layers, device)).distance_octaves(columns)
     log_time, log_power = regressor.log_time_power(columns, kinds, run, distance)
     return log_time + log_power - np.log(outside.time_s * outside.power_w), distance
+
+
+def _kinds_left_out(rows: Rows, columns: Columns, whole: Regressor) -> list[Array]:
+    """Return log-energy errors on each kind as they would be had it not been measured: nothing is learned of such kinds."""
+    kinds = np.array([x.kind for x in rows.layers])
+    found = []
+    for kind in sorted(set(kinds)) if len(set(kinds)) > 1 else ():
+        own = rows.take(kinds == kind)
+        its = Columns(own.layers, columns.hardware)
+        time_s = whole.scaffold.without(kind, rows.layers, columns, rows.time_s).time_s(its)
+        shift = np.array([whole.run_power_shift[whole.runs.index(run)] for run in own.runs])
+        found.append(np.log(time_s * whole.drawn.power_w(its, time_s, shift)) - np.log(own.time_s * own.power_w))
+    return found
 
 
 def digest(measurements: Sequence[Measurement]) -> str:

@@ -119,7 +119,8 @@ def data_sheet_model(
         name=device.name, hardware=device.name, features=FEATURES_VERSION, feature_names=MODEL_FEATURES, rows=0, layers=0,
         kinds=(), data_sha256="", source=f"data sheet only; efficiencies of {names}", runs=(RUN,), run_power_shift=(0.0,),
         consumers_w=drawn.consumers_w, limit_w=drawn.limit_w, log_rates=scaffold.log_rates, support={},
-        quantiles={"*": half_width}, widening=(1.0,) * len(STEPS_OCTAVES), correlation=correlation, seed=0, basis="data sheet",
+        quantiles={"*": half_width}, widening=(1.0,) * len(STEPS_OCTAVES), never=half_width,
+        correlation=correlation, seed=0, basis="data sheet",
     )  # fmt: skip
     return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
 
