@@ -136,7 +136,7 @@ def test_networks_among_the_rows_are_left_out(device, layers):
     assert EnergyModel.train([*rows, network]).metadata.rows == 30
 
 
-@pytest.mark.parametrize("name", ["a30", "rtx2080ti", "gtx1080ti", "gtx1070", "xeon-gold-5120", "jetson-nano"])
+@pytest.mark.parametrize("name", shipped_models())
 def test_shipped_models_load_and_have_a_card(name):
     model = load_model(name)
     assert (model.name, model.hardware) == (name, name)

@@ -146,6 +146,22 @@ def test_cells_with_few_layers_are_not_fitted():
     assert set(found) == {"*", "group:elementwise", "cell:relu"}
 
 
+def test_a_kind_left_out_is_told_by_the_rest_of_its_group():
+    slow, quick = [relu(1 << i) for i in range(4, 24)], [relu(1 << i, "silu") for i in range(4, 24)]
+    products = [linear(1 << i, 64, 64) for i in range(4, 12)]
+    layers = slow + quick + products
+    columns = Columns(layers, A30)
+    time_s = np.repeat([40e-6, 10e-6, 20e-6], [20, 20, 8])
+    whole = Scaffold.fit(layers, columns, time_s)
+    small = Columns([relu(8)], A30)
+    assert whole.time_s(small) == pytest.approx([40e-6], rel=0.1)
+    without = whole.without("relu", layers, columns, time_s)
+    assert without.time_s(small) == pytest.approx([10e-6], rel=0.1), "as the other kind of its group"
+    assert set(without.log_rates) == {"*", "group:elementwise"}
+    alone = whole.without("linear", layers, columns, time_s)
+    assert set(alone.log_rates) == {"*"}, "nothing else is a product: what all layers share is left"
+
+
 def test_cells_and_groups_by_name():
     layers = [
         conv(2, 8, 8, 8, 1), conv(2, 8, 8, 8, 3, padding=(1, 1)), conv(2, 8, 8, 8, 3, stride=(2, 2)), conv(2, 8, 8, 8, 7),
