@@ -110,7 +110,7 @@ def main(arguments: list[str]) -> None:
     tables, *names = [a for a in arguments if not a.startswith("--")]
     names, folder = names or list(RECIPES), Path(tables)
     if "--cards" not in flags:
-        # one core each: what a model does on its own cannot use two
+        # side by side: much of what a model does on its own runs on one core
         for told in Parallel(n_jobs=-1, return_as="generator")(delayed(train)(name, folder) for name in names):
             print(told, flush=True)
     if "--models" not in flags:

@@ -13,6 +13,7 @@ from build import RECIPES, rows_of
 
 from wattlayer.evaluate import evaluate, traced_networks
 from wattlayer.hardware import find_hardware
+from wattlayer.labels import looped
 from wattlayer.transfer import device_class, from_data_sheet
 
 
@@ -20,7 +21,7 @@ def main(tables: str, *names: str) -> None:
     """Print the errors on all layers and on whole networks in each mode, a board after the other."""
     for name in names or [x for x in RECIPES if device_class(find_hardware(x)) == "board"]:
         rows = rows_of(name, Path(tables))
-        model = from_data_sheet(name, looped={m.mode for m in rows} == {"eager"})
+        model = from_data_sheet(name, looped=looped(rows))
         for s in evaluate(model, rows, traced_networks(rows)).scores:
             if s.unit == "network" or s.subset == "all":
                 print(f"{name} {s.unit} {s.subset}: {s.rows} rows, "

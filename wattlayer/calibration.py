@@ -18,6 +18,7 @@ from .dataset import Measurement
 from .features import Array, Columns
 from .hardware import Hardware, find_hardware
 from .intervals import Conformal, Support
+from .labels import looped
 from .model import EnergyModel, Metadata, Regressor, checksum, load_model, payload
 from .power import PowerScaffold
 from .residual import Residual, model_features
@@ -78,8 +79,8 @@ def start_from(name: str, measurements: Sequence[Measurement]) -> EnergyModel:
     Where it rests on a data sheet and all rows were measured in eager mode it launches as such loops do, not as graphs.
     """
     model = load_model(name)
-    looped = model.metadata.basis == "data sheet" and {m.mode for m in measurements} == {"eager"}
-    return from_data_sheet(model.hardware, looped=True) if looped else model
+    loops = model.metadata.basis == "data sheet" and looped(measurements)
+    return from_data_sheet(model.hardware, looped=True) if loops else model
 
 
 def _metadata(

@@ -34,6 +34,11 @@ def campaign(m: Measurement) -> str:
     return m.run if m.regime is None else re.sub(r"/\d+$", "", m.run)
 
 
+def looped(measurements: Iterable[Measurement]) -> bool:
+    """Whether a host issued every kernel of these rows, in loops in eager mode."""
+    return {m.mode for m in measurements} == {"eager"}
+
+
 def _counts(m: Measurement, graphs: set[str], diluted: set[tuple[str, Layer | None]]) -> bool:
     if m.layer is None or m.source == "reference" or m.regime not in REGIMES or "no_kernel" in m.flags:
         return False

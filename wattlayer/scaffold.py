@@ -310,16 +310,14 @@ class Scaffold:
 
     def without(self, kind: str, layers: Sequence[Layer], columns: Columns, time_s: Array) -> Scaffold:
         """Return what would be known of layers of `kind` had those of measured `layers` [n] not been: what their groups teach."""
-        weight, of_group = per_layer(layers), np.array(groups(columns))
+        values, weight, of_group = terms(columns), per_layer(layers), np.array(groups(columns))
         own = columns.of_kind(lambda x: x.kind) == kind
         rates = {name: row for name, row in self.log_rates.items() if name == "*"}
         for name in sorted({wide for group in set(of_group[own]) for wide in _wider(group)}):
             others = (of_group == name) & ~own
             if weight[others].sum() >= MIN_LAYERS - 1e-9:
-                fewer = fewer_flop(name)
-                drawn = Prior(np.array(rates["*"]) + fewer, SD, FASTEST + fewer)
-                start = self.log_rates.get(f"group:{name}")
-                fitted = fit_rates(drawn, terms(columns).take(others), np.log(time_s[others]), weight[others], start)
+                drawn, start = _drawn_to(np.array(rates["*"]), name), self.log_rates.get(f"group:{name}")
+                fitted = fit_rates(drawn, values.take(others), np.log(time_s[others]), weight[others], start)
                 rates[f"group:{name}"] = tuple(float(x) for x in fitted)
         return Scaffold(rates)
 
@@ -363,8 +361,7 @@ def fit_levels(
             chosen = names == name
             weight = weigh(chosen)
             if weight.sum() >= MIN_LAYERS - 1e-9:
-                fewer = fewer_flop(str(name))
-                drawn = Prior(prior(int(np.argmax(chosen))) + fewer, SD, FASTEST + fewer)
+                drawn = _drawn_to(prior(int(np.argmax(chosen))), str(name))
                 rates[prefix + name] = fit_rates(drawn, values.take(chosen), target[chosen], weight, starts.get(prefix + name))
     return rates
 
@@ -390,6 +387,12 @@ class Prior(NamedTuple):
     mean: Array
     sd: Array
     fastest: Array
+
+
+def _drawn_to(wider: Array, name: str) -> Prior:
+    """What a group or a cell is expected to be like: the `wider` level's log rates [rates], less what its algorithms save."""
+    fewer = fewer_flop(name)
+    return Prior(wider + fewer, SD, FASTEST + fewer)
 
 
 def fit_rates(prior: Prior, values: Terms, target: Array, weight: Array, start: Sequence[float] | Array | None = None) -> Array:

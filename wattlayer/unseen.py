@@ -21,6 +21,7 @@ from .errors import InputError
 from .features import FEATURES_VERSION, Array, Columns
 from .hardware import find_hardware
 from .intervals import LEVEL, correlation
+from .labels import looped
 from .layer import Layer
 from .model import EnergyModel
 from .pooling import Sample, learn
@@ -55,16 +56,12 @@ def samples_of(measurements: Sequence[Measurement]) -> dict[str, Sample]:
     own = _by_device(measurements)
     if not own:
         raise InputError("there is no measured layer to learn from")
-    return {name: Sample.of(name, merge(rows), _looped(rows)) for name, rows in own.items()}
+    return {name: Sample.of(name, merge(rows), looped(rows)) for name, rows in own.items()}
 
 
 def _by_device(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]]:
     devices = sorted({m.hardware for m in measurements if m.layer is not None})
     return {name: [m for m in measurements if m.hardware == name and m.layer is not None] for name in devices}
-
-
-def _looped(rows: Sequence[Measurement]) -> bool:
-    return {m.mode for m in rows} == {"eager"}
 
 
 def interval_of(samples: Mapping[str, Sample], lessons: Mapping[str, Lesson]) -> Interval:
@@ -129,7 +126,7 @@ def leave_one_out(
         others = {key: rows for key, rows in own.items() if key != name}
         progress(f"hardware: without {name}")
         learned = learned_from({key: samples[key] for key in others})
-        base = learned.model(find_hardware(name), looped=_looped(rows))
+        base = learned.model(find_hardware(name), looped=looped(rows))
         results += _unmeasured(base, rows, others)
         results += _few(base, rows, counts, draws, seed, jobs, progress)
     return results
