@@ -179,7 +179,18 @@ def test_cells_and_groups_by_name():
     ]  # fmt: skip
     assert [group_of_cell(x) for x in cells(columns)] == groups(columns)
     assert cells(Columns(layers, HARDWARE["rtx2080ti"]))[5] == "conv2d/1x1"
-    assert cells(Columns(layers, HARDWARE["xeon-gold-5120"]))[8] == "conv2d/3x3"
+    direct = ["conv2d/1x1", "conv2d/direct", "conv2d/direct", "conv2d/direct", "conv2d/depthwise"]
+    on_cpu = cells(Columns(layers, HARDWARE["xeon-gold-5120"]))
+    assert on_cpu[:5] == direct, "whatever the stride and the window"
+    assert on_cpu[8:10] == ["conv2d/direct", "conv2d/grouped"], "and the number of positions"
+
+
+def test_a_cpu_convolves_in_another_layout():
+    """Copying there and back takes far longer than DRAM would; what is no convolution stays where it is."""
+    layers, cpu = [conv(2, 8, 8, 8, 3, padding=(1, 1)), relu(1000)], HARDWARE["xeon-gold-5120"]
+    columns = Columns(layers, cpu)
+    assert terms(columns).traffic_s * cpu.dram_bytes_per_s == pytest.approx(columns.bytes_moved * np.array([100, 1]))
+    assert terms(Columns(layers, A30)).traffic_s * A30.dram_bytes_per_s == pytest.approx(columns.bytes_moved)
 
 
 def test_terms_by_hand():
@@ -225,7 +236,7 @@ def test_the_bias_of_a_convolution_is_a_kernel_of_its_own_on_gpus():
     gpu, cpu = (terms(Columns([plain, biased], HARDWARE[name])) for name in ("a30", "xeon-gold-5120"))
     assert gpu.bias_s.tolist() == [0, 1e-6] and cpu.bias_s.tolist() == [0, 0]
     assert np.diff(gpu.traffic_s) == pytest.approx((16 * 4 + 2 * 2 * 16 * 64 * 4) / 933e9)
-    assert np.diff(cpu.traffic_s) == pytest.approx(16 * 4 / HARDWARE["xeon-gold-5120"].dram_bytes_per_s)
+    assert np.diff(cpu.traffic_s) == pytest.approx(100 * 16 * 4 / HARDWARE["xeon-gold-5120"].dram_bytes_per_s)
 
 
 def test_slopes_are_the_derivatives_of_the_law():

@@ -102,9 +102,12 @@ _TILE_SHARPNESS, _EDGE_STEEPNESS = 6.0, 6.0
 """How soft the choice of a tile is, and the change from L2 to DRAM (measured on A30 and RTX 2080 Ti element-wise layers)."""
 _SPLIT_K = 256.0
 """Long products are cut into parts of this length where there are too few tiles to fill the device (split-K)."""
+_REORDER = 100.0
+"""On CPUs oneDNN copies the operands of a convolution to a blocked layout and its result back (ONEDNN_VERBOSE=1 shows both), at
+about a hundredth of DRAM bandwidth (fitted to the Xeon Gold 5120's table: 1.4 times this)."""
 _ROWED = [GROUP_CODES[group] for group in ("norm", "softmax", "pooling", "reduction")]
 
-_ALGORITHMS = ("", "/depthwise", "/grouped", "/1x1", "/strided", "/3x3", "/kxk")
+_ALGORITHMS = ("", "/depthwise", "/grouped", "/1x1", "/direct", "/strided", "/3x3", "/kxk")
 _NUMBERS, _LAYOUTS = ("", "/half"), ("", "/gathered")
 _SUFFIXES = np.array(
     [a + odd + tc + number + layout for layout in _LAYOUTS for number in _NUMBERS for tc in ("", "/tc")
@@ -115,6 +118,7 @@ _SUFFIXES = np.array(
 def cells(columns: Columns) -> list[str]:
     """Name the cell of each layer: its kind, for convolutions also what chooses the algorithm.
 
+    GPUs have algorithms for windows and strides; oneDNN, which PyTorch convolves with on CPUs, has one, the direct convolution.
     /odd marks numbers of output positions that vector loads do not divide (NCHW rows lose their alignment), /tc tensor cores,
     /half numbers of two bytes or one, which other kernels work on, and /gathered operands that lie apart in memory.
     """
@@ -147,11 +151,11 @@ _OF_GROUP = np.array([group_suffix(x) for x in _SUFFIXES], dtype=object)
 
 def _variants(columns: Columns) -> NDArray[np.intp]:
     """Return the place of each layer's class in `_SUFFIXES`."""
-    window, conv = columns["window"], columns.is_conv
-    tests = [~conv, columns.depthwise, columns["batches"] > 1, window == 1, columns["stride"] > 1, window == 9]
+    window, conv, on_cpu = columns["window"], columns.is_conv, np.full(len(columns.alike), columns.hardware.kind == "cpu")
+    tests = [~conv, columns.depthwise, columns["batches"] > 1, window == 1, on_cpu, columns["stride"] > 1, window == 9]
     algorithm = np.select(tests, range(len(tests)), len(tests))
     plain = conv & ~columns.depthwise
-    odd = plain & (columns["out_positions"] % 4 != 0) & (columns.hardware.kind != "cpu")
+    odd = plain & (columns["out_positions"] % 4 != 0) & ~on_cpu
     half, gathered = columns["element_bytes"] < 4, (columns["strided"] > 0) & ~conv
     return algorithm + len(_ALGORITHMS) * (odd + 2 * (plain & (columns.tensor_core > 0)) + 4 * half + 8 * gathered)
 
@@ -163,7 +167,7 @@ class Terms:
     host_s: Array
     bias_s: Array
     traffic_s: Array
-    """All bytes at DRAM bandwidth."""
+    """All bytes at DRAM bandwidth; those of a CPU's convolutions `_REORDER` times."""
     l2_share: Array
     """Working set over L2 capacity, dimensionless."""
     work_s: Array
@@ -191,9 +195,10 @@ def terms(columns: Columns) -> Terms:
     rowed = np.where(np.isin(columns["group_code"], _ROWED), m, 0.0)
     rows = np.where(columns.depthwise, 0.1 * m * n * batches, rowed)
     vector = columns["flop"] / device.peak("float32")
+    passes = np.where(columns.is_conv & (device.kind == "cpu"), _REORDER, 1.0)
     return Terms(
         host_s=np.full(len(m), LAUNCH_S), bias_s=LAUNCH_S * bias,
-        traffic_s=(columns.bytes_moved + 2.0 * bias * columns["write_bytes"]) / device.dram_bytes_per_s,
+        traffic_s=passes * (columns.bytes_moved + 2.0 * bias * columns["write_bytes"]) / device.dram_bytes_per_s,
         l2_share=columns.l2_share,
         work_s=np.column_stack([
             _STEP_S * rows, *(np.where(matrix, x, 0.0) for x in (_STEP_S * k, *tiled, split)), np.where(matrix, 0.0, vector),
