@@ -93,7 +93,7 @@ _BELOW_START = 2.0
 
 FEWER_FLOP = {"/3x3": 1 / 2.25, "/kxk": 0.2}
 """Algorithms that need fewer FLOP than the direct convolution that is counted: Winograd's F(2x2, 3x3) by 2.25 (Lavin and
-Gray, 2016), FFT's by 5 for 5x5 and larger windows. They need stride 1 and do not run on tensor cores."""
+Gray, 2016), FFT's by 5 for 5x5 and larger windows. They need stride 1 and do not run on tensor cores, and are those of GPUs."""
 
 MIN_LAYERS, MIN_ROWS_OF_RUN = 5, 3
 """A cell with fewer distinct layers takes the rates of its group, a group those of all layers, a campaign those of its cell."""
