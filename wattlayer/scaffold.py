@@ -195,10 +195,10 @@ def terms(columns: Columns) -> Terms:
     rowed = np.where(np.isin(columns["group_code"], _ROWED), m, 0.0)
     rows = np.where(columns.depthwise, 0.1 * m * n * batches, rowed)
     vector = columns["flop"] / device.peak("float32")
-    passes = np.where(columns.is_conv & (device.kind == "cpu"), _REORDER, 1.0)
+    reordered = np.where(columns.is_conv & (device.kind == "cpu"), _REORDER, 1.0)
     return Terms(
         host_s=np.full(len(m), LAUNCH_S), bias_s=LAUNCH_S * bias,
-        traffic_s=passes * (columns.bytes_moved + 2.0 * bias * columns["write_bytes"]) / device.dram_bytes_per_s,
+        traffic_s=reordered * (columns.bytes_moved + 2.0 * bias * columns["write_bytes"]) / device.dram_bytes_per_s,
         l2_share=columns.l2_share,
         work_s=np.column_stack([
             _STEP_S * rows, *(np.where(matrix, x, 0.0) for x in (_STEP_S * k, *tiled, split)), np.where(matrix, 0.0, vector),
