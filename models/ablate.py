@@ -157,7 +157,7 @@ INNER_FOLDS = 3
 def nested(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
     """The recipe of GRID with the lowest error on folds of the training rows, all rows of a configuration in one fold.
 
-    What is chosen is how trees learn, by trees alone and on one scaffold a fold: all else would take ten times as long.
+    What is chosen is how trees learn, by trees alone and on one scaffold a fold.
     """
     keys = [configuration(x) for x in train.layers]
     fold_of = {x: i % INNER_FOLDS for i, x in enumerate(sorted(set(keys), key=lambda x: x.digest()))}

@@ -187,9 +187,12 @@ def test_cells_and_groups_by_name():
 
 def test_a_cpu_convolves_in_another_layout():
     """Copying there and back takes far longer than DRAM would; what is no convolution stays where it is."""
-    layers, cpu = [conv(2, 8, 8, 8, 3, padding=(1, 1)), relu(1000)], HARDWARE["xeon-gold-5120"]
+    plain, cpu = conv(2, 8, 8, 8, 3, padding=(1, 1)), HARDWARE["xeon-gold-5120"]
+    last = replace(plain, inputs=(replace(plain.inputs[0], strides=(512, 1, 64, 8)), *plain.inputs[1:]))
+    layers = [plain, last, relu(1000)]
     columns = Columns(layers, cpu)
-    assert terms(columns).traffic_s * cpu.dram_bytes_per_s == pytest.approx(columns.bytes_moved * np.array([100, 1]))
+    assert columns["channels_last"].tolist() == [0, 1, 0]
+    assert terms(columns).traffic_s * cpu.dram_bytes_per_s == pytest.approx(columns.bytes_moved * np.array([100, 1, 1]))
     assert terms(Columns(layers, A30)).traffic_s * A30.dram_bytes_per_s == pytest.approx(columns.bytes_moved)
 
 

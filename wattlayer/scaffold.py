@@ -103,8 +103,8 @@ _TILE_SHARPNESS, _EDGE_STEEPNESS = 6.0, 6.0
 _SPLIT_K = 256.0
 """Long products are cut into parts of this length where there are too few tiles to fill the device (split-K)."""
 _REORDER = 100.0
-"""On CPUs oneDNN copies the operands of a convolution to a blocked layout and its result back (ONEDNN_VERBOSE=1 shows both), at
-about a hundredth of DRAM bandwidth (fitted to the Xeon Gold 5120's table: 1.4 times this)."""
+"""On CPUs oneDNN copies the operands of a convolution to a blocked layout and its result back, but for channels-last ones, which
+stay where they are (ONEDNN_VERBOSE=1 shows both), at about a hundredth of DRAM bandwidth (Xeon Gold 5120: 1.7 times as long)."""
 _ROWED = [GROUP_CODES[group] for group in ("norm", "softmax", "pooling", "reduction")]
 
 _ALGORITHMS = ("", "/depthwise", "/grouped", "/1x1", "/direct", "/strided", "/3x3", "/kxk")
@@ -167,7 +167,7 @@ class Terms:
     host_s: Array
     bias_s: Array
     traffic_s: Array
-    """All bytes at DRAM bandwidth; those of a CPU's convolutions `_REORDER` times."""
+    """All bytes at DRAM bandwidth; those that a CPU's convolutions copy `_REORDER` times."""
     l2_share: Array
     """Working set over L2 capacity, dimensionless."""
     work_s: Array
@@ -195,7 +195,7 @@ def terms(columns: Columns) -> Terms:
     rowed = np.where(np.isin(columns["group_code"], _ROWED), m, 0.0)
     rows = np.where(columns.depthwise, 0.1 * m * n * batches, rowed)
     vector = columns["flop"] / device.peak("float32")
-    reordered = np.where(columns.is_conv & (device.kind == "cpu"), _REORDER, 1.0)
+    reordered = np.where(columns.is_conv & (columns["channels_last"] == 0) & (device.kind == "cpu"), _REORDER, 1.0)
     return Terms(
         host_s=np.full(len(m), LAUNCH_S), bias_s=LAUNCH_S * bias,
         traffic_s=reordered * (columns.bytes_moved + 2.0 * bias * columns["write_bytes"]) / device.dram_bytes_per_s,
