@@ -136,6 +136,14 @@ def test_a_group_with_nothing_near_takes_what_lies_farther_scaled_back():
     assert own.quantiles["conv"] == pytest.approx(0.1)
 
 
+def test_groups_with_nothing_near_come_in_one_order():
+    """Sets of names have another order in every process, and model files are compared byte by byte."""
+    error, distance = errors(800, 7)
+    names = ["near"] * 400 + [f"far {i % 8}" for i in range(400)]
+    distance[:400], distance[400:] = 0.0, 3.0
+    assert list(fit(error, names, distance).quantiles) == ["*", "near", *(f"far {i}" for i in range(8))]
+
+
 def test_a_small_group_is_drawn_towards_all_groups():
     many, few = np.full(1000, 0.1), np.full(5, 0.5)
     own = fit(np.concatenate([many, few]), ["conv"] * 1000 + ["norm"] * 5, np.zeros(1005))

@@ -142,7 +142,7 @@ class Conformal:
             widening.append(max(widening[-1], float(_quantile(own) ** share * widening[-1] ** (1 - share)) if len(own) else 0.0))
         # groups with little near take what lies farther as well, scaled back
         every = _by_group(size / np.array(widening)[step], names)
-        few = {name for name in every if np.count_nonzero(near & (names == name)) < PRIOR} - {"*"}
+        few = [name for name in every if name != "*" and np.count_nonzero(near & (names == name)) < PRIOR]
         return Conformal(quantiles | {name: every[name] for name in few}, tuple(widening), never, correlation(error, blocks))
 
 
