@@ -209,6 +209,8 @@ def test_a_file_of_ones_own_may_not_rename_what_ships(home):
         ('"A card of our lab"', "7", "title 7 is not text"),
         ("title =", 'kind = "tpu"\ntitle =', "kind 'tpu' is not one of gpu, cpu"),
         ('["Lab Card"]', '"Lab Card"', "boards 'Lab Card' is not a list"),
+        ("max_w = 200", "max_w = 200\ntransforms = 0", "transforms 0 is not true or false"),
+        ("max_w = 200", "max_w = 200\ntransforms = false", 'transforms has no source: add \\["transforms"'),
         ('["idle_w launch_s", "assumed"]', '"assumed"', "sources: 'assumed' is not"),
         ("[lab-card]", "[lab-card", "is not TOML"),
     ],

@@ -36,6 +36,16 @@ from wattlayer.unseen import Curve, curves, curves_table, interval_of, learned_c
 NAMES = ("a30", "rtx2080ti", "gtx1080ti")
 
 
+def test_what_all_boards_teach_convolves_by_winograd():
+    """One board without transforms, measured on a few 3x3 layers, must not hide those of the others (it made this rate 4)."""
+    found = json.loads((models_folder() / "transfer" / "hardware.json").read_text())["classes"]
+    lessons = [x for title in found.values() for x in title["lessons"] if {"a30", "rtx2080ti"} & set(x["hardware"])]
+    assert lessons
+    for lesson in lessons:
+        winograd = np.exp(lesson["log_rates"]["group:conv"][RATES.index("winograd")])
+        assert 0.8 < winograd < 1.5
+
+
 def law(name: str, layers: list, run: str = "r1", launch_s: float = 5e-6) -> list[Measurement]:
     """Rows of a device that follows one law of its data sheet: 5 us, 80 % of peak rates, up to 70 % of the limit."""
     device = find_hardware(name)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .features import Array, Columns
 from .hardware import find_hardware
 from .power import CONSUMERS, START_FRAC, busy_frac, softmin
-from .scaffold import ALL_SD, FASTEST, RATES, START, Prior, Terms, cells, fit_levels, fit_rates, groups, per_layer, terms
+from .scaffold import ALL_SD, RATES, START, Prior, Terms, cells, fit_levels, fit_rates, groups, per_layer, terms
 from .training import Rows
 from .transfer import Lesson, launch_floor
 
@@ -59,7 +59,7 @@ class Sample:
 
     def own_host(self) -> float:
         """Return the log rate of the host that this device's layers have in common."""
-        prior = Prior(START, ALL_SD, FASTEST)
+        prior = Prior(START, ALL_SD)
         return float(fit_rates(prior, terms(self.columns), np.log(self.rows.time_s), self.weight)[RATES.index("host")])
 
 

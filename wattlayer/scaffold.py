@@ -7,7 +7,8 @@ as the slowest part (max_p is the maximum that power means with exponent p make 
     host    = the loop that issues the kernels, once more for the bias of a convolution
     work    = max_q( traffic, compute, serial )
     traffic = bytes from L2 and from DRAM, each at its own rate, parted by how far the working set exceeds L2
-    compute = on matrix units the fastest of several tile sizes, in whole tiles and waves; else FLOP
+    compute = on matrix units the fastest of several tile sizes, in whole tiles and waves, and for convolutions of
+              Winograd's and Fourier's transforms; else FLOP
     serial  = the main loop of one tile, which no number of units makes shorter
 
 It extends the roofline (Williams et al., CACM 2009) by tile and wave quantisation (NVIDIA, "Matrix multiplication
@@ -59,20 +60,23 @@ TABLE = {
     "tile_64x64": Rate(1.5, 0.9, 5000.0, 0.42, 0.1),
     "tile_32x32": Rate(2.0, 0.9, 5000.0, 0.42, 0.1),
     "split": Rate(2.5, 0.9, 5000.0, 0.42, 0.1),
+    "winograd": Rate(1.2, 0.8, 5000.0, 0.25, 0.1),
+    "fft": Rate(1.3, 0.6, 5000.0, 0.25, 0.1),
     "vector": Rate(8.0, 0.9, 5000.0, 0.9, 0.1),
     "work_power": Rate(1.5, 0.05, 8.0, 0.42, 0.1),
     "host_power": Rate(4.0, 0.05, 12.0, 0.6, 0.1),
 }
 """Every rate: times over the data sheet's for traffic and compute, microseconds and nanoseconds for what no data sheet states
-(`terms`), the edge in L2 capacities, powers of the two maxima less 1. DRAM and compute may beat the data sheet (boost clocks) by
-5 % and 10 %. A kernel on one core of 28 that uses none of its vector lanes computes a thousand times slower than the data
-sheet (max pooling does). The deviations are the middle of three sets tried on folds of A30 and RTX 2080 Ti layers, which
-these two are judged on as well (docs/method.md)."""
+(`terms`), the edge in L2 capacities, powers of the two maxima less 1. DRAM and compute may beat the data sheet (boost clocks)
+by 5 % and 10 %; transforms of convolutions, whose tiles and caches differ, what is reckoned of them by 20 % and 40 %. A kernel
+on one core of 28 that uses none of its vector lanes computes a thousand times slower than the data sheet (max pooling does).
+The deviations are the middle of three sets tried on folds of A30 and RTX 2080 Ti layers, which these two are judged on as well
+(docs/method.md)."""
 
 RATES = tuple(TABLE)
 BLOCKS = {
     "launch": ("host", "bias", "latency"), "traffic": ("l2", "dram", "rows"),
-    "compute": ("serial", "tile_128x128", "tile_128x64", "tile_64x64", "tile_32x32", "split", "vector"),
+    "compute": ("serial", "tile_128x128", "tile_128x64", "tile_64x64", "tile_32x32", "split", "winograd", "fft", "vector"),
 }  # fmt: skip
 """Rates of times, by what they are times of: with all of them time doubles."""
 START, FASTEST, SLOWEST = (np.log([getattr(rate, side) for rate in TABLE.values()]) for side in ("start", "least", "most"))
@@ -91,10 +95,6 @@ _TIES_SD = 0.25
 _BELOW_START = 2.0
 """The mean of a prior is at most this far (in log rate) below `START`: what is fast in one cell is unsure in the next."""
 
-FEWER_FLOP = {"/3x3": 1 / 2.25, "/kxk": 0.2}
-"""Algorithms that need fewer FLOP than the direct convolution that is counted: Winograd's F(2x2, 3x3) by 2.25 (Lavin and
-Gray, 2016), FFT's by 5 for 5x5 and larger windows. They need stride 1 and do not run on tensor cores, and are those of GPUs."""
-
 MIN_LAYERS, MIN_ROWS_OF_RUN = 5, 3
 """A cell with fewer distinct layers takes the rates of its group, a group those of all layers, a campaign those of its cell."""
 
@@ -105,9 +105,15 @@ _SPLIT_K = 256.0
 _REORDER = 100.0
 """On CPUs oneDNN copies the operands of a convolution to a blocked layout and its result back, but for channels-last ones, which
 stay where they are (ONEDNN_VERBOSE=1 shows both), at about a hundredth of DRAM bandwidth (Xeon Gold 5120: 1.7 times as long)."""
+_WINOGRAD_TILE, _WINOGRAD_OUTPUTS = 6.0, 4.0
+"""Winograd's F(4x4, 3x3) makes tiles of 4x4 outputs from 6x6 products (Lavin and Gray, CVPR 2016)."""
+_FFT_TILE = 32.0
+"""Fourier's convolutions work on tiles of 32x32, half of whose spectrum determines the rest (Mathieu, Henaff and LeCun, ICLR
+2014); a window of edge r leaves 33 - r outputs a side."""
+_TRANSFORMED = ("float32", "float16", "bfloat16")
 _ROWED = [GROUP_CODES[group] for group in ("norm", "softmax", "pooling", "reduction")]
 
-_ALGORITHMS = ("", "/depthwise", "/grouped", "/1x1", "/direct", "/strided", "/3x3", "/kxk")
+_ALGORITHMS = ("", "/depthwise", "/grouped", "/1x1/strided", "/1x1", "/direct", "/strided", "/3x3", "/kxk")
 _NUMBERS, _LAYOUTS = ("", "/half"), ("", "/gathered")
 _SUFFIXES = np.array(
     [a + odd + tc + number + layout for layout in _LAYOUTS for number in _NUMBERS for tc in ("", "/tc")
@@ -118,9 +124,10 @@ _SUFFIXES = np.array(
 def cells(columns: Columns) -> list[str]:
     """Name the cell of each layer: its kind, for convolutions also what chooses the algorithm.
 
-    GPUs have algorithms for windows and strides; oneDNN, which PyTorch convolves with on CPUs, has one, the direct convolution.
-    /odd marks numbers of output positions that vector loads do not divide (NCHW rows lose their alignment), /tc tensor cores,
-    /half numbers of two bytes or one, which other kernels work on, and /gathered operands that lie apart in memory.
+    GPUs have algorithms for windows and strides (a 1x1 window without stride is a plain product of matrices); oneDNN, which
+    PyTorch convolves with on CPUs, has one, the direct convolution. /odd marks output planes that are no multiple of 16 bytes
+    (vector loads lose their alignment in NCHW), /tc tensor cores, /half numbers of two bytes or one, which other kernels work
+    on, and /gathered operands that lie apart in memory.
     """
     names: list[str] = (columns.of_kind(lambda x: x.kind) + _SUFFIXES[_variants(columns)]).tolist()
     return names
@@ -152,10 +159,11 @@ _OF_GROUP = np.array([group_suffix(x) for x in _SUFFIXES], dtype=object)
 def _variants(columns: Columns) -> NDArray[np.intp]:
     """Return the place of each layer's class in `_SUFFIXES`."""
     window, conv, on_cpu = columns["window"], columns.is_conv, np.full(len(columns.alike), columns.hardware.kind == "cpu")
-    tests = [~conv, columns.depthwise, columns["batches"] > 1, window == 1, on_cpu, columns["stride"] > 1, window == 9]
+    grouped, point, strided = columns["batches"] > 1, window == 1, columns["stride"] > 1
+    tests = [~conv, columns.depthwise, grouped, point & strided & ~on_cpu, point, on_cpu, strided, window == 9]
     algorithm = np.select(tests, range(len(tests)), len(tests))
     plain = conv & ~columns.depthwise
-    odd = plain & (columns["out_positions"] % 4 != 0) & ~on_cpu
+    odd = plain & (columns["out_positions"] * columns["element_bytes"] % 16 != 0) & ~on_cpu
     half, gathered = columns["element_bytes"] < 4, (columns["strided"] > 0) & ~conv
     return algorithm + len(_ALGORITHMS) * (odd + 2 * (plain & (columns.tensor_core > 0)) + 4 * half + 8 * gathered)
 
@@ -171,7 +179,7 @@ class Terms:
     l2_share: Array
     """Working set over L2 capacity, dimensionless."""
     work_s: Array
-    """Rows, the serial main loop, each tile size, split products and vector FLOP [n_layers, 8]."""
+    """Rows, the serial main loop, each tile size, split products, transforms and vector FLOP [n_layers, 10]."""
     matrix: NDArray[np.bool_]
     """Whether matrix kernels do it."""
 
@@ -201,10 +209,39 @@ def terms(columns: Columns) -> Terms:
         traffic_s=reordered * (columns.bytes_moved + 2.0 * bias * columns["write_bytes"]) / device.dram_bytes_per_s,
         l2_share=columns.l2_share,
         work_s=np.column_stack([
-            _STEP_S * rows, *(np.where(matrix, x, 0.0) for x in (_STEP_S * k, *tiled, split)), np.where(matrix, 0.0, vector),
+            _STEP_S * rows, *(np.where(matrix, x, 0.0) for x in (_STEP_S * k, *tiled, split, *_transformed_s(columns))),
+            np.where(matrix, 0.0, vector),
         ]),
         matrix=matrix,
     )  # fmt: skip
+
+
+def _transformed_s(columns: Columns) -> tuple[Array, Array]:
+    """Return the times [n_layers] in seconds of convolving by Winograd's and Fourier's transforms; `NEVER_S` where one cannot.
+
+    Filters, inputs and outputs are transformed, each a kernel that writes what the next one reads, and multiplied in between.
+    Both are those of GPUs whose library has them, for dense conv2d with stride 1 and one group in numbers of two or four
+    bytes that do not run on tensor cores; images and windows are taken to be square.
+    """
+    device, window, positions, n = columns.hardware, columns["window"], np.maximum(columns["out_positions"], 1.0), columns["n"]
+    has = device.kind != "cpu" and device.transforms
+    can = columns.of_kind(lambda x: has and x.kind == "conv2d" and x.dtype in _TRANSFORMED).astype(bool)
+    can &= (columns.tensor_core == 0) & (columns["channels_last"] == 0)
+    can &= (columns["stride"] == 1) & (columns["dilation"] == 1) & (columns["batches"] == 1)
+    side, edge, images, inputs = np.sqrt(positions), np.sqrt(window), columns["m"] / positions, columns["k"] / window
+
+    def bound_s(outputs: Array | float, floats: float, flop: float) -> Array:
+        tiles = images * np.ceil(side / outputs - 1e-9) ** 2
+        spectra = inputs * n + (inputs + n) * tiles
+        moved = columns.bytes_moved + 2.0 * columns["element_bytes"] * floats * spectra
+        result: Array = flop * inputs * n * tiles / columns.peak_flop_per_s + moved / device.dram_bytes_per_s
+        return result
+
+    products, frequencies = _WINOGRAD_TILE**2, _FFT_TILE * (_FFT_TILE / 2.0 + 1.0)
+    winograd = bound_s(_WINOGRAD_OUTPUTS, products, 2.0 * products)
+    fft = bound_s(np.maximum(_FFT_TILE + 1.0 - edge, 1.0), 2.0 * frequencies, 8.0 * frequencies)
+    small = (window > 9) & (edge < _FFT_TILE)
+    return np.where(can & (window == 9), winograd, NEVER_S), np.where(can & small, fft, NEVER_S)
 
 
 def _separate_bias(columns: Columns) -> Array:
@@ -218,8 +255,8 @@ def from_dram_frac(l2_share: Array, edge: Array | float) -> Array:
     return share
 
 
-LAUNCH_S, _STEP_S, _TINY_S = 1e-6, 1e-9, 1e-15
-"""What a rate of 1 means for launches, and for rows and serial steps; and a time that stands for none."""
+LAUNCH_S, _STEP_S, _TINY_S, NEVER_S = 1e-6, 1e-9, 1e-15, 1e6
+"""What a rate of 1 means for launches, and for rows and serial steps; and times that stand for none and for never."""
 
 
 def law(log_rates: Array, terms: Terms) -> tuple[Array, Callable[[], Array]]:
@@ -321,7 +358,7 @@ class Scaffold:
         for name in sorted({wide for group in set(of_group[own]) for wide in _wider(group)}):
             others = (of_group == name) & ~own
             if weight[others].sum() >= MIN_LAYERS - 1e-9:
-                drawn, start = _drawn_to(np.array(rates["*"]), name), self.log_rates.get(f"group:{name}")
+                drawn, start = Prior(np.array(rates["*"]), SD), self.log_rates.get(f"group:{name}")
                 fitted = fit_rates(drawn, values.take(others), np.log(time_s[others]), weight[others], start)
                 rates[f"group:{name}"] = tuple(float(x) for x in fitted)
         return Scaffold(rates)
@@ -342,7 +379,7 @@ class Scaffold:
             for cell in sorted(set(of_cell[run == code])):
                 chosen = (of_cell == cell) & (run == code)
                 if (prior := rates.get(f"cell:{cell}")) is not None and np.count_nonzero(chosen) >= MIN_ROWS_OF_RUN:
-                    own, drawn = values.take(chosen), Prior(prior, RUN_SD, FASTEST + fewer_flop(cell))
+                    own, drawn = values.take(chosen), Prior(prior, RUN_SD)
                     rates[f"cell:{cell}@{name}"] = fit_rates(drawn, own, target[chosen], np.ones(chosen.sum()), prior)
         return Scaffold({name: tuple(float(x) for x in row) for name, row in rates.items()}, runs)
 
@@ -356,7 +393,7 @@ def fit_levels(
     `weigh` returns the weights of the rows that a mask [n] chooses; a level needs a sum of `MIN_LAYERS`.
     """
     every = np.ones(len(target), dtype=bool)
-    rates = {"*": fit_rates(Prior(START, ALL_SD, FASTEST), values, target, weigh(every), starts.get("*"))}
+    rates = {"*": fit_rates(Prior(START, ALL_SD), values, target, weigh(every), starts.get("*"))}
     priors: list[tuple[str, NDArray[Any], Callable[[int], Array]]] = [
         ("group:", of_group, lambda i: rates["*"]),
         ("cell:", of_cell, lambda i: rates.get(f"group:{of_group[i]}", rates["*"])),
@@ -366,7 +403,7 @@ def fit_levels(
             chosen = names == name
             weight = weigh(chosen)
             if weight.sum() >= MIN_LAYERS - 1e-9:
-                drawn = _drawn_to(prior(int(np.argmax(chosen))), str(name))
+                drawn = Prior(prior(int(np.argmax(chosen))), SD)
                 rates[prefix + name] = fit_rates(drawn, values.take(chosen), target[chosen], weight, starts.get(prefix + name))
     return rates
 
@@ -379,25 +416,11 @@ def per_layer(layers: Sequence[Layer]) -> Array:
     return np.array([1.0 / counts[layer] for layer in layers])
 
 
-def fewer_flop(name: str) -> Array:
-    """Return what the algorithms of a cell take off the prior and the lower bounds of its log rates."""
-    shift = np.zeros(len(RATES))
-    shift[_COMPUTE] = next((np.log(frac) for end, frac in FEWER_FLOP.items() if name.removesuffix("/odd").endswith(end)), 0.0)
-    return shift
-
-
 class Prior(NamedTuple):
-    """Where log rates are expected, how far off (standard deviation), and their lower bounds; all [rates]."""
+    """Where log rates are expected and how far off (standard deviation), both [rates]."""
 
     mean: Array
     sd: Array
-    fastest: Array
-
-
-def _drawn_to(wider: Array, name: str) -> Prior:
-    """What a group or a cell is expected to be like: the `wider` level's log rates [rates], less what its algorithms save."""
-    fewer = fewer_flop(name)
-    return Prior(wider + fewer, SD, FASTEST + fewer)
 
 
 def fit_rates(prior: Prior, values: Terms, target: Array, weight: Array, start: Sequence[float] | Array | None = None) -> Array:
@@ -451,6 +474,6 @@ def _fit(prior: Prior, values: Terms, target: Array, weight: Array, start: Array
             value(log_rates)
         return latest[0][1]()
 
-    inside = np.clip(start, prior.fastest + 1e-6, SLOWEST - 1e-6)
-    found = least_squares(value, inside, jac=slopes_at, bounds=(prior.fastest, SLOWEST), max_nfev=80, ftol=1e-5, xtol=1e-5)
+    inside = np.clip(start, FASTEST + 1e-6, SLOWEST - 1e-6)
+    found = least_squares(value, inside, jac=slopes_at, bounds=(FASTEST, SLOWEST), max_nfev=80, ftol=1e-5, xtol=1e-5)
     return found.x, float(found.cost)

@@ -32,6 +32,8 @@ class Hardware:
     """Memory of the board; None for CPUs, where it depends on what is plugged in."""
     l2_bytes_per_s: float | None = None
     """Read bandwidth of the last-level cache; None where nobody states it."""
+    transforms: bool = True
+    """Whether its library convolves by Winograd's and Fourier's transforms where they save FLOP."""
     boards: tuple[str, ...] = ()
     """What the driver, or the system for a CPU, calls the device; a CPU's name begins with it."""
 

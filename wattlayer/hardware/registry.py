@@ -33,8 +33,8 @@ NUMBERS: dict[str, tuple[float, float, str]] = {
 """Fields that hold one number: the least and the most that it can be, and its unit. Beyond that lies a slip of the unit."""
 
 FLOP_PER_S = (1e9, 1e17, "FLOP/s, 10.3e12 for 10.3 TFLOP/s")
-OPTIONAL = {"dram_bytes", "l2_bytes_per_s", "boards", "kind"}
-FIELDS = ("title", "kind", "peak_flop_per_s", *NUMBERS, "boards", "sources")
+OPTIONAL = {"dram_bytes", "l2_bytes_per_s", "transforms", "boards", "kind"}
+FIELDS = ("title", "kind", "peak_flop_per_s", *NUMBERS, "transforms", "boards", "sources")
 
 FLOP_PER_BYTE = (0.5, 1500.0)
 BYTES_PER_J = (0.4e9, 25e9)
@@ -95,7 +95,8 @@ def _device(name: str, table: Any) -> Hardware:
     device = Hardware(
         name=name, title=_text("title", table["title"]), kind=kind, peak_flop_per_s=_rates(table["peak_flop_per_s"]),
         boards=tuple(_text("boards", x) for x in _list("boards", table.get("boards", []))),
-        sources=_sources(table["sources"], {*numbers, "peak_flop_per_s"}),
+        transforms=_flag("transforms", table.get("transforms", True)),
+        sources=_sources(table["sources"], {*numbers, "peak_flop_per_s", *({"transforms"} & set(table))}),
         **(numbers | {"units": int(numbers["units"])}),
     )  # fmt: skip
     _check_ratios(device)
@@ -116,6 +117,12 @@ def _number(field: str, value: Any, allowed: tuple[float, float, str]) -> float:
 def _text(field: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise InputError(f"{field} {value!r} is not text")
+    return value
+
+
+def _flag(field: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{field} {value!r} is not true or false")
     return value
 
 
