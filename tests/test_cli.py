@@ -192,6 +192,7 @@ def test_missing_rows_to_evaluate_end_in_one_line(run):
 def test_hardware_lists_devices_and_names_one(run):
     assert "NVIDIA A30" in run("hardware")[1]
     assert "sources" in run("hardware", "a30")[1]
+    assert "transforms: no  [measured (data/h200-sxm)" in run("hardware", "h200-sxm")[1]
     one_line(run("hardware", "a31"), "a31", "a30")
 
 

@@ -170,7 +170,7 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
 
 @dataclass(frozen=True)
 class Terms:
-    """Physical lower bounds [n_layers] in seconds, before their rates; in `RATES` order from "rows" on."""
+    """Physical lower bounds (of transforms estimates) [n_layers] in seconds, before rates; in `RATES` order from "rows" on."""
 
     host_s: Array
     bias_s: Array
@@ -231,7 +231,7 @@ def _transformed_s(columns: Columns) -> tuple[Array, Array]:
     can &= (columns.tensor_core == 0) & (columns["channels_last"] == 0)
     can &= columns.of_kind(lambda x: x.kind == "conv2d" and x.dtype in _TRANSFORMED).astype(bool)
 
-    def bound_s(rows: NDArray[np.intp], outputs: Array | float, floats: float, flop: float) -> Array:
+    def tiled_s(rows: NDArray[np.intp], outputs: Array | float, floats: float, flop: float) -> Array:
         m, n, k, positions, bytes_of_one = (columns[x][rows] for x in ("m", "n", "k", "out_positions", "element_bytes"))
         positions = np.maximum(positions, 1.0)
         inputs, tiles = k / window[rows], m / positions * np.ceil(np.sqrt(positions) / outputs - 1e-9) ** 2
@@ -242,10 +242,10 @@ def _transformed_s(columns: Columns) -> tuple[Array, Array]:
     # few layers can, and to reckon for all takes five times as long (174 layers of a ResNet-50)
     if len(rows := np.flatnonzero(can & (window == 9))):
         products = _WINOGRAD_TILE**2
-        winograd[rows] = bound_s(rows, _WINOGRAD_OUTPUTS, products, 2.0 * products)
+        winograd[rows] = tiled_s(rows, _WINOGRAD_OUTPUTS, products, 2.0 * products)
     if len(rows := np.flatnonzero(can & (window > 9) & (window < _FFT_TILE**2))):
         frequencies = _FFT_TILE * (_FFT_TILE / 2.0 + 1.0)
-        fft[rows] = bound_s(rows, _FFT_TILE + 1.0 - np.sqrt(window[rows]), 2.0 * frequencies, 8.0 * frequencies)
+        fft[rows] = tiled_s(rows, _FFT_TILE + 1.0 - np.sqrt(window[rows]), 2.0 * frequencies, 8.0 * frequencies)
     return winograd, fft
 
 

@@ -67,9 +67,14 @@ def _facts(device: Hardware) -> list[str]:
     for field in fields(device):
         value, source = getattr(device, field.name), device.source_of(field.name)
         if source is not None:
-            text = ", ".join(f"{k} {v:.5g}" for k, v in value) if isinstance(value, tuple) else f"{value:.6g}"
-            lines.append(f"{field.name}: {text}  [{source}]")
+            lines.append(f"{field.name}: {_told(value)}  [{source}]")
     return [*lines, 'sources: in brackets; one that begins with "assumed" is not the maker\'s figure']
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(f"{k} {v:.5g}" for k, v in value) if isinstance(value, tuple) else f"{value:.6g}"
 
 
 def _basis(name: str) -> tuple[str, str]:
