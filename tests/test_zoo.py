@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
+import time
 from importlib.util import find_spec
 
 import pytest
@@ -16,7 +18,7 @@ from wattlayer.errors import InputError
 from wattlayer.kinds import KINDS
 from wattlayer.reads import Reads
 from wattlayer.trace import trace
-from wattlayer.zoo import Outcome, _counted, sweep, visit, zoo_names
+from wattlayer.zoo import Outcome, _alarm, _counted, sweep, visit, zoo_names
 
 SMALL = ["torchvision:mobilenet_v3_small", "torchvision:quantized_resnet18"]
 
@@ -145,6 +147,34 @@ def test_what_takes_too_long_is_refused_and_the_timer_is_gone():
     outcome = visit(SMALL[0], time_limit_s=0.01)
     assert "not traced within 0.01 s of processor time" in outcome.reason
     assert signal.getsignal(signal.SIGPROF) == handler and signal.getitimer(signal.ITIMER_PROF)[0] == 0
+
+
+def burn(cpu_s: float) -> None:
+    end = time.process_time() + cpu_s
+    while time.process_time() < end:
+        pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("after_s", [0.0, 3.0])
+def test_a_limit_that_passes_while_python_swallows_errors_still_holds(after_s):
+    """As in callbacks of the garbage collector: what ends soon is refused at its end, what goes on is interrupted again."""
+    started, reached = time.process_time(), []
+
+    def collecting(phase: str, _: dict) -> None:
+        if not reached:
+            reached.append(phase)
+            burn(0.2)
+
+    gc.callbacks.append(collecting)
+    try:
+        with pytest.raises(InputError, match=r"not traced within 0\.05 s of processor time"), _alarm(0.05):
+            gc.collect()
+            burn(after_s)
+    finally:
+        gc.callbacks.remove(collecting)
+    assert reached and time.process_time() - started < 2.5
+    assert signal.getitimer(signal.ITIMER_PROF)[0] == 0
 
 
 def test_an_unknown_zoo_is_refused():

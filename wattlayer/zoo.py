@@ -121,19 +121,25 @@ def _model(hardware: str) -> EnergyModel:
 def _alarm(limit_s: float) -> Iterator[None]:
     """Interrupt what takes more than `limit_s` of processor time, which other work on the machine does not change.
 
-    Without effect where the system has no such timers.
+    Where Python swallows the interruption, as in callbacks of its garbage collector, it comes again after as long (a second at
+    least, to leave alone what the first one unwinds), or at the end. Without effect where the system has no such timers.
     """
+    late = InputError(f"not traced within {limit_s:g} s of processor time")
+    passed: list[int] = []
 
-    def stop(*_: Any) -> None:
-        raise InputError(f"not traced within {limit_s:g} s of processor time")
+    def stop(number: int, _: Any) -> None:
+        passed.append(number)
+        raise late
 
     if not hasattr(signal, "SIGPROF"):
         yield
         return
     before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, limit_s)
+    signal.setitimer(signal.ITIMER_PROF, limit_s, max(limit_s, 1.0))
     try:
         yield
+        if passed:
+            raise late
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
