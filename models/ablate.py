@@ -82,10 +82,10 @@ def energy(regressor: Regressor, rows: Rows, train: Rows, learned: bool = True, 
     """Return predicted energies [n_rows] in joules by a regressor of the rows `train`, with its learned part or without."""
     device = find_hardware(regressor.hardware)
     columns, kinds = Columns(rows.layers, device), frozenset(x.kind for x in train.layers if learned)
-    distance = Support.of(Columns(train.layers, device)).distance_octaves(columns) * fading
+    beyond = Support.of(Columns(train.layers, device)).beyond_octaves(columns) * fading
     codes = {name: float(i) for i, name in enumerate(regressor.runs)}
     run = np.array([codes.get(x, 0.0) for x in rows.runs])
-    log_time, log_power = regressor.log_time_power(columns, kinds, run, distance)
+    log_time, log_power = regressor.log_time_power(columns, kinds, run, beyond)
     result: Array = np.exp(log_time + log_power)
     return result
 
@@ -101,7 +101,7 @@ def scaffolds_only(hardware: str, train: Rows, test: Rows, other: Rows) -> Array
 
 
 def not_fading(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
-    """The learned part of time counts in full however far from what was measured."""
+    """The learned part of time counts in full however large a layer is."""
     return energy(fit(train, hardware, 0), test, train, fading=False)
 
 
@@ -178,7 +178,7 @@ VARIANTS: dict[str, Callable[[str, Rows, Rows, Rows], Array]] = {
     "trees alone, no neighbours": alone(replace(RECIPE, neighbours=False)),
     "no blurred copies": alone(replace(RECIPE, copies=1, blur_octaves=0.0)),
     "campaigns share the rates of the scaffold": alone(replace(RECIPE, scaffold=OneCampaign)),
-    "the learned part of time does not fade with distance": not_fading,
+    "the learned part of time does not fade beyond the largest layer": not_fading,
     "trees alone, no scaffold of time": no_scaffold,
     "no physical part of power": alone(replace(RECIPE, power=NoPower)),
     "not factored: energy as one number": unfactored,

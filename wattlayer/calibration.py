@@ -121,7 +121,7 @@ def _error(adapted: _Adapted, rows: Rows, device: Hardware) -> Array:
     regressor = adapted.regressor
     run = np.array([float(regressor.runs.index(x)) if x in regressor.runs else 0.0 for x in rows.runs])
     columns = Columns(rows.layers, device)
-    log_time, log_power = regressor.log_time_power(columns, adapted.kinds, run, adapted.support.distance_octaves(columns))
+    log_time, log_power = regressor.log_time_power(columns, adapted.kinds, run, adapted.support.beyond_octaves(columns))
     result: Array = log_time + log_power - np.log(rows.time_s * rows.power_w)
     return result
 

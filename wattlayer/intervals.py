@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .features import Array, Columns
+from .hardware import Hardware
+from .layer import Layer
 
 LEVEL = 0.9
 """Share of layers whose measured energy the interval is meant to hold (`interval_frac` in the output)."""
@@ -24,14 +26,20 @@ LEVEL = 0.9
 AXES = ("batches", "m", "n", "k", "window", "stride", "in_positions")
 """Dimensions in which layers of one kind are near or far from each other."""
 
+SIZES = ("batches", "m", "n", "k")
+"""Their product is how large a layer is."""
+
 FAR_OCTAVES, NEVER_OCTAVES = 4.0, 8.0
 """Distances are not told apart beyond the first; the second stands for kinds never measured, or never in that number format."""
 
 EXTRAPOLATED_OCTAVES = 2.0
 """A layer farther than this from everything measured is marked as extrapolated."""
 
-STEPS_OCTAVES = (0.0, 1.0, EXTRAPOLATED_OCTAVES, FAR_OCTAVES)
-"""Upper ends of the classes of distance: in a measured cell, next to one, near and far."""
+FADING_OCTAVES = 1.0
+"""By this much beyond the largest measured layer, about a third is left of what was learned of times (docs/method.md)."""
+
+STEPS_OCTAVES = (0.0, 1.0, EXTRAPOLATED_OCTAVES, FAR_OCTAVES - 0.01, FAR_OCTAVES)
+"""Upper ends of the classes of distance: in a measured cell, next to one, near, far, and farther than distances are told apart."""
 
 ASSUMED_NEVER = float(np.log(4.0))
 """Half-width (log energy) for kinds never measured where fewer kinds were measured than could tell: a factor of 4, assumed."""
@@ -79,6 +87,16 @@ class Support:
             result[members[key]] = np.minimum(nearest, FAR_OCTAVES)
         return result
 
+    def beyond_octaves(self, columns: Columns) -> Array:
+        """Return how much larger layers [n_layers] are than the largest measured; `NEVER_OCTAVES` where there is none."""
+        largest = columns.of_kind(lambda x: self._largest.get(_key(x, columns.hardware), -np.inf))
+        beyond: Array = np.clip(_size(positions(columns)) - largest, 0.0, NEVER_OCTAVES)
+        return beyond
+
+    @cached_property
+    def _largest(self) -> dict[str, float]:
+        return {key: float(_size(np.array(rows)).max()) for key, rows in self.points.items()}
+
     def _tree(self, key: str) -> Any:
         from scipy.spatial import cKDTree
 
@@ -91,10 +109,19 @@ class Support:
         return {}
 
 
+def _size(points: Array) -> Array:
+    """The size [n], in octaves, of layers at `points` [n, axes]."""
+    size: Array = points[:, [AXES.index(name) for name in SIZES]].sum(axis=1)
+    return size
+
+
 def _keys(columns: Columns) -> NDArray[Any]:
+    return columns.of_kind(lambda x: _key(x, columns.hardware))
+
+
+def _key(layer: Layer, device: Hardware) -> str:
     # whether a layer runs on tensor cores follows from its dtype and its use of TF32
-    vector = columns.hardware.peak("float32")
-    return columns.of_kind(lambda x: f"{x.kind}|{x.dtype}|{'tc' if columns.hardware.peak(x.dtype, x.tf32) > vector else ''}")
+    return f"{layer.kind}|{layer.dtype}|{'tc' if device.peak(layer.dtype, layer.tf32) > device.peak('float32') else ''}"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from .errors import InputError, nearest
 from .features import FEATURES_VERSION, Array, Columns
 from .folder import user_folder
 from .hardware import find_hardware, known_hardware
-from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support
+from .intervals import EXTRAPOLATED_OCTAVES, FADING_OCTAVES, Conformal, Support
 from .kinds import KINDS
 from .launches import Launches
 from .layer import Layer
@@ -31,7 +31,7 @@ from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
 from .scaffold import Scaffold
 
-SCHEMA = 5
+SCHEMA = 6
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,18 @@ class Regressor:
     run_power_shift: tuple[float, ...]
     """Log ratio of each campaign's board power to the first one's, below the power limit."""
 
-    def log_time_power(self, columns: Columns, kinds: frozenset[str], run: Array, distance_octaves: Array) -> tuple[Array, Array]:
+    def log_time_power(self, columns: Columns, kinds: frozenset[str], run: Array, beyond_octaves: Array) -> tuple[Array, Array]:
         """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer.
 
-        The learned part of time fades with the distance [n_layers] from what was measured; that of power has bounds and stays.
+        The learned part of time fades as layers grow `beyond_octaves` [n_layers] of the largest measured, where trees answer
+        flatly; that of power has bounds and stays.
         """
         scaffold_s = self.scaffold.time_s(columns, run)
         # one table for time and power, in the precision that trees work in: copies would take as long as they do
         table = np.empty((len(run), len(MODEL_FEATURES)), np.float32)
         table[:, :-1] = model_features(columns, scaffold_s, run)
         learned = columns.of_kind(lambda x: float(x.kind in kinds))
-        near = np.exp(-((distance_octaves / EXTRAPOLATED_OCTAVES) ** 2))
+        near = np.exp(-((beyond_octaves / FADING_OCTAVES) ** 2))
         log_time = np.log(scaffold_s) + learned * near * self.time.ask(table[:, :-1], near)
         physical_w = self.drawn.power_w(columns, np.exp(log_time), np.array(self.run_power_shift)[run.astype(int)])
         table[:, -1] = np.log2(physical_w)
@@ -168,7 +169,8 @@ class EnergyModel:
         columns = Columns(layers, find_hardware(self.hardware))
         kinds = frozenset(self.metadata.kinds)
         distance, run = self._support.distance_octaves(columns), self._run_codes(len(layers), runs)
-        log_time, log_power = self.regressor.log_time_power(columns, kinds, run, distance)
+        beyond = self._support.beyond_octaves(columns)
+        log_time, log_power = self.regressor.log_time_power(columns, kinds, run, beyond)
         conformal = self.metadata.conformal
         half_width = conformal.half_width(columns.of_kind(lambda x: conformal.quantile(x.group)), distance)
         launches = self.launches

@@ -32,9 +32,9 @@ class Throttled(Regressor):
     clock_frac: float = 1.0
     held_w: float = float("inf")
 
-    def log_time_power(self, columns: Columns, kinds: frozenset[str], run: Array, distance_octaves: Array) -> tuple[Array, Array]:
+    def log_time_power(self, columns: Columns, kinds: frozenset[str], run: Array, beyond_octaves: Array) -> tuple[Array, Array]:
         """Return log time_s and log power_w, each [n_layers]."""
-        log_time, log_power = super().log_time_power(columns, kinds, run, distance_octaves)
+        log_time, log_power = super().log_time_power(columns, kinds, run, beyond_octaves)
         layers_at = _Layers.of(self, columns, np.exp(log_time), np.exp(log_power))
         low, high = np.full(len(log_time), LOWEST_CLOCK_FRAC), np.full(len(log_time), self.clock_frac)
         fits = layers_at.clock(high)[1] <= self.held_w

@@ -265,9 +265,9 @@ def _left_out(rows: Rows, fold: NDArray[np.bool_], seed: int, whole: Regressor) 
     kinds = frozenset(x.kind for x in inside.layers)
     codes = {run: float(i) for i, run in enumerate(regressor.runs)}
     run = np.array([codes.get(x, 0.0) for x in outside.runs])
-    distance = Support.of(Columns(inside.layers, device)).distance_octaves(columns)
-    log_time, log_power = regressor.log_time_power(columns, kinds, run, distance)
-    return log_time + log_power - np.log(outside.time_s * outside.power_w), distance
+    support = Support.of(Columns(inside.layers, device))
+    log_time, log_power = regressor.log_time_power(columns, kinds, run, support.beyond_octaves(columns))
+    return log_time + log_power - np.log(outside.time_s * outside.power_w), support.distance_octaves(columns)
 
 
 def _kinds_left_out(rows: Rows, columns: Columns, whole: Regressor) -> list[Array]:
