@@ -99,9 +99,9 @@ def test_groups_of_unlike_errors_are_each_covered():
 
 
 def test_widths_grow_by_the_factor_of_their_class():
-    own = Conformal({"*": 0.2, "conv": 0.1}, (1.0, 1.5, 2.0, 4.0), 0.9, 0.5)
-    asked = np.array([0.0, 0.5, 1.0, sqrt(2), 2.0, 2.5, FAR_OCTAVES, NEVER_OCTAVES])
-    assert own.half_width(own.quantile("conv"), asked) == pytest.approx([0.1, 0.15, 0.15, 0.2, 0.2, 0.4, 0.4, 0.9])
+    own = Conformal({"*": 0.2, "conv": 0.1}, (1.0, 1.5, 2.0, 4.0, 5.0), 0.9, 0.5)
+    asked = np.array([0.0, 0.5, 1.0, sqrt(2), 2.0, 2.5, sqrt(15.75), FAR_OCTAVES, NEVER_OCTAVES])
+    assert own.half_width(own.quantile("conv"), asked) == pytest.approx([0.1, 0.15, 0.15, 0.2, 0.2, 0.4, 0.4, 0.5, 0.9])
     assert own.half_width(own.quantile("never seen"), np.array([0.0])).tolist() == [0.2]
 
 
@@ -187,6 +187,36 @@ def test_distances_by_hand(layer, octaves):
     measured = [linear(64, 64, 64)]
     support = Support.of(Columns(measured, A30))
     assert support.distance_octaves(Columns([layer], A30)) == pytest.approx([octaves])
+
+
+@pytest.mark.parametrize(
+    ("layer", "octaves"),
+    [
+        (linear(64, 64, 64), 0.0),
+        (linear(32, 64, 64), 0.0),
+        (linear(1, 4096, 64), 0.0),
+        (linear(128, 64, 64), 1.0),
+        (linear(128, 128, 64), 2.0),
+        (linear(16, 64, 4096), 4.0),
+        (linear(1 << 20, 64, 64), NEVER_OCTAVES),
+        (linear(16, 16, 16, dtype="float16"), NEVER_OCTAVES),
+        (Layer("relu", (op("self", 2, 2),), (op("output", 2, 2),)), NEVER_OCTAVES),
+    ],
+    ids=[
+        "measured",
+        "smaller",
+        "far, not larger",
+        "twice m",
+        "four times",
+        "four times m and k",
+        "at most",
+        "float16",
+        "another kind",
+    ],
+)
+def test_how_much_larger_than_the_largest_by_hand(layer, octaves):
+    support = Support.of(Columns([linear(64, 64, 64), linear(8, 8, 8)], A30))
+    assert support.beyond_octaves(Columns([layer], A30)) == pytest.approx([octaves])
 
 
 def test_the_nearest_of_many_counts_and_chunks_agree():

@@ -8,11 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import SyntheticDevice, draw_layers
+from torch import nn
 
-from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model
-from wattlayer.features import FEATURES_VERSION
+from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model, trace
+from wattlayer.features import FEATURES_VERSION, Columns
+from wattlayer.hardware import find_hardware
+from wattlayer.intervals import FADING_OCTAVES, NEVER_OCTAVES
 from wattlayer.model import SCHEMA, checksum, shipped_models
+from wattlayer.residual import Residual
 
 
 def test_unseen_layers_are_predicted_within_the_noise(device, model):
@@ -29,6 +34,35 @@ def test_layers_ten_times_larger_follow_the_scaffold(device, model):
     predicted = model.predict(large).time_s
     assert len(large) > 10
     assert np.median(np.abs(predicted / time_s - 1)) < 0.12
+
+
+def thin(m: int) -> Layer:
+    """A linear layer from 256 to 4096 features of `m` rows, which none of `draw_layers` resembles."""
+    return trace(nn.Linear(256, 4096, device="meta"), torch.empty((m, 256), device="meta")).layers[0]
+
+
+@pytest.mark.parametrize(
+    ("octaves", "kept"), [(0.0, 1.0), (FADING_OCTAVES, np.exp(-1)), (NEVER_OCTAVES, 0.0)], ids=["within", "beyond", "never"]
+)
+def test_what_was_learned_of_times_fades_beyond_the_largest_layer(model, octaves, kept):
+    regressor = replace(model.regressor, time=Residual(model.regressor.time.trees))
+    columns = Columns([thin(1), thin(1 << 20)], find_hardware(model.hardware))
+    run, kinds = np.zeros(2), frozenset(model.metadata.kinds)
+    scaffold = np.log(regressor.scaffold.time_s(columns, run))
+    whole, found = (regressor.log_time_power(columns, kinds, run, np.full(2, x))[0] - scaffold for x in (0.0, octaves))
+    assert np.all(np.abs(whole) > 1e-4), "trees have something to say"
+    assert found == pytest.approx(kept * whole, abs=1e-9)
+
+
+def test_a_layer_unlike_all_others_but_no_larger_keeps_what_was_learned(model):
+    """Trees answer flatly beyond the largest layer; a gap between measured shapes they bridge no worse than the scaffold."""
+    columns, run = Columns([thin(1)], find_hardware(model.hardware)), np.zeros(1)
+    whole, _ = model.regressor.log_time_power(columns, frozenset(model.metadata.kinds), run, run)
+    p = model.predict([thin(1)])
+    assert p.extrapolated.tolist() == [True]
+    assert np.log(p.time_s) == pytest.approx(whole)
+    large = model.predict([thin(1 << 20)]).time_s
+    assert large == pytest.approx(model.regressor.scaffold.time_s(Columns([thin(1 << 20)], columns.hardware), run), rel=1e-6)
 
 
 def test_intervals_hold_what_they_say(device, model):

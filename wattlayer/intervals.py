@@ -39,7 +39,7 @@ FADING_OCTAVES = 1.0
 """By this much beyond the largest measured layer, about a third is left of what was learned of times (docs/method.md)."""
 
 STEPS_OCTAVES = (0.0, 1.0, EXTRAPOLATED_OCTAVES, FAR_OCTAVES - 0.01, FAR_OCTAVES)
-"""Upper ends of the classes of distance: in a measured cell, next to one, near, far, and farther than distances are told apart."""
+"""Upper ends of the classes of distance: in a measured cell, next to one, near, far, and too far to be told apart."""
 
 ASSUMED_NEVER = float(np.log(4.0))
 """Half-width (log energy) for kinds never measured where fewer kinds were measured than could tell: a factor of 4, assumed."""
