@@ -68,8 +68,8 @@ class Regressor:
     def log_time_power(self, columns: Columns, kinds: frozenset[str], run: Array, beyond_octaves: Array) -> tuple[Array, Array]:
         """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer.
 
-        The learned part of time fades as layers grow `beyond_octaves` [n_layers] of the largest measured, where trees answer
-        flatly; that of power has bounds and stays.
+        The learned part of time fades with `beyond_octaves` [n_layers], how far layers exceed the largest measured,
+        where trees answer flatly; that of power has bounds and stays.
         """
         scaffold_s = self.scaffold.time_s(columns, run)
         # one table for time and power, in the precision that trees work in: copies would take as long as they do

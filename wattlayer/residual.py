@@ -1,7 +1,7 @@
 """What no law says: the part of log time and of log power that is learned, by trees and by neighbours together.
 
-Gradient-boosted trees (Chen and Guestrin, KDD 2016) and a Gaussian process (`kriging`) err differently; where a layer is near
-to measured ones their mean errs less than either. Far from them neighbours have nothing to say and trees are left alone.
+Gradient-boosted trees (Chen and Guestrin, KDD 2016) and a Gaussian process (`kriging`) err differently; their mean errs less
+than either. Neighbours fall silent beyond the largest measured layer, and trees are left alone where a group has none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Residual:
     neighbours: Kriging = NOBODY
 
     def ask(self, table: NDArray[np.float32], near: Array) -> Array:
-        """Return answers [n] for rows [n, features]: the first of `MODEL_FEATURES`, each as `near` (0 to 1) to measured ones."""
+        """Return answers [n] for rows [n, features]: the first of `MODEL_FEATURES`, each within what was measured by `near` (0 to 1)."""
         trees = _ask(self.trees, table)
         neighbours, known = self.neighbours.ask(table, MODEL_FEATURES[: table.shape[1]])
         return trees + 0.5 * near * known * (neighbours - trees)
