@@ -44,7 +44,7 @@ class Residual:
     neighbours: Kriging = NOBODY
 
     def ask(self, table: NDArray[np.float32], near: Array) -> Array:
-        """Return answers [n] for rows [n, features]: the first of `MODEL_FEATURES`, each within what was measured by `near` (0 to 1)."""
+        """Return answers [n] for rows [n, features], the first of `MODEL_FEATURES`, each `near` (0 to 1) to what was measured."""
         trees = _ask(self.trees, table)
         neighbours, known = self.neighbours.ask(table, MODEL_FEATURES[: table.shape[1]])
         return trees + 0.5 * near * known * (neighbours - trees)
