@@ -233,15 +233,16 @@ def transformed_s(*layers: Layer, hardware: str = "a30") -> list[list[float]]:
 
 def test_convolutions_by_transforms_by_hand():
     """Tiles of 4x4 outputs take 36 products, of 32x32 inputs 544 complex ones: filters, inputs, outputs are written and read."""
-    three, seven = conv(32, 64, 48, 56, 3, padding=(1, 1)), conv(2, 16, 8, 56, 7, padding=(3, 3))
+    three, seven = conv(32, 64, 48, 56, 3, padding=(1, 1)), conv(2, 16, 8, 26, 7, padding=(3, 3))
     (winograd, never), (neither, fft) = transformed_s(three, seven)
     assert never == neither == NEVER_S
     tiles, images = 32 * 14**2, 4 * (32 * (64 + 48) * 56**2 + 9 * 64 * 48)
     moved = images + 2 * 4 * 36 * (64 * 48 + (64 + 48) * tiles)
     assert winograd == pytest.approx(2 * 36 * 64 * 48 * tiles / 10.3e12 + moved / 933e9)
-    tiles, images = 2 * 3**2, 4 * (2 * (16 + 8) * 56**2 + 49 * 16 * 8)
+    tiles, images = 2, 4 * (2 * (16 + 8) * 26**2 + 49 * 16 * 8)
     moved = images + 2 * 4 * 2 * 544 * (16 * 8 + (16 + 8) * tiles)
     assert fft == pytest.approx(8 * 544 * 16 * 8 * tiles / 10.3e12 + moved / 933e9)
+    assert transformed_s(conv(2, 16, 8, 27, 7, padding=(3, 3))) == [[NEVER_S, NEVER_S]], "more than a tile"
 
 
 def test_transforms_need_stride_one_one_group_no_tensor_cores_and_a_gpu():

@@ -109,7 +109,8 @@ _WINOGRAD_TILE, _WINOGRAD_OUTPUTS = 6.0, 4.0
 """Winograd's F(4x4, 3x3) makes tiles of 4x4 outputs from 6x6 products (Lavin and Gray, CVPR 2016)."""
 _FFT_TILE = 32.0
 """Fourier's convolutions work on tiles of 32x32, half of whose spectrum determines the rest (Mathieu, Henaff and LeCun, ICLR
-2014); a window of edge r leaves 33 - r outputs a side."""
+2014); a window of edge r leaves 33 - r outputs a side. Larger images are convolved directly: so they are on the Jetson, whose small
+ones take what one tile does, and few on other devices say otherwise."""
 _TRANSFORMED = ("float32", "float16", "bfloat16")
 _ROWED = [GROUP_CODES[group] for group in ("norm", "softmax", "pooling", "reduction")]
 
@@ -243,9 +244,11 @@ def _transformed_s(columns: Columns) -> tuple[Array, Array]:
     if len(rows := np.flatnonzero(can & (window == 9))):
         products = _WINOGRAD_TILE**2
         winograd[rows] = tiled_s(rows, _WINOGRAD_OUTPUTS, products, 2.0 * products)
-    if len(rows := np.flatnonzero(can & (window > 9) & (window < _FFT_TILE**2))):
+    outputs = _FFT_TILE + 1.0 - np.sqrt(window)
+    can &= (window > 9) & (window < _FFT_TILE**2) & (columns["out_positions"] <= outputs**2)
+    if len(rows := np.flatnonzero(can)):
         frequencies = _FFT_TILE * (_FFT_TILE / 2.0 + 1.0)
-        fft[rows] = tiled_s(rows, _FFT_TILE + 1.0 - np.sqrt(window[rows]), 2.0 * frequencies, 8.0 * frequencies)
+        fft[rows] = tiled_s(rows, outputs[rows], 2.0 * frequencies, 8.0 * frequencies)
     return winograd, fft
 
 
