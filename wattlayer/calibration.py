@@ -93,8 +93,8 @@ def _metadata(
         rows=len(chosen), layers=len(set(rows.layers)),
         kinds=tuple(sorted(adapted.kinds)), data_sha256=digest(chosen), runs=regressor.runs,
         run_power_shift=regressor.run_power_shift, consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w,
-        log_rates=regressor.scaffold.log_rates, support=adapted.support.points, quantiles=conformal.quantiles,
-        correlation=conformal.correlation, seed=seed, basis="calibrated",
+        log_rates=regressor.scaffold.log_rates, support=adapted.support.points, seed=seed, basis="calibrated",
+        conformal=replace(base.metadata.conformal, quantiles=conformal.quantiles, correlation=conformal.correlation),
         source=f"{base.name} ({base.metadata.basis}), calibrated with {len(set(rows.layers))} layers of {regressor.hardware}",
     )  # fmt: skip
 

@@ -287,7 +287,7 @@ def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, inde
         layer_energy_j=prediction.energy_j[calls], layer_low_j=prediction.energy_low_j[calls],
         layer_high_j=prediction.energy_high_j[calls], covered=prediction.covered[calls],
         extrapolated=prediction.extrapolated[calls], gap_s=gap_s, gap_energy_j=gap_energy_j,
-        interval_j=_interval(calls, prediction, model.metadata.correlation, gap_energy_j, launches.spread_frac),
+        interval_j=_interval(calls, prediction, model.metadata.conformal.correlation, gap_energy_j, launches.spread_frac),
     )  # fmt: skip
 
 

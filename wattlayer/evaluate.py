@@ -28,14 +28,13 @@ from .labels import labels, networks_of
 from .layer import Layer
 from .model import EnergyModel
 from .predict import load_network, trace_network
-from .training import Rows, digest, merge, tell_launches
+from .training import LARGEST_FRAC, Rows, digest, merge, tell_launches
 
 if TYPE_CHECKING:
     from .trace import Trace
 
 SPLITS = ("given", "layer", "family", "campaign", "size", "network")
 FOLDS = 5
-LARGEST_FRAC = 0.2
 MIN_FAMILY_LAYERS = 8
 """Families with fewer measured layers say little and are not left out on their own."""
 

@@ -88,7 +88,7 @@ class Baseline:
         now = _facts(record)
         self._comparable(now)
         more_j, limit_j = estimate.energy_j - self.energy_j, self.energy_j * self.frac
-        low, high = _interval_j(self.calls, _calls(record["layers"]), more_j, estimate.model.correlation)
+        low, high = _interval_j(self.calls, _calls(record["layers"]), more_j, estimate.model.conformal.correlation)
         word = "over" if _over(estimate.energy_j, limit_j) else "within"
         says = (
             f"{estimate.energy_j:.4g} J is {estimate.energy_j / self.energy_j:.4g} x {self.path.name} ({self.energy_j:.4g} J), "

@@ -85,7 +85,7 @@ class Generation:
     def decode_interval_j(self) -> tuple[float, float]:
         """Interval of `decode_energy_j`: distinct calls share the model's correlation of errors, as in an Estimate."""
         energy_j = np.array([x.energy_j for x in self.calls])
-        width = total_half_width(energy_j, np.array([x.half_width for x in self.calls]), self.prefill.model.correlation)
+        width = total_half_width(energy_j, np.array([x.half_width for x in self.calls]), self.prefill.model.conformal.correlation)
         return interval_with_gaps(float(energy_j.sum()), width, self.gap_energy_j, self.gap_spread_frac)
 
     @property

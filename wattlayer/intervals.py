@@ -1,15 +1,16 @@
 """Intervals that mean it: conformal by groups of layers, wider with the distance from what was measured.
 
 Out-of-fold errors |log(predicted / measured)| of layers that lie in a measured cell give each group of kinds its quantile; by
-what factor errors are larger farther away, step by step, widens the interval of a new layer there (split conformal with
-normalised scores: Lei et al., JASA 2018; classes by group and by distance: Mondrian conformal, Vovk 2012). Distance is counted
-in octaves to the nearest half-octave cell of layer shapes that the training set covers.
+what factor errors are larger farther away, step by step, widens the interval of a new layer there, and so does what class it is
+of: far, larger than all measured, long (split conformal with normalised scores: Lei et al., JASA 2018; classes by group and by
+distance: Mondrian conformal, Vovk 2012). Distance is counted in octaves to the nearest half-octave cell of layer shapes that
+the training set covers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +41,9 @@ FADING_OCTAVES = 1.0
 
 STEPS_OCTAVES = (0.0, 1.0, EXTRAPOLATED_OCTAVES, FAR_OCTAVES - 0.01, FAR_OCTAVES)
 """Upper ends of the classes of distance: in a measured cell, next to one, near, far, and too far to be told apart."""
+
+CLASSES = 8
+"""Of layers: near or far, within or beyond the largest measured, short or long."""
 
 ASSUMED_NEVER = float(np.log(4.0))
 """Half-width (log energy) for kinds never measured where fewer kinds were measured than could tell: a factor of 4, assumed."""
@@ -125,8 +129,23 @@ def _key(layer: Layer, device: Hardware) -> str:
 
 
 @dataclass(frozen=True)
+class Where:
+    """Where layers lie beside what was measured; all arrays [n_layers]."""
+
+    distance_octaves: Array
+    beyond_octaves: Array
+    """By how much they exceed the largest measured."""
+    time_s: Array
+    """What they are predicted to take."""
+
+    def take(self, chosen: NDArray[np.bool_]) -> Where:
+        """Return the same of the `chosen` [n_layers] alone."""
+        return Where(self.distance_octaves[chosen], self.beyond_octaves[chosen], self.time_s[chosen])
+
+
+@dataclass(frozen=True)
 class Conformal:
-    """Half-widths of log-energy intervals: a quantile per group, and a factor per class of distance."""
+    """Half-widths of log-energy intervals: a quantile per group, and factors per class of distance and per class of layers."""
 
     quantiles: Mapping[str, float]
     """Of layers in a measured cell, per group of kinds; under "*" for a group without measurements."""
@@ -136,15 +155,38 @@ class Conformal:
     """Half-width for kinds never measured, or never in that number format."""
     correlation: float
     """Share of the error variance that layers measured alike have in common; 1 would add up in full in a network."""
+    factors: tuple[float, ...] = (1.0,) * CLASSES
+    """By what factor half-widths differ from that in each class of layers: + 1 long, + 2 larger than all measured, + 4 far."""
+    long_s: float = 0.0
+    """Layers that take longer than this are long: the median of those measured."""
+
+    def __post_init__(self) -> None:
+        if "*" not in self.quantiles or len(self.widening) != len(STEPS_OCTAVES) or len(self.factors) != CLASSES:
+            raise ValueError(f"intervals need a quantile for '*', {len(STEPS_OCTAVES)} steps and {CLASSES} factors")
 
     def quantile(self, group: str) -> float:
         """Return the quantile of scores of a group of kinds; that of all where the group was not measured."""
         return self.quantiles.get(group, self.quantiles["*"])
 
-    def half_width(self, quantile: Array | float, distance_octaves: Array) -> Array:
+    def half_width(self, quantile: Array | float, where: Where) -> Array:
         """Return half-widths [n_layers] in log energy by quantiles of groups; the interval is energy · exp(± half-width)."""
-        width: Array = quantile * np.array(self.widening)[_step(distance_octaves)]
-        return np.where(distance_octaves > FAR_OCTAVES, self.never, width)
+        width: Array = quantile * np.array(self.widening)[_step(where.distance_octaves)]
+        width *= np.array(self.factors)[self._class(where)]
+        return np.where(where.distance_octaves > FAR_OCTAVES, self.never, width)
+
+    def _class(self, where: Where) -> NDArray[np.intp]:
+        far, larger = where.distance_octaves > EXTRAPOLATED_OCTAVES, where.beyond_octaves > 0
+        return 4 * far.astype(np.intp) + 2 * larger + (where.time_s > self.long_s)
+
+    def parted(self, error: Array, groups: Sequence[str], where: Where, long_s: float) -> Conformal:
+        """Return these half-widths, each class of layers with the factor that out-of-fold log errors [n] ask for.
+
+        Classes with few errors are drawn to a factor of 1.
+        """
+        own = replace(self, factors=(1.0,) * CLASSES, long_s=long_s)
+        scores = np.abs(error) / own.half_width(np.array([own.quantile(name) for name in groups]), where)
+        known, code = where.distance_octaves <= FAR_OCTAVES, own._class(where)
+        return replace(own, factors=tuple(_drawn(scores[known & (code == i)], 1.0) for i in range(CLASSES)))
 
     @staticmethod
     def fit(
@@ -165,8 +207,7 @@ class Conformal:
         scaled = size / np.array([quantiles.get(str(name), quantiles["*"]) for name in names])
         widening = [1.0] * (nearest + 1)
         for own in (scaled[step == i] for i in range(nearest + 1, len(STEPS_OCTAVES))):
-            share = len(own) / (len(own) + PRIOR)
-            widening.append(max(widening[-1], float(_quantile(own) ** share * widening[-1] ** (1 - share)) if len(own) else 0.0))
+            widening.append(max(widening[-1], _drawn(own, widening[-1])))
         # groups with little near take what lies farther as well, scaled back
         every = _by_group(size / np.array(widening)[step], names)
         few = [name for name in every if name != "*" and np.count_nonzero(near & (names == name)) < PRIOR]
@@ -176,6 +217,12 @@ class Conformal:
 def _step(distance_octaves: Array) -> NDArray[np.intp]:
     """The class [n_layers] of distances [n_layers] in `STEPS_OCTAVES`."""
     return np.minimum(np.searchsorted(STEPS_OCTAVES, distance_octaves - 1e-9), len(STEPS_OCTAVES) - 1)
+
+
+def _drawn(scores: Array, towards: float) -> float:
+    """The quantile of scores [n], drawn `towards` a factor as far as there are few."""
+    share = len(scores) / (len(scores) + PRIOR)
+    return float(_quantile(scores) ** share * towards ** (1 - share)) if len(scores) else towards
 
 
 def _by_group(scores: Array, names: NDArray[Any]) -> dict[str, float]:

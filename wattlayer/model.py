@@ -23,7 +23,7 @@ from .errors import InputError, nearest
 from .features import FEATURES_VERSION, Array, Columns
 from .folder import user_folder
 from .hardware import find_hardware, known_hardware
-from .intervals import EXTRAPOLATED_OCTAVES, FADING_OCTAVES, Conformal, Support
+from .intervals import EXTRAPOLATED_OCTAVES, FADING_OCTAVES, Conformal, Support, Where
 from .kinds import KINDS
 from .launches import Launches
 from .layer import Layer
@@ -31,7 +31,7 @@ from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
 from .scaffold import Scaffold
 
-SCHEMA = 6
+SCHEMA = 7
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,8 @@ class Metadata:
     limit_w: float
     log_rates: Mapping[str, tuple[float, ...]]
     support: Mapping[str, tuple[tuple[float, ...], ...]]
-    quantiles: Mapping[str, float]
-    widening: tuple[float, ...]
-    never: float
-    correlation: float
+    conformal: Conformal
+    """What intervals rest on."""
     seed: int
     basis: str = "measured"
     """What the model rests on: "measured", "calibrated" (few layers measured there) or "data sheet" (none)."""
@@ -116,11 +114,6 @@ class Metadata:
     """What was assumed of the device beside its data, such as a power limit; empty where nothing was."""
     launches: Launches | None = None
     """What passes cost beside their kernels; None where no network was measured whole."""
-
-    @property
-    def conformal(self) -> Conformal:
-        """What intervals rest on."""
-        return Conformal(self.quantiles, self.widening, self.never, self.correlation)
 
     @property
     def launching(self) -> str:
@@ -171,11 +164,11 @@ class EnergyModel:
         distance, run = self._support.distance_octaves(columns), self._run_codes(len(layers), runs)
         beyond = self._support.beyond_octaves(columns)
         log_time, log_power = self.regressor.log_time_power(columns, kinds, run, beyond)
-        conformal = self.metadata.conformal
-        half_width = conformal.half_width(columns.of_kind(lambda x: conformal.quantile(x.group)), distance)
+        conformal, where = self.metadata.conformal, Where(distance, beyond, np.exp(log_time))
+        half_width = conformal.half_width(columns.of_kind(lambda x: conformal.quantile(x.group)), where)
         launches = self.launches
         pause_s, pause_j = (0.0, 0.0) if alone else (launches.pause_s, launches.pause_j)
-        time_s, energy = np.exp(log_time) + pause_s, np.exp(log_time + log_power) + pause_j
+        time_s, energy = where.time_s + pause_s, np.exp(log_time + log_power) + pause_j
         return Prediction(
             time_s=time_s, power_w=energy / time_s, energy_j=energy,
             energy_low_j=energy * np.exp(-half_width), energy_high_j=energy * np.exp(half_width), half_width=half_width,
@@ -282,7 +275,7 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
     try:
         told = _tuples(record["metadata"])
         launches = Launches(**told.pop("launches")) if told.get("launches") else None
-        metadata = Metadata(**{**told, "launches": launches})
+        metadata = Metadata(**{**told, "launches": launches, "conformal": Conformal(**told["conformal"])})
         time, power = (Residual.from_json(record[name]) for name in ("time", "power"))
     except (KeyError, TypeError, ValueError, xgboost.core.XGBoostError) as error:
         raise InputError(f"{path} is not a wattlayer model that this version can use: {str(error).splitlines()[0]}") from None

@@ -109,8 +109,8 @@ _WINOGRAD_TILE, _WINOGRAD_OUTPUTS = 6.0, 4.0
 """Winograd's F(4x4, 3x3) makes tiles of 4x4 outputs from 6x6 products (Lavin and Gray, CVPR 2016)."""
 _FFT_TILE = 32.0
 """Fourier's convolutions work on tiles of 32x32, half of whose spectrum determines the rest (Mathieu, Henaff and LeCun, ICLR
-2014); a window of edge r leaves 33 - r outputs a side. Larger images are convolved directly: so they are on the Jetson, whose small
-ones take what one tile does, and few on other devices say otherwise."""
+2014); a window of edge r leaves 33 - r outputs a side. Images of more than one tile are convolved directly, as they are on the
+Jetson."""
 _TRANSFORMED = ("float32", "float16", "bfloat16")
 _ROWED = [GROUP_CODES[group] for group in ("norm", "softmax", "pooling", "reduction")]
 

@@ -18,7 +18,7 @@ from .errors import InputError
 from .estimate import estimate_many
 from .features import FEATURES_VERSION, Array, Columns
 from .hardware import find_hardware
-from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support, correlation, never_half_width, positions
+from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support, Where, correlation, never_half_width, positions
 from .kriging import Kriging, krige
 from .labels import labels, operators_s
 from .launches import Launches, Pass, fit_launches
@@ -75,8 +75,9 @@ RECIPE = Recipe()
 MIN_LAYERS = 20
 MANY_ROWS = 500
 """From here on folds are worth processes of their own, which take seconds to start; threads share the interpreter."""
-FOLDS, BLOCKS = 4, 6
-"""Out-of-fold errors come from random folds of layers (near) and from blocks of like layers left out whole (far)."""
+FOLDS, BLOCKS, LARGEST_FRAC = 4, 6, 0.2
+"""Out-of-fold errors come from random folds of layers (near), from blocks of like layers left out whole (far) and from leaving
+out those of the most FLOP (larger than all measured)."""
 
 CAPPED_FRAC = 0.93
 """Rows above this share of the highest power seen sit on the board's limit."""
@@ -109,9 +110,7 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
         rows=len(chosen), layers=len(set(rows.layers)), kinds=tuple(sorted({x.kind for x in rows.layers})),
         data_sha256=digest(chosen), source=source, runs=regressor.runs, run_power_shift=regressor.run_power_shift,
         consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w, log_rates=regressor.scaffold.log_rates,
-        support=Support.of(columns).points,
-        quantiles=conformal.quantiles, widening=conformal.widening, never=conformal.never,
-        correlation=conformal.correlation, seed=seed,
+        support=Support.of(columns).points, conformal=conformal, seed=seed,
     )  # fmt: skip
     return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
 
@@ -228,20 +227,23 @@ def _conformal(rows: Rows, columns: Columns, seed: int, whole: Regressor) -> Con
 
     folds = list(_folds(rows, columns, seed))
     prefer = "processes" if len(rows.layers) > MANY_ROWS else "threads"
-    parts = Parallel(n_jobs=-1, prefer=prefer)(delayed(_left_out)(rows, f, seed, whole) for f in folds)
-    chosen = np.concatenate([np.flatnonzero(fold) for fold in folds])
-    error, distance = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
-    block = np.concatenate([np.full(int(fold.sum()), i) for i, fold in enumerate(folds)])
-    names = np.array([rows.layers[i].group for i in chosen])
+    parts = Parallel(n_jobs=-1, prefer=prefer)(delayed(_left_out)(rows, fold, seed, whole) for _, fold in folds)
+    chosen = np.concatenate([np.flatnonzero(fold) for _, fold in folds])
+    groups = np.array([rows.layers[i].group for i in chosen])
+    how, block = (np.repeat(x, [fold.sum() for _, fold in folds]) for x in ([how for how, _ in folds], range(len(folds))))
+    error, distance, beyond, time_s = (np.concatenate([part[i] for part in parts]) for i in range(4))
+    where, alike, largest = Where(distance, beyond, time_s), how == "alike", how == "largest"
     # a layer whose like are all left out tells of what is far; its nearest neighbours lie at the block's edge
-    told, far = (block < FOLDS) | (distance > EXTRAPOLATED_OCTAVES), block >= FOLDS
+    told = ~largest & (~alike | (distance > EXTRAPOLATED_OCTAVES))
     never = never_half_width(_kinds_left_out(rows, columns, whole))
-    conformal = Conformal.fit(error[told], names[told].tolist(), distance[told], block[told], never)
-    return replace(conformal, correlation=correlation(error[far], block[far]))
+    conformal = Conformal.fit(error[told], groups[told].tolist(), distance[told], block[told], never)
+    conformal = replace(conformal, correlation=correlation(error[alike], block[alike]))
+    told |= largest
+    return conformal.parted(error[told], groups[told].tolist(), where.take(told), float(np.median(rows.time_s)))
 
 
-def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[NDArray[np.bool_]]:
-    """Yield masks of rows to leave out: random folds of distinct layers, then blocks of like layers."""
+def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield rows to leave out, and how: distinct layers "singly" in random folds, blocks of layers "alike", the "largest"."""
     from sklearn.cluster import KMeans
 
     shapes = [layer.with_tf32("none") for layer in rows.layers]  # a layer with and without TF32 stays on one side
@@ -252,13 +254,15 @@ def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[NDArray[np.bool_
     points = np.empty((len(distinct), positions(columns).shape[1]))
     points[row_layer] = positions(columns)
     block = KMeans(min(BLOCKS, len(distinct) // 2), n_init=4, random_state=seed).fit_predict(points)
-    for codes in (random, block):
+    for how, codes in (("singly", random), ("alike", block)):
         for code in np.unique(codes):
-            yield (codes == code)[row_layer]
+            yield how, (codes == code)[row_layer]
+    ascending = np.argsort([layer.flop for layer in distinct], kind="stable")
+    yield "largest", np.isin(row_layer, ascending[round(len(distinct) * (1 - LARGEST_FRAC)) :])
 
 
-def _left_out(rows: Rows, fold: NDArray[np.bool_], seed: int, whole: Regressor) -> tuple[Array, Array]:
-    """Train without `fold` and return its log-energy errors and its distances from the rest."""
+def _left_out(rows: Rows, fold: NDArray[np.bool_], seed: int, whole: Regressor) -> tuple[Array, Array, Array, Array]:
+    """Train without `fold`; return its log-energy errors, distances from the rest, octaves beyond it and predicted times."""
     inside, outside = rows.take(~fold), rows.take(fold)
     regressor, device = fit(inside, whole.hardware, seed, like=whole), find_hardware(whole.hardware)
     columns = Columns(outside.layers, device)
@@ -266,8 +270,10 @@ def _left_out(rows: Rows, fold: NDArray[np.bool_], seed: int, whole: Regressor) 
     codes = {run: float(i) for i, run in enumerate(regressor.runs)}
     run = np.array([codes.get(x, 0.0) for x in outside.runs])
     support = Support.of(Columns(inside.layers, device))
-    log_time, log_power = regressor.log_time_power(columns, kinds, run, support.beyond_octaves(columns))
-    return log_time + log_power - np.log(outside.time_s * outside.power_w), support.distance_octaves(columns)
+    beyond = support.beyond_octaves(columns)
+    log_time, log_power = regressor.log_time_power(columns, kinds, run, beyond)
+    error = log_time + log_power - np.log(outside.time_s * outside.power_w)
+    return error, support.distance_octaves(columns), beyond, np.exp(log_time)
 
 
 def _kinds_left_out(rows: Rows, columns: Columns, whole: Regressor) -> list[Array]:

@@ -17,7 +17,7 @@ import numpy as np
 from .errors import InputError
 from .features import FEATURES_VERSION, Array
 from .hardware import Hardware, find_hardware
-from .intervals import STEPS_OCTAVES
+from .intervals import STEPS_OCTAVES, Conformal
 from .kinds import KINDS
 from .model import EnergyModel, Metadata, Regressor, checksum, models_folder, payload
 from .power import PowerScaffold
@@ -119,8 +119,7 @@ def data_sheet_model(
         name=device.name, hardware=device.name, features=FEATURES_VERSION, feature_names=MODEL_FEATURES, rows=0, layers=0,
         kinds=(), data_sha256="", source=f"data sheet only; efficiencies of {names}", runs=(RUN,), run_power_shift=(0.0,),
         consumers_w=drawn.consumers_w, limit_w=drawn.limit_w, log_rates=scaffold.log_rates, support={},
-        quantiles={"*": half_width}, widening=(1.0,) * len(STEPS_OCTAVES), never=half_width,
-        correlation=correlation, seed=0, basis="data sheet",
+        conformal=Conformal({"*": half_width}, (1.0,) * len(STEPS_OCTAVES), half_width, correlation), seed=0, basis="data sheet",
     )  # fmt: skip
     return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
 

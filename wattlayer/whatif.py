@@ -94,7 +94,7 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     """Return the change from one estimate to another of the same model; raise InputError for two models."""
     if before.model_sha256 != after.model_sha256:
         raise InputError(f"the estimates are of two models ({before.model.name}, {after.model.name}): price both with one")
-    below, above = spread_j(*_differences(before, after), before.model.correlation)
+    below, above = spread_j(*_differences(before, after), before.model.conformal.correlation)
     middle = after.energy_per_sample_j - before.energy_per_sample_j
     return Change(edit, before, after, (middle - below, middle + above))
 
