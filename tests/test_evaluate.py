@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import needs_torchvision
+from conftest import draw_layers, needs_torchvision
 from test_estimate import Block
 
 import wattlayer as wl
@@ -15,6 +16,7 @@ from wattlayer.baselines import BASELINES
 from wattlayer.errors import InputError
 from wattlayer.evaluate import FOLDS, configuration, errors, evaluate, folds
 from wattlayer.launches import wait_s
+from wattlayer.model import EnergyModel, models_folder
 from wattlayer.plots import accuracy_figure
 from wattlayer.training import merge, tell_launches
 
@@ -50,6 +52,23 @@ def test_size_leaves_out_the_largest(device, layers):
     rows = device.measure(layers)
     [(_, out)] = folds("size", rows, None, 0)
     assert min(m.layer.flop for m, o in zip(rows, out) if o) >= max(m.layer.flop for m, o in zip(rows, out) if not o)
+
+
+def test_sizes_are_judged_on_layers_below_the_largest_fifth(device, monkeypatch):
+    """As models/check_sizes.py does: what the cards' split leaves out is neither learned from nor judged on."""
+    monkeypatch.syspath_prepend(models_folder())
+    script = importlib.import_module("check_sizes")
+    rows = device.measure(draw_layers(100))
+    [(_, out)] = folds("size", rows, None, 0)
+    largest = min(m.layer.flop for m, o in zip(rows, out) if o)
+    for train, test in script.nested(rows):
+        assert max(m.layer.flop for m in train) <= min(m.layer.flop for m in test)
+        assert max(m.layer.flop for m in test) <= largest
+        largest = min(m.layer.flop for m in test)
+    rows, error, inside, plain = script.judge(train, test)
+    p, measured = EnergyModel.train(train).predict([m.layer for m in test]), np.array([m.energy_j for m in test])
+    assert rows == len(test) and error == pytest.approx(np.median(np.abs(p.energy_j / measured - 1)))
+    assert inside == np.mean((p.energy_low_j <= measured) & (measured <= p.energy_high_j)) and 0 <= plain <= 1
 
 
 def test_the_split_family_needs_families(device, layers, model):

@@ -11,6 +11,7 @@ from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE
 from wattlayer.intervals import (
     ASSUMED_NEVER,
+    CLASSES,
     EXTRAPOLATED_OCTAVES,
     FAR_OCTAVES,
     LEVEL,
@@ -19,6 +20,7 @@ from wattlayer.intervals import (
     STEPS_OCTAVES,
     Conformal,
     Support,
+    Where,
     _quantile,
     correlation,
     never_half_width,
@@ -45,6 +47,11 @@ def errors(count: int, seed: int, growth: float = 0.0, scale: float = 0.1) -> tu
     return scale * rng.standard_t(4, count) * np.exp(growth * distance), distance
 
 
+def at(distance: np.ndarray, beyond: float | np.ndarray = 0.0, time_s: float | np.ndarray = 0.0) -> Where:
+    """Layers at `distance`, by default within the largest measured and short."""
+    return Where(distance, *(np.broadcast_to(x, distance.shape) for x in (beyond, time_s)))
+
+
 def fit(error: np.ndarray, groups: list[str], distance: np.ndarray) -> Conformal:
     return Conformal.fit(error, groups, distance, np.arange(len(error)) % 8)
 
@@ -56,7 +63,7 @@ def fit(error: np.ndarray, groups: list[str], distance: np.ndarray) -> Conformal
 def test_nine_tenths_of_exchangeable_errors_are_covered(seed):
     error, distance = errors(4000, seed, growth=0.4)
     own = fit(error[:2000], ["conv"] * 2000, distance[:2000])
-    covered = np.mean(np.abs(error[2000:]) <= own.half_width(own.quantile("conv"), distance[2000:]))
+    covered = np.mean(np.abs(error[2000:]) <= own.half_width(own.quantile("conv"), at(distance[2000:])))
     sd = sqrt(LEVEL * (1 - LEVEL) * (1 / 2000 + 1 / 2000))
     assert abs(covered - LEVEL) < 4 * sd
 
@@ -64,7 +71,8 @@ def test_nine_tenths_of_exchangeable_errors_are_covered(seed):
 def test_coverage_holds_in_every_class_of_distance():
     error, distance = errors(20_000, 7, growth=0.5)
     own = fit(error[:10_000], ["conv"] * 10_000, distance[:10_000])
-    held, new = np.abs(error[10_000:]) <= own.half_width(own.quantile("conv"), distance[10_000:]), distance[10_000:]
+    new = distance[10_000:]
+    held = np.abs(error[10_000:]) <= own.half_width(own.quantile("conv"), at(new))
     for low, high in zip((-1.0, *STEPS_OCTAVES), STEPS_OCTAVES):
         assert abs(held[(new > low) & (new <= high)].mean() - LEVEL) < 0.025, high
 
@@ -92,7 +100,7 @@ def test_groups_of_unlike_errors_are_each_covered():
     own = fit(np.concatenate([tight, wide]), ["conv"] * 1000 + ["norm"] * 1000, np.zeros(2000))
     for name, seed, scale in (("conv", 11, 0.05), ("norm", 12, 0.5)):
         new = errors(2000, seed, scale=scale)[0]
-        assert abs(np.mean(np.abs(new) <= own.half_width(own.quantile(name), np.zeros(2000))) - LEVEL) < 0.04
+        assert abs(np.mean(np.abs(new) <= own.half_width(own.quantile(name), at(np.zeros(2000)))) - LEVEL) < 0.04
 
 
 # --- widths
@@ -101,8 +109,8 @@ def test_groups_of_unlike_errors_are_each_covered():
 def test_widths_grow_by_the_factor_of_their_class():
     own = Conformal({"*": 0.2, "conv": 0.1}, (1.0, 1.5, 2.0, 4.0, 5.0), 0.9, 0.5)
     asked = np.array([0.0, 0.5, 1.0, sqrt(2), 2.0, 2.5, sqrt(15.75), FAR_OCTAVES, NEVER_OCTAVES])
-    assert own.half_width(own.quantile("conv"), asked) == pytest.approx([0.1, 0.15, 0.15, 0.2, 0.2, 0.4, 0.4, 0.5, 0.9])
-    assert own.half_width(own.quantile("never seen"), np.array([0.0])).tolist() == [0.2]
+    assert own.half_width(own.quantile("conv"), at(asked)) == pytest.approx([0.1, 0.15, 0.15, 0.2, 0.2, 0.4, 0.4, 0.5, 0.9])
+    assert own.half_width(own.quantile("never seen"), at(np.array([0.0]))).tolist() == [0.2]
 
 
 def test_kinds_left_out_whole_do_not_widen_what_is_far():
@@ -158,6 +166,66 @@ def test_the_quantile_is_that_of_a_finite_sample():
     assert _quantile(np.arange(1.0, 10.0)) == 9  # rank ceil(10 · 0.9)
     assert _quantile(np.arange(1.0, 20.0)) == 18
     assert _quantile(np.array([3.0, 1.0, 2.0])) == 3, "too few to say: the largest"
+
+
+# --- classes of layers
+
+NEAR, FAR = 1.0, 3.0
+EIGHT = [(d, beyond, time_s) for d in (NEAR, FAR) for beyond in (0.0, 1.0) for time_s in (1.0, 3.0)]
+"""One layer of each class in the order of factors, 2 s being long."""
+
+
+def test_each_class_has_a_factor_of_its_own():
+    own = Conformal({"*": 0.1}, (1.0,) * len(STEPS_OCTAVES), 0.9, 0.5, tuple(range(1, CLASSES + 1)), long_s=2.0)
+    asked = Where(*np.array(EIGHT).T)
+    assert own.half_width(0.1, asked) == pytest.approx([0.1 * i for i in range(1, 9)])
+    assert own.half_width(0.1, at(np.array([EXTRAPOLATED_OCTAVES, FAR_OCTAVES, NEVER_OCTAVES]))) == pytest.approx([0.1, 0.5, 0.9])
+
+
+def classes(count: int, seed: int) -> tuple[np.ndarray, Where, np.ndarray]:
+    """Log errors as large as the number of their class, where they lie, and that number."""
+    rng = np.random.default_rng(seed)
+    code = rng.integers(CLASSES, size=count)
+    return 0.1 * (code + 1) * rng.standard_t(4, count), Where(*np.array(EIGHT)[code].T), code
+
+
+def test_every_class_of_layers_is_covered_once_parted():
+    error, where, _ = classes(20_000, 3)
+    before = fit(error, ["conv"] * 20_000, where.distance_octaves)
+    own = before.parted(error, ["conv"] * 20_000, where, long_s=2.0)
+    new, there, code = classes(20_000, 4)
+    held = np.abs(new) <= own.half_width(own.quantile("conv"), there)
+    assert [abs(held[code == i].mean() - LEVEL) < 0.03 for i in range(CLASSES)] == [True] * CLASSES
+    held = np.abs(new) <= before.half_width(before.quantile("conv"), there)
+    assert held[code == 0].mean() > 0.97 and held[code == 3].mean() < 0.87, "distance alone does not tell them apart"
+
+
+def test_parting_forgets_what_was_parted_before_and_what_was_never_measured():
+    error, where, _ = classes(4000, 5)
+    names = ["conv"] * 4000
+    own = fit(error, names, where.distance_octaves)
+    once = own.parted(error, names, where, long_s=2.0)
+    assert once.parted(error, names, where, long_s=2.0) == once
+    unknown = Where(*(np.append(x, y) for x, y in ((where.distance_octaves, NEVER_OCTAVES), (where.beyond_octaves, 8.0),
+                                                    (where.time_s, 1.0))))  # fmt: skip
+    assert own.parted(np.append(error, 9.0), [*names, "conv"], unknown, long_s=2.0) == once
+
+
+def test_classes_with_few_errors_are_drawn_to_what_distance_says():
+    own = Conformal({"*": 0.1}, (1.0,) * len(STEPS_OCTAVES), 0.9, 0.5)
+    few, many = (own.parted(np.full(n, 0.4), ["conv"] * n, at(np.zeros(n)), long_s=2.0).factors for n in (5, 2000))
+    assert few == pytest.approx([4 ** (5 / (5 + PRIOR))] + [1.0] * (CLASSES - 1))
+    assert many[0] == pytest.approx(4, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"quantiles": {"conv": 0.1}}, {"widening": (1.0, 2.0)}, {"factors": (1.0,)}],
+    ids=["no quantile of all", "steps", "classes"],
+)
+def test_intervals_that_miss_a_class_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"intervals need a quantile for '\*', 5 steps and 8 factors"):
+        Conformal(**{"quantiles": {"*": 0.1}, "widening": (1.0,) * 5, "never": 0.9, "correlation": 0.5, **wrong})
 
 
 # --- distance

@@ -15,9 +15,10 @@ from torch import nn
 from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model, trace
 from wattlayer.features import FEATURES_VERSION, Columns
 from wattlayer.hardware import find_hardware
-from wattlayer.intervals import FADING_OCTAVES, NEVER_OCTAVES
+from wattlayer.intervals import CLASSES, FADING_OCTAVES, NEVER_OCTAVES
 from wattlayer.model import SCHEMA, checksum, shipped_models
 from wattlayer.residual import Residual
+from wattlayer.training import BLOCKS, FOLDS, LARGEST_FRAC, _folds, merge
 
 
 def test_unseen_layers_are_predicted_within_the_noise(device, model):
@@ -72,6 +73,32 @@ def test_intervals_hold_what_they_say(device, model):
     assert 0.82 <= np.mean((p.energy_low_j <= measured) & (measured <= p.energy_high_j)) <= 1.0
 
 
+def test_layers_are_left_out_singly_with_their_like_and_the_largest_together(device):
+    layers = draw_layers(50)
+    rows = merge(device.measure([*layers, *(x.with_tf32("all") for x in layers)]))
+    folds = list(_folds(rows, Columns(rows.layers, find_hardware("a30")), seed=0))
+    assert [how for how, _ in folds] == ["singly"] * FOLDS + ["alike"] * BLOCKS + ["largest"]
+    for how in ("singly", "alike"):
+        assert sum(fold.astype(int) for name, fold in folds if name == how).tolist() == [1] * len(rows.layers), "each once"
+    out = {x.with_tf32("none") for x, chosen in zip(rows.layers, folds[-1][1]) if chosen}
+    inside = {x.with_tf32("none") for x, chosen in zip(rows.layers, folds[-1][1]) if not chosen}
+    assert not out & inside, "with and without TF32 on one side"
+    assert len(out) == round(len(out | inside) * LARGEST_FRAC) and min(x.flop for x in out) >= max(x.flop for x in inside)
+
+
+def test_the_class_of_a_layer_tells_its_interval(model):
+    """Both are far from all others and long; one is larger than all of them."""
+    own, two = model.metadata.conformal, [thin(1), thin(1 << 20)]
+    assert own.factors != (1.0,) * CLASSES and model.predict(two).time_s.min() > own.long_s > 0
+    doubled = tuple(x * (2.0 if i == 7 else 1.0) for i, x in enumerate(own.factors))
+    other = replace(model, metadata=replace(model.metadata, conformal=replace(own, factors=doubled)))
+    assert (other.predict(two).half_width / model.predict(two).half_width).tolist() == pytest.approx([1, 2])
+
+
+def test_long_layers_are_those_above_the_median_measured(device, model, layers):
+    assert model.metadata.conformal.long_s == float(np.median([m.time_s for m in device.measure(layers)]))
+
+
 def test_kinds_never_measured_are_uncovered_extrapolated_and_wider(model, layers):
     relu = next(x for x in layers if x.kind == "relu")
     unknown = replace(relu, kind="mish")
@@ -118,7 +145,7 @@ def test_saved_and_loaded_models_agree(tmp_path, model, layers):
         (lambda text: text[: len(text) // 2], "truncated"),
         (lambda text: text.replace('"rows":150', '"rows":151'), "checksum"),
         (lambda text: text.replace(f'"features":{FEATURES_VERSION},', '"features":999,', 1), "retrain"),
-        (lambda text: text.replace(f'"wattlayer_model":{SCHEMA}', '"wattlayer_model":7'), "retrain"),
+        (lambda text: text.replace(f'"wattlayer_model":{SCHEMA}', f'"wattlayer_model":{SCHEMA + 1}'), "retrain"),
         (lambda text: "[1, 2]", "not a wattlayer model"),
         (lambda text: "{}", "not a wattlayer model"),
         (lambda text: "[" * 100_000, "not a wattlayer model"),
