@@ -36,6 +36,19 @@ class SharedModule(nn.Module):
         return self.alias(self.block(x))
 
 
+class SharedActivation(nn.Module):
+    """Blocks that hold one activation, as those of openai-gpt do; the last block runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        act = nn.GELU()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), act) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, last = self.blocks
+        return last(last(first(x)))
+
+
 class TiedWeights(nn.Module):
     """Two modules with one weight."""
 

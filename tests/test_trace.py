@@ -150,6 +150,11 @@ def test_shared_module_is_recorded_at_each_call() -> None:
     assert list(traced.unique().values()) == [2]
 
 
+def test_a_module_that_blocks_share_is_named_by_the_block_that_calls_it() -> None:
+    first, last = ([(f"blocks.{i}.0", "linear"), (f"blocks.{i}.1", "gelu")] for i in range(2))
+    assert calls(trace(networks.SharedActivation(), torch.randn(2, 8))) == [*first, *last, *last]
+
+
 def test_paths_name_the_innermost_module() -> None:
     traced = trace(networks.Wrapped(networks.ConvNet()), torch.randn(2, 3, 16, 16))
     assert calls(traced) == [

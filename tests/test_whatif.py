@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import needs_torchvision
+from networks import SharedActivation
 from test_cli import network, one_line  # noqa: F401  (fixtures)
 from torch import nn
 
@@ -74,6 +75,16 @@ def test_recipes_apply_where_they_fit_and_only_there():
         edited(net(), [("block.0", "relu")], [])
     with pytest.raises(InputError, match="depthwise"):
         edited(net(), [("stem", "deepwise")], [])
+
+
+@pytest.mark.parametrize(
+    ("replace", "drop", "left"),
+    [([("*", "relu")], [], {"relu": 3}), ([("blocks.1", "relu")], [], {"gelu": 1, "relu": 2}), ([], ["blocks.?.1"], {})],
+    ids=["everywhere", "in one block", "dropped"],
+)
+def test_an_activation_that_blocks_share_changes_in_each_that_is_named(replace, drop, left):
+    after = kinds(trace(edited(SharedActivation().eval(), replace, drop), torch.empty(2, 8)))
+    assert {kind: after.count(kind) for kind in ("gelu", "relu") if kind in after} == left
 
 
 def test_a_dropped_block_is_gone_and_one_that_changes_shapes_says_so():

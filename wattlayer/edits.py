@@ -90,7 +90,7 @@ def _replace(module: nn.Module, pattern: str, recipe: str) -> None:
 
 
 def _drop(module: nn.Module, pattern: str) -> None:
-    named = [(path, old) for path, old in module.named_modules() if path and fnmatchcase(path, pattern)]
+    named = [(path, old) for path, old in _named(module) if fnmatchcase(path, pattern)]
     if not named:
         raise InputError(_no_module(module, pattern))
     for path, old in named:
@@ -100,7 +100,7 @@ def _drop(module: nn.Module, pattern: str) -> None:
 
 def _inside(module: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield the named modules that `pattern` names and all inside them."""
-    named = [(path, old) for path, old in module.named_modules() if path]
+    named = _named(module)
     roots = {path for path, _ in named if fnmatchcase(path, pattern)}
     if not roots:
         raise InputError(_no_module(module, pattern))
@@ -110,6 +110,11 @@ def _inside(module: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
             yield path, old
 
 
+def _named(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """All modules below `module` by path; one that several hold, such as an activation, has a path in each."""
+    return [(path, old) for path, old in module.named_modules(remove_duplicate=False) if path]
+
+
 def _no_module(module: nn.Module, pattern: str) -> str:
-    paths = [path for path, _ in module.named_modules() if path]
+    paths = [path for path, _ in _named(module)]
     return f"{type(module).__name__} has no module {pattern!r}{nearest(pattern, paths)}"

@@ -266,18 +266,26 @@ def _torch_dtype(name: str | None) -> torch.dtype | None:
 
 @contextmanager
 def _module_paths(module: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keep the path of the running module on top of `stack`."""
+    """Keep the path of the running module on top of `stack`; one that several others share is named by the one that calls it."""
     names = {id(m): name for name, m in module.named_modules()}
-    running: list[int] = []
+    below: dict[int, dict[int, str]] = {}
+    running: list[nn.Module] = []
+
+    def path(m: nn.Module) -> str:
+        caller = running[-1] if running else module
+        if id(caller) not in below:
+            below[id(caller)] = {id(x): name for name, x in caller.named_modules()}
+        name = below[id(caller)].get(id(m))
+        return names[id(m)] if name is None else ".".join(x for x in (stack[-1], name) if x)
 
     def enter(m: nn.Module, _: Any) -> None:
         if id(m) in names:
-            running.append(id(m))
-            stack.append(names[id(m)])
+            stack.append(path(m))
+            running.append(m)
 
     def leave(m: nn.Module, _: Any, __: Any) -> None:
         # a child that raised never left: where its parent caught the error, both entries go
-        while id(m) in names and running and running.pop() != id(m):
+        while id(m) in names and running and running.pop() is not m:
             stack.pop()
         if id(m) in names:
             stack.pop()
