@@ -22,7 +22,7 @@ from .hardware import Hardware
 from .kinds import KINDS
 from .layer import DTYPE_BYTES, Layer
 
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 
 Array = NDArray[np.float64]
 
@@ -307,13 +307,27 @@ class Columns:
         """Longest of compute and memory time plus the launch floor (Williams et al., CACM 2009, with a floor)."""
         return np.maximum(self.compute_s(), self.memory_s()) + self.hardware.launch_s
 
+    @cached_property
+    def product(self) -> tuple[Array, Array, Array]:
+        """m, n and k as kernels cut them: those of attention keep a tile of queries and walk over all keys, for both products
+        (Dao et al., FlashAttention, NeurIPS 2022)."""
+        attention = self["group_code"] == GROUP_CODES["attention"]
+        return self["m"], np.where(attention, self["k"], self["n"]), np.where(attention, 2.0 * self["n"], self["k"])
+
+    @property
+    def misaligned(self) -> NDArray[np.bool_]:
+        """Whether rows of a product's operands are no multiple of 16 bytes, which kernels of tensor cores load at once."""
+        row_bytes = np.column_stack([self["n"], self["k"]]) * self["element_bytes"][:, None]
+        return (self["group_code"] == GROUP_CODES["matmul"]) & (self.tensor_core > 0) & (row_bytes % 16 != 0).any(axis=1)
+
     def tiles(self, edge_m: float, edge_n: float) -> Array:
         """Output tiles of `edge_m` x `edge_n` that the products fall into."""
-        return self["batches"] * np.ceil(self["m"] / edge_m) * np.ceil(self["n"] / edge_n)
+        m, n, _ = self.product
+        return self["batches"] * np.ceil(m / edge_m) * np.ceil(n / edge_n)
 
     def tiled_flop(self, edge_m: float, edge_n: float) -> Array:
         """FLOP of the products in whole output tiles of `edge_m` x `edge_n`."""
-        return 2.0 * self.tiles(edge_m, edge_n) * edge_m * edge_n * self["k"]
+        return 2.0 * self.tiles(edge_m, edge_n) * edge_m * edge_n * self.product[2]
 
     def waves(self, edge_m: float, edge_n: float) -> Array:
         """Tiles per multiprocessor."""

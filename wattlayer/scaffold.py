@@ -127,8 +127,8 @@ def cells(columns: Columns) -> list[str]:
 
     GPUs have algorithms for windows and strides (a 1x1 window without stride is a plain product of matrices); oneDNN, which
     PyTorch convolves with on CPUs, has one, the direct convolution. /odd marks output planes that are no multiple of 16 bytes
-    (vector loads lose their alignment in NCHW), /tc tensor cores, /half numbers of two bytes or one, which other kernels work
-    on, and /gathered operands that lie apart in memory.
+    (vector loads lose their alignment in NCHW) and products whose rows are none on tensor cores, /tc tensor cores, /half numbers
+    of two bytes or one, which other kernels work on, and /gathered operands that lie apart in memory.
     """
     names: list[str] = (columns.of_kind(lambda x: x.kind) + _SUFFIXES[_variants(columns)]).tolist()
     return names
@@ -150,8 +150,9 @@ def _wider(name: str) -> list[str]:
 
 
 def group_suffix(suffix: str) -> str:
-    """Return what a cell's suffix, such as "/3x3/odd/tc", leaves in the name of its group."""
-    return "".join(part for part in ("/depthwise", "/tc", "/half") if part in suffix)
+    """Return what a cell's suffix, such as "/3x3/odd/tc", leaves in the name of its group: products tell /odd from others."""
+    odd = "/odd" * suffix.startswith("/odd")
+    return odd + "".join(part for part in ("/depthwise", "/tc", "/half") if part in suffix)
 
 
 _OF_GROUP = np.array([group_suffix(x) for x in _SUFFIXES], dtype=object)
@@ -164,7 +165,7 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
     tests = [~conv, columns.depthwise, grouped, point & strided & ~on_cpu, point, on_cpu, strided, window == 9]
     algorithm = np.select(tests, range(len(tests)), len(tests))
     plain = conv & ~columns.depthwise
-    odd = plain & (columns["out_positions"] * columns["element_bytes"] % 16 != 0) & ~on_cpu
+    odd = (plain & (columns["out_positions"] * columns["element_bytes"] % 16 != 0) | columns.misaligned) & ~on_cpu
     half, gathered = columns["element_bytes"] < 4, (columns["strided"] > 0) & ~conv
     return algorithm + len(_ALGORITHMS) * (odd + 2 * (plain & (columns.tensor_core > 0)) + 4 * half + 8 * gathered)
 
@@ -194,7 +195,7 @@ class Terms:
 
 def terms(columns: Columns) -> Terms:
     """Return the bounds of every layer; launches are in microseconds and rows and serial steps in nanoseconds each."""
-    device, (m, n, k, batches) = columns.hardware, (columns[x] for x in ("m", "n", "k", "batches"))
+    device, m, n, (_, _, k) = columns.hardware, columns["m"], columns["n"], columns.product
     matrix, bias = columns.matrix_like & ~columns.depthwise, _separate_bias(columns)
     per_unit = device.units / columns.peak_flop_per_s  # seconds that one unit takes for a FLOP
     tiled = [np.ceil(columns.waves(*edges)) * 2.0 * edges[0] * edges[1] * k * per_unit for edges in TILES]
@@ -202,7 +203,7 @@ def terms(columns: Columns) -> Terms:
     split = np.maximum(padded_s, 2.0 * 32.0 * 32.0 * np.minimum(k, _SPLIT_K) * per_unit)
     # a row of a reduction costs a nanosecond, an output of a depthwise convolution, which gathers its window, a tenth
     rowed = np.where(np.isin(columns["group_code"], _ROWED), m, 0.0)
-    rows = np.where(columns.depthwise, 0.1 * m * n * batches, rowed)
+    rows = np.where(columns.depthwise, 0.1 * m * n * columns["batches"], rowed)
     vector = columns["flop"] / device.peak("float32")
     reordered = np.where(columns.is_conv & (columns["channels_last"] == 0) & (device.kind == "cpu"), _REORDER, 1.0)
     return Terms(

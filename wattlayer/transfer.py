@@ -87,7 +87,7 @@ def device_class(device: Hardware) -> str:
 
 
 def group_of_cell(cell: str) -> str:
-    """Return the group (with /tc on tensor cores and /depthwise) that a cell of the scaffold belongs to."""
+    """Return the group (with /tc, /depthwise and the like) that a cell of the scaffold belongs to."""
     name, _, suffix = cell.partition("/")
     kind = KINDS.get(name)
     return (kind.group if kind else "other") + group_suffix(f"/{suffix}")
