@@ -86,7 +86,7 @@ def _terms(samples: Sequence[Sample]) -> Terms:
     host, parts = np.array([x.own_host() for x in samples]), [terms(x.columns) for x in samples]
     looped = np.array([x.looped for x in samples])
     slower = np.exp(host - (host[looped] if looped.any() else host).mean())
-    return Terms.join([replace(x, host_s=x.host_s * own, bias_s=x.bias_s * own) for x, own in zip(parts, slower)])
+    return Terms.join([replace(x, host_s=x.host_s * own) for x, own in zip(parts, slower)])
 
 
 def balanced(weight: Array, device: NDArray[np.int64]) -> Array:

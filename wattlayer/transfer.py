@@ -36,7 +36,7 @@ LN2 = float(np.log(2.0))
 RUN = "data sheet"
 NO_HOST = -10.0
 """Log rate of a host that is not there."""
-SCHEMA = 3
+SCHEMA = 4
 LEARNED = "transfer/hardware.json"
 """What the measured devices taught, beside the shipped models."""
 
@@ -57,7 +57,7 @@ class Lesson:
         if launch_s is not None:
             # nothing but the kernel's own start is left where no host issues it
             for row in rates.values():
-                row[[RATES.index("host"), RATES.index("bias")]] = NO_HOST
+                row[RATES.index("host")] = NO_HOST
                 row[RATES.index("latency")] = np.log(launch_s / LAUNCH_S)
         return Scaffold({name: tuple(float(x) for x in row) for name, row in rates.items()})
 
