@@ -67,9 +67,9 @@ TABLE = {
     "host_power": Rate(4.0, 0.05, 12.0, 0.6, 0.1),
 }
 """Every rate: times over the data sheet's for traffic and compute, microseconds and nanoseconds for what no data sheet states
-(`terms`), the edge in L2 capacities, powers of the two maxima less 1. The bias of a convolution takes a share of a launch, a whole one at
-most. DRAM and compute may beat the data sheet (boost clocks) by 5 % and 10 %; transforms of convolutions, whose tiles and caches
-differ, what is reckoned of them by 20 % and 40 %. A kernel on one core of 28 that uses none of its vector lanes computes a
+(`terms`), the edge in L2 capacities, powers of the two maxima less 1; the bias of a convolution takes a share of a launch, all
+of it at most. DRAM and compute may beat the data sheet (boost clocks) by 5 % and 10 %; transforms of convolutions, whose tiles and
+caches differ, what is reckoned of them by 20 % and 40 %. A kernel on one core of 28 that uses none of its vector lanes computes a
 thousand times slower than the data sheet (max pooling does). The deviations are the middle of three sets tried on folds of A30
 and RTX 2080 Ti layers, which these two are judged on as well (docs/method.md)."""
 
