@@ -68,10 +68,10 @@ TABLE = {
 }
 """Every rate: times over the data sheet's for traffic and compute, microseconds and nanoseconds for what no data sheet states
 (`terms`), the edge in L2 capacities, powers of the two maxima less 1; the bias of a convolution takes a share of a launch, all
-of it at most. DRAM and compute may beat the data sheet (boost clocks) by 5 % and 10 %; transforms of convolutions, whose tiles and
-caches differ, what is reckoned of them by 20 % and 40 %. A kernel on one core of 28 that uses none of its vector lanes computes a
-thousand times slower than the data sheet (max pooling does). The deviations are the middle of three sets tried on folds of A30
-and RTX 2080 Ti layers, which these two are judged on as well (docs/method.md)."""
+of it at most. DRAM and compute may beat the data sheet (boost clocks) by 5 % and 10 %; transforms of convolutions, whose tiles
+and caches differ, what is reckoned of them by 20 % and 40 %. A kernel on one core of 28 that uses none of its vector lanes
+computes a thousand times slower than the data sheet (max pooling does). The deviations are the middle of three sets tried on
+folds of A30 and RTX 2080 Ti layers, which these two are judged on as well (docs/method.md)."""
 
 RATES = tuple(TABLE)
 BLOCKS = {
