@@ -1,8 +1,8 @@
-"""Do intervals hold for layers larger than any seen, on rows that chose nothing? `python models/check_sizes.py PATH_TO_TABLES`.
+"""Do intervals hold for layers larger than any seen? `python models/check_sizes.py PATH_TO_TABLES`.
 
-The split "size" of the cards leaves out the largest fifth of the layers, and ways to make intervals were tried on it. Here that
-fifth is not looked at: of the layers below it the largest fifth is left out, and once more of those below that. Prints median
-errors and the share inside the 90 % interval, also without the factors of classes of layers (`Conformal.factors`).
+The split "size" of the cards leaves out the largest fifth of the layers once. Here, of the layers below it the largest fifth is
+left out, and once more of those below that. Prints median errors and the share inside the 90 % interval, also without the factors
+of classes of layers (`Conformal.factors`), which were chosen by these shares and those of the cards.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from wattlayer.evaluate import errors, folds
 from wattlayer.intervals import CLASSES
 from wattlayer.labels import labels
 from wattlayer.model import EnergyModel
+from wattlayer.training import LARGEST_FRAC
 
 LEVELS = 2
 
@@ -35,7 +36,7 @@ def main(tables: Path) -> None:
         for level, judged in enumerate(Parallel(n_jobs=-1)(delayed(judge)(*split) for split in splits)):
             rows, error, *inside = judged
             shares.append(inside)
-            cells = [f"{0.8 ** (level + 2):.0%}", str(rows), *(f"{x:.1%}" for x in (error, *inside))]
+            cells = [f"{(1 - LARGEST_FRAC) ** (level + 2):.0%}", str(rows), *(f"{x:.1%}" for x in (error, *inside))]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
     print("mean share inside {:.1%}, without factors {:.1%}".format(*np.mean(shares, axis=0)))
 
@@ -58,8 +59,8 @@ def judge(train: list[Measurement], test: Sequence[Measurement]) -> tuple[int, f
     model = EnergyModel.train(train)
     metadata = replace(model.metadata, conformal=replace(model.metadata.conformal, factors=(1.0,) * CLASSES))
     measured = np.array([m.energy_j for m in test])
-    answers = [x.predict([m.layer for m in test if m.layer], [m.run for m in test], alone=True)
-               for x in (model, replace(model, metadata=metadata))]  # fmt: skip
+    asked = [m.layer for m in test if m.layer is not None], [m.run for m in test]
+    answers = [x.predict(*asked, alone=True) for x in (model, replace(model, metadata=metadata))]
     inside = [float(np.mean((p.energy_low_j <= measured) & (measured <= p.energy_high_j))) for p in answers]
     return len(test), errors(measured, answers[0].energy_j)["mdape_frac"], inside[0], inside[1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: parallel tests share the cores by processes
@@ -18,6 +18,7 @@ from torch import nn
 from wattlayer import EnergyModel, Layer, Measurement, cli, trace
 from wattlayer.features import Columns
 from wattlayer.hardware import find_hardware
+from wattlayer.model import models_folder
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -106,3 +107,13 @@ def run(capsys, monkeypatch):
         return code, captured.out, captured.err
 
     return call
+
+
+def models_script(name: str):
+    """A script beside the models."""
+    spec = spec_from_file_location(name, models_folder() / f"{name}.py")
+    module = module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, name, module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    return module

@@ -53,6 +53,14 @@ def fitted(model, pool):
     return calibrate(model, T2080.measure(pool[:40]))
 
 
+def test_classes_of_layers_of_the_other_board_do_not_carry_over(model, fitted):
+    """What is long or larger there says nothing here: the quantiles are of this board's layers as they are."""
+    old, new = model.metadata.conformal, fitted.metadata.conformal
+    assert old.long_s > 0 and set(old.factors) != {1.0}
+    assert new.long_s == 0 and set(new.factors) == {1.0}
+    assert (new.widening, new.never) == (old.widening, old.never) and new.quantiles != old.quantiles
+
+
 def test_few_layers_make_another_board_of_a_model(model, fitted, pool):
     before = calibrate(model, T2080.measure(pool[:MIN_LAYERS]))
     unseen = pool[40:]

@@ -43,6 +43,13 @@ def test_rows_name_module_kind_and_both_counts() -> None:
     assert check.fvcore_flop == sum(row.fvcore_flop or 0 for row in check.rows)
 
 
+def test_a_product_that_blocks_share_is_counted_where_fvcore_does() -> None:
+    shared = nn.Linear(8, 8)
+    check = checked(small(nn.Sequential(nn.Sequential(nn.ReLU(), shared), nn.Sequential(nn.GELU(), shared)), (4, 8)))
+    assert {(row.path, row.flop) for row in check.rows if row.kind == "matmul"} == {("0.1", 2 * 2 * 4 * 8 * 8)}
+    assert check.agrees
+
+
 @pytest.mark.parametrize(
     ("module", "shapes"),
     [

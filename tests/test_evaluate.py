@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import draw_layers, needs_torchvision
+from conftest import draw_layers, models_script, needs_torchvision
 from test_estimate import Block
 
 import wattlayer as wl
@@ -16,7 +16,7 @@ from wattlayer.baselines import BASELINES
 from wattlayer.errors import InputError
 from wattlayer.evaluate import FOLDS, configuration, errors, evaluate, folds
 from wattlayer.launches import wait_s
-from wattlayer.model import EnergyModel, models_folder
+from wattlayer.model import EnergyModel
 from wattlayer.plots import accuracy_figure
 from wattlayer.training import merge, tell_launches
 
@@ -56,8 +56,8 @@ def test_size_leaves_out_the_largest(device, layers):
 
 def test_sizes_are_judged_on_layers_below_the_largest_fifth(device, monkeypatch):
     """As models/check_sizes.py does: what the cards' split leaves out is neither learned from nor judged on."""
-    monkeypatch.syspath_prepend(models_folder())
-    script = importlib.import_module("check_sizes")
+    monkeypatch.setitem(sys.modules, "build", models_script("build"))  # beside it, not PyPI's
+    script = models_script("check_sizes")
     rows = device.measure(draw_layers(100))
     [(_, out)] = folds("size", rows, None, 0)
     largest = min(m.layer.flop for m, o in zip(rows, out) if o)

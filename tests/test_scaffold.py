@@ -213,6 +213,50 @@ def test_products_on_tensor_cores_load_sixteen_bytes_of_a_row():
     assert not Columns(halves, HARDWARE["xeon-gold-5120"]).misaligned.any()
 
 
+def rates_of(names: list[str]) -> Scaffold:
+    """A scaffold whose rates under each of `names` make work take as many times as long as under the one before."""
+    return Scaffold({name: tuple(START + i * np.log(2)) for i, name in enumerate(["*", *names])})
+
+
+@pytest.mark.parametrize(
+    ("names", "used"),
+    [
+        (["cell:linear", "group:matmul"], "cell:linear"),
+        (["group:matmul"], "group:matmul"),
+        (["cell:linear/half", "cell:linear"], "cell:linear/half"),
+        (["cell:linear", "cell:linear/half", "group:matmul/odd"], "group:matmul/odd"),
+        (["cell:linear/odd", "cell:linear/half", "group:matmul/odd/half"], "cell:linear/odd"),
+        (["cell:relu", "group:elementwise"], "*"),
+    ],
+    ids=["cell", "group", "same numbers", "odd ones of other kinds", "odd ones of other numbers", "nothing alike"],
+)
+def test_products_that_nobody_measured_odd_are_taken_for_the_others(names, used):
+    layer = in_dtype(linear(64, 49, 64), "float16")
+    scaffold = rates_of(names)
+    expected = Scaffold({"*": scaffold.log_rates[used]})
+    assert scaffold.time_s(Columns([layer], A30)) == pytest.approx(expected.time_s(Columns([layer], A30)))
+
+
+def test_rates_of_odd_products_are_drawn_to_those_of_the_others():
+    """Five of them cannot tell what they take, twenty others can: 20 times the data sheet's."""
+    even = [in_dtype(linear(1 << i, 512, 512), "float16") for i in range(8, 24)]
+    odd = [in_dtype(linear(8, 8 * i + 1, 8), "float16") for i in range(1, 6)]
+    columns = Columns(even + odd, A30)
+    fitted = Scaffold.fit(even + odd, columns, np.where(columns.misaligned, 1e-4, 1e-4 + 20 * columns.compute_s()))
+    assert "group:matmul/odd/half" in fitted.log_rates
+    large = Columns([in_dtype(linear(1 << 20, 513, 512), "float16")], A30)
+    assert fitted.time_s(large) > 10 * large.compute_s()
+
+
+def test_attention_of_few_queries_cuts_its_keys():
+    def steps(queries: int) -> float:
+        query, key = op("query", 4, 8, queries, 64), op("key", 4, 8, 4096, 64)
+        layer = Layer("scaled_dot_product_attention", (query, key, replace(key, name="value")), (replace(query, name="output"),))
+        return float(terms(Columns([layer], A30)).work_s[0, 1] / 1e-9)
+
+    assert [steps(x) for x in (1, 31, 32, 1024)] == pytest.approx([256, 256, 8192, 8192])
+
+
 def test_attention_walks_over_keys():
     """4 x 8 heads of 300 queries, 1000 keys and a head of 64: a wave is of queries, its main loop of both products' keys."""
     query, key = op("query", 4, 8, 300, 64), op("key", 4, 8, 1000, 64)

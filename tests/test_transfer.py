@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import SyntheticDevice, draw_layers
+from conftest import SyntheticDevice, draw_layers, models_script
 from torch import nn
 
 from wattlayer import Measurement, calibration, estimate, load_model, trace
@@ -175,6 +173,12 @@ def test_graphs_have_no_host_between_their_kernels_and_processors_no_graphs():
     assert LAUNCH_S == 1e-6
 
 
+def test_the_bias_of_a_convolution_is_launched_in_graphs_too():
+    plain, biased = (trace(nn.Conv2d(4, 4, 1, bias=has), torch.empty(1, 4, 1, 1)).layers for has in (False, True))
+    plain_s, biased_s = (from_data_sheet("l4").predict(x).time_s[0] for x in (plain, biased))
+    assert HARDWARE["l4"].launch_s <= plain_s * 1.05 and 1.04 < biased_s / plain_s < 2.01
+
+
 def test_cells_belong_to_groups():
     assert group_of_cell("conv2d/3x3/tc") == "conv/tc"
     assert group_of_cell("layer_norm") == "norm"
@@ -263,20 +267,10 @@ def test_what_devices_teach_survives_its_file(rows):
     assert "efficiencies of a30, gtx1080ti, rtx2080ti" in again.model(HARDWARE["t4"]).metadata.source
 
 
-def _script(name: str):
-    """A script beside the models."""
-    spec = importlib.util.spec_from_file_location(name, models_folder() / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, name, module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", ["a30", "rtx2080ti", "gtx1080ti", "gtx1070"])
 def test_cards_carry_the_learning_curves(name):
     """In step with transfer/hardware.json: `python models/build.py --curves` writes them."""
-    section = _script("build").curves_section(name)
+    section = models_script("build").curves_section(name)
     card = (models_folder() / f"{name}.md").read_text()
     assert card.endswith(section)
     for layers in (0, 25, 50, 100, 200):
@@ -286,7 +280,7 @@ def test_cards_carry_the_learning_curves(name):
 
 def test_the_page_carries_the_learning_curves():
     """In step with transfer/hardware.json: `python models/build_transfer.py --docs` writes them."""
-    script = _script("build_transfer")
+    script = models_script("build_transfer")
     record = json.loads(script.OUTPUT.read_text())
     tables = script.tables(record["curves"], record["curves_features"])
     assert f"<!-- curves -->\n{tables}<!-- /curves -->" in script.PAGE.read_text()
@@ -294,7 +288,7 @@ def test_the_page_carries_the_learning_curves():
 
 
 def test_a_card_without_curves_has_no_section():
-    assert _script("build").curves_section("jetson-nano") == ""
+    assert models_script("build").curves_section("jetson-nano") == ""
 
 
 @pytest.fixture(scope="module")
@@ -399,7 +393,7 @@ def test_a_clock_that_does_not_fit_is_refused(synthetic, clock_mhz):
 @pytest.mark.slow
 def test_a_limit_given_is_the_power_of_rows_at_the_limit(shared_data, capsys):
     """The A30's rows at 165 W, from a model that learned from other boards and knows no limit."""
-    _script("check_operating").main([str(shared_data)])
+    models_script("check_operating").main([str(shared_data)])
     lines = capsys.readouterr().out.splitlines()
     free, held = ([float(x) for x in re.findall(r"([0-9.]+)%", line)] for line in lines if line.startswith("| at the limit"))
     assert held[0] < 2 and free[0] > 10

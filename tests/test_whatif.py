@@ -87,6 +87,12 @@ def test_an_activation_that_blocks_share_changes_in_each_that_is_named(replace, 
     assert {kind: after.count(kind) for kind in ("gelu", "relu") if kind in after} == left
 
 
+def test_what_blocks_share_stays_shared_once_replaced():
+    shared = nn.Linear(64, 64)
+    after = edited(nn.Sequential(nn.Sequential(shared), nn.Sequential(shared)).eval(), [("*", "lowrank")], [])
+    assert after[0][0] is after[1][0] and sum(x.numel() for x in after.parameters()) == 2 * 64 * 16 + 64
+
+
 def test_a_dropped_block_is_gone_and_one_that_changes_shapes_says_so():
     before, after = trace(net(), INPUT), Subject(net(), (INPUT,)).trace(Edit(drop=("blocks.1",)))
     assert [p for p in before.paths if not p.startswith("blocks.1")] == list(after.paths)
@@ -148,7 +154,7 @@ def test_what_did_not_change_adds_no_width(model):
 def test_the_interval_of_a_difference_holds_as_often_as_it_says(model):
     """Errors drawn by the documented rule: shared and own parts of each layer's log energy."""
     result = changed(model, Edit(replace=(("blocks.*", "depthwise"),), drop=("norm",)))
-    random, rho, held = np.random.default_rng(0), model.metadata.correlation, []
+    random, rho, held = np.random.default_rng(0), model.metadata.conformal.correlation, []
     distinct = list(dict.fromkeys((*result.before.trace.layers, *result.after.trace.layers)))
     for _ in range(2000):
         shared, own = random.standard_normal(), dict(zip(distinct, random.standard_normal(len(distinct))))

@@ -22,7 +22,7 @@ from .labels import looped
 from .model import EnergyModel, Metadata, Regressor, checksum, load_model, payload
 from .power import PowerScaffold
 from .residual import Residual, model_features
-from .scaffold import BLOCKS, RATES, Scaffold, cells, groups
+from .scaffold import BLOCKS, RATES, Scaffold, cells, groups, lenders
 from .training import Recipe, Rows, boost, digest, merge, of_one_device
 from .transfer import from_data_sheet, group_of_cell
 
@@ -94,7 +94,7 @@ def _metadata(
         kinds=tuple(sorted(adapted.kinds)), data_sha256=digest(chosen), runs=regressor.runs,
         run_power_shift=regressor.run_power_shift, consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w,
         log_rates=regressor.scaffold.log_rates, support=adapted.support.points, seed=seed, basis="calibrated",
-        conformal=replace(base.metadata.conformal, quantiles=conformal.quantiles, correlation=conformal.correlation),
+        conformal=replace(conformal, widening=base.metadata.conformal.widening, never=base.metadata.conformal.never),
         source=f"{base.name} ({base.metadata.basis}), calibrated with {len(set(rows.layers))} layers of {regressor.hardware}",
     )  # fmt: skip
 
@@ -153,8 +153,9 @@ def _fit_rates(regressor: Regressor, rows: Rows, columns: Columns, kinds: frozen
     start = dict(regressor.scaffold.log_rates)
     for name in members:
         if name not in start:
-            parent = f"group:{group_of_cell(name[5:])}" if name.startswith("cell:") else "*"
-            start[name] = start.get(parent, start["*"])
+            level, _, own = name.partition(":")
+            known = lenders(group_of_cell(own), own) if level == "cell" else lenders(own)
+            start[name] = next(start[x] for x in known if x in start)
     shift: Array = np.zeros((len(members), len(BLOCKS)))
     for _ in range(4):
         rates = _shifted(start, dict(zip(members, shift)))

@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,6 +105,8 @@ class FlopCheck:
 def check_flops(network: Network, trace: Trace) -> FlopCheck:
     """Count the FLOP of `network` by fvcore and by torch, and set them beside those of its `trace`."""
     theirs, failure = _fvcore_counts(network)
+    once = _first_paths(network.module)
+    trace = replace(trace, paths=tuple(once.get(path, path) for path in trace.paths))
     if not failure:
         theirs += _fvcore_conv_counts(trace)
     return FlopCheck(
@@ -140,6 +142,12 @@ def count_with_torch(network: Network) -> int:
     with torch.inference_mode(), unfused_attention(), Recorder(), counter, KnownIndices():
         network.module(*network.args, **network.kwargs)
     return counter.get_total_flops()
+
+
+def _first_paths(module: nn.Module) -> dict[str, str]:
+    """Every path of a module by its first one, which is the one that fvcore knows where several blocks share a module."""
+    first = {id(m): path for path, m in module.named_modules()}
+    return {path: first[id(m)] for path, m in module.named_modules(remove_duplicate=False)}
 
 
 def _own_counts(trace: Trace) -> Counts:

@@ -82,7 +82,8 @@ def _replace(module: nn.Module, pattern: str, recipe: str) -> None:
     if recipe not in RECIPES:
         raise InputError(f"recipe {recipe!r} is not known{nearest(recipe, list(RECIPES))}; write --replace 'layer3.*=depthwise'")
     inside = list(_inside(module, pattern))
-    found = [(path, new) for path, old in inside if (new := RECIPES[recipe](old)) is not None]
+    made = {id(old): RECIPES[recipe](old) for _, old in inside}  # what several hold stays one
+    found = [(path, new) for path, old in inside if (new := made[id(old)]) is not None]
     if not found:
         raise InputError(f"{pattern!r} holds {len(inside)} modules, none that {recipe} applies to")
     for path, new in found:

@@ -316,7 +316,7 @@ class Columns:
 
     @property
     def misaligned(self) -> NDArray[np.bool_]:
-        """Whether rows of a product's operands are no multiple of 16 bytes, which kernels of tensor cores load at once."""
+        """Whether rows of a product or its operands are no multiple of 16 bytes, which kernels of tensor cores move at once."""
         row_bytes = np.column_stack([self["n"], self["k"]]) * self["element_bytes"][:, None]
         return (self["group_code"] == GROUP_CODES["matmul"]) & (self.tensor_core > 0) & (row_bytes % 16 != 0).any(axis=1)
 

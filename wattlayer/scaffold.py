@@ -18,7 +18,7 @@ claim to compute or to stream faster than the device can, and leave to trees onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -149,6 +149,18 @@ def _wider(name: str) -> list[str]:
     return names
 
 
+def lenders(group: str, cell: str = "", run: str = "") -> Iterator[str]:
+    """Yield the names of the rates that stand in for those of a group, or of its cell in a campaign, the nearest first."""
+    like = [(cell, group)]
+    if "/odd" in group:  # odd products have a group of their own; where none was measured they are taken for the others
+        like.append((cell.replace("/odd", ""), group.replace("/odd", "")))
+    for its_cell, its_group in like:
+        if cell:
+            yield from (name for wide in _wider(its_cell) for name in (f"cell:{wide}@{run}", f"cell:{wide}"))
+        yield from (f"group:{wide}" for wide in _wider(its_group))
+    yield "*"
+
+
 def group_suffix(suffix: str) -> str:
     """Return what a cell's suffix, such as "/3x3/odd/tc", leaves in the name of its group: products tell /odd from others."""
     odd = "/odd" * suffix.startswith("/odd")
@@ -172,7 +184,8 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
 
 @dataclass(frozen=True)
 class Terms:
-    """Physical lower bounds (of transforms estimates) [n_layers] in seconds, before rates; in `RATES` order from "rows" on."""
+    """Physical lower bounds (of transforms estimates) [n_layers] in seconds, before rates; in `RATES` order from "rows" on. And
+    which launches come twice."""
 
     host_s: Array
     bias: Array
@@ -202,6 +215,8 @@ def terms(columns: Columns) -> Terms:
     tiled = [np.ceil(columns.waves(*edges)) * 2.0 * edges[0] * edges[1] * k * per_unit for edges in TILES]
     padded_s = columns.tiled_flop(32.0, 32.0) / columns.peak_flop_per_s
     split = np.maximum(padded_s, 2.0 * 32.0 * 32.0 * np.minimum(k, _SPLIT_K) * per_unit)
+    # for fewer queries than a tile holds, attention cuts its keys
+    steps = np.where((columns["group_code"] == GROUP_CODES["attention"]) & (m < TILES[-1][0]), np.minimum(k, _SPLIT_K), k)
     # a row of a reduction costs a nanosecond, an output of a depthwise convolution, which gathers its window, a tenth
     rowed = np.where(np.isin(columns["group_code"], _ROWED), m, 0.0)
     rows = np.where(columns.depthwise, 0.1 * m * n * columns["batches"], rowed)
@@ -212,7 +227,7 @@ def terms(columns: Columns) -> Terms:
         traffic_s=reordered * (columns.bytes_moved + 2.0 * bias * columns["write_bytes"]) / device.dram_bytes_per_s,
         l2_share=columns.l2_share,
         work_s=np.column_stack([
-            _STEP_S * rows, *(np.where(matrix, x, 0.0) for x in (_STEP_S * k, *tiled, split, *_transformed_s(columns))),
+            _STEP_S * rows, *(np.where(matrix, x, 0.0) for x in (_STEP_S * steps, *tiled, split, *_transformed_s(columns))),
             np.where(matrix, 0.0, vector),
         ]),
         matrix=matrix,
@@ -352,8 +367,7 @@ class Scaffold:
         return np.array(table).reshape(-1, len(RATES))[inverse]
 
     def _known(self, cell: str, group: str, run: str) -> str:
-        wider = (wide for wide in _wider(cell) for wide in (f"cell:{wide}@{run}", f"cell:{wide}"))
-        return next(x for x in (*wider, *(f"group:{x}" for x in _wider(group)), "*") if x in self.log_rates)
+        return next(name for name in lenders(group, cell, run) if name in self.log_rates)
 
     def of_first_run(self) -> Scaffold:
         """Return the scaffold as it stands in the reference campaign, without campaigns."""
@@ -405,16 +419,14 @@ def fit_levels(
     """
     every = np.ones(len(target), dtype=bool)
     rates = {"*": fit_rates(Prior(START, ALL_SD), values, target, weigh(every), starts.get("*"))}
-    priors: list[tuple[str, NDArray[Any], Callable[[int], Array]]] = [
-        ("group:", of_group, lambda i: rates["*"]),
-        ("cell:", of_cell, lambda i: rates.get(f"group:{of_group[i]}", rates["*"])),
-    ]
-    for prefix, names, prior in priors:
+    for prefix, names in (("group:", of_group), ("cell:", of_cell)):
         for name in sorted(set(names)):
             chosen = names == name
             weight = weigh(chosen)
             if weight.sum() >= MIN_LAYERS - 1e-9:
-                drawn = Prior(prior(int(np.argmax(chosen))), SD)
+                group = str(of_group[np.argmax(chosen)])
+                wider = (f"group:{group}", f"group:{group.replace('/odd', '')}", "*")
+                drawn = Prior(next(rates[x] for x in wider if x in rates), SD)
                 rates[prefix + name] = fit_rates(drawn, values.take(chosen), target[chosen], weight, starts.get(prefix + name))
     return rates
 

@@ -218,7 +218,7 @@ def boost(
 
 
 def _conformal(rows: Rows, columns: Columns, seed: int, whole: Regressor) -> Conformal:
-    """Calibrate intervals on errors of layers that were left out, singly and with everything like them.
+    """Calibrate intervals on errors of layers that were left out, singly, with everything like them, and the largest together.
 
     How far is near, and where the search for rates starts, are those of the `whole`: finding them anew in each fold would take
     longer than all the rest.

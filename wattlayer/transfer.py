@@ -50,7 +50,7 @@ class Lesson:
     consumers_frac: tuple[float, ...]
 
     def scaffold(self, launch_s: float | None = None) -> Scaffold:
-        """Return the scaffold that the lesson foretells, with the launch floor `launch_s` of all layers where it is given."""
+        """Return the scaffold that the lesson foretells, with the launch floor `launch_s` of kernels where it is given."""
         rates = {name: np.array(row) for name, row in self.log_rates.items()}
         if "group:conv/tc" not in rates:
             rates |= {f"{name}/tc": on_tensor_cores(row) for name, row in rates.items() if _is_convolution(name)}
