@@ -11,7 +11,7 @@ import os
 import platform
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import growth
@@ -37,13 +37,21 @@ def measured(only: list[str], model: wl.EnergyModel, rounds: int) -> Iterator[Ro
 
 def header() -> str:
     """Say what machine this is, how busy it was, and which versions ran."""
-    tools = ", ".join(f"{x} {version(x)}" for x in ("torch", "xgboost", "torchinfo", "fvcore", "ptflops", "calflops"))
+    tools = ", ".join(f"{x} {_version(x)}" for x in ("torch", "xgboost", "torchinfo", "fvcore", "ptflops", "calflops"))
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     return (
         f"# Benchmarks, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC\n\n{platform.processor() or platform.machine()}, "
         f"{os.cpu_count()} cores, load average at the end {load}; Python {platform.python_version()}, {tools}.\n\n"
         "A ratio below 1 says that wattlayer is faster, but for speed-ups.\n"
     )
+
+
+def _version(name: str) -> str:
+    """The version of a library; `--only prediction` does without the tools that tracing is compared with."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def table(rows: list[Row]) -> str:
