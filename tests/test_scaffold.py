@@ -238,7 +238,7 @@ def test_products_that_nobody_measured_odd_are_taken_for_the_others(names, used)
 
 
 def test_rates_of_odd_products_are_drawn_to_those_of_the_others():
-    """Five of them cannot tell what they take, twenty others can: 20 times the data sheet's."""
+    """Five small ones cannot tell what large ones take, sixteen others can: 20 times the data sheet's."""
     even = [in_dtype(linear(1 << i, 512, 512), "float16") for i in range(8, 24)]
     odd = [in_dtype(linear(8, 8 * i + 1, 8), "float16") for i in range(1, 6)]
     columns = Columns(even + odd, A30)

@@ -185,7 +185,7 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
 @dataclass(frozen=True)
 class Terms:
     """Physical lower bounds (of transforms estimates) [n_layers] in seconds, before rates; in `RATES` order from "rows" on. And
-    which launches come twice."""
+    which layers launch a second kernel."""
 
     host_s: Array
     bias: Array
