@@ -348,7 +348,7 @@ def test_hub_is_never_waited_for_long() -> None:
     start = time.perf_counter()
     with pytest.raises(TimeoutError):
         hub.within(0.05, lambda: time.sleep(5))
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 4
     assert hub.LONGEST_WAIT_S < 10
 
 

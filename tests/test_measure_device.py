@@ -203,14 +203,23 @@ def test_tf32_modes_are_set_as_asked():
     set_tf32("conv")
 
 
-def test_a_host_workload_counts_calls_and_their_time():
-    calls: list[int] = []
-    work = HostWorkload(calls.append, Facts())
+def test_a_host_workload_counts_calls_and_their_time(monkeypatch):
+    now_s, calls = 0.0, []
+
+    def step(call: int) -> None:
+        nonlocal now_s
+        calls.append(call)
+        now_s += 0.002
+
+    monkeypatch.setattr(sys.modules[HostWorkload.__module__], "perf_counter", lambda: now_s)
+    work = HostWorkload(step, Facts())
     work.start()
-    work.keep_busy()
-    done = work.progress()
-    assert done.calls == len(calls) > 1 and done.time_s == pytest.approx(0.005, rel=0.5)
-    assert calls[:3] == [0, 1, 2]
+    for chunks in (1, 2):
+        work.keep_busy()  # 5 ms: three calls
+        done = work.progress()
+        assert done.calls == len(calls) == 3 * chunks
+        assert done.time_s == done.busy_s == pytest.approx(0.006 * chunks) and done.filler_s == 0.0
+    assert calls == list(range(6))
 
 
 def tiny_resolve(name, size):

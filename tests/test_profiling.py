@@ -121,12 +121,13 @@ def test_without_a_meter_it_predicts_and_says_so(model, monkeypatch):
         profile(module, INPUTS, hardware=model, meter="assumed-power", assumed_power_w=-1.0)
 
 
-def test_an_assumed_power_is_called_by_its_name(model):
-    module = nn.Sequential(nn.Conv2d(3, 8, 3)).eval()
+def test_an_assumed_power_is_called_by_its_name(model, clock, monkeypatch):
+    monkeypatch.setattr("wattlayer.meter.SystemClock.now", lambda _: clock.now())
+    module = Slow(clock).eval()
     with profile(module, INPUTS, hardware=model, meter="assumed-power", assumed_power_w=10.0) as p:
         module(*INPUTS)
     assert p.measured.meter == "assumed-power"
-    assert p.measured.power_w == pytest.approx(10.0, rel=0.2)
+    assert p.measured.power_w == pytest.approx(10.0) and p.measured.time_s == pytest.approx(0.5)
 
 
 def test_the_profiler_hook_puts_joules_beside_profiled_times(model):
