@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wattlayer.features import (
     DIMENSIONS,
@@ -28,9 +29,9 @@ from wattlayer.trace import Trace, trace
 
 A30 = HARDWARE["a30"]
 
-NAMES_DIGEST = {1: "a7c6fbf03c116f2f", 2: "bbdf414f3360892f", 3: "bbdf414f3360892f"}
+NAMES_DIGEST = {1: "a7c6fbf03c116f2f", 2: "bbdf414f3360892f", 3: "bbdf414f3360892f", 4: "bbdf414f3360892f"}
 """SHA-256 of the feature names by version: a changed list needs a new version and a new line here. The third counts the tiles and
-waves of attention otherwise."""
+waves of attention otherwise, the fourth the bytes of operands that products copy."""
 
 
 class Oddments(nn.Module):
@@ -151,6 +152,55 @@ PRODUCTS = {
 def test_products_by_hand(name):
     layer, expected = PRODUCTS[name]
     assert tuple(sizes(layer)[x] for x in ("batches", "m", "n", "k")) == expected
+
+
+class Clones(TorchDispatchMode):
+    """Counts the clones that ATen makes by itself."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (torch.ops.aten.clone.default, torch.ops.aten._reshape_copy.default)
+        return function(*args, **(kwargs or {}))
+
+
+class Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args):
+        return self.function(*args)
+
+
+HEADS = torch.randn(2, 16, 12, 8)
+OPERANDS = {
+    "heads apart": (torch.matmul, (HEADS.transpose(1, 2), HEADS.permute(0, 2, 3, 1)), 2),
+    "heads of one sample": (torch.matmul, (HEADS[:1].transpose(1, 2), HEADS[:1].permute(0, 2, 3, 1)), 0),
+    "one of two": (torch.matmul, (torch.randn(2, 12, 16, 16), HEADS.transpose(1, 2)), 1),
+    "transposed matrices": (torch.matmul, (torch.randn(2, 3, 4, 5), torch.randn(2, 3, 6, 5).transpose(-1, -2)), 0),
+    "one matrix for every head": (torch.matmul, (torch.randn(2, 3, 4, 5), torch.randn(1, 1, 5, 6).expand(2, 3, 5, 6)), 0),
+    "rows of a transposed batch": (nn.functional.linear, (torch.randn(4, 8, 16).transpose(0, 1), torch.randn(5, 16)), 0),
+    "transposed images": (nn.functional.linear, (torch.randn(4, 16, 8).transpose(1, 2), torch.randn(5, 16), torch.randn(5)), 0),
+    "a batch of transposed samples": (torch.bmm, (torch.randn(16, 4, 8).transpose(0, 1), torch.randn(4, 8, 3)), 0),
+}
+
+
+@pytest.mark.parametrize("name", OPERANDS)
+def test_operands_are_copied_where_torch_copies_them(name):
+    function, operands, copies = OPERANDS[name]
+    with torch.no_grad(), Clones() as clones:
+        function(*operands)
+    layer = trace(Call(function), *operands).layers[0]
+    assert clones.count == sizes(layer)["copies"] == copies
+    columns = Columns([layer], HARDWARE["a30"])
+    copied_bytes = sum(x.numel() * 4 for x in operands[:2] if not x.is_contiguous()) if copies else 0
+    assert columns.bytes_moved == pytest.approx(layer.read_bytes + layer.write_bytes + 2 * copied_bytes)
+
+
+def test_matrices_without_a_dimension_of_stride_1_are_copied_for_blas():
+    layer = trace(Call(torch.mm), torch.randn(16, 8)[:, ::2], torch.randn(4, 3)).layers[0]
+    assert sizes(layer)["copies"] == 1 and sizes(layer)["copied_bytes"] == 16 * 4 * 4
 
 
 @pytest.mark.parametrize("name", [x for x in PRODUCTS if x != "attention"])

@@ -284,7 +284,7 @@ def test_terms_by_hand():
     big, tiny, product = relu(1 << 28), relu(256), linear(65, 33, 9)
     found = terms(Columns([big, tiny, product], A30))
     work = dict(zip(("rows", "serial", *TILES, "split", "winograd", "fft", "vector"), found.work_s.T))
-    assert found.host_s.tolist() == [1e-6] * 3 and found.bias.tolist() == [0] * 3
+    assert found.host_s.tolist() == [1e-6] * 3 and found.further.tolist() == [0] * 3
     assert found.traffic_s[:2] == pytest.approx([2 * 4 * 2**28 / 933e9, 2 * 4 * 256 / 933e9])
     assert found.l2_share[0] == pytest.approx(2 * 4 * 2**28 / A30.l2_bytes)
     assert found.matrix.tolist() == [False, False, True]
@@ -368,7 +368,7 @@ def test_the_bias_of_a_convolution_is_a_kernel_of_its_own_on_gpus():
     plain = conv(2, 8, 16, 8, 1)
     biased = replace(plain, inputs=(*plain.inputs, op("bias", 16)))
     gpu, cpu = (terms(Columns([plain, biased], HARDWARE[name])) for name in ("a30", "xeon-gold-5120"))
-    assert gpu.bias.tolist() == [0, 1] and cpu.bias.tolist() == [0, 0]
+    assert gpu.further.tolist() == [0, 1] and cpu.further.tolist() == [0, 0]
     assert np.diff(gpu.traffic_s) == pytest.approx((16 * 4 + 2 * 2 * 16 * 64 * 4) / 933e9)
     assert np.diff(cpu.traffic_s) == pytest.approx(100 * 16 * 4 / HARDWARE["xeon-gold-5120"].dram_bytes_per_s)
 

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from math import prod
 from operator import attrgetter
 from typing import Any
@@ -20,9 +21,9 @@ from numpy.typing import NDArray
 
 from .hardware import Hardware
 from .kinds import KINDS
-from .layer import DTYPE_BYTES, Layer
+from .layer import DTYPE_BYTES, Layer, Operand
 
-FEATURES_VERSION = 3
+FEATURES_VERSION = 4
 
 Array = NDArray[np.float64]
 
@@ -76,6 +77,9 @@ class Dimensions:
     strided: float = 0.0
     tf32: float = 0.0
     bias: float = 0.0
+    copies: float = 0.0
+    """Operands that must be copied before the kernel can take them."""
+    copied_bytes: float = 0.0
 
 
 DIMENSIONS = tuple(f.name for f in fields(Dimensions))
@@ -143,6 +147,7 @@ def _matmul(layer: Layer) -> dict[str, float]:
     out = layer.outputs[0]
     batches = prod(right.shape[:-2]) if len(right.shape) > 2 and layer.kind != "_grouped_mm" else 1
     n = right.shape[0] if layer.kind == "linear" else right.shape[-1] if len(right.shape) > 1 else 1
+    copied = [x for x in (left, right) if _is_copied(x)]
     return {
         "batches": batches,
         "m": out.elements / max(1, n * batches),
@@ -152,7 +157,20 @@ def _matmul(layer: Layer) -> dict[str, float]:
         "out_channels": n,
         "weight_bytes": right.size_bytes,
         "transposed": layer.kind == "linear",
+        "copies": len(copied),
+        "copied_bytes": sum(x.elements * DTYPE_BYTES[x.dtype] for x in copied),
     }
+
+
+def _is_copied(x: Operand) -> bool:
+    """Whether a product copies an operand first: BLAS takes matrices with one dimension of stride 1 that lie one stride apart,
+    and what no view can show so (heads parted from positions, say) ATen clones."""
+    if x.strides is None or len(x.shape) < 2:
+        return False
+    sizes = list(zip(x.shape, x.strides))
+    apart = [(n, stride) for n, stride in sizes[:-2] if n > 1]
+    dense = any(n == 1 or stride == 1 for n, stride in sizes[-2:])
+    return not dense or any(far != near * n for (_, far), (n, near) in pairwise(apart))
 
 
 def _attention(layer: Layer) -> dict[str, float]:
@@ -267,7 +285,8 @@ class Columns:
 
     @property
     def bytes_moved(self) -> Array:
-        return self["read_bytes"] + self["write_bytes"]
+        """Bytes read and written [n_layers], those of operands that are copied first among them."""
+        return self["read_bytes"] + self["write_bytes"] + 2.0 * self["copied_bytes"]
 
     @property
     def _fit_for_tensor_cores(self) -> NDArray[np.bool_]:

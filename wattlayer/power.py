@@ -14,18 +14,24 @@ from typing import Any
 
 import numpy as np
 
-from .features import Array, Columns
+from .features import GROUP_CODES, Array, Columns
 from .hardware import Hardware
 from .scaffold import TABLE, from_dram_frac
 
-CONSUMERS = ("idle", "l2", "dram", "tensor_core", "matrix", "vector")
-"""Parts of a device that draw power when busy; "idle" always does."""
+CONSUMERS = ("idle", "awake", "l2", "dram", "exchange", "tensor_core", "matrix", "vector")
+"""Parts of a device that draw power when busy; "idle" always does, "awake" whenever a kernel runs, and "exchange" where threads
+gather what lies apart or pass results to one another, with more instructions for a byte than element-wise kernels need."""
 
-START_FRAC = np.array([0.3, 0.4, 0.6, 0.6, 0.3])
+START_FRAC = np.array([0.2, 0.3, 0.4, 0.3, 0.6, 0.6, 0.3])
 """Where fitting starts: busy parts draw these shares of the board's limit; idling (hot) 1.5 times the data sheet's idle power."""
 
 SHRINKAGE = 0.09
 """Ridge weight on the distance (in log watts) from the start."""
+
+WAKE_S = 10e-6
+"""A device whose kernels are this short sleeps half of the time; of 2, 5, 10 and 20 µs what fits kinds left out best."""
+
+_EXCHANGING = [GROUP_CODES[group] for group in ("norm", "softmax", "pooling", "reduction", "embedding")]
 
 _L2_EDGE = TABLE["l2_edge"].start
 
@@ -82,6 +88,7 @@ def busy_frac(columns: Columns, time_s: Array) -> Array:
     traffic = columns.memory_s() / time_s
     from_dram = from_dram_frac(columns.l2_share, _L2_EDGE)
     return np.column_stack([
-        np.ones(len(time_s)), traffic * (1.0 - from_dram), traffic * from_dram, compute * (matrix & tensor),
+        np.ones(len(time_s)), time_s / (time_s + WAKE_S), traffic * (1.0 - from_dram), traffic * from_dram,
+        traffic * np.isin(columns["group_code"], _EXCHANGING), compute * (matrix & tensor),
         compute * (matrix & ~tensor), compute * ~matrix,
     ])  # fmt: skip

@@ -4,7 +4,8 @@ Each rate multiplies a physical lower bound (`Terms`); what a device does in tur
 as the slowest part (max_p is the maximum that power means with exponent p make smooth):
 
     t       = max_p( host, latency + rows + work )
-    host    = the loop that issues the kernels; it and the latency count more for the bias of a convolution, a kernel of its own
+    host    = the loop that issues the kernels; it and the latency count more for each further kernel, which adds the bias of a
+              convolution or copies an operand
     work    = max_q( traffic, compute, serial )
     traffic = bytes from L2 and from DRAM, each at its own rate, parted by how far the working set exceeds L2
     compute = on matrix units the fastest of several tile sizes, in whole tiles and waves, and for convolutions of
@@ -48,7 +49,7 @@ class Rate(NamedTuple):
 
 TABLE = {
     "host": Rate(10.0, 0.3, 3000.0, 0.9, 0.3),
-    "bias": Rate(0.5, 0.05, 1.0, 0.3, 0.15),
+    "further": Rate(0.5, 0.05, 1.0, 0.3, 0.15),
     "latency": Rate(3.0, 0.05, 3000.0, 0.3, 0.15),
     "l2": Rate(0.6, 0.02, 1.5, 0.3, 0.15),
     "dram": Rate(1.2, 0.95, 50.0, 0.18, 0.3),
@@ -67,8 +68,8 @@ TABLE = {
     "host_power": Rate(4.0, 0.05, 12.0, 0.6, 0.1),
 }
 """Every rate: times over the data sheet's for traffic and compute, microseconds and nanoseconds for what no data sheet states
-(`terms`), the edge in L2 capacities, powers of the two maxima less 1; the bias of a convolution takes a share of a launch, all
-of it at most. DRAM and compute may beat the data sheet (boost clocks) by 5 % and 10 %; transforms of convolutions, whose tiles
+(`terms`), the edge in L2 capacities, powers of the two maxima less 1; a further kernel takes a share of a launch, all of it at
+most. DRAM and compute may beat the data sheet (boost clocks) by 5 % and 10 %; transforms of convolutions, whose tiles
 and caches differ, what is reckoned of them by 20 % and 40 %. A kernel on one core of 28 that uses none of its vector lanes
 computes a thousand times slower than the data sheet (max pooling does). The deviations are the middle of three sets tried on
 folds of A30 and RTX 2080 Ti layers, which these two are judged on as well (docs/method.md)."""
@@ -84,8 +85,8 @@ _AT = {name: i for i, name in enumerate(RATES)}
 _COMPUTE = slice(_AT["tile_128x128"], _AT["vector"] + 1)
 
 SD, RUN_SD = (np.array([getattr(rate, kind) for rate in TABLE.values()]) for kind in ("sd", "run_sd"))
-ALL_SD = np.where(np.array(RATES) == "host", 2.0, 0.01)
-"""What all layers share is their host: kinds have too little else in common to learn the rates of one from others."""
+ALL_SD = np.where(np.array(RATES) == "host", 2.0, 1e-4)
+"""What all layers share is their host, and that alone: what slows the norms of a device does not slow its other kinds."""
 
 NOISE_SD = 0.1
 """Scatter of log time that the priors are weighed against; errors beyond 14 % count less (pseudo-Huber)."""
@@ -185,11 +186,11 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
 @dataclass(frozen=True)
 class Terms:
     """Physical lower bounds (of transforms estimates) [n_layers] in seconds, before rates; in `RATES` order from "rows" on. And
-    which layers launch a second kernel."""
+    how many kernels layers launch beside the first."""
 
     host_s: Array
-    bias: Array
-    """1 where a bias is a kernel of its own."""
+    further: Array
+    """Kernels that add a bias or copy an operand."""
     traffic_s: Array
     """All bytes at DRAM bandwidth; those that a CPU's convolutions copy `_REORDER` times."""
     l2_share: Array
@@ -223,7 +224,7 @@ def terms(columns: Columns) -> Terms:
     vector = columns["flop"] / device.peak("float32")
     reordered = np.where(columns.is_conv & (columns["channels_last"] == 0) & (device.kind == "cpu"), _REORDER, 1.0)
     return Terms(
-        host_s=np.full(len(m), LAUNCH_S), bias=bias,
+        host_s=np.full(len(m), LAUNCH_S), further=bias + columns["copies"],
         traffic_s=reordered * (columns.bytes_moved + 2.0 * bias * columns["write_bytes"]) / device.dram_bytes_per_s,
         l2_share=columns.l2_share,
         work_s=np.column_stack([
@@ -299,7 +300,7 @@ def law(log_rates: Array, terms: Terms) -> tuple[Array, Callable[[], Array]]:
     work_power, host_power = 1.0 + rate["work_power"], 1.0 + rate["host_power"]
     log_work, work_shares, work_by_power = _soft_maximum(np.stack([l2 + dram, compute, serial], axis=1), work_power)
     work = np.exp(log_work)
-    kernels = 1.0 + terms.bias * rate["bias"]
+    kernels = 1.0 + terms.further * rate["further"]
     host, latency = terms.host_s * rate["host"] * kernels, latency * kernels
     device = latency + rows + work
     log_time, shares, by_power = _soft_maximum(np.stack([host, device], axis=1), host_power)
@@ -312,7 +313,7 @@ def law(log_rates: Array, terms: Terms) -> tuple[Array, Callable[[], Array]]:
         moved = _EDGE_STEEPNESS * from_dram * (1.0 - from_dram) * terms.traffic_s * (rate["l2"] - rate["dram"])
         tile_share = np.where(terms.matrix[:, None], near / near.sum(axis=1, keepdims=True), 0.0)
         found = {
-            "host": of_host * host, "bias": (of_host * host + of_device * latency) * (1.0 - 1.0 / kernels),
+            "host": of_host * host, "further": (of_host * host + of_device * latency) * (1.0 - 1.0 / kernels),
             "latency": of_device * latency, "rows": of_device * rows,
             "l2": of_traffic * l2, "dram": of_traffic * dram, "l2_edge": of_traffic * moved,
             "serial": of_work * work_shares[:, 2], "vector": of_work * work_shares[:, 1] * ~terms.matrix,
