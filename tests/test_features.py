@@ -78,6 +78,21 @@ def first(module: nn.Module, *shape: int) -> Layer:
     return trace(module.eval(), torch.empty(shape)).layers[0]
 
 
+class Call(nn.Module):
+    """One operator as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args):
+        return self.function(*args)
+
+
+def called(function, *operands: torch.Tensor) -> Layer:
+    return trace(Call(function), *operands).layers[0]
+
+
 @pytest.mark.parametrize("hardware", HARDWARE)
 def test_every_value_is_finite(hardware):
     table = featurise(Columns(ALL_LAYERS, HARDWARE[hardware]))
@@ -164,15 +179,6 @@ class Clones(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-class Call(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
-
-
 HEADS = torch.randn(2, 16, 12, 8)
 OPERANDS = {
     "heads apart": (torch.matmul, (HEADS.transpose(1, 2), HEADS.permute(0, 2, 3, 1)), 2),
@@ -191,7 +197,7 @@ def test_operands_are_copied_where_torch_copies_them(name):
     function, operands, copies = OPERANDS[name]
     with torch.no_grad(), Clones() as clones:
         function(*operands)
-    layer = trace(Call(function), *operands).layers[0]
+    layer = called(function, *operands)
     assert clones.count == sizes(layer)["copies"] == copies
     columns = Columns([layer], HARDWARE["a30"])
     copied_bytes = sum(x.numel() * 4 for x in operands[:2] if not x.is_contiguous()) if copies else 0
@@ -199,7 +205,7 @@ def test_operands_are_copied_where_torch_copies_them(name):
 
 
 def test_matrices_without_a_dimension_of_stride_1_are_copied_for_blas():
-    layer = trace(Call(torch.mm), torch.randn(16, 8)[:, ::2], torch.randn(4, 3)).layers[0]
+    layer = called(torch.mm, torch.randn(16, 8)[:, ::2], torch.randn(4, 3))
     assert sizes(layer)["copies"] == 1 and sizes(layer)["copied_bytes"] == 16 * 4 * 4
 
 
@@ -252,6 +258,30 @@ def test_train_mode_and_channels_last_are_seen():
 
 def square(m: int, n: int, k: int = 64) -> Layer:
     return Layer("mm", (op("self", m, k), op("mat2", k, n)), (op("output", m, n),))
+
+
+LAYOUTS = {
+    "both alike": ((0, 2, 1), (0, 2, 1), 0),
+    "contiguous": ((0, 1, 2), (0, 1, 2), 0),
+    "one of two": ((0, 2, 1), (0, 1, 2), 1),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_element_wise_operands_of_one_layout_lie_together(name):
+    """TensorIterator walks all operands in their order in memory, where they have the same."""
+    *orders, apart = LAYOUTS[name]
+    operands = [torch.randn([8, 6, 4] if order == (0, 1, 2) else [8, 4, 6]).permute(order) for order in orders]
+    assert sizes(called(torch.add, *operands))["strided"] == apart
+
+
+def test_gaps_and_copies_lie_apart():
+    assert sizes(called(torch.relu, torch.randn(8, 6)[:, ::2]))["strided"] == 1
+    assert sizes(called(torch.clone, torch.randn(8, 6).T))["strided"] == 1
+    channels_last = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
+    assert sizes(called(torch.relu, channels_last))["strided"] == 0
+    assert sizes(called(torch.add, channels_last, torch.randn(2, 8, 4, 4)))["strided"] == 1
+    assert sizes(called(torch.mul, torch.randn(8, 6, 4).transpose(0, 1), torch.randn(4)))["strided"] == 0
 
 
 def test_tiles_and_waves_by_hand():

@@ -102,13 +102,21 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
         operands=float(len(inputs)),
         element_bytes=float(DTYPE_BYTES[layer.dtype]),
         channels_last=float(bool(inputs) and inputs[0].channels_last),
-        strided=float(any(x.strides is not None and not x.channels_last for x in inputs)),
+        strided=float(_lies_apart(layer)),
         tf32=float(layer.tf32),
         bias=float(layer.operand("bias") is not None),
         **sizes,
     )
     values: tuple[float, ...] = _IN_ORDER(record)
     return values
+
+
+def _lies_apart(layer: Layer) -> bool:
+    """Whether operands lie apart in memory: element-wise kernels read those of one layout as if they were contiguous."""
+    if layer.group != "elementwise":
+        return any(x.strides is not None and not x.channels_last for x in layer.inputs)
+    whole = [x for x in layer.inputs if layer.outputs and x.shape == layer.outputs[0].shape]
+    return any(not x.dense for x in whole) or len({x.layout for x in whole}) > 1
 
 
 @lru_cache(maxsize=1 << 18)

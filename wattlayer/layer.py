@@ -63,6 +63,23 @@ class Operand:
         return distinct * DTYPE_BYTES[self.dtype]
 
     @property
+    def layout(self) -> tuple[int, ...]:
+        """The dimensions with more than one element, from the outermost in memory to the innermost."""
+        wide = [i for i, n in enumerate(self.shape) if n > 1]
+        strides = self.strides
+        return tuple(wide) if strides is None else tuple(sorted(wide, key=lambda i: -strides[i]))
+
+    @property
+    def dense(self) -> bool:
+        """Whether the elements fill one stretch of memory, in whatever order."""
+        near = 1
+        for i in reversed(self.layout):
+            if self.strides is not None and self.strides[i] != near:
+                return False
+            near *= self.shape[i]
+        return True
+
+    @property
     def channels_last(self) -> bool:
         """Whether the innermost dimension in memory is dimension 1 of a 4-D or 5-D tensor."""
         strides = self.strides
