@@ -67,7 +67,8 @@ def checked(key: tuple[Any, ...], rows: pd.DataFrame) -> Iterator[dict[str, Any]
 def predicted(hardware: str, name: str, batch: int, length: int) -> Estimate:
     """Price one forward pass as it was run: eager attention (matmul, softmax, matmul), float32.
 
-    The encoders of that time added a mask that hides nothing to their scores, which today's leave out unless they are given one.
+    The encoders of that time added a mask that hides nothing to their scores (DistilBERT filled it in), which today's leave out
+    unless they are given one.
     """
     import torch
     from transformers import AutoConfig, AutoModel

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from wattlayer.features import (
     DIMENSIONS,
@@ -169,14 +168,11 @@ def test_products_by_hand(name):
     assert tuple(sizes(layer)[x] for x in ("batches", "m", "n", "k")) == expected
 
 
-class Clones(TorchDispatchMode):
-    """Counts the clones that ATen makes by itself."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function in (torch.ops.aten.clone.default, torch.ops.aten._reshape_copy.default)
-        return function(*args, **(kwargs or {}))
+def clones(function, *operands: torch.Tensor) -> int:
+    """How often torch clones while it runs."""
+    with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function(*operands)
+    return sum(event.count for event in profile.key_averages() if event.key == "aten::clone")
 
 
 HEADS = torch.randn(2, 16, 12, 8)
@@ -185,28 +181,32 @@ OPERANDS = {
     "heads of one sample": (torch.matmul, (HEADS[:1].transpose(1, 2), HEADS[:1].permute(0, 2, 3, 1)), 0),
     "one of two": (torch.matmul, (torch.randn(2, 12, 16, 16), HEADS.transpose(1, 2)), 1),
     "transposed matrices": (torch.matmul, (torch.randn(2, 3, 4, 5), torch.randn(2, 3, 6, 5).transpose(-1, -2)), 0),
+    "the same keys for some heads": (torch.matmul, (torch.randn(2, 3, 4, 5), torch.randn(2, 1, 5, 6)), 1),
+    "the same matrices for every sample": (torch.matmul, (torch.randn(2, 3, 4, 5), torch.randn(3, 5, 6)), 1),
+    "one sample by many": (torch.matmul, (torch.randn(1, 3, 4, 5), torch.randn(2, 3, 5, 6)), 1),
     "one matrix for every head": (torch.matmul, (torch.randn(2, 3, 4, 5), torch.randn(1, 1, 5, 6).expand(2, 3, 5, 6)), 0),
     "rows of a transposed batch": (nn.functional.linear, (torch.randn(4, 8, 16).transpose(0, 1), torch.randn(5, 16)), 0),
     "transposed images": (nn.functional.linear, (torch.randn(4, 16, 8).transpose(1, 2), torch.randn(5, 16), torch.randn(5)), 0),
-    "a batch of transposed samples": (torch.bmm, (torch.randn(16, 4, 8).transpose(0, 1), torch.randn(4, 8, 3)), 0),
+    "a transposed matrix": (torch.mm, (torch.randn(3, 4), torch.randn(5, 4).T), 0),
+    "every other column": (torch.mm, (torch.randn(16, 8)[:, ::2], torch.randn(4, 3)), 1),
+    "a row with gaps": (torch.mm, (torch.randn(1, 8)[:, ::2], torch.randn(4, 3)), 1),
+    "one row many times": (torch.mm, (torch.randn(1, 4).expand(6, 4), torch.randn(4, 3)), 1),
+    "overlapping frames": (torch.mm, (torch.randn(20).unfold(0, 5, 2), torch.randn(5, 3)), 1),
 }
 
 
 @pytest.mark.parametrize("name", OPERANDS)
 def test_operands_are_copied_where_torch_copies_them(name):
     function, operands, copies = OPERANDS[name]
-    with torch.no_grad(), Clones() as clones:
-        function(*operands)
     layer = called(function, *operands)
-    assert clones.count == sizes(layer)["copies"] == copies
-    columns = Columns([layer], HARDWARE["a30"])
-    copied_bytes = sum(x.numel() * 4 for x in operands[:2] if not x.is_contiguous()) if copies else 0
-    assert columns.bytes_moved == pytest.approx(layer.read_bytes + layer.write_bytes + 2 * copied_bytes)
+    assert clones(function, *operands) == sizes(layer)["copies"] == copies
 
 
-def test_matrices_without_a_dimension_of_stride_1_are_copied_for_blas():
-    layer = called(torch.mm, torch.randn(16, 8)[:, ::2], torch.randn(4, 3))
-    assert sizes(layer)["copies"] == 1 and sizes(layer)["copied_bytes"] == 16 * 4 * 4
+def test_a_copy_is_read_and_written():
+    layer = called(torch.matmul, HEADS.transpose(1, 2), HEADS.permute(0, 2, 3, 1))
+    assert Columns([layer], HARDWARE["a30"]).bytes_moved == pytest.approx(layer.read_bytes + layer.write_bytes + 2 * 2 * HEADS.numel() * 4)
+    shared = called(torch.matmul, torch.randn(2, 3, 4, 5), torch.randn(2, 1, 5, 6))
+    assert sizes(shared)["copied_bytes"] == 2 * 3 * 5 * 6 * 4, "written for every head"
 
 
 @pytest.mark.parametrize("name", [x for x in PRODUCTS if x != "attention"])
@@ -282,6 +282,8 @@ def test_gaps_and_copies_lie_apart():
     assert sizes(called(torch.relu, channels_last))["strided"] == 0
     assert sizes(called(torch.add, channels_last, torch.randn(2, 8, 4, 4)))["strided"] == 1
     assert sizes(called(torch.mul, torch.randn(8, 6, 4).transpose(0, 1), torch.randn(4)))["strided"] == 0
+    assert sizes(called(torch.add, torch.randn(8, 6), torch.randn(8, 1).expand(8, 6)))["strided"] == 0
+    assert sizes(called(nn.functional.glu, torch.randn(8, 12)[:, :6]))["strided"] == 1
 
 
 def test_tiles_and_waves_by_hand():

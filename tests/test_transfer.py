@@ -148,12 +148,12 @@ def test_each_device_counts_alike_however_many_rows_it_has():
 def test_tensor_cores_nobody_measured_are_assumed_and_measured_ones_taken_as_they_are():
     nothing, one, two = ((x,) * len(RATES) for x in (0.0, 1.0, 2.0))
     plain = {"*": nothing, "group:conv": one, "cell:conv2d/1x1": one, "cell:conv2d/depthwise": one, "cell:linear": one}
-    rates = Lesson(("a30",), plain, (0.5,) * 6).scaffold().log_rates
+    rates = Lesson(("a30",), plain, (0.5,) * len(CONSUMERS)).scaffold().log_rates
     expected = np.ones(len(RATES))
     expected[[RATES.index(name) for name in BLOCKS["compute"]]] -= np.log(TENSOR_CORE_FRAC)
     assert rates["group:conv/tc"] == rates["cell:conv2d/1x1/tc"] == pytest.approx(expected)
     assert set(rates) == {*plain, "group:conv/tc", "cell:conv2d/1x1/tc"}
-    measured = Lesson(("a30",), plain | {"group:conv/tc": two}, (0.5,) * 6).scaffold().log_rates
+    measured = Lesson(("a30",), plain | {"group:conv/tc": two}, (0.5,) * len(CONSUMERS)).scaffold().log_rates
     assert measured["group:conv/tc"] == two and "cell:conv2d/1x1/tc" not in measured
 
 

@@ -115,8 +115,9 @@ def _lies_apart(layer: Layer) -> bool:
     """Whether operands lie apart in memory: element-wise kernels read those of one layout as if they were contiguous."""
     if layer.group != "elementwise":
         return any(x.strides is not None and not x.channels_last for x in layer.inputs)
-    whole = [x for x in layer.inputs if layer.outputs and x.shape == layer.outputs[0].shape]
-    return any(not x.dense for x in whole) or len({x.layout for x in whole}) > 1
+    own = [x for x in layer.inputs if layer.outputs and x.shape == layer.outputs[0].shape]
+    whole = [x for x in own if x.size_bytes == x.elements * DTYPE_BYTES[x.dtype]]  # one that is expanded lies in any layout
+    return any(not x.dense for x in whole or layer.inputs) or len({x.layout for x in whole}) > 1
 
 
 @lru_cache(maxsize=1 << 18)
@@ -155,7 +156,7 @@ def _matmul(layer: Layer) -> dict[str, float]:
     out = layer.outputs[0]
     batches = prod(right.shape[:-2]) if len(right.shape) > 2 and layer.kind != "_grouped_mm" else 1
     n = right.shape[0] if layer.kind == "linear" else right.shape[-1] if len(right.shape) > 1 else 1
-    copied = [x for x in (left, right) if _is_copied(x)]
+    copied = [x for x in _expanded(left, right) if _is_copied(x)]
     return {
         "batches": batches,
         "m": out.elements / max(1, n * batches),
@@ -166,8 +167,22 @@ def _matmul(layer: Layer) -> dict[str, float]:
         "weight_bytes": right.size_bytes,
         "transposed": layer.kind == "linear",
         "copies": len(copied),
-        "copied_bytes": sum(x.elements * DTYPE_BYTES[x.dtype] for x in copied),
+        "copied_bytes": sum(x.elements * DTYPE_BYTES[x.dtype] for x in copied),  # written in full, what is expanded as well
     }
+
+
+def _expanded(left: Operand, right: Operand) -> list[Operand]:
+    """Return both operands with the batches that they share, as `matmul` expands them."""
+    if min(len(left.shape), len(right.shape)) < 3:
+        return [left, right]
+    batches = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    found = []
+    for x in (left, right):
+        more = len(batches) - len(x.shape) + 2
+        strides = x.strides or tuple(prod(x.shape[i + 1 :]) for i in range(len(x.shape)))
+        kept = [0 if i < more or x.shape[i - more] < n else strides[i - more] for i, n in enumerate(batches)]
+        found.append(Operand(x.name, (*batches, *x.shape[-2:]), x.dtype, (*kept, *strides[-2:])))
+    return found
 
 
 def _is_copied(x: Operand) -> bool:
@@ -176,9 +191,10 @@ def _is_copied(x: Operand) -> bool:
     if x.strides is None or len(x.shape) < 2:
         return False
     sizes = list(zip(x.shape, x.strides))
+    (rows, down), (width, across) = sizes[-2:]
+    fits = (across == 1 and down >= max(1, width)) or (down == 1 and across >= max(1, rows))
     apart = [(n, stride) for n, stride in sizes[:-2] if n > 1]
-    dense = any(n == 1 or stride == 1 for n, stride in sizes[-2:])
-    return not dense or any(far != near * n for (_, far), (n, near) in pairwise(apart))
+    return not fits or any(far != near * n for (_, far), (n, near) in pairwise(apart))
 
 
 def _attention(layer: Layer) -> dict[str, float]:
@@ -293,7 +309,7 @@ class Columns:
 
     @property
     def bytes_moved(self) -> Array:
-        """Bytes read and written [n_layers], those of operands that are copied first among them."""
+        """Bytes read and written [n_layers], and those of operands that are copied first twice more."""
         return self["read_bytes"] + self["write_bytes"] + 2.0 * self["copied_bytes"]
 
     @property

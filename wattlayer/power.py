@@ -3,8 +3,9 @@
     P = softmin(limit, P_idle + Σ_j W_j · u_j)        u_j = the share of the time that part j is busy
 
 Utilisations are ideal traffic and FLOP in whole tiles, at peak rates, over the time taken, so that energy
-splits into idle power x time and joules per byte and per FLOP (the energy roofline of Choi et al., IPDPS 2013). A power
-that exceeds the board's limit is cut by its governor, which is why the minimum is soft: clocks drop before the limit.
+splits into idle power x time and joules per byte and per FLOP (the energy roofline of Choi et al., IPDPS 2013). Two are of
+the chip as a whole: it is awake for a share of each kernel's time, and the traffic of norms and their like counts twice, as
+bytes and as what their threads exchange. A power that exceeds the board's limit is cut by its governor, which is why the minimum is soft: clocks drop before the limit.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from .hardware import Hardware
 from .scaffold import TABLE, from_dram_frac
 
 CONSUMERS = ("idle", "awake", "l2", "dram", "exchange", "tensor_core", "matrix", "vector")
-"""Parts of a device that draw power when busy; "idle" always does, "awake" whenever a kernel runs, and "exchange" where threads
-gather what lies apart or pass results to one another, with more instructions for a byte than element-wise kernels need."""
+"""Parts of a device that draw power when busy; "idle" always does, "awake" whenever a kernel runs, and "exchange" in norms (those
+of eval mode among them), softmax, pooling, reductions and embeddings, which drew more for a byte than element-wise kernels."""
 
 START_FRAC = np.array([0.2, 0.3, 0.4, 0.3, 0.6, 0.6, 0.3])
 """Where fitting starts: busy parts draw these shares of the board's limit; idling (hot) 1.5 times the data sheet's idle power."""
