@@ -24,6 +24,7 @@ from wattlayer.features import (
 )
 from wattlayer.hardware import HARDWARE
 from wattlayer.layer import Layer, Operand
+from wattlayer.scaffold import terms
 from wattlayer.trace import Trace, trace
 
 A30 = HARDWARE["a30"]
@@ -168,11 +169,11 @@ def test_products_by_hand(name):
     assert tuple(sizes(layer)[x] for x in ("batches", "m", "n", "k")) == expected
 
 
-def clones(function, *operands: torch.Tensor) -> int:
-    """How often torch clones while it runs."""
+def calls(name: str, function, *operands: torch.Tensor) -> int:
+    """How often torch calls an operator while it runs another."""
     with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         function(*operands)
-    return sum(event.count for event in profile.key_averages() if event.key == "aten::clone")
+    return sum(event.count for event in profile.key_averages() if event.key == name)
 
 
 HEADS = torch.randn(2, 16, 12, 8)
@@ -199,12 +200,33 @@ OPERANDS = {
 def test_operands_are_copied_where_torch_copies_them(name):
     function, operands, copies = OPERANDS[name]
     layer = called(function, *operands)
-    assert clones(function, *operands) == sizes(layer)["copies"] == copies
+    assert calls("aten::clone", function, *operands) == sizes(layer)["copies"] == copies
+
+
+LINEAR = {
+    "rows": (torch.randn(2, 3, 5), 0),
+    "a transposed matrix": (torch.randn(5, 6).T, 0),
+    "transposed images": (torch.randn(4, 5, 8).transpose(1, 2), 1),
+    "all but the first": (torch.randn(4, 8, 5)[:, 1:], 1),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_bias_is_added_where_torch_adds_it(name):
+    x, added = LINEAR[name]
+    operands = (x, torch.randn(7, x.shape[-1]), torch.randn(7))
+    layer = called(nn.functional.linear, *operands)
+    assert calls("aten::add_", nn.functional.linear, *operands) == sizes(layer)["added"] == added
+    without = called(nn.functional.linear, *operands[:2])
+    more_bytes = np.diff(terms(Columns([without, layer], HARDWARE["a30"])).traffic_s) * HARDWARE["a30"].dram_bytes_per_s
+    assert more_bytes == pytest.approx(7 * 4 + added * 2 * layer.write_bytes)
 
 
 def test_a_copy_is_read_and_written():
     layer = called(torch.matmul, HEADS.transpose(1, 2), HEADS.permute(0, 2, 3, 1))
-    assert Columns([layer], HARDWARE["a30"]).bytes_moved == pytest.approx(layer.read_bytes + layer.write_bytes + 2 * 2 * HEADS.numel() * 4)
+    assert Columns([layer], HARDWARE["a30"]).bytes_moved == pytest.approx(
+        layer.read_bytes + layer.write_bytes + 2 * 2 * HEADS.numel() * 4
+    )
     shared = called(torch.matmul, torch.randn(2, 3, 4, 5), torch.randn(2, 1, 5, 6))
     assert sizes(shared)["copied_bytes"] == 2 * 3 * 5 * 6 * 4, "written for every head"
 

@@ -80,6 +80,8 @@ class Dimensions:
     copies: float = 0.0
     """Operands that must be copied before the kernel can take them."""
     copied_bytes: float = 0.0
+    added: float = 0.0
+    """Whether a product's bias is added by a kernel of its own."""
 
 
 DIMENSIONS = tuple(f.name for f in fields(Dimensions))
@@ -157,6 +159,8 @@ def _matmul(layer: Layer) -> dict[str, float]:
     batches = prod(right.shape[:-2]) if len(right.shape) > 2 and layer.kind != "_grouped_mm" else 1
     n = right.shape[0] if layer.kind == "linear" else right.shape[-1] if len(right.shape) > 1 else 1
     copied = [x for x in _expanded(left, right) if _is_copied(x)]
+    # ATen adds the bias within the product, but for inputs of three dimensions and more that do not lie together
+    added = layer.kind == "linear" and layer.operand("bias") is not None and len(left.shape) > 2 and left.strides is not None
     return {
         "batches": batches,
         "m": out.elements / max(1, n * batches),
@@ -167,6 +171,7 @@ def _matmul(layer: Layer) -> dict[str, float]:
         "weight_bytes": right.size_bytes,
         "transposed": layer.kind == "linear",
         "copies": len(copied),
+        "added": added,
         "copied_bytes": sum(x.elements * DTYPE_BYTES[x.dtype] for x in copied),  # written in full, what is expanded as well
     }
 

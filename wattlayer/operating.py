@@ -1,10 +1,10 @@
 """A device below its data sheet: a lower power limit or a fixed clock, by physics alone.
 
 Of each layer's time the share that waits for DRAM or for the launch stays, the rest follows the core clock. Of each layer's
-energy idle power x time stays and so does what DRAM draws; what the cores switch follows the square of the clock, as voltage
-does (P = C V² f with V ∝ f); being awake and exchanging count as switching. A power limit is held by the highest clock that keeps to it. The one limit in the public tables,
-the A30's own, bears the power out but not the slow-down (models/check_operating.py); no measurement at another limit or clock
-was at hand, and every prediction says so.
+energy idle power x time stays and so does what DRAM draws; what the cores switch follows the square of the clock, as
+voltage does (P = C V² f with V ∝ f); being awake and exchanging count as switching. A power limit is held by the highest
+clock that keeps to it. The one limit in the public tables, the A30's own, bears the power out but not the slow-down
+(models/check_operating.py); no measurement at another limit or clock was at hand, and every prediction says so.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     P = softmin(limit, P_idle + Σ_j W_j · u_j)        u_j = the share of the time that part j is busy
 
-Utilisations are ideal traffic and FLOP in whole tiles, at peak rates, over the time taken, so that energy
-splits into idle power x time and joules per byte and per FLOP (the energy roofline of Choi et al., IPDPS 2013). Two are of
-the chip as a whole: it is awake for a share of each kernel's time, and the traffic of norms and their like counts twice, as
-bytes and as what their threads exchange. A power that exceeds the board's limit is cut by its governor, which is why the minimum is soft: clocks drop before the limit.
+Utilisations are ideal traffic and FLOP in whole tiles, at peak rates, over the time taken, so that energy splits into idle
+power x time and joules per byte and per FLOP (the energy roofline of Choi et al., IPDPS 2013). Two are of the chip as a
+whole: it is awake for a share of each kernel's time, and the traffic of norms and their like counts twice, as bytes and as
+what their threads exchange. A power that exceeds the board's limit is cut by its governor, which is why the minimum is
+soft: clocks drop before the limit.
 """
 
 from __future__ import annotations

@@ -97,7 +97,8 @@ _BELOW_START = 2.0
 """The mean of a prior is at most this far (in log rate) below `START`: what is fast in one cell is unsure in the next."""
 
 MIN_LAYERS, MIN_ROWS_OF_RUN = 5, 3
-"""A cell with fewer distinct layers takes the rates of its group, a group the start and the host of all, a campaign those of its cell."""
+"""A cell with fewer distinct layers takes the rates of its group, a group the start and the host of all layers, a campaign
+those of its cell."""
 
 _TILE_SHARPNESS, _EDGE_STEEPNESS = 6.0, 6.0
 """How soft the choice of a tile is, and the change from L2 to DRAM (measured on A30 and RTX 2080 Ti element-wise layers)."""
@@ -271,8 +272,9 @@ def _transformed_s(columns: Columns) -> tuple[Array, Array]:
 
 
 def _separate_bias(columns: Columns) -> Array:
-    """1 where the bias of a convolution is a kernel of its own, which reads and writes the output once more: on GPUs."""
-    return columns["bias"] * columns.is_conv * (columns.hardware.kind != "cpu")
+    """1 where a bias is a kernel of its own, which reads and writes the output once more: that of a convolution on GPUs, that of
+    a product where ATen adds it afterwards."""
+    return columns["bias"] * columns.is_conv * (columns.hardware.kind != "cpu") + columns["added"]
 
 
 def from_dram_frac(l2_share: Array, edge: Array | float) -> Array:
@@ -340,7 +342,8 @@ def _soft_maximum(parts: Array, power: Array) -> tuple[Array, Array, Array]:
 
 @dataclass(frozen=True)
 class Scaffold:
-    """Fitted log rates per cell (and campaign, "cell:relu@run") and per group, and under "*" for everything else: `START` and the host of all layers."""
+    """Fitted log rates per cell (and campaign, "cell:relu@run") and per group, and under "*", for everything else, `START` and the
+    host of all layers."""
 
     log_rates: Mapping[str, tuple[float, ...]]
     runs: tuple[str, ...] = ()
@@ -414,7 +417,7 @@ def fit_levels(
     values: Terms, of_group: NDArray[Any], of_cell: NDArray[Any], target: Array, weigh: Callable[[NDArray[np.bool_]], Array],
     starts: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> dict[str, Array]:  # fmt: skip
-    """Fit log rates to log seconds `target` [n]: the host of all layers first, then each group from it, then each cell from its group.
+    """Fit log rates to log seconds `target` [n]: the host of all layers first, then each group from it, each cell from its group.
 
     `weigh` returns the weights of the rows that a mask [n] chooses; a level needs a sum of `MIN_LAYERS`.
     """
