@@ -342,8 +342,8 @@ def _soft_maximum(parts: Array, power: Array) -> tuple[Array, Array, Array]:
 
 @dataclass(frozen=True)
 class Scaffold:
-    """Fitted log rates per cell (and campaign, "cell:relu@run") and per group, and under "*", for everything else, `START` and the
-    host of all layers."""
+    """Fitted log rates per cell (and campaign, "cell:relu@run") and per group, and under "*", for everything else, `START` and
+    the host of all layers."""
 
     log_rates: Mapping[str, tuple[float, ...]]
     runs: tuple[str, ...] = ()
