@@ -104,7 +104,7 @@ UNITLESS = {
     "Scaffold.log_rates": "logarithms",
     "Lesson.log_rates": "the same",
     "Terms.l2_share": "working set over the capacity of L2",
-    "Terms.bias": "0 or 1",
+    "Terms.further": "kernels",
     "Neighbours.lengths": "of the features that `features` names",
     "Neighbours.points": "the same",
     "Neighbours.variance": "of the target, a logarithm",

@@ -205,13 +205,13 @@ def test_the_penalty_has_gradients(model):
     logits = [torch.zeros(n, dtype=torch.float64, requires_grad=True) for n in space.choices]
     penalty = lambda *x: nas.expected_energy_j(table, [w.softmax(0) for w in x])  # noqa: E731
     assert torch.autograd.gradcheck(penalty, tuple(logits))
-    optimiser = torch.optim.Adam(logits, lr=0.3)
-    for _ in range(60):
+    optimiser = torch.optim.Adam(logits, lr=0.1)  # slow enough to tell apart widths that cost the same but for 0.2 %
+    for _ in range(200):
         optimiser.zero_grad()
         penalty(*logits).backward()
         optimiser.step()
     cheapest = [int(x.argmax()) for x in logits]
-    assert table.energy_j([cheapest])[0] <= table.energy_j(genomes(space, 200)).min()
+    assert table.energy_j([cheapest])[0] == table.energy_j(list(itertools.product(*map(range, space.choices)))).min()
     with pytest.raises(wl.InputError, match="shapes"):
         nas.expected_energy_j(table, chosen[:-1])
 
