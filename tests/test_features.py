@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from wattlayer.errors import InputError
 from wattlayer.features import (
     DIMENSIONS,
     FEATURE_NAMES,
@@ -220,6 +221,12 @@ def test_a_bias_is_added_where_torch_adds_it(name):
     without = called(nn.functional.linear, *operands[:2])
     more_bytes = np.diff(terms(Columns([without, layer], HARDWARE["a30"])).traffic_s) * HARDWARE["a30"].dram_bytes_per_s
     assert more_bytes == pytest.approx(7 * 4 + added * 2 * layer.write_bytes)
+
+
+def test_products_whose_batches_do_not_fit_are_refused():
+    layer = Layer("matmul", (op("self", 2, 3, 4, 5), op("other", 4, 3, 5, 6)), (op("output", 4, 3, 4, 6),))
+    with pytest.raises(InputError, match=r"\(2, 3, 4, 5\) and \(4, 3, 5, 6\) of a product share no batches: correct the shapes"):
+        sizes(layer)
 
 
 def test_a_copy_is_read_and_written():

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import InputError
 from .hardware import Hardware
 from .kinds import KINDS
 from .layer import DTYPE_BYTES, Layer, Operand
@@ -180,7 +181,12 @@ def _expanded(left: Operand, right: Operand) -> list[Operand]:
     """Return both operands with the batches that they share, as `matmul` expands them."""
     if min(len(left.shape), len(right.shape)) < 3:
         return [left, right]
-    batches = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    try:
+        batches = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    except ValueError:
+        raise InputError(
+            f"operands {left.shape} and {right.shape} of a product share no batches: correct the shapes of the layer"
+        ) from None
     found = []
     for x in (left, right):
         more = len(batches) - len(x.shape) + 2

@@ -4,8 +4,8 @@ Each rate multiplies a physical lower bound (`Terms`); what a device does in tur
 as the slowest part (max_p is the maximum that power means with exponent p make smooth):
 
     t       = max_p( host, latency + rows + work )
-    host    = the loop that issues the kernels; it and the latency count more for each further kernel, which adds the bias of a
-              convolution or copies an operand
+    host    = the loop that issues the kernels; it and the latency count more for each further kernel, which adds a bias or
+              copies an operand
     work    = max_q( traffic, compute, serial )
     traffic = bytes from L2 and from DRAM, each at its own rate, parted by how far the working set exceeds L2
     compute = on matrix units the fastest of several tile sizes, in whole tiles and waves, and for convolutions of
