@@ -113,7 +113,7 @@ def test_import_writes_all_rows_or_nothing(run, tmp_path):
     assert not output.exists()
     code, out, err = run("import", table, "--output", output, "--skip-bad-rows")
     assert code == 0
-    assert "1 measurements" in out and "skipped 1 bad rows" in err
+    assert "1 measurements" in out and "skipped 1 bad row\n" in err and "line 3: energy_j '-1'" in err
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,10 @@ def one_line(result: tuple[int, str, str], *named: str) -> None:
     ("arguments", "named"),
     [
         (["--batch", "0"], ["batch 0", "at least 1"]),
+        (["--batch", "99999999999999999999"], ["batch 99999999999999999999", "at most"]),
+        (["--input", "99999999999999999999999x3x64x64"], ["99999999999999999999999x3x64x64", "elements"]),
+        (["--input", "8x3x64x64", "--image-size", "32"], ["8x3x64x64", "leave image-size out"]),
+        (["--input", "8x3x64x64", "--batch", "4"], ["8x3x64x64", "leave batch 4 out"]),
         (["--hardware", "a31"], ["a31", "a30"]),
         (["--hardware", "nowhere.json"], ["nowhere.json", "cannot be read"]),
         (["--dtype", "float31"], ["float31"]),
@@ -164,6 +168,64 @@ def test_bad_options_end_in_one_line(run, network, arguments, named):
     if arguments[0] == "--batch":
         defaults = ["--image-size", "64"]
     one_line(run("predict", network, *defaults, *arguments), *named)
+
+
+def test_help_is_what_no_argument_asks_for(run):
+    code, out, err = run()
+    assert (code, err) == (0, "") and "predict" in out
+
+
+def test_a_full_disk_behind_stdout_ends_in_one_line(network):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", "from wattlayer.cli import main; main()", "predict", network, "--input", "4x3x64x64"]
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    one_line((done.returncode, "", done.stderr), "the result cannot be written")
+
+
+def test_what_a_network_prints_is_no_result(run, tmp_path):
+    path = tmp_path / "loud.py"
+    path.write_text(
+        "from torch import nn\nclass Loud(nn.Module):\n    def forward(self, x):\n        print('in forward')\n"
+        "        return x + 1\nprint('in the file')\ndef make():\n    print('in the factory')\n    return Loud()\n"
+    )
+    code, out, err = run("predict", f"{path}:make", "--input", "2x3", "--format", "json")
+    assert code == 0 and json.loads(out)["network"] == f"{path}:make"
+    assert {"in the file", "in the factory", "in forward"} <= set(err.splitlines())
+
+
+@pytest.fixture
+def measured_networks(tmp_path, network):
+    """A table of whole networks: a module alone, a factory with inputs, one that does not exist, one on other inputs."""
+    path = tmp_path / "own.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\ndef alone():\n    return nn.Linear(8, 4)\ndef whole():\n"
+        "    return nn.Bilinear(8, 8, 4), (torch.zeros(2, 8), torch.zeros(2, 8))\n"
+    )
+    table, rest = tmp_path / "networks.csv", "float32,none,graph,1e-3,0.1,\n"
+    names = {f"{path}:alone": "2x8", f"{path}:whole": "2x8;2x8", f"{path}:nowhere": "2x8", network: "2x3x64x64"}
+    lines = [f"a30,{name},{shape},{rest}" for name, shape in names.items()]
+    lines.append(f"a30,{path}:whole,3x8;3x8,{rest}")
+    table.write_text("hardware,model,input_shape,dtype,tf32,mode,time_s,energy_j,run\n" + "".join(lines))
+    return table
+
+
+def test_a_measured_network_that_cannot_be_traced_is_told_by_its_line(run, measured_networks):
+    one_line(run("evaluate", "a30", "--networks", measured_networks), "line 4", "nowhere", "--skip-bad-rows")
+    code, out, err = run("evaluate", "a30", "--networks", measured_networks, "--skip-bad-rows", "--format", "json")
+    assert code == 0 and json.loads(out)["scores"][0]["rows"] == 3
+    assert "skipped 2 bad rows" in err and "line 4: " in err and "line 6: " in err
+    assert "takes inputs of 2x8 and not of 3x8; 3x8" in err
+
+
+def test_files_are_given_one_after_the_other_or_again_and_again(run, measured_networks, tmp_path):
+    other = tmp_path / "other.csv"
+    other.write_text(measured_networks.read_text())
+    common = ("evaluate", "a30", "--skip-bad-rows", "--format", "json")
+    together = run(*common[:2], "--networks", measured_networks, other, *common[2:])
+    apart = run(*common, "--networks", measured_networks, "--networks", other)
+    assert together == apart and json.loads(together[1])["scores"][0]["rows"] == 6
+    first = run("evaluate", "--networks", measured_networks, "a30", *common[2:])
+    assert first[0] == 0, "before MODEL an option takes one value"
 
 
 @needs_torchvision

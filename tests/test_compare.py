@@ -202,4 +202,11 @@ def test_mistakes_end_in_one_line(run, two):
     one_line(run("compare", *two, "--batch", "0", "--input", "2x3x64x64"), "batch '0'")
     one_line(run("compare", *two, "--format", "html"), "html", "csv")
     one_line(run("compare"), "MODEL")
-    one_line(run("compare", *two, "--hardware", "a30", "rtx2080ti"), "rtx2080ti is a device", "--hardware a30,rtx2080ti")
+    one_line(run("compare", *two, "a30", "rtx2080ti"), "a30 is a device", "--hardware a30,rtx2080ti")
+    one_line(run("compare", "a30", "--hardware", "rtx2080ti"), "a30", "name a network")
+
+
+def test_devices_are_written_with_commas_again_and_again_or_side_by_side(run, two):
+    ways = (["--hardware", "a30,rtx2080ti"], ["--hardware", "a30", "--hardware", "rtx2080ti"], ["--hardware", "a30", "rtx2080ti"])
+    found = [run("compare", *two, "--input", "2x3x64x64", *way, "--format", "json") for way in ways]
+    assert found[0][0] == 0 and found[0] == found[1] == found[2]

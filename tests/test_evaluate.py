@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import draw_layers, models_script, needs_torchvision
 from test_estimate import Block
+from torch import nn
 
 import wattlayer as wl
 from wattlayer.baselines import BASELINES
@@ -158,6 +159,16 @@ def test_whole_networks_are_scored_on_their_sum(model, device):
     score = evaluate(model, [], [(row, traced)]).scores[0]
     assert (score.unit, score.rows) == ("network", 1)
     assert score.mdape_frac == pytest.approx(1 - 1 / 1.1)
+
+
+def test_measured_networks_are_traced_by_their_names(model, tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text("from torch import nn\ndef make():\n    return nn.Conv2d(3, 8, 3)\n")
+    row = wl.Measurement("a30", 1e-3, 0.1, network=f"{path}:make", input_shapes=((8, 3, 32, 32),), tf32="none")
+    traced = wl.trace(nn.Conv2d(3, 8, 3), torch.empty(8, 3, 32, 32), tf32="none")
+    assert evaluate(model, [], [row]).scores == evaluate(model, [], [(row, traced)]).scores
+    with pytest.raises(InputError, match="none of the rows is of a30"):
+        evaluate(model, [], [replace(row, hardware="gtx1070")])
 
 
 def test_foreign_rows_are_refused(device, layers, model):

@@ -129,7 +129,7 @@ EVIL = "__import__('os')._exit(3)"
         ("Module()", "2x3", "Module"),
         ("Identity()", "2x3", "not one layer.*no operator"),
         ("StochasticDepth(p=0.2, mode=row)", "2x3", "not one layer in eval mode"),
-        ("LSTM(4, 6)", "5x2x4", "not one layer.*it runs zeros, zeros, lstm"),
+        ("MultiheadAttention(8, 2)", "2x3x8;2x3x8;2x3x8", "not one layer.*it runs"),
         ("TransformerEncoderLayer(8, 2)", "2x3x8", "not one layer.*it runs"),
         ("Conv2d(3)", "2x3x9x9", "cannot be built"),
         ("Conv2d(3, 8, 3, groups=2)", "2x3x9x9", "cannot be built"),
@@ -186,12 +186,34 @@ def test_several_inputs_and_defaults(path):
     assert (m.dtype, m.tf32, m.run) == ("float32", "conv", "")
 
 
+@pytest.mark.parametrize("text", ["LSTM(8, 16, batch_first=True)", "GRU(8, 16)", "RNN(8, 16, nonlinearity='relu')"])
+def test_a_recurrent_module_is_one_layer_without_the_zeros_that_it_starts_from(path, text):
+    m = only(path, LAYERS + f'a30,"{text}",4x10x8,float32,none,2e-5,0.003,,,\n')
+    assert m.layer is not None and m.layer.group == "recurrent" and m.layer.inputs[0].shape == (4, 10, 8)
+
+
+def test_int8_holds_the_weights_of_a_linear_layer_and_of_no_other(path):
+    m = only(path, LAYERS + "a30,Linear(8, 4),2x8,int8,none,2e-5,0.003,,,\n".replace("Linear(8, 4)", '"Linear(8, 4)"'))
+    assert m.layer is not None and {x.name: x.dtype for x in m.layer.inputs} == {
+        "input": "float16", "weight": "int8", "bias": "float16", "scale": "float16"
+    }  # fmt: skip
+    with pytest.raises(InputError, match="line 2: dtype 'int8' holds the weights of linear layers, which Conv2d is not"):
+        read(path, LAYERS + GOOD.replace("float32", "int8"))
+
+
+def test_advice_of_torch_stays_out_of_the_way(path, recwarn):
+    only(path, LAYERS + "a30,Softmax(dim=None),2x8,float32,none,2e-5,0.003,,,\n")
+    assert not recwarn.list
+
+
 def test_a_row_of_the_network_table(path):
     m = only(path, NETWORKS + "rtx2080ti,timm:resnet18,8x3x224x224,float16,all,eager,0.01,1.5,r2\n")
     expected = Measurement("rtx2080ti", 0.01, 1.5, network="timm:resnet18", input_shapes=((8, 3, 224, 224),), dtype="float16",
                            tf32="all", mode="eager", run="r2")  # fmt: skip
     assert m == expected
     assert only(path, NETWORKS + "a30,resnet18,8x3x224x224,,,,0.01,1.5,\n").mode == "graph"
+    with pytest.raises(InputError, match="line 2: dtype 'fp16' is not one of float32, float16"):
+        read(path, NETWORKS + "a30,resnet18,8x3x224x224,fp16,,,0.01,1.5,\n")
 
 
 @pytest.mark.parametrize(
@@ -234,7 +256,7 @@ def test_a_row_over_two_lines_does_not_shift_those_after_it(path):
 
 
 def test_several_bad_rows_are_told_by_the_first_and_their_number(path):
-    with pytest.raises(InputError, match=r"line 3: .*\(2 such rows\)"):
+    with pytest.raises(InputError, match=r"line 3: .*\(the first of 2 bad rows\)"):
         read(path, LAYERS + GOOD + 2 * GOOD.replace("0.003", "0"))
 
 

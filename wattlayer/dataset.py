@@ -145,10 +145,12 @@ def write_measurements(path: str | Path, measurements: Iterable[Measurement], he
 
 def read_measurements(path: str | Path) -> list[Measurement]:
     """Read a JSON-lines dataset; raise InputError naming the file and the line that cannot be read."""
-    return list(_lines(Path(path)))
+    return [measurement for _, measurement in numbered_measurements(path)]
 
 
-def _lines(path: Path) -> Iterator[Measurement]:
+def numbered_measurements(path: str | Path) -> Iterator[tuple[int, Measurement]]:
+    """Yield the measurements of a JSON-lines dataset, each with the number of its line; raises as `read_measurements` does."""
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -163,7 +165,7 @@ def _lines(path: Path) -> Iterator[Measurement]:
         try:
             record = _object(line)
             if "failed" not in record and "wattlayer_data" not in record:
-                yield Measurement.from_json(record)
+                yield number, Measurement.from_json(record)
         except InputError as error:
             raise InputError(f"{path}, line {number}: {error}") from None
 

@@ -27,7 +27,7 @@ from .intervals import LEVEL
 from .labels import labels, networks_of
 from .layer import Layer
 from .model import EnergyModel
-from .predict import load_network, trace_network
+from .predict import load_measured, trace_network
 from .training import LARGEST_FRAC, Rows, digest, merge, tell_launches
 
 if TYPE_CHECKING:
@@ -118,19 +118,21 @@ class _Answer:
 def evaluate(
     model: EnergyModel,
     measurements: Sequence[Measurement],
-    networks: Networks = (),
+    networks: Sequence[Measurement] | Networks = (),
     splits: Sequence[str] = ("given",),
     families: Families | None = None,
     baselines: bool = True,
     seed: int = 0,
     progress: Progress = lambda text: None,
 ) -> Evaluation:
-    """Score `model` on measured layers of its hardware and on measured `networks` (each with its trace).
+    """Score `model` on measured layers of its hardware and on measured `networks`, each with its trace or traced by its name.
 
     `families` names the network families that each `configuration` occurs in; the split `family` needs it. Every split but
     `given` trains the model's recipe anew on a part of the rows. Raises InputError where there is nothing to score.
     """
     own = [m for m in labels(measurements) if m.layer is not None and m.hardware == model.hardware]
+    named = [m for m in networks if isinstance(m, Measurement) and m.hardware == model.hardware]
+    networks = [*traced_networks(named, progress), *(x for x in networks if not isinstance(x, Measurement))]
     if not own and not networks:
         raise InputError(f"none of the rows is of {model.hardware}, the hardware of model {model.name!r}")
     scores: list[Score] = []
@@ -157,28 +159,29 @@ def _predicted(split: str, answer: _Answer) -> Predicted:
     )
 
 
+class Tracer:
+    """Traces each measured network once, on the inputs that it was measured on."""
+
+    def __init__(self, progress: Progress = lambda text: None) -> None:
+        self._progress = progress
+        self._traces: dict[object, Trace] = {}
+
+    def __call__(self, m: Measurement) -> Trace:
+        """Return the trace of the pass that `m` measured; raise InputError where there is none of its name and its inputs."""
+        assert m.network is not None
+        key = (m.network, m.input_shapes, m.dtype, m.tf32)
+        if key not in self._traces:
+            self._progress(f"tracing {m.network}")
+            self._traces[key] = trace_network(load_measured(m.network, m.input_shapes, m.dtype), m.tf32)
+        return self._traces[key]
+
+
 def traced_networks(
-    measurements: Sequence[Measurement], progress: Progress = lambda text: None
+    measurements: Sequence[Measurement], progress: Progress = lambda text: None, tracer: Tracer | None = None
 ) -> list[tuple[Measurement, Trace]]:
     """Return the measured networks of `measurements`, each with the trace of the call that was measured."""
-    traces: dict[object, Trace] = {}
-    pairs = []
-    for m in networks_of(measurements):
-        key = (m.network, m.input_shapes, m.dtype, m.tf32)
-        if key not in traces:
-            progress(f"tracing {m.network}")
-            traces[key] = _trace_of(m)
-        pairs.append((m, traces[key]))
-    return pairs
-
-
-def _trace_of(measurement: Measurement) -> Trace:
-    """Trace a measured network with the input it was measured on."""
-    assert measurement.network is not None
-    first = measurement.input_shapes[0] if measurement.input_shapes else None
-    text = first is not None and len(first) == 2
-    size = {"batch": first[0], "seq_len": first[1]} if first and text else {"input": first}
-    return trace_network(load_network(measurement.network, dtype=measurement.dtype, **size), measurement.tf32)
+    trace_of = tracer or Tracer(progress)
+    return [(m, trace_of(m)) for m in networks_of(measurements)]
 
 
 def configuration(layer: Layer) -> Layer:

@@ -28,6 +28,9 @@ DTYPE_BYTES: dict[str, int] = {
 TF32_MODES = ("none", "conv", "all")
 """Where float32 may run as TF32: nowhere, in convolutions (PyTorch's default), everywhere."""
 
+NETWORK_DTYPES = ("float32", "float16", "bfloat16", "int8")
+"""What a whole network can be asked to run in; int8 holds the weights of its linear layers so, all else is float16."""
+
 Argument = None | bool | int | float | str | tuple["Argument", ...]
 
 
@@ -199,6 +202,13 @@ class Layer:
         """Return 16 hexadecimal digits that name this layer in files, the same in every process."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_dtype(dtype: str) -> str:
+    """Return `dtype`, or raise InputError naming those that a network can be asked for."""
+    if dtype not in NETWORK_DTYPES:
+        raise InputError(f"dtype {dtype!r} is not one of {', '.join(NETWORK_DTYPES)}")
+    return dtype
 
 
 def check_tf32(mode: str) -> str:

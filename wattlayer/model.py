@@ -327,7 +327,7 @@ def load_model(name: str | Path) -> EnergyModel:
     InputError for any other name, naming what there is.
     """
     text = str(name)
-    if text.endswith(".json") or os.sep in text:
+    if text.endswith((".json", ".ubj")) or os.sep in text:
         return EnergyModel.load(text)
     path = model_path(text)
     if path is not None:

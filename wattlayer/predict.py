@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 from .estimate import Estimate, estimate
+from .layer import check_dtype
 from .model import EnergyModel, load_model
 from .rewrite import INT8_ACTIVATIONS, weights_in_int8
 from .trace import Trace, trace
@@ -47,6 +50,10 @@ def predict(
             raise InputError("inputs go with a module; a network's name is sized by batch, image_size, seq_len or input")
         traced = trace_name(network, batch, image_size, seq_len, input, dtype or "float32", tf32)
     else:
+        sizes = {"batch": None if batch == 1 else batch, "image_size": image_size, "seq_len": seq_len, "input": input}
+        given = next((name for name, value in sizes.items() if value is not None), None)
+        if given:
+            raise InputError(f"{given} {sizes[given]!r} sizes a network by its name; a module comes with its inputs: leave it out")
         int8 = dtype == "int8"
         traced = trace(network, *inputs, kwargs=kwargs, dtype=INT8_ACTIVATIONS if int8 else dtype, tf32=tf32)
         traced = weights_in_int8(traced) if int8 else traced
@@ -80,9 +87,54 @@ def load_network(
     """
     from .adapters import InputSize, resolve
 
-    shape, int8 = parse_shape(input) if isinstance(input, str) else input, dtype == "int8"
-    network = resolve(name, InputSize(batch, image_size, seq_len, shape, INT8_ACTIVATIONS if int8 else dtype))
+    shape, int8 = parse_shape(input) if isinstance(input, str) else input, check_dtype(dtype) == "int8"
+    with redirect_stdout(sys.stderr):  # what a network prints is no result
+        network = resolve(name, InputSize(batch, image_size, seq_len, shape, INT8_ACTIVATIONS if int8 else dtype))
     return replace(network, int8_weights=int8)
+
+
+def load_measured(name: str, input_shapes: Sequence[tuple[int, ...]], dtype: str = "float32") -> Network:
+    """Load a network by its name with the inputs that it was measured on, by their shapes.
+
+    Two dimensions are taken for [batch, tokens] where the network reads text. Raises InputError where it takes no such inputs.
+    """
+    refused: list[InputError] = []
+    for size in _sizes(input_shapes):
+        try:
+            network = load_network(name, dtype=dtype, **size)
+        except InputError as error:
+            refused.append(error)
+            continue
+        own = input_shapes_of(network)
+        if set(input_shapes) <= set(own):
+            return network
+        asked, takes = ("; ".join("x".join(map(str, shape)) for shape in shapes) for shapes in (input_shapes, own))
+        refused.append(
+            InputError(f"{name} takes inputs of {takes or 'no shape'} and not of {asked}: say those that it takes")
+        )
+    raise refused[-1]
+
+
+def _sizes(shapes: Sequence[tuple[int, ...]]) -> Iterator[dict[str, Any]]:
+    """Yield in what ways a user could ask for inputs of `shapes`, the likeliest first."""
+    if len(shapes) == 1:
+        if len(shapes[0]) == 2:
+            yield {"batch": shapes[0][0], "seq_len": shapes[0][1]}
+        yield {"input": shapes[0]}
+    elif shapes:
+        tokens = next((shape[1] for shape in shapes if len(shape) == 2), None)
+        edge = next((shape[-1] for shape in shapes if len(shape) == 4), None)
+        yield {"batch": shapes[0][0], "seq_len": tokens, "image_size": edge}
+    yield {}
+
+
+def input_shapes_of(network: Network) -> list[tuple[int, ...]]:
+    """Return the distinct shapes of a network's input tensors, in their order."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    tensors = (x for x in tree_leaves((network.args, dict(network.kwargs))) if isinstance(x, torch.Tensor))
+    return list(dict.fromkeys(tuple(x.shape) for x in tensors))
 
 
 def trace_network(network: Network, tf32: str = "conv") -> Trace:
@@ -93,7 +145,8 @@ def trace_network(network: Network, tf32: str = "conv") -> Trace:
     from .adapters.incomplete import unset
 
     try:
-        traced = trace(network.module, *network.args, kwargs=network.kwargs, tf32=tf32, network=network.name)
+        with redirect_stdout(sys.stderr):
+            traced = trace(network.module, *network.args, kwargs=network.kwargs, tf32=tf32, network=network.name)
     except InputError as error:
         name = unset(error.__cause__) if error.__cause__ and "None" in str(error) else None
         if name is None:

@@ -6,6 +6,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,10 @@ DEFAULT_IMAGE_SIZE = 224
 """Height and width of an image where neither the user nor the network says: the crop of ImageNet's standard protocol."""
 
 
+MOST, MOST_ELEMENTS = 2**31 - 1, 2**50
+"""No size and no tensor of an input is larger: sizes beyond 32 bits and petabytes are slips of a finger."""
+
+
 @dataclass(frozen=True)
 class InputSize:
     """What the user said of the input; None means the network's own default."""
@@ -35,10 +40,19 @@ class InputSize:
     def __post_init__(self) -> None:
         for name in ("batch", "image_size", "seq_len"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name.replace('_', '-')} {value} must be at least 1")
-        if self.shape is not None and any(n < 1 for n in self.shape):
-            raise InputError(f"input {format_shape(self.shape)} has a size below 1")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InputError(f"{name.replace('_', '-')} {value!r} is not a whole number")
+            if value is not None and not 1 <= value <= MOST:
+                raise InputError(f"{name.replace('_', '-')} {value} must be {'at least 1' if value < 1 else f'at most {MOST:,}'}")
+        if self.shape is None:
+            return
+        if any(n < 1 for n in self.shape) or prod(self.shape) > MOST_ELEMENTS:
+            raise InputError(f"input {format_shape(self.shape)} has a size below 1 or more than {MOST_ELEMENTS:,} elements")
+        for name in ("image_size", "seq_len"):
+            if getattr(self, name) is not None:
+                raise InputError(f"input {format_shape(self.shape)} says all of the shape: leave {name.replace('_', '-')} out")
+        if self.batch not in (1, self.shape[0]):
+            raise InputError(f"input {format_shape(self.shape)} has the batch {self.shape[0]}: leave batch {self.batch} out")
 
     def refuse(self, option: str, network: str, takes: str) -> None:
         """Raise InputError when the user gave `option`, which `network`, taking `takes`, has no use for."""

@@ -20,12 +20,16 @@ __all__ = ["advise", "calibrate", "compare", "data", "hardware", "main", "measur
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False
+) -> None:
     if version:
         from importlib.metadata import version as installed
 
         print(f"wattlayer {installed('wattlayer')}")
         raise typer.Exit()
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:
@@ -37,6 +41,8 @@ def main() -> None:
             sys.stdout.flush()
     except (WattlayerError, typer.Abort) as error:
         _fail(str(error) or "interrupted")
+    except OSError as error:  # files have told their own: what is left is a full disk behind stdout, or none
+        _fail(f"the result cannot be written: {error.strerror or error}")
     except SystemExit as stop:  # with 1 typer and rich say that the reader of a pipe left; budgets come back as `code`
         sys.exit(0 if stop.code == 1 else stop.code)
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,9 @@ from .output import writing
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
+
+TOLD = 20
+"""So many skipped rows are told one by one."""
 
 
 @app.command("import")
@@ -35,20 +39,26 @@ def import_table(
     print(f"{count} measurements written to {output}")
 
 
-def measurements_of(paths: list[Path], skip_bad_rows: bool) -> list[Measurement]:
-    """Read the measurements of all `paths`, datasets or import tables; raise InputError for a bad row."""
+def measurements_of(
+    paths: list[Path], skip_bad_rows: bool, check: Callable[[Measurement], object] = lambda measurement: None
+) -> list[Measurement]:
+    """Read the rows of all `paths`, datasets or tables; raise InputError for one that is bad or that `check` refuses."""
     from ..tables import read_table
 
     rows: list[Measurement] = []
     for path in paths:
-        content = read_table(path, skip_bad_rows)
+        content = read_table(path, skip_bad_rows, check)
         report_skipped(path, content.bad_rows)
         rows += content.measurements
     return rows
 
 
 def report_skipped(path: Path, bad_rows: tuple[tuple[int, str], ...]) -> None:
-    """Say on stderr how many rows were left out, and why the first one was."""
-    if bad_rows:
-        line, reason = bad_rows[0]
-        print(f"{path}: skipped {len(bad_rows)} bad rows, the first at line {line}: {reason}", file=sys.stderr)
+    """Say on stderr how many rows were left out, and of the first `TOLD` which and why."""
+    if not bad_rows:
+        return
+    print(f"{path}: skipped {len(bad_rows)} bad row{'s' * (len(bad_rows) > 1)}", file=sys.stderr)
+    for line, reason in bad_rows[:TOLD]:
+        print(f"{path}, line {line}: {reason}", file=sys.stderr)
+    if len(bad_rows) > TOLD:
+        print(f"{path}: and {len(bad_rows) - TOLD} more", file=sys.stderr)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import MeterError
-from .app import app
+from .app import SeveralValues, app
 
 if TYPE_CHECKING:
     from ..measure.summary import Tick
 
 
-@app.command()
+@app.command(cls=SeveralValues)
 def measure(
     output: Annotated[Path, typer.Option("--output", help="Folder of the dataset, e.g. data/h100-sxm.")],
     minutes: Annotated[float | None, typer.Option("--minutes", help="Stop in time for this; 25, or 5 to calibrate.")] = None,

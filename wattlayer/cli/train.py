@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
-from .app import app
+from .app import SeveralValues, app
 from .calibrate import own_path
 from .data import measurements_of
 from .options import Format, FormatOption, OutputOption, written_as
@@ -33,15 +33,13 @@ def train(
     source: Annotated[str, typer.Option("--source", help="Where the rows come from, kept in the model.")] = "",
 ) -> None:
     """Train a model of one device on measured layers, and check it on whole networks measured there."""
-    from ..evaluate import traced_networks
+    from ..evaluate import Tracer, traced_networks
     from ..model import EnergyModel
     from ..training import tell_launches
 
-    with busy("reading measurements"):
-        rows = measurements_of(data, skip_bad_rows)
-    networks = traced_networks(
-        [m for m in rows if hardware in (None, m.hardware)], progress
-    )  # refused before the work, not after
+    tracer = Tracer(progress)  # a network that cannot be traced is refused before the work, not after
+    rows = measurements_of(data, skip_bad_rows, lambda m: m.network and hardware in (None, m.hardware) and tracer(m))
+    networks = traced_networks([m for m in rows if hardware in (None, m.hardware)], tracer=tracer)
     progress("")
     name = None if output is None else output.name.removesuffix(".json")
     with busy(f"training on {len(rows)} rows"):
@@ -71,7 +69,7 @@ def _check(model: EnergyModel, networks: list[tuple[Measurement, Trace]], path: 
     writing(record, lambda: record.write_text(json.dumps(result.to_json()) + "\n", encoding="utf-8"))
 
 
-@app.command()
+@app.command(cls=SeveralValues)
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or a model file.")],
     layers: Annotated[list[Path] | None, typer.Option("--layers", help="Measured layers (dataset or import table).")] = None,
@@ -90,7 +88,7 @@ def evaluate(
     output: OutputOption = None,
 ) -> None:
     """Errors of a model on measured rows, by split, beside the baselines."""
-    from ..evaluate import configuration, traced_networks
+    from ..evaluate import Tracer, configuration, traced_networks
     from ..evaluate import evaluate as score
     from ..model import load_model
     from ..report import evaluation_table
@@ -105,7 +103,9 @@ def evaluate(
             raise InputError("split 'hardware' judges other models than the rest: give it alone, with --layers")
         write(_unseen_hardware(loaded.hardware, rows, seed, format), output)
         return
-    measured = [m for m in measurements_of(networks or [], skip_bad_rows) if m.hardware == loaded.hardware]
+    tracer = Tracer(progress)
+    passes = measurements_of(networks or [], skip_bad_rows, lambda m: m.network and m.hardware == loaded.hardware and tracer(m))
+    measured = [m for m in passes if m.hardware == loaded.hardware]
     if split and "network" in split and not (rows and measured):
         raise InputError("split 'network' needs rows of layers and of whole networks: give both --layers and --networks")
     known: dict[Any, frozenset[str]] = {}
@@ -114,7 +114,7 @@ def evaluate(
 
         known = families_of((m.layer for m in rows if m.layer is not None), configuration, progress)
     splits = split or ["given", "layer", "size", *(["family"] if known else [])]
-    result = score(loaded, rows, traced_networks(measured, progress), splits, known, baselines, seed, progress)
+    result = score(loaded, rows, traced_networks(measured, tracer=tracer), splits, known, baselines, seed, progress)
     progress("")
     if plot is not None:
         from ..plots import accuracy_figure

@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from ..dataset import Measurement, read_measurements
+from ..dataset import Measurement, numbered_measurements
 from ..errors import InputError
 from . import getzner, irene, layers, networks, neurstruc
 
@@ -29,24 +29,27 @@ class Table:
     bad_rows: tuple[tuple[int, str], ...] = ()
 
 
-def read_table(path: str | Path, skip_bad_rows: bool = False) -> Table:
+def read_table(
+    path: str | Path, skip_bad_rows: bool = False, check: Callable[[Measurement], object] = lambda measurement: None
+) -> Table:
     """Read a table of measurements: CSV (also gzipped) in one of `FORMATS`, or our own JSON lines.
 
     Raises InputError for a file of no known format, naming the columns that are missing, and for the first bad
-    row unless `skip_bad_rows` is set, which collects them in `bad_rows`.
+    row unless `skip_bad_rows` is set, which collects them in `bad_rows`. A row that `check` raises InputError for is bad as well.
     """
     path = Path(path)
-    if path.suffix == ".jsonl":
-        return Table(tuple(read_measurements(path)))
     good: list[Measurement] = []
     bad: list[tuple[int, str]] = []
-    for line, result in _rows(path):
-        if isinstance(result, Measurement):
+    for line, result in numbered_measurements(path) if path.suffix == ".jsonl" else _rows(path):
+        try:
+            if isinstance(result, str):
+                raise InputError(result)
+            check(result)
             good.append(result)
-        else:
-            bad.append((line, result))
+        except InputError as error:
+            bad.append((line, str(error)))
     if bad and not skip_bad_rows:
-        more = f" ({len(bad)} such rows)" if len(bad) > 1 else ""
+        more = f" (the first of {len(bad)} bad rows)" if len(bad) > 1 else ""
         raise InputError(f"{path}, line {bad[0][0]}: {bad[0][1]}{more}; mend it or skip such rows with --skip-bad-rows")
     if not good:
         raise InputError(f"{path} holds no measurement that can be used")

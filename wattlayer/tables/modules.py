@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from functools import lru_cache
 from inspect import signature
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 from ..errors import InputError, first_line, nearest
 from ..layer import Layer, Operand
+from ..rewrite import INT8_ACTIVATIONS, weights_in_int8
 from ..trace import trace
 
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
@@ -35,7 +37,8 @@ def layer_of(text: str, input_shapes: tuple[tuple[int, ...], ...], dtype: str, t
 def layer_of_module(
     module: Any, input_shapes: tuple[tuple[int, ...], ...], dtype: str, tf32: str, train_mode: bool = False
 ) -> Layer:
-    """Return the one Layer that `module` runs; a train-mode batch norm's step counter is not one."""
+    """Return the one Layer that `module` runs; a train-mode batch norm's step counter and the zeros that a recurrent module
+    starts from are none."""
     import torch
 
     if any(n < 1 for shape in input_shapes for n in shape):
@@ -46,15 +49,22 @@ def layer_of_module(
         inputs = [torch.empty(shape, dtype=kind, device="meta") for shape in input_shapes]
     except (TypeError, RuntimeError):
         raise InputError(f"input shapes {input_shapes} are beyond what a tensor can have") from None
-    layers = [x for x in trace(module, *inputs, dtype=dtype, tf32=tf32, train_mode=train_mode).layers if not _is_counter(x)]
+    int8 = dtype == "int8"
+    with catch_warnings():
+        simplefilter("ignore")  # torch's advice on how to write a module is no news to who measured it
+        traced = trace(module, *inputs, dtype=INT8_ACTIVATIONS if int8 else dtype, tf32=tf32, train_mode=train_mode)
+    layers = [x for x in (weights_in_int8(traced) if int8 else traced).layers if not _is_beside(x)]
+    if int8 and not any(x.dtype == "int8" for layer in layers for x in layer.inputs):
+        name = type(module).__name__
+        raise InputError(f"dtype 'int8' holds the weights of linear layers, which {name} is not: say its own dtype")
     if len(layers) != 1:
         did = ", ".join(x.kind for x in layers) or "no operator at all"
         raise InputError(f"{type(module).__name__} is not one layer in {'train' if train_mode else 'eval'} mode: it runs {did}")
     return layers[0]
 
 
-def _is_counter(layer: Layer) -> bool:
-    return all(not x.shape for x in layer.outputs)
+def _is_beside(layer: Layer) -> bool:
+    return layer.group == "creation" or all(not x.shape for x in layer.outputs)
 
 
 def parse_call(text: str) -> Call:

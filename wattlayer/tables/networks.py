@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ..dataset import Measurement
 from ..errors import InputError
 from ..hardware import find_hardware
+from ..layer import check_dtype
 from .values import positive, shapes
 
 NAME = "networks"
@@ -19,6 +20,6 @@ def measurement(row: Mapping[str, str]) -> Measurement:
         raise InputError("model is empty")
     return Measurement(
         hardware=find_hardware(row["hardware"]).name, time_s=positive(row, "time_s"), energy_j=positive(row, "energy_j"),
-        network=row["model"], input_shapes=shapes(row["input_shape"]), dtype=row["dtype"] or "float32",
+        network=row["model"], input_shapes=shapes(row["input_shape"]), dtype=check_dtype(row["dtype"] or "float32"),
         tf32=row["tf32"] or "conv", mode=row["mode"] or "graph", run=row.get("run", ""),
     )  # fmt: skip
