@@ -53,7 +53,7 @@ def predict(
         sizes = {"batch": None if batch == 1 else batch, "image_size": image_size, "seq_len": seq_len, "input": input}
         given = next((name for name, value in sizes.items() if value is not None), None)
         if given:
-            raise InputError(f"{given} {sizes[given]!r} sizes a network by its name; a module comes with its inputs: leave it out")
+            raise InputError(f"{given} {sizes[given]!r} sizes a network's name; a module comes with its inputs: leave it out")
         int8 = dtype == "int8"
         traced = trace(network, *inputs, kwargs=kwargs, dtype=INT8_ACTIVATIONS if int8 else dtype, tf32=tf32)
         traced = weights_in_int8(traced) if int8 else traced
@@ -109,9 +109,7 @@ def load_measured(name: str, input_shapes: Sequence[tuple[int, ...]], dtype: str
         if set(input_shapes) <= set(own):
             return network
         asked, takes = ("; ".join("x".join(map(str, shape)) for shape in shapes) for shapes in (input_shapes, own))
-        refused.append(
-            InputError(f"{name} takes inputs of {takes or 'no shape'} and not of {asked}: say those that it takes")
-        )
+        refused.append(InputError(f"{name} takes inputs of {takes or 'no shape'} and not of {asked}: say those that it takes"))
     raise refused[-1]
 
 
