@@ -100,6 +100,29 @@ def test_an_unknown_mode_is_refused(traced, model):
         wl.estimate(traced, model, mode="lazy")
 
 
+def test_an_unknown_campaign_is_refused_by_naming_those_there_are(traced, model):
+    assert wl.estimate(traced, model, run="r1").energy_j == wl.estimate(traced, model).energy_j
+    with pytest.raises(wl.InputError, match="knows no campaign 'nosuch'; it knows 'r1'"):
+        wl.estimate(traced, model, run="nosuch")
+
+
+def test_a_model_may_be_named(traced):
+    assert wl.estimate(traced, "a30").energy_j == wl.estimate(traced, wl.load_model("a30")).energy_j
+    with pytest.raises(wl.InputError, match="a31"):
+        wl.estimate(traced, "a31")
+
+
+def test_estimates_are_equal_to_themselves_alone(traced, model):
+    one, other = wl.estimate(traced, model), wl.estimate(traced, model)
+    assert one != other and one in [other, one] and len({one, other, one}) == 2
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0,)])
+def test_a_batch_of_no_samples_is_refused(model, shape):
+    with pytest.raises(wl.InputError, match=f"{'x'.join(map(str, shape))}, a batch of no samples"):
+        wl.predict(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(shape), hardware=model)
+
+
 def test_a_network_that_moves_nothing_is_refused(model):
     with pytest.raises(wl.InputError, match="no layer"):
         wl.estimate(wl.trace(nn.Identity(), torch.empty(1)), model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +18,10 @@ from .fusion import fuse
 from .intervals import LEVEL, total_half_width
 from .launches import interval_with_gaps, wait_s
 from .layer import Layer
-from .model import EnergyModel, Metadata, Prediction
+from .model import EnergyModel, Metadata, Prediction, load_model
 from .trace import Trace
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas
     from torch import nn
 
@@ -33,9 +32,11 @@ SCHEMA = 1
 VERSION = "0.1.0"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Estimate:
     """What one forward pass of a whole batch costs; arrays are [n_calls] in call order, energies in joules.
+
+    An estimate equals itself alone: compare `energy_j`, or `to_json()`, of two.
 
     Energies are gross board energy, idle included. In eager mode `gap_s` is the time the device waits for the host and
     `gap_energy_j` what it burns meanwhile; both are 0 in graph mode.
@@ -211,17 +212,20 @@ class Estimate:
         return f"{head}\n\n{self.by_kind().to_string(float_format='{:.4g}'.format)}"
 
 
-def estimate(trace: Trace, model: EnergyModel, mode: str = "graph", strict: bool = False, run: str | None = None) -> Estimate:
+def estimate(
+    trace: Trace, model: EnergyModel | str | Path, mode: str = "graph", strict: bool = False, run: str | None = None
+) -> Estimate:
     """Estimate one network: unique layers are predicted once, then summed over their calls.
 
-    `strict` raises UncoveredKindError where a kind was never measured on this hardware. `run` names the campaign whose
-    board state is meant, where the model knows several.
+    `model` is a loaded model, the name of one or its file. `strict` raises UncoveredKindError where a kind was never
+    measured on this hardware. `run` names the campaign whose board state is meant, where the model knows several. Raises
+    InputError for another one, for a batch of no samples and for a network without layers.
     """
     return estimate_many([trace], model, mode, strict, run)[0]
 
 
 def estimate_many(
-    traces: Sequence[Trace], model: EnergyModel, mode: str = "graph", strict: bool = False,
+    traces: Sequence[Trace], model: EnergyModel | str | Path, mode: str = "graph", strict: bool = False,
     run: str | None = None, n_jobs: int = 1,
 ) -> list[Estimate]:  # fmt: skip
     """Estimate many networks with one call of the model for all their distinct layers; the same numbers as one by one.
@@ -231,11 +235,16 @@ def estimate_many(
     """
     if mode not in MODES:
         raise InputError(f"mode {mode!r} is not one of {', '.join(MODES)}")
+    empty = next((trace for trace in traces if not trace.batch), None)
+    if empty:
+        shape = "x".join(map(str, empty.inputs[0].shape))
+        raise InputError(f"{empty.network} reads an input of {shape}, a batch of no samples: give it at least one")
+    model = model if isinstance(model, EnergyModel) else load_model(model)
     run_as = [fuse(trace) for trace in traces] if mode == "compiled" else traces
     layers = list(dict.fromkeys(layer for trace in (*traces, *run_as) for layer in trace.unique()))
     if not layers:
         raise InputError("there is no layer to estimate: the network runs no operator that moves data")
-    prediction = _predict(layers, model, run, n_jobs)
+    prediction = predict_layers(layers, model, run, n_jobs)
     if strict and not prediction.covered.all():
         kinds = sorted({x.kind for x, ok in zip(layers, prediction.covered) if not ok})
         raise UncoveredKindError(
@@ -261,18 +270,21 @@ def estimate_energies_j(traces: Sequence[Trace], model: EnergyModel, run: str | 
         return np.zeros(len(traces))
     starts = np.cumsum([0, *(len(trace.layers) for trace in traces)])
     matrix = csr_matrix((np.ones(len(calls)), calls, starts), shape=(len(traces), len(index)))
-    energies: Array = matrix @ _predict(list(index), model, run).energy_j
+    energies: Array = matrix @ predict_layers(list(index), model, run).energy_j
     return energies
 
 
-def _predict(layers: Sequence[Layer], model: EnergyModel, run: str | None, n_jobs: int = 1) -> Prediction:
+def predict_layers(layers: Sequence[Layer], model: EnergyModel, run: str | None = None, n_jobs: int = 1) -> Prediction:
+    """Predict `layers` [n] in the board state of campaign `run`; raise InputError for one that the model does not know."""
+    if run is not None and run not in model.metadata.runs:
+        raise InputError(f"model {model.name} knows no campaign {run!r}; it knows {', '.join(map(repr, model.metadata.runs))}")
     if n_jobs == 1:
         return model.predict(layers, None if run is None else [run] * len(layers))
     from joblib import Parallel, delayed, effective_n_jobs
 
     size = -(-len(layers) // effective_n_jobs(n_jobs))
     parts = [layers[i : i + size] for i in range(0, len(layers), size)]
-    done = Parallel(n_jobs=n_jobs)(delayed(_predict)(part, model, run) for part in parts)
+    done = Parallel(n_jobs=n_jobs)(delayed(predict_layers)(part, model, run) for part in parts)
     return Prediction(*(np.concatenate([getattr(x, f.name) for x in done]) for f in fields(Prediction)))
 
 
