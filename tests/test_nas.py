@@ -174,9 +174,13 @@ def test_a_sweep_streams_in_order(model):
 def test_wrong_genomes_are_refused(model):
     space = SPACES["nas-bench-201"]
     table = nas.LookupTable.of(space, model)
-    for wrong, reason in (((0,) * 5, "positions"), ((0, 0, 0, 0, 0, 5), "position 5"), ((-1, 0, 0, 0, 0, 0), "position 0")):
+    for wrong, reason in (
+        ((0,) * 5, "positions"), ((0, 0, 0, 0, 0, 5), "position 5"), ((-1, 0, 0, 0, 0, 0), "position 0"), ((1.9,) * 6, "1.9"),
+    ):  # fmt: skip
         with pytest.raises(wl.InputError, match=reason):
             space.trace(wrong)
+        with pytest.raises(wl.InputError, match=reason):
+            list(nas.sweep(space, [wrong], model))
     for wrong in ([[0] * 5], [[0, 0, 0, 0, 0, 5]], [[-1, 0, 0, 0, 0, 0]], [[0.5] * 6]):
         with pytest.raises(wl.InputError):
             table.energy_j(wrong)
@@ -184,6 +188,20 @@ def test_wrong_genomes_are_refused(model):
         nas.once_for_all((100,))
     with pytest.raises(wl.InputError, match="dtype"):
         space.trace((0,) * 6, dtype="float31")
+
+
+def test_searches_for_nothing_are_refused(model):
+    space, genome = SPACES["nas-bench-201"], (3,) * 6
+    for search, reason in (
+        (lambda: list(nas.sweep(space, [genome], model, chunk=0)), "chunk 0 must be at least 1"),
+        (lambda: list(nas.sweep(space, [genome], model, batch=0)), "batch 0 must be at least 1"),
+        (lambda: space.trace(genome, batch=0), "batch 0 must be at least 1"),
+        (lambda: nas.LookupTable.of(space, model, batch=0), "batch 0 must be at least 1"),
+        (lambda: nas.evolve(space, lambda genomes: np.zeros((len(genomes), 1)), population=0), "population 0 must be at least 1"),
+        (lambda: nas.LookupTable.of(space, model, run="nosuch"), "'nosuch'; it knows 'train_campaign_fwd_part'"),
+    ):
+        with pytest.raises(wl.InputError, match=reason):
+            search()
 
 
 def test_the_penalty_is_the_mean_over_candidates(model):

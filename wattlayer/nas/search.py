@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
 from ..estimate import estimate_energies_j
 from ..features import Array
 from ..model import EnergyModel
@@ -71,8 +72,11 @@ def evolve(
 ) -> Front:
     """Search `space` by crossover and mutation, selecting by rank and crowding; return the front of all candidates seen.
 
-    `objectives` gets only genomes that it was not asked about before. Deterministic by `seed`.
+    `objectives` gets only genomes that it was not asked about before. Deterministic by `seed`. Raises InputError for a
+    population below 1.
     """
+    if population < 1:
+        raise InputError(f"population {population} must be at least 1")
     rng = random.Random(seed)
     known: dict[Genome, Array] = {}
     _ask(known, [space.random(rng) for _ in range(population)], objectives)
@@ -110,8 +114,11 @@ def sweep(
     """Yield each candidate with its energy (J per pass of the batch) by the full estimate, in the order given.
 
     `genomes` may be endless: `chunk` are traced and estimated at a time. `n_jobs` spreads chunks over processes through
-    joblib, and over machines under `joblib.parallel_config(backend="dask")` (extra `distributed`).
+    joblib, and over machines under `joblib.parallel_config(backend="dask")` (extra `distributed`). Raises InputError for a
+    genome of another space and for a batch or a chunk below 1.
     """
+    if chunk < 1:
+        raise InputError(f"chunk {chunk} must be at least 1")
     from joblib import Parallel, delayed
 
     chunks = _chunks(genomes, chunk)
@@ -124,11 +131,12 @@ def sweep(
 def _energies_j(
     space: Space, genomes: list[Genome], model: EnergyModel, batch: int, dtype: str, tf32: str
 ) -> tuple[list[Genome], list[float]]:
-    traces = [space.trace(genome, batch, dtype, tf32) for genome in genomes]
-    return genomes, [float(x) for x in estimate_energies_j(traces, model)]
+    checked = [space.check(genome) for genome in genomes]
+    traces = [space.trace(genome, batch, dtype, tf32) for genome in checked]
+    return checked, [float(x) for x in estimate_energies_j(traces, model)]
 
 
 def _chunks(genomes: Iterable[Sequence[int]], size: int) -> Iterator[list[Genome]]:
     remaining = iter(genomes)
-    while part := [tuple(int(x) for x in genome) for genome in islice(remaining, size)]:
+    while part := [tuple(genome) for genome in islice(remaining, size)]:
         yield part

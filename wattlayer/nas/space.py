@@ -77,7 +77,7 @@ class Space:
         if len(genome) != len(self.choices):
             raise InputError(f"a genome of {self.name} has {len(self.choices)} positions, not {len(genome)}")
         for i, (value, count) in enumerate(zip(genome, self.choices)):
-            if not 0 <= value < count:
+            if not 0 <= value < count or int(value) != value:
                 raise InputError(f"position {i} of a genome of {self.name} is {value}, not one of 0 to {count - 1}")
         return tuple(int(x) for x in genome)
 
@@ -103,7 +103,7 @@ class Space:
     def trace(self, genome: Sequence[int], batch: int = 1, dtype: str = "float32", tf32: str = "conv") -> Trace:
         """Return the candidate's trace from its parts; equal to `wattlayer.trace(space.build(genome), …)`.
 
-        Raises InputError for a genome of another space and for an unknown `dtype` or `tf32`.
+        Raises InputError for a genome of another space, a batch below 1 and an unknown `dtype` or `tf32`.
         """
         genome = self.check(genome)
         pieces = [
@@ -128,6 +128,8 @@ def part_layers(part: Part, batch: int, dtype: str, tf32: str) -> tuple[tuple[st
     """Return a part's own module paths and its layers, traced alone on meta tensors of `dtype`."""
     import torch
 
+    if batch < 1:
+        raise InputError(f"batch {batch} must be at least 1")
     with torch.device("meta"):
         module = part.build().eval()
         inputs = [torch.empty(batch, *shape) for shape in part.input_shapes]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..estimate import predict_layers
 from ..features import Array
 from ..layer import Layer
 from ..model import EnergyModel
@@ -42,13 +43,13 @@ class LookupTable:
     ) -> LookupTable:
         """Trace and predict every part of `space` once; keywords are those of `wattlayer.predict` in graph mode.
 
-        Raises InputError for an unknown `dtype` or `tf32` and for a space without layers.
+        Raises InputError for a batch below 1, an unknown `dtype`, `tf32` or `run` and for a space without layers.
         """
         counts = [_counts(slot, space, batch, dtype, tf32) for slot in space.slots]
         layers = list({layer: None for table in counts for calls in table for layer in calls})
         if not layers:
             raise InputError(f"{space.name} has no layer to estimate")
-        energy = model.predict(layers, None if run is None else [run] * len(layers)).energy_j
+        energy = predict_layers(layers, model, run).energy_j
         of_layer = dict(zip(layers, energy))
         merged: dict[tuple[int, ...], Array] = {}
         for slot, table in zip(space.slots, counts):
