@@ -60,6 +60,15 @@ def test_csv_has_one_line_per_layer(run, network):
     assert all(float(r["energy_j"]) > 0 for r in rows)
 
 
+def test_csv_in_eager_mode_ends_with_the_gaps_and_sums_to_the_total(run, network):
+    words = ("predict", network, "--input", "4x3x64x64", "--mode", "eager", "--format")
+    rows = list(csv.DictReader(io.StringIO(run(*words, "csv")[1])))
+    assert [r["kind"] for r in rows[-2:]] == ["linear", "(launch gaps)"]
+    assert sum(float(r["energy_j"]) for r in rows) == pytest.approx(json.loads(run(*words, "json")[1])["total"]["energy_j"])
+    table = run(*words, "table")[1]
+    assert table.count("(launch gaps)") == 2  # by module and by kind
+
+
 def test_the_result_goes_to_a_file_when_asked(run, network, tmp_path):
     path = tmp_path / "result.json"
     code, out, _ = run("predict", network, "--input", "4x3x64x64", "--format", "json", "--output", path)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import wattlayer as wl
+from wattlayer.estimate import GAPS
 from wattlayer.launches import ASSUMED_HOST_S, Launches, wait_s
 
 
@@ -79,6 +80,24 @@ def test_eager_mode_adds_the_gaps_that_the_host_leaves(traced, model):
     assert eager.gap_s == pytest.approx(gap_s)
     assert eager.energy_j == pytest.approx(graph.energy_j + gap_s * wl.HARDWARE["a30"].idle_w)
     assert eager.model.launching == "assuming 7.5 µs a launch"
+
+
+def test_what_is_summed_in_eager_mode_sums_to_the_total_with_its_gaps(traced, model):
+    e = wl.estimate(traced, model, mode="eager")
+    for frame in (e.by_kind(), e.by_module(1), e.by_module(2), e.to_frame()):
+        assert frame.energy_j.sum() == pytest.approx(e.energy_j, rel=1e-12)
+        assert frame.time_s.sum() == pytest.approx(e.time_s, rel=1e-12)
+    for frame in (e.by_kind(), e.by_module(1)):
+        assert frame.energy_frac.sum() == pytest.approx(1.0)
+        assert frame.loc[GAPS].tolist() == [0, 0, e.gap_s, e.gap_energy_j, e.gap_energy_j / e.energy_j]
+    assert e.by_module(1).index[-1] == GAPS and GAPS in str(e)
+    *layers, gaps = e.rows()
+    assert layers == e.to_json()["layers"]
+    assert (gaps["kind"], gaps["energy_j"], gaps["covered"]) == (GAPS, e.gap_energy_j, False)
+    assert gaps["energy_high_j"] - gaps["energy_j"] == pytest.approx(e.gap_energy_j / 3)
+    assert gaps.keys() == layers[0].keys()
+    told = wl.estimate(traced, model.with_launches(Launches({"conv2d": 1e-3, "*": 2e-3}, idle_w=100.0)), mode="eager")
+    assert told.rows()[-1]["covered"]
 
 
 def test_what_networks_told_of_launches_is_in_every_estimate(traced, model):

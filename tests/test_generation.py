@@ -9,9 +9,11 @@ import pytest
 from test_cli import one_line
 
 import wattlayer as wl
+from wattlayer.cli.output import rendered
 from wattlayer.decoding import NotAffineError, Passes, between, segments
 from wattlayer.errors import InputError
 from wattlayer.generation import predict_generation
+from wattlayer.report.generation import generation_tables
 
 pytest.importorskip("transformers")
 
@@ -98,6 +100,9 @@ def test_waiting_for_the_host_costs(configs):
     assert eager.step_energy_j[0] == pytest.approx(wl.estimate(own.step(4), model, mode="eager").energy_j, rel=1e-9)
     assert eager.energy_j > graph.energy_j
     assert eager.gap_energy_j == pytest.approx(eager.decode_energy_j - graph.decode_energy_j, rel=1e-9)
+    text = rendered(*generation_tables(eager))
+    (gaps,) = (line.split() for line in text.splitlines() if "(launch gaps)" in line)
+    assert gaps[-1] == f"{(eager.gap_energy_j + eager.prefill.gap_energy_j) / eager.energy_j:.1%}"
 
 
 def test_a_prompt_alone(configs):

@@ -16,7 +16,7 @@ from .errors import InputError, UncoveredKindError
 from .features import Array
 from .fusion import fuse
 from .intervals import LEVEL, total_half_width
-from .launches import interval_with_gaps, wait_s
+from .launches import Launches, interval_with_gaps, wait_s
 from .layer import Layer
 from .model import EnergyModel, Metadata, Prediction, load_model
 from .trace import Trace
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 VERSION = "0.1.0"
+
+GAPS = "(launch gaps)"
+"""Stands for a kind and a module where what the device burns waiting in eager mode is listed beside the layers."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -80,6 +83,11 @@ class Estimate:
         return self.energy_j / self.trace.batch
 
     @property
+    def gap_spread_j(self) -> float:
+        """How far `gap_energy_j` may be off, up and down; `interval_j` holds it."""
+        return (self.model.launches or Launches()).spread_frac * self.gap_energy_j
+
+    @property
     def covered_frac(self) -> float:
         """Share of the energy in layers whose kind was measured on this hardware."""
         return self._share(self.covered)
@@ -102,17 +110,23 @@ class Estimate:
         return sorted(costs, key=lambda kind: -costs[kind])
 
     def to_frame(self) -> pandas.DataFrame:
-        """Return one row per call with the columns of `layers` in the JSON form."""
+        """Return `rows` as a table."""
         import pandas
 
-        return pandas.DataFrame(self._rows())
+        return pandas.DataFrame(self.rows())
 
     def by_kind(self) -> pandas.DataFrame:
-        """Return calls, flop, time_s, energy_j and energy_frac per kind of layer, the costliest first."""
+        """Return calls, flop, time_s, energy_j and energy_frac per kind of layer, the costliest first.
+
+        In eager mode the gaps between launches are a row of their own, `GAPS`, so that the rows sum to the total.
+        """
         return self._grouped([layer.kind for layer in self.trace.layers], "kind")
 
     def by_module(self, depth: int = 2) -> pandas.DataFrame:
-        """Return the same per module, paths cut to `depth` parts ("" is the network itself), in call order of first use."""
+        """Return the same per module, paths cut to `depth` parts ("" is the network itself), in call order of first use.
+
+        The gaps come last.
+        """
         if depth < 1:
             raise InputError(f"depth {depth} must be at least 1")
         return self._grouped([".".join(p.split(".")[:depth]) for p in self.trace.paths], "path", by_cost=False)
@@ -124,9 +138,27 @@ class Estimate:
             name: keys, "calls": 1, "flop": [x.flop for x in self.trace.layers],
             "time_s": self.layer_time_s, "energy_j": self.layer_energy_j,
         })  # fmt: skip
+        if self.gap_s:
+            frame.loc[len(frame)] = [GAPS, 0, 0, self.gap_s, self.gap_energy_j]
         total = frame.groupby(name, sort=False).sum()
-        total["energy_frac"] = total["energy_j"] / max(float(self.layer_energy_j.sum()), 1e-300)
+        total["energy_frac"] = total["energy_j"] / max(self.energy_j, 1e-300)
         return total.sort_values("energy_j", ascending=False) if by_cost else total
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row per call with the keys of `layers` in the JSON form; in eager mode a last one of the kind `GAPS`.
+
+        Their times and energies sum to the total's. Gaps count as covered where networks measured whole told of them.
+        """
+        if not self.gap_s:
+            return self._rows()
+        gaps = {
+            "index": len(self.trace.layers), "path": "", "kind": GAPS, "input_shapes": [], "output_shapes": [], "dtype": "",
+            "flop": 0, "read_bytes": 0, "write_bytes": 0, "time_s": self.gap_s, "power_w": self.gap_energy_j / self.gap_s,
+            "energy_j": self.gap_energy_j, "energy_low_j": self.gap_energy_j - self.gap_spread_j,
+            "energy_high_j": self.gap_energy_j + self.gap_spread_j, "covered": self.model.launches is not None,
+            "extrapolated": False,
+        }  # fmt: skip
+        return [*self._rows(), gaps]
 
     def _rows(self) -> list[dict[str, Any]]:
         return [

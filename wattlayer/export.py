@@ -21,12 +21,9 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
-from .estimate import VERSION, Estimate
+from .estimate import GAPS, VERSION, Estimate
 
 SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
-
-GAPS = "(launch gaps)"
-"""The slice behind the layers for what the device burns waiting in eager mode."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def perfetto(estimate: Estimate) -> dict[str, Any]:
 
 
 def parquet(estimate: Estimate) -> bytes:
-    """Return the layers as a Parquet file, with the columns of `layers` in the JSON form.
+    """Return `Estimate.rows` as a Parquet file: the layers and, in eager mode, the gaps between them.
 
     Everything else of the JSON form is in the file's metadata, under `wattlayer`. Raises InputError without pyarrow.
     """
@@ -89,7 +86,7 @@ def parquet(estimate: Estimate) -> bytes:
         from pyarrow import parquet as writer
     except ImportError:
         raise InputError("Parquet needs pyarrow: pip install 'wattlayer[parquet]'") from None
-    table = Table.from_pylist(estimate.to_json()["layers"])
+    table = Table.from_pylist(estimate.rows())
     buffer = BufferOutputStream()
     writer.write_table(table.replace_schema_metadata({"wattlayer": json.dumps(_facts(estimate))}), buffer)
     return bytes(buffer.getvalue())

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..estimate import Estimate
-from ..export import GAPS
+from ..estimate import GAPS, Estimate
 from ..features import Array
 
 _NUMBER = re.compile(r"(?<![^._])\d+(?![^.])")

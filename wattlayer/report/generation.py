@@ -6,6 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
+from ..estimate import GAPS
 from ..generation import Generation
 from ..intervals import LEVEL
 from .quantities import small
@@ -57,7 +58,7 @@ def _steps(g: Generation) -> RenderableType:
 def _kinds(g: Generation) -> RenderableType:
     table = table_of("by kind", "kind", "prefill", "decode", "share")
     prefill = {str(row.Index): float(row.energy_j) for row in g.prefill.by_kind().itertuples()}
-    decode = g.decode_kinds_j
+    decode = g.decode_kinds_j | ({GAPS: g.gap_energy_j} if g.gap_energy_j else {})
     total = {kind: prefill.get(kind, 0.0) + decode.get(kind, 0.0) for kind in {**prefill, **decode}}
     for kind in sorted(total, key=lambda x: -total[x]):
         cells = (small(prefill.get(kind, 0.0), "J"), small(decode.get(kind, 0.0), "J"), f"{total[kind] / g.energy_j:.1%}")
