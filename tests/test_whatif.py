@@ -19,10 +19,11 @@ from wattlayer.cli.whatif import batches
 from wattlayer.edits import edited
 from wattlayer.errors import InputError
 from wattlayer.estimate import estimate
+from wattlayer.launches import Launches
 from wattlayer.rewrite import aligned, folded, fused
 from wattlayer.subject import Edit, Setting, Subject
 from wattlayer.trace import trace
-from wattlayer.whatif import Change, change, whatif
+from wattlayer.whatif import Change, _differences, change, spread_j, whatif
 
 
 class Net(nn.Module):
@@ -174,6 +175,26 @@ def test_it_is_narrower_than_two_estimates_taken_apart(model):
     result = changed(model, Edit(drop=("blocks.1",)))
     apart = sum((e.interval_j[1] - e.interval_j[0]) / 4 for e in (result.before, result.after))
     assert result.interval_j[1] - result.interval_j[0] < 0.6 * apart
+
+
+def test_a_change_of_mode_is_as_unsure_as_the_launch_gaps(model):
+    told = model.with_launches(Launches({"conv2d": 1e-4, "*": 2e-4}, idle_w=100.0, spread_frac=0.2))
+    graph, eager = (wl.predict(net(), INPUT, hardware=told, mode=mode) for mode in ("graph", "eager"))
+    for result in (graph.whatif(net(), (INPUT,), mode="eager", hardware=told), change(eager, graph)):
+        low, high = result.interval_j
+        assert abs(result.change_j) == pytest.approx(eager.gap_energy_j / 4)
+        assert (low, high) == pytest.approx(
+            (result.change_j - 0.05 * eager.gap_energy_j, result.change_j + 0.05 * eager.gap_energy_j)
+        )
+    assert change(eager, eager).interval_j == (0.0, 0.0), "the same gaps err alike"
+
+
+def test_gaps_that_shrink_with_the_batch_widen_the_interval(model):
+    before, after = (wl.predict(net(), torch.empty(n, 3, 16, 16, device="meta"), hardware=model, mode="eager") for n in (4, 8))
+    low, high = change(before, after).interval_j
+    gaps_j = before.gap_energy_j / 4 - after.gap_energy_j / 8
+    below, above = spread_j(*_differences(before, after), model.metadata.conformal.correlation)
+    assert (high - low) == pytest.approx(np.hypot(below, gaps_j / 3) + np.hypot(above, gaps_j / 3))
 
 
 def test_two_models_cannot_be_compared(model):

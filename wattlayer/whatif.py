@@ -7,10 +7,12 @@ per sample, in joules, with d_i = (calls after - calls before) x energy of disti
 - of an error's variance the model's `correlation` is shared by all layers. Up to the narrower of the two mean relative
   half-widths (of what was added, of what was removed) it moves both sides alike: it counts as that width x |Σ d_i|. What the
   wider side has beyond that is its own and counts in full;
-- the rest of the variance is each layer's own and adds in quadrature.
+- the rest of the variance is each layer's own and adds in quadrature;
+- what launch gaps add or no longer take may be off by the model's share for them, and adds in quadrature too.
 
 Half-widths are taken up and down apart (e^w - 1 and 1 - e^-w), because intervals of energy are symmetric in its logarithm.
-That the narrower width is common to both sides is an assumption, tested on errors drawn by it and not on measured pairs.
+That the narrower width is common to both sides is an assumption, tested on errors drawn by it and not on measured pairs; so is
+that the host is as much too slow or too fast before as after.
 """
 
 from __future__ import annotations
@@ -95,8 +97,9 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     if before.model_sha256 != after.model_sha256:
         raise InputError(f"the estimates are of two models ({before.model.name}, {after.model.name}): price both with one")
     below, above = spread_j(*_differences(before, after), before.model.conformal.correlation)
+    gaps_j = after.gap_spread_j / after.trace.batch - before.gap_spread_j / before.trace.batch
     middle = after.energy_per_sample_j - before.energy_per_sample_j
-    return Change(edit, before, after, (middle - below, middle + above))
+    return Change(edit, before, after, (float(middle - np.hypot(below, gaps_j)), float(middle + np.hypot(above, gaps_j))))
 
 
 def spread_j(difference_j: Array, up: Array, down: Array, correlation: float) -> tuple[float, float]:
