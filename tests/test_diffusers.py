@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
+import wattlayer as wl
 from wattlayer.adapters import InputSize, resolve
 from wattlayer.adapters.torchvision import import_torchvision
 from wattlayer.errors import InputError
@@ -94,3 +95,10 @@ def test_no_configuration(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError):
         traced(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("size", [{}, {"image_size": 32, "batch": 2}, {"dtype": "bfloat16"}], ids=["its own", "said", "half"])
+def test_a_change_starts_from_the_size_that_was_said_or_is_its_own(config, size):
+    before = wl.predict(f"diffusers:{config()}", **size)
+    assert before.whatif(tf32="conv").change_j == 0.0
+    assert before.whatif(dtype="float16").after.trace.inputs[0].shape == before.trace.inputs[0].shape

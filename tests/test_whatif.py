@@ -220,6 +220,45 @@ def test_an_estimate_answers_what_if(model):
         before.whatif(net(), (INPUT,), dtype="float16")
 
 
+@pytest.mark.parametrize("mode", ["graph", "compiled"])
+@pytest.mark.parametrize("dtype", [None, "float16", "bfloat16", "int8"])
+def test_an_estimate_knows_again_what_it_was_made_of(model, dtype, mode):
+    before = wl.predict(net(), INPUT, hardware=model, dtype=dtype, tf32="none", mode=mode)
+    same = before.whatif(net(), (INPUT,), hardware=model)
+    assert (same.change_j, same.interval_j) == (0.0, (0.0, 0.0))
+    halved = wl.predict(net().half(), INPUT.half(), hardware=model)
+    assert halved.whatif(net().half(), (INPUT.half(),), batch=8, hardware=model).after.trace.dtype == "float16"
+
+
+class Wider(nn.Module):
+    """What it runs depends on a keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self.linear(x) if mask is None else self.linear(x) * mask
+
+
+def test_keywords_of_the_forward_go_with_the_inputs(model):
+    x, kwargs = torch.empty(4, 8), {"mask": torch.empty(4, 1)}
+    before = wl.predict(Wider(), x, kwargs=kwargs, hardware=model)
+    assert before.whatif(Wider(), (x,), kwargs=kwargs, hardware=model).change_j == 0.0
+    after = before.whatif(Wider(), (x,), kwargs=kwargs, batch=16, hardware=model).after
+    assert after.trace.layers == wl.trace(Wider(), torch.empty(16, 8), kwargs={"mask": torch.empty(16, 1)}).layers
+
+
+def test_what_was_not_estimated_is_refused_as_the_start_of_a_change(model):
+    x = torch.empty(4, 8)
+    before = wl.predict(Wider(), x, kwargs={"mask": x}, hardware=model)
+    for module, inputs, reason in (
+        (Wider(), (x,), "Wider runs other layers than those estimated"), (nn.Linear(3, 8), (x,), "Linear does not run"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=rf"{reason}.*; give the module, inputs and kwargs of the estimate"):
+            before.whatif(module, inputs, dtype="float16", hardware=model)
+
+
 @needs_torchvision
 def test_an_estimate_of_a_named_network_loads_it_again(model):
     before = wl.predict("torchvision:resnet18", hardware=model, batch=2, image_size=64)

@@ -199,7 +199,7 @@ class Estimate:
              if self.unfused else {})  # fmt: skip
 
     def whatif(
-        self, module: nn.Module | None = None, inputs: tuple[Any, ...] = (), *,
+        self, module: nn.Module | None = None, inputs: tuple[Any, ...] = (), *, kwargs: Mapping[str, Any] | None = None,
         replace: Mapping[str, str] | Sequence[str] = (), drop: Sequence[str] = (), dtype: str | None = None,
         tf32: str | None = None, mode: str | None = None, batch: int | None = None, image_size: int | None = None,
         seq_len: int | None = None, align: bool = False, fuse_attention: bool = False, fold_norm: bool = False,
@@ -207,9 +207,10 @@ class Estimate:
     ) -> Change:  # fmt: skip
         """Return what a change would do to the energy per sample, with the interval of the difference.
 
-        A network predicted by name is loaded again; one predicted from a module needs `module` and `inputs` once more,
-        and an estimate of a model that is not shipped needs `hardware`. `replace` maps patterns of module paths to
-        recipes (`edits.RECIPES`), `drop` names modules. Raises InputError for a change that cannot be made.
+        A network predicted by name is loaded again; one predicted from a module needs `module`, `inputs` and `kwargs` once
+        more, its dtype is found again, and an estimate of a model that is not shipped needs `hardware`. `replace` maps
+        patterns of module paths to recipes (`edits.RECIPES`), `drop` names modules. Raises InputError for a change that
+        cannot be made and for a network that has other layers than those estimated.
         """
         from .subject import Edit, replacements
         from .whatif import whatif_estimate
@@ -217,7 +218,7 @@ class Estimate:
         edit = Edit(
             replacements(replace), tuple(drop), dtype, tf32, mode, batch, image_size, seq_len, align, fuse_attention, fold_norm
         )
-        return whatif_estimate(self, edit, module, inputs, hardware)
+        return whatif_estimate(self, edit, module, inputs, kwargs or {}, hardware)
 
     def to_html(self, path: str | Path | None = None, assumptions: Assumptions | None = None) -> str:
         """Return the report, one HTML page that works offline, and write it to `path`, if any; InputError where it cannot."""

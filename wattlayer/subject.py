@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, first_line
@@ -87,11 +87,12 @@ def resized(shape: tuple[int, ...], edit: Edit) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Subject:
-    """A network that can be traced again after a change: its name, or a module with its inputs."""
+    """A network that can be traced again after a change: its name, or a module with its inputs and keyword arguments."""
 
     network: str | nn.Module
     inputs: tuple[Any, ...] = ()
     setting: Setting = Setting()
+    kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def trace(self, edit: Edit = UNCHANGED) -> Trace:
         """Trace the network as `edit` leaves it; raise InputError where that does not run."""
@@ -115,7 +116,8 @@ class Subject:
             s = self.setting.after(edit)
             loaded = load_network(self.network, s.batch, s.image_size, s.seq_len, s.input, s.dtype or "float32")
         else:
-            loaded = Network(type(self.network).__name__, self.network, _resize_tensors(self.inputs, edit))
+            args, kwargs = _resize_tensors((self.inputs, dict(self.kwargs)), edit)
+            loaded = Network(type(self.network).__name__, self.network, args, kwargs)
         if not edit.replace and not edit.drop:
             return loaded
         from .edits import edited
@@ -126,7 +128,7 @@ class Subject:
     def _trace_module(self, loaded: Network, edit: Edit) -> Trace:
         s, int8 = self.setting.after(edit), self.setting.after(edit).dtype == "int8"
         dtype = INT8_ACTIVATIONS if int8 else s.dtype
-        traced = trace(loaded.module, *loaded.args, dtype=dtype, tf32=s.tf32, network=loaded.name)
+        traced = trace(loaded.module, *loaded.args, kwargs=loaded.kwargs, dtype=dtype, tf32=s.tf32, network=loaded.name)
         return weights_in_int8(traced) if int8 else traced
 
 

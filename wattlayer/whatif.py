@@ -17,14 +17,14 @@ that the host is as much too slow or too fast before as after.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, first_line
 from .estimate import Estimate, estimate
 from .features import Array
 from .layer import Layer
@@ -152,23 +152,50 @@ def whatif(
 
 
 def whatif_estimate(
-    before: Estimate, edit: Edit, module: nn.Module | None, inputs: tuple[Any, ...], hardware: str | Path | EnergyModel | None
+    before: Estimate,
+    edit: Edit,
+    module: nn.Module | None,
+    inputs: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    hardware: str | Path | EnergyModel | None,
 ) -> Change:
     """Price `edit` against an estimate; see `Estimate.whatif`."""
-    setting = Setting(tf32=before.trace.tf32, mode=before.mode)
-    subject = _named(before, setting) if module is None else Subject(module, inputs, setting)
-    after = estimate(subject.trace(edit), _model_of(before, hardware), setting.after(edit).mode)
+    subject = _again(before, _named(before) if module is None else _given(before, module, inputs, kwargs))
+    after = estimate(subject.trace(edit), _model_of(before, hardware), subject.setting.after(edit).mode)
     return change(before, after, edit)
 
 
-def _named(before: Estimate, setting: Setting) -> Subject:
+def _again(before: Estimate, candidates: Iterable[Subject]) -> Subject:
+    """Return the first candidate whose layers are those estimated: an estimate does not keep what it was made from."""
+    layers, reasons = (before.unfused or before).trace.layers, []
+    for subject in candidates:
+        try:
+            traced = subject.trace()
+        except InputError as error:
+            reasons.append(first_line(error))
+        else:
+            if traced.layers == layers:
+                return subject
+            reasons.append(f"{traced.network} runs other layers than those estimated")
+    raise InputError(f"{reasons[0]}; give the module, inputs and kwargs of the estimate")
+
+
+def _given(before: Estimate, module: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterable[Subject]:
+    """The module as it is, and converted as it may have been."""
+    setting = Setting(tf32=before.trace.tf32, mode=before.mode)
+    return (Subject(module, inputs, replace(setting, dtype=dtype), kwargs) for dtype in (None, before.trace.dtype))
+
+
+def _named(before: Estimate) -> Iterable[Subject]:
+    """The network that is called so, at its own size and at those that the first input may have come of."""
     name, operands = before.trace.network, before.trace.inputs
     if ":" not in name or not operands:
         raise InputError(f"{name} is known by no name that can be loaded again: give the module and its inputs")
     shape = operands[0].shape
-    text = len(shape) == 2 and "int" in operands[0].dtype
-    sized = replace(setting, batch=shape[0], seq_len=shape[1]) if text else replace(setting, batch=shape[0], input=shape)
-    return Subject(name, (), replace(sized, dtype=before.trace.dtype))
+    own = Setting(batch=before.trace.batch, dtype=before.trace.dtype, tf32=before.trace.tf32, mode=before.mode)
+    sized = {"seq_len": shape[1]} if len(shape) == 2 and "int" in operands[0].dtype else {"input": shape}
+    image = [{"image_size": shape[-1]}] if len(shape) >= 4 else []
+    return (Subject(name, (), replace(own, **size)) for size in ({}, sized, *image))
 
 
 def _model_of(before: Estimate, hardware: str | Path | EnergyModel | None) -> EnergyModel:
