@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import networks
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from wattlayer.dataset import read_measurements
 from wattlayer.errors import InputError
 from wattlayer.features import (
     DIMENSIONS,
@@ -29,6 +31,7 @@ from wattlayer.scaffold import terms
 from wattlayer.trace import Trace, trace
 
 A30 = HARDWARE["a30"]
+DATA = Path(__file__).parents[1] / "data"
 
 NAMES_DIGEST = {1: "a7c6fbf03c116f2f", 2: "bbdf414f3360892f", 3: "bbdf414f3360892f", 4: "bbdf414f3360892f"}
 """SHA-256 of the feature names by version: a changed list needs a new version and a new line here. The third counts the tiles and
@@ -271,6 +274,56 @@ def test_windows_strides_norms_and_reductions():
     assert [sizes(first(nn.GroupNorm(2, 8), 3, 8, 4))[x] for x in "mn"] == [6, 16]
     assert [sizes(first(nn.Softmax(1), 3, 8, 4))[x] for x in "mn"] == [12, 8]
     assert sizes(first(nn.Conv2d(3, 8, 3, dilation=2), 1, 3, 9, 9))["dilation"] == 2
+
+
+class Packed(nn.Module):
+    """An LSTM on two sequences of five steps and of three."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3])))[0].data
+
+
+def recurrent(module: nn.Module, *shape: int) -> Layer:
+    return next(x for x in trace(module.eval(), torch.empty(shape)).layers if x.group == "recurrent")
+
+
+WEIGHTS = (op("params", 1024, 256), op("params", 1024, 256))
+STEPS = {
+    "few samples": (recurrent(nn.LSTM(256, 256), 512, 2, 256), (512, 2)),
+    "few steps": (recurrent(nn.LSTM(256, 256), 2, 512, 256), (2, 512)),
+    "samples first": (recurrent(nn.GRU(256, 256, batch_first=True), 2, 512, 256), (512, 2)),
+    "many samples first": (recurrent(nn.RNN(256, 256, batch_first=True), 512, 2, 256), (2, 512)),
+    "one sample": (recurrent(nn.LSTM(256, 256, batch_first=True), 6, 256), (6, 1)),
+    "one sample without a batch": (Layer("lstm", (op("input", 6, 256), *WEIGHTS), (op("output", 6, 256),)), (6, 1)),
+    "more steps than features": (Layer("lstm", (op("input", 300, 256), *WEIGHTS), (op("output", 300, 256),)), (300, 1)),
+    "packed": (recurrent(Packed(), 5, 2, 8), (5, 8 / 5)),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_recurrent_layers_take_their_steps_one_after_another(name):
+    layer, expected = STEPS[name]
+    assert (sizes(layer)["batches"], sizes(layer)["m"]) == expected
+    assert layer.flop == 2 * sizes(layer)["batches"] * sizes(layer)["m"] * sizes(layer)["n"] * sizes(layer)["k"]
+
+
+def test_steps_take_longer_than_samples():
+    columns = Columns([STEPS["few samples"][0], STEPS["few steps"][0]], A30)
+    assert np.divide(*columns.waves(32, 32)) > 10
+
+
+def test_measured_recurrent_layers_keep_their_sizes():
+    """What shipped models learnt from took the longer of the first two sizes for the steps, which it is in all these rows."""
+    rows = read_measurements(DATA / "h200-sxm" / "2026-11-26-h200-sxm-0.jsonl")
+    measured = {x.layer for x in rows if x.layer is not None and x.layer.group == "recurrent"}
+    assert len(measured) == 5
+    for layer in measured:
+        shape = layer.inputs[0].shape
+        assert (sizes(layer)["batches"], sizes(layer)["m"]) == (max(shape[:2]), min(shape[:2]))
 
 
 def test_train_mode_and_channels_last_are_seen():

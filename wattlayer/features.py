@@ -222,13 +222,18 @@ def _attention(layer: Layer) -> dict[str, float]:
 
 
 def _recurrent(layer: Layer) -> dict[str, float]:
-    """One [batch, inputs + hidden] product a time step, steps one after another."""
-    x = layer.inputs[0]
+    """One [batch, inputs + hidden] product a time step, steps one after another; a packed batch is taken at its mean size.
+
+    Inputs are [steps, batch, features], with `batch_first` [batch, steps, features], of one sample [steps, features], and packed
+    [all rows, features] beside the batch size of every step (torch.nn.LSTM, torch.nn.utils.rnn.PackedSequence).
+    """
+    x, packed = layer.inputs[0], layer.operand("batch_sizes")
+    steps = packed.elements if packed else x.shape[int(len(x.shape) > 2 and layer.argument("batch_first", False))]
     matrices = [p for p in layer.inputs if p.name == "params" and len(p.shape) == 2]
     weights = sum(p.elements for p in matrices)
     return {
-        "batches": prod(x.shape[:-1]) / max(1, min(x.shape[:2], default=1)),
-        "m": min(x.shape[:2], default=1),
+        "batches": steps,
+        "m": prod(x.shape[:-1]) / max(1, steps),
         "n": weights / max(1, x.shape[-1]),
         "k": x.shape[-1],
         "weight_bytes": sum(p.size_bytes for p in matrices),
