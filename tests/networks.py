@@ -169,6 +169,22 @@ class Products(nn.Module):
         )  # fmt: skip
 
 
+class RarerProducts(nn.Module):
+    """Matrix products that few networks call, of bytes among them; of these torch counts `_scaled_mm` alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bilinear = nn.Bilinear(32, 16, 8)
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+        one, (rows, columns) = torch.ones((), device=a.device), (x.to(torch.float8_e4m3fn) for x in (a[0], b[0]))
+        return (
+            torch._scaled_mm(rows, columns.t(), one, one, out_dtype=torch.bfloat16),
+            torch._int_mm(a[0].to(torch.int8), b[0].to(torch.int8).t()), torch.addbmm(a[0] @ b[0].T, a, b.transpose(1, 2)),
+            self.bilinear(a[0], a[0, :, :16]), torch.cdist(a, b), torch.cdist(a, b, p=1.0),
+        )  # fmt: skip
+
+
 class AsksForValues(nn.Module):
     """Control flow on values that follow from shapes and constants alone."""
 

@@ -159,6 +159,15 @@ PRODUCTS = {
     "addmm": (Layer("addmm", (op("self", 6), op("mat1", 2, 3), op("mat2", 3, 6)), (op("output", 2, 6),)), (1, 2, 6, 3)),
     "bmm": (Layer("bmm", (op("self", 5, 2, 5), op("mat2", 5, 5, 4)), (op("output", 5, 2, 4),)), (5, 2, 4, 5)),
     "matmul by a vector": (Layer("mv", (op("self", 5, 3), op("vec", 3)), (op("output", 5),)), (1, 5, 1, 3)),
+    "weight of bytes": (
+        Layer("_weight_int8pack_mm", (op("self", 6, 5), op("mat2", 7, 5, dtype="int8"), op("scales", 7)), (op("output", 6, 7),)),
+        (1, 6, 7, 5),
+    ),
+    "sum of products": (
+        Layer("addbmm", (op("self", 2, 6), op("batch1", 3, 2, 4), op("batch2", 3, 4, 6)), (op("output", 2, 6),)), (3, 2, 6, 4),
+    ),
+    "distances": (Layer("cdist", (op("x1", 2, 3, 4), op("x2", 2, 5, 4)), (op("output", 2, 3, 5),)), (2, 3, 5, 4)),
+    "packed weight": (Layer("quantized::linear_dynamic", (op("X", 2, 3, 5),), (op("output", 2, 3, 7),)), (1, 6, 7, 5)),
     "attention": (
         Layer("scaled_dot_product_attention", (op("query", 2, 4, 6, 8), op("key", 2, 4, 9, 8), op("value", 2, 4, 9, 8)),
               (op("output", 2, 4, 6, 8),)),
@@ -405,6 +414,20 @@ def test_tf32_raises_the_peak_where_the_device_has_it():
     turing = Columns(pair, HARDWARE["rtx2080ti"])
     assert turing.peak_flop_per_s.tolist() == [13.45e12] * 2
     assert turing.tensor_core.tolist() == [0, 0]
+
+
+def test_products_of_bytes_run_at_the_rate_of_int8():
+    multiplied = [
+        Layer(kind, (op("self", 64, 64, dtype=dtype), op("mat2", 64, 64, dtype=dtype)), (op("output", 64, 64, dtype=out),))
+        for kind, dtype, out in (("_int_mm", "int8", "int32"), ("_scaled_mm", "float8_e4m3fn", "bfloat16"))
+    ]
+    assert Columns(multiplied, HARDWARE["h100-sxm"]).compute_s().tolist() == [2 * 64**3 / 1978.9e12] * 2
+
+
+def test_bilinear_products_by_hand():
+    """What each second input adds, a multiply-add an output feature, is left out of the products."""
+    bilinear = sizes(trace(nn.Bilinear(5, 6, 7), torch.empty(3, 5), torch.empty(3, 6)).layers[0])
+    assert [bilinear[x] for x in ("batches", "m", "n", "k")] == [7, 3, 6, 5]
 
 
 def test_only_products_reach_the_tensor_cores():

@@ -92,6 +92,61 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
         layer("_fft_c2c", [op("self", 2, 16, dtype="complex64")], op("output", 2, 16, dtype="complex64")),
         5 * 32 * 4, 256, 256,
     ),
+    "fft of another dimension": (
+        layer("fft_fft", [op("self", 16, 3, dtype="complex64")], op("output", 16, 3, dtype="complex64"), dim=0),
+        5 * 48 * 4, 8 * 48, 8 * 48,
+    ),
+    "fft of two dimensions": (
+        layer("fft_fft2", [op("self", 3, 4, 8, dtype="complex64")], op("output", 3, 4, 8, dtype="complex64")),
+        5 * 96 * 5, 8 * 96, 8 * 96,
+    ),
+    "real fft of all dimensions": (
+        layer("_fft_r2c", [op("self", 4, 8)], op("output", 4, 5, dtype="complex64"), dim=(0, 1), onesided=True),
+        5 * 32 * 5, 4 * 32, 8 * 20,
+    ),
+    "real fft of padded rows": (
+        layer("fft_rfft", [op("self", 3, 6)], op("output", 3, 5, dtype="complex64"), n=8), 5 * 24 * 3, 4 * 18, 8 * 15,
+    ),
+    "real fft of padded images": (
+        layer("fft_rfft2", [op("self", 3, 6)], op("output", 4, 5, dtype="complex64"), s=(4, 8)), 5 * 32 * 5, 4 * 18, 8 * 20,
+    ),
+    "real fft of columns": (
+        layer("fft_rfft", [op("self", 8, 3)], op("output", 5, 3, dtype="complex64"), dim=0), 5 * 24 * 3, 4 * 24, 8 * 15,
+    ),
+    "inverse real fft": (
+        layer("fft_irfft", [op("self", 3, 5, dtype="complex64")], op("output", 3, 8)), 5 * 24 * 3, 8 * 15, 4 * 24,
+    ),
+    "product of bytes": (
+        layer("_int_mm", [op("self", 4, 8, dtype="int8"), op("mat2", 8, 5, dtype="int8")], op("output", 4, 5, dtype="int32")),
+        2 * 4 * 8 * 5, 72, 80,
+    ),
+    "product with a weight of bytes": (
+        layer("_weight_int8pack_mm", [op("self", 4, 8), op("mat2", 5, 8, dtype="int8"), op("scales", 5)], op("output", 4, 5)),
+        2 * 4 * 8 * 5, 4 * 32 + 40 + 4 * 5, 80,
+    ),
+    "sum of products": (
+        layer("addbmm", [op("self", 2, 5), op("batch1", 3, 2, 4), op("batch2", 3, 4, 5)], op("output", 2, 5)),
+        2 * 3 * 2 * 4 * 5, 4 * (10 + 24 + 60), 4 * 10,
+    ),
+    "Euclidean distances": (
+        layer("cdist", [op("x1", 2, 3, 4), op("x2", 2, 5, 4)], op("output", 2, 3, 5)), 2 * 30 * 4, 4 * 64, 4 * 30,
+    ),
+    "Euclidean distances pair by pair": (
+        layer("cdist", [op("x1", 2, 3, 4), op("x2", 2, 5, 4)], op("output", 2, 3, 5), compute_mode=2), 3 * 30 * 4, 4 * 64, 4 * 30,
+    ),
+    "distances among rows": (layer("pdist", [op("self", 4, 5)], op("output", 6)), 3 * 6 * 5, 80, 24),
+    "cosine similarity": (layer("cosine_similarity", [op("x1", 3, 6), op("x2", 3, 6)], op("output", 3)), 6 * 18, 144, 12),
+    "Cholesky": (layer("linalg_cholesky_ex", [op("self", 2, 6, 6)], op("L", 2, 6, 6)), 2 * 216 // 3, 288, 288),
+    "determinant": (layer("_linalg_det", [op("A", 6, 6)], op("result")), 2 * 216 // 3, 144, 4),
+    "inverse": (layer("linalg_inv_ex", [op("A", 2, 6, 6)], op("inverse", 2, 6, 6)), 2 * 2 * 216, 288, 288),
+    "solve": (layer("_linalg_solve_ex", [op("A", 6, 6), op("B", 6, 2)], op("result", 6, 2)), 144 + 2 * 36 * 2, 192, 48),
+    "solve a factored system": (
+        layer("cholesky_solve", [op("self", 6, 2), op("input2", 6, 6)], op("output", 6, 2)), 2 * 36 * 2, 192, 48,
+    ),
+    "QR of a wide matrix": (
+        layer("linalg_qr", [op("A", 3, 9)], op("Q", 3, 3), op("R", 3, 9)), 4 * 9 * 9 - 4 * 27 // 3, 108, 4 * 36,
+    ),
+    "R alone": (layer("linalg_qr", [op("A", 9, 3)], op("Q", 0), op("R", 3, 3), mode="r"), 2 * 9 * 9 - 2 * 27 // 3, 108, 36),
     "add": (layer("add", [op("self", 3, 6), op("other", 6)], op("output", 3, 6)), 18, 96, 72),
     "relu in half": (layer("relu", [op("self", 10, dtype="float16")], op("output", 10, dtype="float16")), 10, 20, 20),
     "cat": (layer("cat", [op("tensors", 2, 3), op("tensors", 2, 5)], op("output", 2, 8)), 0, 64, 64),

@@ -16,6 +16,7 @@ from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model, t
 from wattlayer.features import FEATURES_VERSION, Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.intervals import CLASSES, FADING_OCTAVES, NEVER_OCTAVES
+from wattlayer.kinds import KINDS
 from wattlayer.model import SCHEMA, checksum, shipped_models
 from wattlayer.residual import Residual
 from wattlayer.training import BLOCKS, FOLDS, LARGEST_FRAC, _folds, merge
@@ -107,6 +108,14 @@ def test_kinds_never_measured_are_uncovered_extrapolated_and_wider(model, layers
     assert p.extrapolated.tolist() == [False, True]
     assert p.half_width[1] > p.half_width[0]
     assert p.energy_j[1] > 0
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_kinds_without_a_formula_are_uncovered(name, layers):
+    shipped, relu = load_model(name), next(x for x in layers if x.kind == "relu")
+    unknown = replace(relu, kind="mylib::attention")
+    assert unknown.flop == unknown.outputs[0].elements and not shipped.predict([unknown]).covered.any()
+    assert all(kind in KINDS for kind in shipped.metadata.kinds)
 
 
 def test_another_dtype_is_extrapolated(model, layers):

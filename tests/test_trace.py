@@ -58,6 +58,7 @@ TRAPS: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {
         {},
     ),
     "products": (networks.Products(), (torch.randn(3, 4, 5), torch.randn(3, 5, 6)), {}),
+    "rarer products": (networks.RarerProducts(), (torch.randn(3, 48, 32), torch.randn(3, 64, 32)), {}),
     "multi-head attention": (
         nn.MultiheadAttention(16, 4, batch_first=True),
         (torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)),
@@ -88,6 +89,24 @@ def trap(request: pytest.FixtureRequest) -> tuple[nn.Module, tuple[Any, ...], di
 def test_flop_equals_flop_counter(trap: Any) -> None:
     module, args, kwargs = trap
     assert counted_flop(trace(module, *args, kwargs=kwargs)) == torch_flop(module, *args, **kwargs)
+
+
+def test_rarer_products_are_counted_as_products() -> None:
+    module, args, _ = TRAPS["rarer products"]
+    found = [(x.kind, x.flop) for x in trace(module, *args).layers if x.group == "matmul"]
+    products, norm_1 = 2 * 48 * 64 * 32, 3 * (3 * 48 * 64) * 32
+    assert found == [
+        ("_scaled_mm", products), ("_int_mm", products), ("matmul", products), ("addbmm", 3 * products),
+        ("_trilinear", 2 * 48 * 8 * (32 * 16 + 16)), ("cdist", 3 * products), ("cdist", norm_1),
+    ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_dynamically_quantised_linears_are_counted_with_their_packed_weights() -> None:
+    quantised = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(32, 16)), {nn.Linear}, dtype=torch.qint8)
+    (layer,) = trace(quantised, torch.randn(3, 32)).layers
+    assert (layer.kind, layer.flop) == ("quantized::linear_dynamic", 2 * 3 * 32 * 16)
+    assert layer.read_bytes == 4 * 3 * 32 + 32 * 16
 
 
 def test_layer_survives_json(trap: Any) -> None:

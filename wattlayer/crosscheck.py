@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 MATRIX_GROUPS = ("conv", "matmul", "attention", "recurrent")
 """Groups of kinds that `torch.utils.flop_counter` counts."""
 
-_TORCH_OMITS = ("_grouped_mm", "torchvision::deform_conv2d", "mv", "dot", "vdot", "addmv", "linalg_solve_triangular")
+_TORCH_OMITS = (
+    "_grouped_mm", "torchvision::deform_conv2d", "mv", "dot", "vdot", "addmv", "linalg_solve_triangular", "_int_mm", "addbmm",
+    "_weight_int8pack_mm", "_trilinear", "cdist", "_cdist_forward", "quantized::linear_dynamic", "quantized::linear_relu_dynamic",
+)  # fmt: skip
 """Kinds of these groups that it leaves out."""
 
 _DOUBLED = {"conv": "conv"} | dict.fromkeys(("addmm", "bmm", "einsum", "matmul", "mm", "linear"), "matmul")

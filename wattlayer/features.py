@@ -155,26 +155,57 @@ def _conv(layer: Layer) -> dict[str, float]:
 
 def _matmul(layer: Layer) -> dict[str, float]:
     """`batches` products [m, k] x [k, n]; leading dimensions shared by both operands are batches."""
-    left, right = (layer.inputs[1], layer.inputs[2]) if layer.kind in ("addmm", "baddbmm") else layer.inputs[:2]
+    if layer.kind in _OF_OTHER_OPERANDS:
+        return _OF_OTHER_OPERANDS[layer.kind](layer)
+    left, right = (layer.inputs[1], layer.inputs[2]) if layer.kind in ("addmm", "baddbmm", "addbmm") else layer.inputs[:2]
     out = layer.outputs[0]
     batches = prod(right.shape[:-2]) if len(right.shape) > 2 and layer.kind != "_grouped_mm" else 1
-    n = right.shape[0] if layer.kind == "linear" else right.shape[-1] if len(right.shape) > 1 else 1
+    n = right.shape[-2:][0] if layer.kind in _BY_ROWS else right.shape[-1] if len(right.shape) > 1 else 1
     copied = [x for x in _expanded(left, right) if _is_copied(x)]
     # ATen adds the bias within the product, but for inputs of three dimensions and more that do not lie together
     added = layer.kind == "linear" and layer.operand("bias") is not None and len(left.shape) > 2 and left.strides is not None
     return {
         "batches": batches,
-        "m": out.elements / max(1, n * batches),
+        "m": left.shape[-2] if layer.kind == "addbmm" else out.elements / max(1, n * batches),
         "n": n,
         "k": left.shape[-1],
         "in_channels": left.shape[-1],
         "out_channels": n,
         "weight_bytes": right.size_bytes,
-        "transposed": layer.kind == "linear",
+        "transposed": layer.kind in _BY_ROWS,
         "copies": len(copied),
         "added": added,
         "copied_bytes": sum(x.elements * DTYPE_BYTES[x.dtype] for x in copied),  # written in full, what is expanded as well
     }
+
+
+def _trilinear(layer: Layer) -> dict[str, float]:
+    """[rows, in1] x [in1, in2] for each output feature, as ATen unrolls it."""
+    first, weight = layer.inputs[:2]
+    features, k, n = weight.shape
+    return {
+        "batches": features, "m": first.shape[0], "n": n, "k": k,
+        "in_channels": k, "out_channels": features, "weight_bytes": weight.size_bytes,
+    }  # fmt: skip
+
+
+def _dynamic(layer: Layer) -> dict[str, float]:
+    """As `linear`, but the weight, packed to a byte a number, is no operand."""
+    x, n = layer.inputs[0], layer.outputs[0].shape[-1]
+    k = x.shape[-1]
+    return {
+        "batches": 1, "m": x.elements / max(1, k), "n": n, "k": k,
+        "in_channels": k, "out_channels": n, "weight_bytes": n * k, "transposed": True,
+    }  # fmt: skip
+
+
+_BY_ROWS = ("linear", "_weight_int8pack_mm", "cdist", "_cdist_forward")
+"""Products whose second operand is [n, k]."""
+_OF_OTHER_OPERANDS: dict[str, Callable[[Layer], dict[str, Any]]] = {
+    "_trilinear": _trilinear, "quantized::linear_dynamic": _dynamic, "quantized::linear_relu_dynamic": _dynamic,
+}  # fmt: skip
+_AT_INT8_RATE = ("_int_mm", "_scaled_mm")
+"""Products of bytes, whose output's dtype says nothing of their rate; float8 runs at that of int8 (H100 white paper, table 2)."""
 
 
 def _expanded(left: Operand, right: Operand) -> list[Operand]:
@@ -310,7 +341,8 @@ class Columns:
         self._alike = [layers[codes.index(code)] for code in alike.values()]
         self.alike: NDArray[np.intp] = np.array(codes, dtype=np.intp)
         """Codes [n_layers] that layers of one kind, dtype and use of TF32 share."""
-        peak, vector = self.of_kind(lambda x: hardware.peak(x.dtype, x.tf32)).astype(np.float64), hardware.peak("float32")
+        rate = self.of_kind(lambda x: hardware.peak("int8" if x.kind in _AT_INT8_RATE else x.dtype, x.tf32))
+        peak, vector = rate.astype(np.float64), hardware.peak("float32")
         self.tensor_core: Array = ((peak > vector) & self._fit_for_tensor_cores).astype(np.float64)
         self.peak_flop_per_s: Array = np.where(self.tensor_core > 0, peak, np.minimum(peak, vector))
 

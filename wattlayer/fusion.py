@@ -35,7 +35,7 @@ _MOVES = frozenset(
 """Kinds without arithmetic that are expressions of indices to Inductor."""
 
 _NOT_MAPPED = frozenset(
-    """fused bernoulli native_dropout rrelu_with_noise masked_scatter pdist cdist _cdist_forward cumulative_trapezoid isin
+    """fused bernoulli native_dropout rrelu_with_noise masked_scatter pdist _pdist_forward cumulative_trapezoid isin
     softmax_backward cosine_similarity cross linalg_cross addr stochastic_depth""".split()
 )
 """Element-wise by their cost, but random, of data-dependent shape or of another domain."""

@@ -90,7 +90,7 @@ def conv_transpose(layer: Layer) -> int:
     return 2 * prod(x.shape[:-spatial - 1]) * prod(x.shape[-spatial:]) * weight.elements  # fmt: skip
 
 
-@kind("matmul", "linear", "matmul", "mm", "bmm", "mv", "dot", "vdot")
+@kind("matmul", "linear", "matmul", "mm", "bmm", "mv", "dot", "vdot", "_scaled_mm", "_int_mm", "_weight_int8pack_mm")
 def matmul(layer: Layer) -> int:
     """2 · output elements · shared dimension."""
     return 2 * layer.outputs[0].elements * layer.inputs[0].shape[-1]
@@ -114,6 +114,37 @@ def grouped_mm(layer: Layer) -> int:
     return 2 * layer.inputs[0].elements * layer.inputs[1].shape[-1]
 
 
+@kind("matmul", "addbmm")
+def addbmm(layer: Layer) -> int:
+    """2 · batches · rows · K · N: the products of all batches are added up."""
+    return 2 * layer.inputs[1].elements * layer.inputs[2].shape[-1]
+
+
+@kind("matmul", "_trilinear")
+def trilinear(layer: Layer) -> int:
+    """[rows, in1] x [in1, in2] for each output feature, then a multiply-add with the second input (ATen's _trilinear)."""
+    first, weight = layer.inputs[:2]
+    return 2 * first.shape[0] * (weight.elements + weight.shape[0] * weight.shape[-1])
+
+
+@kind("matmul", "cdist", "_cdist_forward")
+def cdist(layer: Layer) -> int:
+    """2 per pair and feature: |a|² + |b|² - 2ab, one product (ATen's _euclidean_dist, Distance.cpp); other norms as `pdist`."""
+    as_product = layer.argument("p", 2.0) == 2.0 and layer.argument("compute_mode", 0) != 2
+    return (2 if as_product else 3) * _output_elements(layer) * layer.inputs[0].shape[-1]
+
+
+def _unpacked_bytes(layer: Layer) -> int:
+    """A packed weight is no operand: K · N numbers of one byte (torch.ao.nn.quantized.dynamic.Linear, qint8)."""
+    return layer.inputs[0].size_bytes + layer.inputs[0].shape[-1] * layer.outputs[0].shape[-1]
+
+
+@kind("matmul", "quantized::linear_dynamic", "quantized::linear_relu_dynamic", read=_unpacked_bytes)
+def linear_dynamic(layer: Layer) -> int:
+    """2 · output elements · shared dimension; that inputs are quantised first rides along."""
+    return matmul(layer)
+
+
 @kind("attention", "scaled_dot_product_attention")
 def attention(layer: Layer) -> int:
     """2 · query positions · key length · (head size + value head size); a causal mask is not deducted."""
@@ -127,6 +158,52 @@ def recurrent(layer: Layer) -> int:
     x = layer.inputs[0]
     matrices = sum(p.elements for p in layer.inputs if p.name == "params" and len(p.shape) == 2)
     return 2 * prod(x.shape[:-1]) * matrices
+
+
+# --- solvers and factorisations: leading orders of LAPACK's operation counts (LAPACK Working Note 41, appendix C), by batch
+
+
+def _cubed(layer: Layer) -> int:
+    """n³ for each [n, n] matrix."""
+    return layer.inputs[0].elements * layer.inputs[0].shape[-1]
+
+
+@kind("other", "linalg_cholesky_ex", "cholesky")
+def cholesky(layer: Layer) -> int:
+    """n³ / 3 (potrf)."""
+    return _cubed(layer) // 3
+
+
+@kind("other", "linalg_lu_factor_ex", "_linalg_det", "_linalg_slogdet", "cholesky_inverse")
+def lu(layer: Layer) -> int:
+    """2 n³ / 3 (getrf; potri as many)."""
+    return 2 * _cubed(layer) // 3
+
+
+@kind("other", "linalg_inv_ex")
+def inverse(layer: Layer) -> int:
+    """2 n³ (getrf and getri)."""
+    return 2 * _cubed(layer)
+
+
+@kind("other", "linalg_lu_solve", "cholesky_solve")
+def solve_factored(layer: Layer) -> int:
+    """2 n² a column of the result (getrs, potrs)."""
+    return 2 * _output_elements(layer) * layer.inputs[0].shape[-1 if layer.kind == "linalg_lu_solve" else -2]
+
+
+@kind("other", "_linalg_solve_ex")
+def solve(layer: Layer) -> int:
+    """2 n³ / 3 to factorise and 2 n² a column of the result (getrf and getrs)."""
+    return lu(layer) + 2 * _output_elements(layer) * layer.inputs[0].shape[-1]
+
+
+@kind("other", "linalg_qr")
+def qr(layer: Layer) -> int:
+    """2 m n² - 2 n³ / 3 of the longer side m and the shorter n (geqrf), as many again for n columns of Q (orgqr)."""
+    a, parts = layer.inputs[0], 1 if layer.argument("mode") == "r" else 2
+    m, n = max(a.shape[-2:]), min(a.shape[-2:])
+    return parts * 2 * prod(a.shape[:-2]) * n * n * (3 * m - n) // 3
 
 
 # --- normalisation, pooling, resampling, reductions
@@ -214,9 +291,29 @@ def roi(layer: Layer) -> int:
 
 @kind("fft", "_fft_c2c", "_fft_r2c", "_fft_c2r", "fft_fft", "fft_rfft", "fft_irfft", "fft_fft2", "fft_rfft2", "fft_irfft2")
 def fft(layer: Layer) -> int:
-    """5 · n · log2 n (Cooley and Tukey's count) over the larger of input and output."""
-    elements = max(_input_elements(layer), _output_elements(layer))
-    return int(5 * elements * log2(max(2, layer.inputs[0].shape[-1])))
+    """5 · n · log2 n (Cooley and Tukey's count) for n points of all dimensions transformed; of real numbers as many."""
+    x, out = layer.inputs[0], layer.outputs[0]
+    dims = layer.argument("dim", (-2, -1) if layer.kind.endswith("2") else (-1,))
+    lengths = {dim % len(out.shape): out.shape[dim] for dim in (dims if isinstance(dims, tuple) else (dims,))}
+    rows = prod(n for i, n in enumerate(out.shape) if i not in lengths)
+    if layer.kind in ("_fft_r2c", "fft_rfft", "fft_rfft2"):  # the last of them comes out halved
+        *_, last = lengths
+        *_, asked = layer.argument("s") or (layer.argument("n", -1),)
+        lengths[last] = asked if asked > 0 else x.shape[last]
+    points = prod(lengths.values())
+    return int(5 * rows * points * log2(max(2, points)))
+
+
+@kind("elementwise", "pdist", "_pdist_forward")
+def pdist(layer: Layer) -> int:
+    """3 per pair and feature: difference, its power, sum."""
+    return 3 * _output_elements(layer) * layer.inputs[0].shape[-1]
+
+
+@kind("elementwise", "cosine_similarity")
+def cosine_similarity(layer: Layer) -> int:
+    """6 per pair of elements: a multiply-add each for the product and for both norms."""
+    return 6 * max(x.elements for x in layer.inputs)
 
 
 # --- element-wise kinds: one FLOP per output element
@@ -233,7 +330,7 @@ def fft(layer: Layer) -> int:
     bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ isnan isinf isfinite nan_to_num
     dropout native_dropout bernoulli polar complex view_as_complex_copy special_expit sgn angle real_copy heaviside
     xlogy hypot copysign special_xlog1py lgamma digamma polygamma isin softmax_backward addr cross linalg_cross
-    cosine_similarity pdist cdist _cdist_forward cumulative_trapezoid sinc ldexp masked_scatter logaddexp""".split(),
+    cumulative_trapezoid sinc ldexp masked_scatter logaddexp""".split(),
 )
 def elementwise(layer: Layer) -> int:
     """One per output element, whatever the function."""

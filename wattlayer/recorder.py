@@ -184,7 +184,7 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
     if idle or not any(x.is_meta for x in tensors) or _is_view(inputs, tensors, writes):
         return None
     defaults = _defaults(func)
-    arguments = ((n, _argument(v)) for n, v in given if not any(True for _ in tensors_in(v)))
+    arguments = ((n, v if (kind, n) in _COSTLY else _argument(v)) for n, v in given if not any(True for _ in tensors_in(v)))
     return Layer(
         kind=kind,
         inputs=tuple(operand(name, x) for name, x in inputs),
@@ -197,6 +197,8 @@ _IRRELEVANT = frozenset(
     {"device", "layout", "pin_memory", "generator", "out", "dtype", "memory_format", "non_blocking", "cudnn_enabled"}
 )
 """Arguments that the operands already show or that change no cost."""
+_COSTLY = frozenset({("cdist", "p"), ("_cdist_forward", "p")})
+"""Floating-point arguments that do change the cost: only Euclidean distances are products."""
 
 
 def operand(name: str, tensor: torch.Tensor, layout: bool = True) -> Operand:
