@@ -416,6 +416,15 @@ def test_tf32_raises_the_peak_where_the_device_has_it():
     assert turing.tensor_core.tolist() == [0, 0]
 
 
+def test_products_of_float64_run_at_their_own_rate():
+    double = Layer(
+        "mm", tuple(op(x, 512, 512, dtype="float64") for x in ("self", "mat2")), (op("output", 512, 512, dtype="float64"),)
+    )
+    columns = Columns([double], HARDWARE["rtx4090"])
+    assert columns.compute_s() == pytest.approx(2 * 512**3 / (82.6e12 / 64), rel=0.01)
+    assert columns.tensor_core.tolist() == [0]
+
+
 def test_products_of_bytes_run_at_the_rate_of_int8():
     multiplied = [
         Layer(kind, (op("self", 64, 64, dtype=dtype), op("mat2", 64, 64, dtype=dtype)), (op("output", 64, 64, dtype=out),))

@@ -70,8 +70,9 @@ def test_ratios_are_plausible(device: Hardware):
 @DEVICES
 def test_narrower_types_are_not_slower(device: Hardware):
     rates = dict(device.peak_flop_per_s)
-    assert set(rates) <= {"float32", "tf32", "float16", "bfloat16", "int8"}
+    assert set(rates) <= {"float32", "float64", "tf32", "float16", "bfloat16", "int8"}
     assert device.peak("float32") <= device.peak("float32", tf32=True) <= max(rates.values())
+    assert device.peak("complex128") <= device.peak("float64") <= device.peak("float32")
     if "float16" in rates:
         assert device.peak("float32", tf32=True) <= device.peak("float16")
         assert device.peak("bfloat16") <= device.peak("float16")
@@ -114,7 +115,22 @@ def test_bandwidth_is_bus_width_times_data_rate(name, bits, gbit_per_s):
 
 def test_a_type_without_a_rate_runs_as_float32():
     assert HARDWARE["gtx1070"].peak("float16") == HARDWARE["gtx1070"].peak("float32")
-    assert HARDWARE["a30"].peak("float64") == HARDWARE["a30"].peak("float32")
+    assert HARDWARE["agx-xavier"].peak("float64") == HARDWARE["agx-xavier"].peak("float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "slower"),
+    [
+        ("rtx4090", 64), ("rtx3090", 64), ("rtx5090", 64), ("l4", 64), ("a10", 64), ("t4", 32), ("gtx1070", 32),
+        ("jetson-nano", 32), ("v100-sxm", 2), ("p100-sxm", 2), ("epyc-9654", 2), ("a30", 1), ("h200-sxm", 1), ("mi300x", 1),
+    ],
+)  # fmt: skip
+def test_float64_is_as_slow_as_its_maker_says(name, slower):
+    device = HARDWARE[name]
+    assert device.peak("float32") / device.peak("float64") == pytest.approx(slower, rel=0.01)
+    assert device.peak("complex128") == device.peak("float64") / 4
+    assert device.peak("complex64") == device.peak("float32") / 4
+    assert "float64" in (device.source_of("peak_flop_per_s") or "")
 
 
 def test_tf32_is_faster_only_where_the_device_has_it():

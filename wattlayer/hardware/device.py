@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_PART = {"complex64": "float32", "complex128": "float64"}
+"""The dtype of the real and the imaginary part."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -12,7 +15,7 @@ class Hardware:
     name: str
     title: str
     peak_flop_per_s: tuple[tuple[str, float], ...]
-    """Per "float32", "tf32", "float16", "bfloat16", "int8"; a dtype that is absent runs at the float32 rate."""
+    """Per "float32", "float64", "tf32", "float16", "bfloat16", "int8"; a dtype that is absent runs at the float32 rate."""
     dram_bytes_per_s: float
     l2_bytes: float
     """Last-level cache (GPU: L2, or AMD's Infinity Cache; CPU: L2 + L3 of all sockets)."""
@@ -38,14 +41,16 @@ class Hardware:
     """What the driver, or the system for a CPU, calls the device; a CPU's name begins with it."""
 
     def peak(self, dtype: str, tf32: bool = False) -> float:
-        """Return the dense peak rate in FLOP/s for `dtype`, float32 as TF32 where the device can and `tf32` says so."""
+        """Return the dense peak rate in FLOP/s for `dtype`, float32 as TF32 where the device can and `tf32` says so.
+
+        A complex multiply-add counts as two FLOP, as in `torch.utils.flop_counter`, but takes four real multiply-adds.
+        """
         rates = dict(self.peak_flop_per_s)
+        if dtype in _PART:
+            return self.peak(_PART[dtype]) / 4.0
         return rates.get("tf32" if tf32 and dtype == "float32" else dtype, rates["float32"])
 
     def source_of(self, field: str) -> str | None:
         """Return where the number in `field` comes from, or None."""
-        for source in self.sources:
-            fields, _, text = source.partition(": ")
-            if field in fields.split():
-                return text
-        return None
+        parts = [source.partition(": ") for source in self.sources]
+        return "; ".join(text for fields, _, text in parts if field in fields.split()) or None

@@ -17,7 +17,7 @@ else:
     import tomli as tomllib
 
 KINDS = ("gpu", "cpu")
-DTYPES = ("float32", "tf32", "float16", "bfloat16", "int8")
+DTYPES = ("float32", "float64", "tf32", "float16", "bfloat16", "int8")
 
 NUMBERS: dict[str, tuple[float, float, str]] = {
     "dram_bytes_per_s": (1e9, 1e14, "bytes/s, 933e9 for 933 GB/s"),
