@@ -49,6 +49,23 @@ class SharedActivation(nn.Module):
         return last(last(first(x)))
 
 
+class Remembers(nn.Module):
+    """Keeps what it has seen, in plain attributes and in the shape of a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Linear(8, 8)
+        self.register_buffer("scale", torch.ones(8))
+        self.past: list[Tensor] = []
+        self.steps: dict[str, list[Tensor]] = {"all": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.past.append(self.block(x))
+        self.steps["all"].append(x)
+        self.scale.unsqueeze_(0)
+        return sum(self.run(y) for y in self.past) * self.scale
+
+
 class TiedWeights(nn.Module):
     """Two modules with one weight."""
 

@@ -6,7 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, OrderedDict
 from typing import Any
 
 import networks
@@ -139,6 +139,28 @@ def test_module_is_left_as_it_was(trap: Any) -> None:
     assert before == after
     assert all(m.training for m in module.modules())
     assert not torch_modules._global_forward_hooks and not torch_modules._global_forward_pre_hooks
+
+
+def test_a_module_on_meta_is_left_as_it_was_too() -> None:
+    with torch.device("meta"):
+        module = networks.Remembers().eval()
+    shape, module.run = module.scale.shape, module.block.forward
+    first, *others = (trace(module, torch.randn(4, 8)) for _ in range(3))
+    assert others == [first, first]
+    assert sum(x.kind == "linear" for x in first.layers) == 2
+    assert (module.past, module.steps, module.scale.shape) == ([], {"all": []}, shape)
+
+
+def test_a_copy_on_meta_keeps_ties_and_classes() -> None:
+    with torch.device("meta"):
+        module = networks.SharedModule().eval()
+    module.shapes = torch.Size([1]), OrderedDict(a=module.block)
+    copied = to_meta(module)
+    assert copied is not module and type(copied) is type(module)
+    assert copied.alias is copied.block is copied.shapes[1]["a"] and copied.block is not module.block
+    assert copied.block.weight is module.block.weight
+    exported = torch.export.export(nn.Linear(3, 4), (torch.zeros(2, 3),)).module().to("meta")
+    assert trace(exported, torch.zeros(2, 3)) == trace(exported, torch.zeros(2, 3))
 
 
 # What the dispatcher shows under inference mode is behaviour, not a contract: these break when a torch release changes it.
@@ -288,6 +310,38 @@ def test_failure_is_one_line_and_leaves_no_hooks(module: nn.Module, shape: tuple
     assert not torch_modules._global_forward_hooks and not torch_modules._global_forward_pre_hooks
     assert torch.backends.mha.get_fastpath_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (None, "NoneType is no torch.nn.Module: give one"),
+        (torch.relu, "builtin_function_or_method is no torch.nn.Module: call it in the forward of one"),
+        (nn.Linear, r"Linear is a class, no torch.nn.Module: make one of it first, Linear\(…\)"),
+        (
+            torch.export.export(nn.Linear(3, 4), (torch.zeros(2, 3),)),
+            r"ExportedProgram is no torch.nn.Module: give its .module\(\)",
+        ),
+        (nn.LazyLinear(4), "LazyLinear holds lazy parameters, without a shape yet: run it once on real inputs before"),
+        (nn.Sequential(nn.LazyConv2d(4, 3, device="meta")).eval(), "Sequential holds lazy parameters"),
+    ],
+)
+def test_what_is_no_module_or_not_yet_is_refused_with_the_cure(module: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        trace(module, torch.zeros(2, 3))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch says of both that they will change
+@pytest.mark.parametrize("kind", ["quantised", "nested", "jagged"])
+def test_tensors_that_meta_does_not_know_are_refused_with_the_cure(kind: str) -> None:
+    rows = [torch.zeros(2, 3), torch.zeros(1, 3)]
+    x, cure = {
+        "quantised": lambda: (torch.quantize_per_tensor(rows[0], 0.1, 0, torch.qint8), "dequantize"),
+        "nested": lambda: (torch.nested.nested_tensor(rows), "to_padded_tensor"),
+        "jagged": lambda: (torch.nested.nested_tensor(rows, layout=torch.jagged), "to_padded_tensor"),
+    }[kind]()
+    with pytest.raises(InputError, match=cure):
+        trace(nn.Linear(3, 4), x)
 
 
 @pytest.mark.parametrize("options", [{"dtype": "float8"}, {"tf32": "some"}])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict, defaultdict, deque
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .constants import remember, value_of
 from .errors import InputError, first_line
@@ -15,13 +18,18 @@ from .errors import InputError, first_line
 def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: bool = False) -> nn.Module:
     """Return `module` as meta tensors in the wanted mode and dtype; the given one is copied, never changed.
 
-    Raises InputError when the module cannot be copied.
+    Raises InputError for what is no module, for one whose lazy parameters have no shape yet and for one that cannot be copied.
     """
-    own = [*module.parameters(), *module.buffers()]
-    held = _held_tensors(module)
-    fits = all(dtype is None or not x.is_floating_point() or x.dtype == dtype for x in own)
-    if fits and all(x.is_meta for x in held) and all(m.training == train_mode for m in module.modules()):
-        return module
+    if not isinstance(module, nn.Module):
+        raise InputError(_no_module(module))
+    held: list[torch.Tensor] = []
+    twin = _twin(module, {}, held)
+    if any(map(is_lazy, held)):
+        raise InputError(f"{type(module).__name__} holds lazy parameters, without a shape yet: run it once on real inputs before")
+    ready = all(x.is_meta for x in held) and all(m.training == train_mode for m in module.modules())
+    own = [] if ready and dtype is None else [*module.parameters(), *module.buffers()]
+    if ready and all(not x.is_floating_point() or x.dtype == dtype for x in own):
+        return twin
     # deepcopy takes what its memo already holds: so no weight is ever copied, and tied weights stay tied
     memo = {id(x): tensor_to_meta(x) for x in held} | {id(x): tensor_to_meta(x, dtype) for x in own}
     try:
@@ -32,7 +40,14 @@ def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: boo
 
 
 def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Return a meta tensor of this shape; `dtype` converts floating ones, and what is not a parameter keeps its value."""
+    """Return a meta tensor of this shape; `dtype` converts floating ones, and what is not a parameter keeps its value.
+
+    Raises InputError for a quantised and for a nested tensor.
+    """
+    if tensor.is_quantized:
+        raise InputError(f"a quantised tensor ({tensor.dtype}) is not traced: give its .dequantize()")
+    if tensor.is_nested:
+        raise InputError("a nested tensor is not traced: give it padded, torch.nested.to_padded_tensor(x, 0.0)")
     wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
     if tensor.layout == torch.strided:  # `to` would pack what is expanded or sliced
         meta = torch.empty_strided(tensor.size(), tensor.stride(), dtype=wanted, device="meta")
@@ -44,25 +59,54 @@ def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> to
     return meta if value is None else remember(meta, value)
 
 
+def _no_module(value: Any) -> str:
+    """Say of what was given as a module what it is, and what to give instead."""
+    if isinstance(value, type):
+        return f"{value.__name__} is a class, no torch.nn.Module: make one of it first, {value.__name__}(…)"
+    cure = "call it in the forward of one" if callable(value) else "give one"
+    if isinstance(value, torch.export.ExportedProgram):
+        cure = "give its .module()"
+    return f"{type(value).__name__} is no torch.nn.Module: {cure}"
+
+
 _ATOMS = frozenset({bool, int, float, str, type(None)})
+_CONTAINERS = frozenset({dict, OrderedDict, defaultdict, list, deque})
 
 
-def _held_tensors(module: nn.Module) -> list[torch.Tensor]:
-    """Return every tensor that a module holds, also in plain attributes and in modules that it never registered."""
-    found: list[torch.Tensor] = []
-    seen: set[int] = set()
-    pending: list[Any] = [module]
-    while pending:
-        value = pending.pop()
-        if type(value) in _ATOMS or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, torch.Tensor):
-            found.append(value)
-        elif isinstance(value, nn.Module):
-            pending.extend(vars(value).values())
-        elif isinstance(value, dict):
-            pending.extend(value.values())
-        elif isinstance(value, list | tuple):
-            pending.extend(value)
-    return found
+def _twin(value: Any, memo: dict[int, Any], held: list[torch.Tensor]) -> Any:
+    """Copy modules and the containers that they hold, so that a forward changes none; parameters and all else are shared.
+
+    Ten times as fast as `copy.deepcopy`, which would take a third of a trace's time. `held` is given every tensor met,
+    also those in plain attributes and in modules that were never registered.
+    """
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is OrderedDict and not value:  # a module holds a dozen, for its hooks
+        return OrderedDict()
+    if id(value) in memo:
+        return memo[id(value)]
+    result = memo[id(value)] = value
+    if kind is nn.Parameter or isinstance(value, torch.Tensor):
+        held.append(value)
+        if kind is torch.Tensor and value.is_meta:  # a view of it, for its shape may be changed in place
+            known = value_of(value)
+            result = memo[id(value)] = value.detach() if known is None else remember(value.detach(), known)
+    elif isinstance(value, nn.Module):
+        result = memo[id(value)] = object.__new__(kind)  # `kind.__new__` of a GraphModule would make another class
+        copied = {name: x if type(x) in _ATOMS else _twin(x, memo, held) for name, x in vars(value).items()}
+        object.__setattr__(result, "__dict__", copied)
+    elif isinstance(value, dict | list | deque):
+        result = memo[id(value)] = copy.copy(value) if kind in _CONTAINERS else value
+        for key, x in value.items() if isinstance(value, dict) else enumerate(value):
+            twin = _twin(x, memo, held)
+            if result is not value:
+                result[key] = twin
+    elif isinstance(value, tuple):
+        twins = tuple([_twin(x, memo, held) for x in value])
+        result = memo[id(value)] = twins if kind is tuple else value
+    elif kind is set:
+        result = memo[id(value)] = value.copy()
+    elif kind is MethodType:
+        result = memo[id(value)] = MethodType(value.__func__, _twin(value.__self__, memo, held))
+    return result
