@@ -344,6 +344,10 @@ def test_tensors_that_meta_does_not_know_are_refused_with_the_cure(kind: str) ->
         trace(nn.Linear(3, 4), x)
 
 
+def test_dtype_is_a_floating_one_where_no_operator_has_flop() -> None:
+    assert trace(nn.EmbeddingBag(10, 4), torch.zeros(2, 3, dtype=torch.long)).dtype == "float32"
+
+
 @pytest.mark.parametrize("options", [{"dtype": "float8"}, {"tf32": "some"}])
 def test_unknown_option_is_named(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=str(next(iter(options.values())))):

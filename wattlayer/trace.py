@@ -49,13 +49,13 @@ class Trace:
 
     @cached_property
     def dtype(self) -> str:
-        """The dtype that most FLOP are done in; "int8" where the weights of linear layers are held in it."""
+        """The dtype that most FLOP are done in, a floating one if any is; "int8" where linear layers' weights are held in it."""
         if INT8_WEIGHTS in self.assumptions:
             return "int8"
         flop: Counter[str] = Counter()
         for layer, calls in self.unique().items():
             flop[layer.dtype] += calls * layer.flop + 1
-        return flop.most_common(1)[0][0] if flop else "float32"
+        return max(flop, key=lambda x: ("float" in x or "complex" in x, flop[x]), default="float32")
 
     @property
     def flop(self) -> int:
