@@ -21,7 +21,7 @@ from wattlayer.crosscheck import count_with_torch, torch_counts
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
 from wattlayer.meta import tensor_to_meta, to_meta
-from wattlayer.trace import Trace, trace
+from wattlayer.trace import AUTOCAST, Trace, trace
 
 
 def counted_flop(traced: Trace) -> int:
@@ -342,6 +342,46 @@ def test_tensors_that_meta_does_not_know_are_refused_with_the_cure(kind: str) ->
     }[kind]()
     with pytest.raises(InputError, match=cure):
         trace(nn.Linear(3, 4), x)
+
+
+def test_functions_as_arguments_are_refused_in_words() -> None:
+    class Branches(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))
+
+    with pytest.raises(InputError, match="cond, which takes functions, is not traced: call the one that runs") as caught:
+        trace(Branches(), torch.ones(2, 3))
+    assert "object at" not in str(caught.value)
+
+
+def test_lengths_on_meta_are_refused_with_the_cure() -> None:
+    class Packs(nn.Module):
+        def forward(self, x: torch.Tensor, lengths: Any) -> Any:
+            return nn.utils.rnn.pack_padded_sequence(x, lengths).data * 2
+
+    x = torch.zeros(5, 2, 3)
+    assert trace(Packs(), x, [5, 3]).layers[-1].outputs[0].shape == (8, 3)
+    with pytest.raises(InputError, match="give pack_padded_sequence the lengths as a list"):
+        trace(Packs(), x, torch.tensor([5, 3]))
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize(("device", "dtype"), [("cuda", torch.float16), ("cpu", torch.bfloat16)])
+def test_autocast_is_told(device: str, dtype: torch.dtype) -> None:
+    class Casts(nn.Linear):
+        enabled = True
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(device, dtype, enabled=self.enabled):
+                return super().forward(x)
+
+    module, x, make = Casts(3, 4), torch.zeros(2, 3), torch.autocast.__init__
+    assert trace(module, x).assumptions == (AUTOCAST,)
+    module.enabled = False  # as language models do around their rotary embeddings
+    assert trace(module, x).assumptions == ()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert trace(nn.Linear(3, 4), x).assumptions == (AUTOCAST,)
+    assert torch.autocast.__init__ is make
 
 
 def test_dtype_is_a_floating_one_where_no_operator_has_flop() -> None:

@@ -7,6 +7,7 @@ composites are decomposed into the operators that they really run (`einsum` into
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +26,7 @@ from .flow import Flow, Memory
 from .kinds import KINDS
 from .layer import Layer, Operand, freeze
 from .meta import tensor_to_meta, to_meta
+from .trace import AUTOCAST, DTYPES, EVEN_CHOICES
 
 ALLOCATIONS = frozenset(
     {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"}
@@ -35,8 +37,8 @@ ALLOCATIONS = frozenset(
 
 def record(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: str | None, train_mode: bool, cached: bool = False
-) -> tuple[list[tuple[str, Layer]], tuple[Operand, ...], bool, Flow]:
-    """Run `module` on the meta device; return its (path, layer) calls, tensor inputs, `Constants.assumed` and what feeds what.
+) -> tuple[list[tuple[str, Layer]], tuple[Operand, ...], tuple[str, ...], Flow]:
+    """Run `module` on the meta device; return its (path, layer) calls, tensor inputs, `Trace.assumptions` and what feeds what.
 
     `cached` takes what equal operator calls of earlier traces came to, instead of inferring their shapes anew.
     """
@@ -48,12 +50,13 @@ def record(
     recorder = Recorder(_shared_calls() if cached else None)
     with _module_paths(module, recorder.path), unfused_attention(), torch.inference_mode():
         try:
-            with recorder, KnownIndices():
+            with recorder, KnownIndices(), _noted_autocast(recorder):
                 result = module(*args, **kwargs)
         except Exception as error:  # whatever the user's forward raises is told in one line
             raise InputError(_reason(module, inputs, recorder.path, error)) from error
     returned = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.layout == torch.strided)
-    return recorder.calls, inputs, recorder._constants.assumed, recorder.memory.flow(returned)
+    assumed = (EVEN_CHOICES,) * recorder._constants.assumed + (AUTOCAST,) * recorder.autocast
+    return recorder.calls, inputs, assumed, recorder.memory.flow(returned)
 
 
 Again = Callable[[Any], Any]
@@ -81,6 +84,8 @@ class Recorder(TorchDispatchMode):
         self.calls: list[tuple[str, Layer]] = []
         self.path: list[str] = [""]
         self.memory = Memory()
+        self.autocast = any(map(torch.is_autocast_enabled, ("cuda", "cpu")))
+        """Whether `torch.autocast` is on around the forward or is asked for by it."""
         self._constants = Constants()
         self._seen: Seen = {} if seen is None else seen
 
@@ -259,8 +264,6 @@ def _is_view(inputs: list[tuple[str, torch.Tensor]], outputs: list[torch.Tensor]
 
 
 def _torch_dtype(name: str | None) -> torch.dtype | None:
-    from .trace import DTYPES
-
     if name is not None and name not in DTYPES:
         raise InputError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
     return getattr(torch, name) if name else None
@@ -301,6 +304,22 @@ def _module_paths(module: nn.Module, stack: list[str]) -> Iterator[None]:
 
 
 @contextmanager
+def _noted_autocast(recorder: Recorder) -> Iterator[None]:
+    """Note that a forward asks for autocast: a dispatch mode runs below it, and without CUDA torch makes it one that is off."""
+    make = torch.autocast.__init__
+
+    def noted(self: Any, device_type: str, dtype: Any = None, enabled: bool = True, *rest: Any, **named: Any) -> None:
+        recorder.autocast = recorder.autocast or bool(enabled)
+        make(self, device_type, dtype, enabled, *rest, **named)
+
+    torch.autocast.__init__ = noted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autocast.__init__ = make  # type: ignore[method-assign]
+
+
+@contextmanager
 def unfused_attention() -> Iterator[None]:
     """Describe `nn.MultiheadAttention` by its operators, on every device alike."""
     enabled = torch.backends.mha.get_fastpath_enabled()
@@ -311,7 +330,16 @@ def unfused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
+_CURES = (
+    (r"no rule registered for \w+ (\w+)", r"\1, which takes functions, is not traced: call the one that runs in its place"),
+    ("batch_sizes should always be on CPU", "give pack_padded_sequence the lengths as a list"),
+)
+"""What torch says of recorders and of meta tensors, as patterns, and what to tell the user in its place."""
+
+
 def _reason(module: nn.Module, inputs: tuple[Operand, ...], path: list[str], error: Exception) -> str:
     """Tell in one line where and why a forward pass failed."""
     given = ", ".join("x".join(map(str, x.shape)) or "scalar" for x in inputs) or "no tensor"
-    return f"{type(module).__name__} does not run on {given} (at {path[-1] or 'the top level'}): {first_line(error)}"
+    known = ((re.search(pattern, str(error)), cure) for pattern, cure in _CURES)
+    why = next((found.expand(cure) for found, cure in known if found), first_line(error))
+    return f"{type(module).__name__} does not run on {given} (at {path[-1] or 'the top level'}): {why}"

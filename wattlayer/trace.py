@@ -22,6 +22,9 @@ EVEN_CHOICES = (
 )
 """Said of a trace whose operators depend on a router's choice: with uneven loads it has fewer, larger matrix products."""
 
+AUTOCAST = "torch.autocast is not followed: every operator is taken in the dtype of its own tensors, which `dtype` converts"
+"""Said of a trace whose forward asks for autocast or ran under it."""
+
 INT8_WEIGHTS = (
     "weights of linear layers are held in int8, one scale an output channel, and multiplied in float16: none was measured"
 )
@@ -38,7 +41,7 @@ class Trace:
     inputs: tuple[Operand, ...] = ()
     tf32: str = "conv"
     assumptions: tuple[str, ...] = ()
-    """What was taken for granted of values that only weights could tell, a sentence each."""
+    """What was taken for granted, as of values that only weights could tell, a sentence each."""
     flow: Flow | None = field(default=None, compare=False, repr=False)
     """Which call feeds which; None where that is not known, as of a network put together from traced parts."""
 
@@ -108,10 +111,10 @@ def trace(
     from .recorder import record
 
     check_tf32(tf32)
-    calls, operands, assumed, flow = record(module, inputs, dict(kwargs or {}), dtype, train_mode, cached)
+    calls, operands, assumptions, flow = record(module, inputs, dict(kwargs or {}), dtype, train_mode, cached)
     name = network or type(module).__name__
     paths = tuple(path for path, _ in calls)
-    return Trace(name, _layers(calls), paths, operands, "none", (EVEN_CHOICES,) * assumed, flow).with_tf32(tf32)
+    return Trace(name, _layers(calls), paths, operands, "none", assumptions, flow).with_tf32(tf32)
 
 
 def _layers(calls: Sequence[tuple[str, Layer]]) -> tuple[Layer, ...]:
