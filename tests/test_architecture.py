@@ -26,11 +26,11 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         # level 1b
         "recorder scaffold intervals reads labels launches",
         "trace power kriging",
-        "fusion residual",
+        "fusion residual rewrite",
         "model",
         # level 2
         "estimate",
-        "training transfer operating tables crosscheck adapters rewrite decoding",
+        "training transfer operating tables crosscheck adapters decoding",
         "calibration pooling",
         "selection",
         # level 3
@@ -56,7 +56,10 @@ UPWARD = {
     ("estimate", "notebook"): "how a notebook shows an estimate is looked up on the estimate itself",
     ("model", "training"): "EnergyModel.train is the documented call; a model that is only loaded needs no training",
     ("model", "transfer"): "load_model answers for every device by name; one without a model gets one from its data sheet",
-    ("recorder", "trace"): "the names of the dtypes; `trace` takes `recorder` in lazily, for that one imports torch",
+    (
+        "recorder",
+        "trace",
+    ): "names of dtypes and of assumptions; `trace` takes `recorder` in lazily, for that one imports torch",
 }
 """Imports inside functions that go up, each with its reason."""
 

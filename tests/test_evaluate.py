@@ -159,6 +159,7 @@ def test_whole_networks_are_scored_on_their_sum(model, device):
     score = evaluate(model, [], [(row, traced)]).scores[0]
     assert (score.unit, score.rows) == ("network", 1)
     assert score.mdape_frac == pytest.approx(1 - 1 / 1.1)
+    assert evaluate(model, [], [(replace(row, run="elsewhere"), traced)]).scores[0] == score, "in the reference board state"
 
 
 def test_measured_networks_are_traced_by_their_names(model, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
@@ -66,6 +67,14 @@ def test_the_interval_of_the_difference_is_that_of_whatif(baseline, after):
     low, high = (x * 8 for x in change(old, new).interval_j)  # per pass, as the baseline
     assert f"({low:+.4g} to {high:+.4g} J)" in judged(baseline, new).says
     assert ("cannot tell it from no change" in judged(baseline, new).says) is (low < 0 < high)
+
+
+def test_launch_gaps_of_eager_mode_widen_the_interval_as_in_whatif(tmp_path):
+    old, new = (replace(net(depth=d), mode="eager", gap_s=1e-3 * d, gap_energy_j=0.05 * d) for d in (3, 5))
+    path = tmp_path / "eager.json"
+    path.write_text(json.dumps(old.to_json()))
+    low, high = (x * 8 for x in change(old, new).interval_j)
+    assert f"({low:+.4g} to {high:+.4g} J)" in judged(path, new).says
 
 
 def test_another_network_or_version_is_said_and_does_not_decide(baseline):

@@ -422,3 +422,23 @@ def test_traces_add_up() -> None:
     assert traced.flop == sum(x.flop for x in traced.layers)
     assert traced.read_bytes == sum(x.read_bytes for x in traced.layers)
     assert len(traced.layers) == len(traced.paths)
+
+
+class Counting(nn.Module):
+    """Writes in place to its buffer and to its input, and branches on both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("step", torch.zeros(1))
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        self.step += 1
+        x += 1
+        return self.linear(x) if self.step.item() > 1 or x.sum().item() > 8 else self.linear(self.linear(x))
+
+
+def test_buffers_and_inputs_that_a_forward_writes_to_keep_their_values():
+    module, x = Counting().eval(), torch.zeros(2, 4)
+    flop = [trace(module, x).flop for _ in range(3)]
+    assert flop == [flop[0]] * 3 and not module.step.any() and not x.any()

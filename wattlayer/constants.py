@@ -145,9 +145,14 @@ class Constants:
             return torch.device("cpu")
         if not isinstance(x, torch.Tensor) or not x.is_meta:
             return x
-        value = self._values.get(id(x), getattr(x, _VALUE, None))
-        # only its shape and dtype are asked for: one element, expanded, has both and takes no memory
-        return torch.empty((), dtype=x.dtype).expand(x.shape) if value is None else value
+        if id(x) in self._values:
+            return self._values[id(x)]
+        if not hasattr(x, _VALUE):
+            # only its shape and dtype are asked for: one element, expanded, has both and takes no memory
+            return torch.empty((), dtype=x.dtype).expand(x.shape)
+        # the value is the user's own buffer or input, and what is replayed may write to it
+        self._values[id(x)], self._known[id(x)] = getattr(x, _VALUE).clone(), x
+        return self._values[id(x)]
 
     def _know(self, x: torch.Tensor) -> None:
         self._known[id(x)] = x

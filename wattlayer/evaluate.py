@@ -147,8 +147,7 @@ def evaluate(
     if "network" in splits and networks:
         scores += _unseen_networks(model.hardware, measurements, networks, seed, progress)
     elif networks:
-        told = [estimate(trace, model, mode=m.mode, run=m.run) for m, trace in networks]
-        scores += _network_scores("network", model.hardware, networks, told)
+        scores += _network_scores("network", model.hardware, networks, _priced(networks, model))
     return Evaluation(model.name, model.sha256, tuple(scores), tuple(predicted))
 
 
@@ -368,7 +367,13 @@ def _without(name: str, hardware: str, measurements: Sequence[Measurement], netw
     out = {configuration(layer) for _, trace in own for layer in trace.unique()}
     inside = [m for m in measurements if m.layer is not None and configuration(m.layer) not in out]
     model = tell_launches(EnergyModel.train(inside, seed=seed, hardware=hardware), others, inside)
-    return [estimate(trace, model, mode=m.mode, run=m.run) for m, trace in own]
+    return _priced(own, model)
+
+
+def _priced(networks: Networks, model: EnergyModel) -> list[Estimate]:
+    """Estimate each pass in the board state of its campaign, or of the reference where the model does not know that one."""
+    known = model.metadata.runs
+    return [estimate(trace, model, mode=m.mode, run=m.run if m.run in known else None) for m, trace in networks]
 
 
 def _network_scores(split: str, hardware: str, networks: Networks, estimates: Sequence[Estimate]) -> list[Score]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from .errors import InputError
 from .estimate import SCHEMA, VERSION, Estimate
+from .launches import Launches
 from .whatif import spread_j
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Baseline:
     facts: Mapping[str, Any]
     """The conditions, the network and the version that it states."""
     calls: tuple[Call, ...]
+    gap_energy_j: float = 0.0
 
     def judge(self, estimate: Estimate) -> Verdict:
         """Return whether `estimate` costs at most `frac` of the baseline; InputError where the two cannot be compared."""
@@ -88,7 +90,10 @@ class Baseline:
         now = _facts(record)
         self._comparable(now)
         more_j, limit_j = estimate.energy_j - self.energy_j, self.energy_j * self.frac
-        low, high = _interval_j(self.calls, _calls(record["layers"]), more_j, estimate.model.conformal.correlation)
+        below, above = _spread_j(self.calls, _calls(record["layers"]), estimate.model.conformal.correlation)
+        # what launch gaps are unsure of, as in `whatif`
+        gaps_j = (estimate.model.launches or Launches()).spread_frac * (estimate.gap_energy_j - self.gap_energy_j)
+        low, high = more_j - math.hypot(below, gaps_j), more_j + math.hypot(above, gaps_j)
         word = "over" if _over(estimate.energy_j, limit_j) else "within"
         says = (
             f"{estimate.energy_j:.4g} J is {estimate.energy_j / self.energy_j:.4g} x {self.path.name} ({self.energy_j:.4g} J), "
@@ -151,7 +156,8 @@ def _baseline(path: Path, frac: float) -> Baseline:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         energy_j, calls, facts = float(record["total"]["energy_j"]), _calls(record["layers"]), _facts(record)
-        sound = record["schema"] == SCHEMA and 0 < energy_j < math.inf
+        gap_energy_j = float(record["total"].get("gap_energy_j", 0.0))
+        sound = record["schema"] == SCHEMA and 0 < energy_j < math.inf and 0 <= gap_energy_j < math.inf
         sound = sound and all(0 < low <= middle <= high < math.inf for _, low, middle, high in calls)
     except OSError as error:
         raise InputError(f"baseline {path} cannot be read: {error.strerror}; {CURE}") from None
@@ -159,7 +165,7 @@ def _baseline(path: Path, frac: float) -> Baseline:
         sound = False
     if not sound:
         raise InputError(f"baseline {path} is no prediction of schema {SCHEMA}; {CURE}")
-    return Baseline(path, frac, energy_j, facts, calls)
+    return Baseline(path, frac, energy_j, facts, calls, gap_energy_j)
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str]:
@@ -178,8 +184,8 @@ def _calls(layers: Sequence[Mapping[str, Any]]) -> tuple[Call, ...]:
     )
 
 
-def _interval_j(before: Sequence[Call], after: Sequence[Call], more_j: float, correlation: float) -> tuple[float, float]:
-    """Interval of the difference between two predictions of one model, each distinct layer counted once."""
+def _spread_j(before: Sequence[Call], after: Sequence[Call], correlation: float) -> tuple[float, float]:
+    """Half-widths, down and up, of the difference between the layers of two predictions of one model, each distinct one once."""
     added: Counter[tuple[str, str]] = Counter()
     energies: dict[tuple[str, str], tuple[float, float, float]] = {}
     for sign, calls in ((-1, before), (1, after)):
@@ -188,8 +194,7 @@ def _interval_j(before: Sequence[Call], after: Sequence[Call], more_j: float, co
             energies[key] = low, middle, high
             added[key] += sign
     table = np.array([(added[key] * e, high / e - 1, 1 - low / e) for key, (low, e, high) in energies.items()]).reshape(-1, 3)
-    below, above = spread_j(table[:, 0], table[:, 1], table[:, 2], correlation)
-    return more_j - below, more_j + above
+    return spread_j(table[:, 0], table[:, 1], table[:, 2], correlation)
 
 
 def _verdict(budget: str, e: Estimate | Generation, limit_j: float, says: str, notes: tuple[str, ...] = ()) -> Verdict:

@@ -26,7 +26,6 @@ from .flow import Flow, Memory
 from .kinds import KINDS
 from .layer import Layer, Operand, freeze
 from .meta import tensor_to_meta, to_meta
-from .trace import AUTOCAST, DTYPES, EVEN_CHOICES
 
 ALLOCATIONS = frozenset(
     {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"}
@@ -54,6 +53,8 @@ def record(
                 result = module(*args, **kwargs)
         except Exception as error:  # whatever the user's forward raises is told in one line
             raise InputError(_reason(module, inputs, recorder.path, error)) from error
+    from .trace import AUTOCAST, EVEN_CHOICES
+
     returned = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.layout == torch.strided)
     assumed = (EVEN_CHOICES,) * recorder._constants.assumed + (AUTOCAST,) * recorder.autocast
     return recorder.calls, inputs, assumed, recorder.memory.flow(returned)
@@ -264,6 +265,8 @@ def _is_view(inputs: list[tuple[str, torch.Tensor]], outputs: list[torch.Tensor]
 
 
 def _torch_dtype(name: str | None) -> torch.dtype | None:
+    from .trace import DTYPES
+
     if name is not None and name not in DTYPES:
         raise InputError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
     return getattr(torch, name) if name else None
