@@ -48,6 +48,7 @@ def test_the_main_job_gives_schema_1_and_its_layers_sum_to_the_total(run):
 def test_a_table_names_the_total_the_layers_and_what_was_not_measured(run, network):
     code, out, _ = run("predict", network, "--hardware", "a30", "--input", "4x3x64x64")
     assert code == 0
+    assert "batch 4 · input 4x3x64x64 · graph mode" in out
     for part in ("energy", "conv2d", "by module", "by kind", "never measured on a30", "mish"):
         assert part in out
 

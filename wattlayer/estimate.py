@@ -191,6 +191,7 @@ class Estimate:
         return {
             "schema": SCHEMA, "wattlayer": VERSION, "network": self.trace.network, "hardware": model.hardware,
             "dtype": self.trace.dtype, "tf32": self.trace.tf32, "batch": self.trace.batch, "mode": self.mode,
+            "input_shapes": [list(shape) for shape in self.trace.input_shapes],
             "basis": model.basis, "assumptions": list(self.trace.assumptions),
             "model": {"name": model.name, "sha256": self.model_sha256, "features": model.features, "rows": model.rows,
                       "source": model.source, "basis": model.basis, "conditions": model.conditions},

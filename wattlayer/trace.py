@@ -61,6 +61,11 @@ class Trace:
         return max(flop, key=lambda x: ("float" in x or "complex" in x, flop[x]), default="float32")
 
     @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the input tensors, each once."""
+        return tuple(dict.fromkeys(x.shape for x in self.inputs))
+
+    @property
     def flop(self) -> int:
         """Work of one pass, a multiply-add counted as two."""
         return sum(layer.flop * calls for layer, calls in self.unique().items())

@@ -30,11 +30,18 @@ def _totals(e: Estimate) -> RenderableType:
     flop = large(e.trace.flop, "FLOP")
     return Text.from_markup(
         f"[bold]{escaped(e.trace.network)}[/] on [bold]{e.model.hardware}[/] · {e.trace.dtype} · tf32 {e.trace.tf32} · "
-        f"batch {e.trace.batch} · {e.mode} mode\n"
+        f"{_inputs(e.trace)} · {e.mode} mode\n"
         f"energy  [bold]{small(e.energy_j, 'J')}[/] a batch  ({small(low, 'J')} to {small(high, 'J')} at {LEVEL:.0%}), "
         f"{small(e.energy_per_sample_j, 'J')} a sample\n"
         f"time    {small(e.time_s, 's')}   power {small(e.power_w, 'W')}   {flop}   {len(e.trace.layers)} layers\n"
     )
+
+
+def _inputs(trace: Trace) -> str:
+    """Say the batch and the shapes of the inputs, which may be the network's own choice."""
+    shapes = ["x".join(map(str, shape)) for shape in trace.input_shapes if shape]
+    more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
+    return f"batch {trace.batch}" + (f" · input {', '.join(shapes[:3])}{more}" if shapes else "")
 
 
 def _layers(e: Estimate, top: int) -> Table:
