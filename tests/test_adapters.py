@@ -15,6 +15,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -223,6 +224,13 @@ def test_too_small_an_image_is_told_by_the_forward() -> None:
     with pytest.raises(InputError, match="Inception3 does not run on 1x3x32x32") as caught:
         traced(network)
     assert "\n" not in str(caught.value)
+
+
+def test_sizes_may_be_numpys_whole_numbers_and_nothing_less():
+    assert InputSize(batch=np.int64(4)).batch == 4 and InputSize(shape=()).shape == ()
+    for value in (2.5, "8", True):
+        with pytest.raises(InputError, match="whole number"):
+            InputSize(batch=value)
 
 
 @pytest.mark.parametrize("size", [{"batch": 0}, {"image_size": 0}, {"seq_len": -1}, {"shape": (1, 0)}])

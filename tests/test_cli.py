@@ -224,7 +224,7 @@ def test_a_measured_network_that_cannot_be_traced_is_told_by_its_line(run, measu
     code, out, err = run("evaluate", "a30", "--networks", measured_networks, "--skip-bad-rows", "--format", "json")
     assert code == 0 and json.loads(out)["scores"][0]["rows"] == 3
     assert "skipped 2 bad rows" in err and "line 4: " in err and "line 6: " in err
-    assert "takes inputs of 2x8 and not of 3x8; 3x8" in err
+    assert "takes inputs of 2x8; 2x8 and not of 3x8; 3x8" in err
 
 
 def test_files_are_given_one_after_the_other_or_again_and_again(run, measured_networks, tmp_path):
@@ -234,8 +234,10 @@ def test_files_are_given_one_after_the_other_or_again_and_again(run, measured_ne
     together = run(*common[:2], "--networks", measured_networks, other, *common[2:])
     apart = run(*common, "--networks", measured_networks, "--networks", other)
     assert together == apart and json.loads(together[1])["scores"][0]["rows"] == 6
-    first = run("evaluate", "--networks", measured_networks, "a30", *common[2:])
-    assert first[0] == 0, "before MODEL an option takes one value"
+    one = run(*common, "--networks", measured_networks)
+    assert run("evaluate", "--networks", measured_networks, "a30", *common[2:]) == one, "before MODEL an option takes one value"
+    late = ["--seed", "0", "--skip-bad-rows", "a30", f"--networks={measured_networks}", other]
+    assert run("evaluate", "--format", "json", *late) == together
 
 
 @needs_torchvision

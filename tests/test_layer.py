@@ -135,6 +135,10 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
         layer("cdist", [op("x1", 2, 3, 4), op("x2", 2, 5, 4)], op("output", 2, 3, 5), compute_mode=2), 3 * 30 * 4, 4 * 64, 4 * 30,
     ),
     "distances among rows": (layer("pdist", [op("self", 4, 5)], op("output", 6)), 3 * 6 * 5, 80, 24),
+    "cosine similarity of all pairs": (
+        layer("cosine_similarity", [op("x1", 3, 1, 6), op("x2", 1, 5, 6)], op("output", 3, 5)), 6 * 3 * 5 * 6, 192, 60,
+    ),
+    "LU of a wide matrix": (layer("linalg_lu_factor_ex", [op("A", 4, 400)], op("LU", 4, 400)), 16 * 1196 // 3, 6400, 6400),
     "cosine similarity": (layer("cosine_similarity", [op("x1", 3, 6), op("x2", 3, 6)], op("output", 3)), 6 * 18, 144, 12),
     "Cholesky": (layer("linalg_cholesky_ex", [op("self", 2, 6, 6)], op("L", 2, 6, 6)), 2 * 216 // 3, 288, 288),
     "determinant": (layer("_linalg_det", [op("A", 6, 6)], op("result")), 2 * 216 // 3, 144, 4),

@@ -206,6 +206,11 @@ def test_advice_of_torch_stays_out_of_the_way(path, recwarn):
     assert not recwarn.list
 
 
+def test_a_campaign_that_measured_nothing_yet_is_an_empty_table(tmp_path):
+    write_measurements(tmp_path / "empty.jsonl", [])
+    assert read_table(tmp_path / "empty.jsonl") == Table(())
+
+
 def test_a_row_of_the_network_table(path):
     m = only(path, NETWORKS + "rtx2080ti,timm:resnet18,8x3x224x224,float16,all,eager,0.01,1.5,r2\n")
     expected = Measurement("rtx2080ti", 0.01, 1.5, network="timm:resnet18", input_shapes=((8, 3, 224, 224),), dtype="float16",

@@ -442,3 +442,33 @@ def test_buffers_and_inputs_that_a_forward_writes_to_keep_their_values():
     module, x = Counting().eval(), torch.zeros(2, 4)
     flop = [trace(module, x).flop for _ in range(3)]
     assert flop == [flop[0]] * 3 and not module.step.any() and not x.any()
+
+
+class Helper:
+    """What a network keeps beside its modules, of a class that is no container."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.kept = module, []
+
+    def __call__(self, x):
+        self.kept.append(x)
+        return self.module(torch.cat(self.kept) if len(self.kept) > 1 else x)
+
+
+class Helped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Linear(4, 4)
+        self.helper, self.known = Helper(self.block), {self.block: 1}
+
+    def forward(self, x):
+        return self.helper(x) * (2 if self.block in self.known else x)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_modules_that_other_objects_hold_are_those_of_the_network(device):
+    with torch.device(device):
+        module = Helped().eval()
+    first, again = (trace(module, torch.zeros(2, 4)) for _ in range(2))
+    assert (first.paths, [x.kind for x in first.layers]) == (("block", ""), ["linear", "mul"])
+    assert len(first.layers[1].inputs) == 1 and first == again and not module.helper.kept

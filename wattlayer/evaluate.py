@@ -163,7 +163,7 @@ class Tracer:
 
     def __init__(self, progress: Progress = lambda text: None) -> None:
         self._progress = progress
-        self._traces: dict[object, Trace] = {}
+        self._traces: dict[object, Trace | InputError] = {}
 
     def __call__(self, m: Measurement) -> Trace:
         """Return the trace of the pass that `m` measured; raise InputError where there is none of its name and its inputs."""
@@ -171,8 +171,14 @@ class Tracer:
         key = (m.network, m.input_shapes, m.dtype, m.tf32)
         if key not in self._traces:
             self._progress(f"tracing {m.network}")
-            self._traces[key] = trace_network(load_measured(m.network, m.input_shapes, m.dtype), m.tf32)
-        return self._traces[key]
+            try:
+                self._traces[key] = trace_network(load_measured(m.network, m.input_shapes, m.dtype), m.tf32)
+            except InputError as error:
+                self._traces[key] = error
+        found = self._traces[key]
+        if isinstance(found, InputError):
+            raise found
+        return found
 
 
 def traced_networks(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import log2, prod
 from typing import TYPE_CHECKING
 
@@ -174,10 +175,12 @@ def cholesky(layer: Layer) -> int:
     return _cubed(layer) // 3
 
 
-@kind("other", "linalg_lu_factor_ex", "_linalg_det", "_linalg_slogdet", "cholesky_inverse")
+@kind("other", "linalg_lu", "linalg_lu_factor_ex", "_linalg_det", "_linalg_slogdet", "cholesky_inverse")
 def lu(layer: Layer) -> int:
-    """2 n³ / 3 (getrf; potri as many)."""
-    return 2 * _cubed(layer) // 3
+    """m n² - n³ / 3 of the longer side m and the shorter n (getrf; potri of a square one as many)."""
+    a = layer.inputs[0]
+    m, n = max(a.shape[-2:]), min(a.shape[-2:])
+    return prod(a.shape[:-2]) * n * n * (3 * m - n) // 3
 
 
 @kind("other", "linalg_inv_ex")
@@ -313,7 +316,7 @@ def pdist(layer: Layer) -> int:
 @kind("elementwise", "cosine_similarity")
 def cosine_similarity(layer: Layer) -> int:
     """6 per pair of elements: a multiply-add each for the product and for both norms."""
-    return 6 * max(x.elements for x in layer.inputs)
+    return 6 * prod(max(sizes) for sizes in zip_longest(*(x.shape[::-1] for x in layer.inputs), fillvalue=1))
 
 
 # --- element-wise kinds: one FLOP per output element

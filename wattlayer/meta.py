@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, defaultdict, deque
-from types import MethodType
+from enum import Enum
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -23,13 +24,17 @@ def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: boo
     if not isinstance(module, nn.Module):
         raise InputError(_no_module(module))
     held: list[torch.Tensor] = []
-    twin = _twin(module, {}, held)
+    others: list[Any] = []
+    try:
+        twin = _twin(module, {}, held, others)
+    except RecursionError:
+        raise InputError(f"{type(module).__name__} is nested too deeply to be copied") from None
     if any(map(is_lazy, held)):
         raise InputError(f"{type(module).__name__} holds lazy parameters, without a shape yet: run it once on real inputs before")
     ready = all(x.is_meta for x in held) and all(m.training == train_mode for m in module.modules())
     own = [] if ready and dtype is None else [*module.parameters(), *module.buffers()]
     if ready and all(not x.is_floating_point() or x.dtype == dtype for x in own):
-        return twin
+        return twin if not others else _whole(module, held)
     # deepcopy takes what its memo already holds: so no weight is ever copied, and tied weights stay tied
     memo = {id(x): tensor_to_meta(x) for x in held} | {id(x): tensor_to_meta(x, dtype) for x in own}
     try:
@@ -37,6 +42,14 @@ def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: boo
     except Exception as error:
         cure = "build it under torch.device('meta') and call .eval()"
         raise InputError(f"{type(module).__name__} cannot be copied ({first_line(error)}); {cure}") from error
+
+
+def _whole(module: nn.Module, held: list[torch.Tensor]) -> nn.Module:
+    """Copy a meta module that holds objects of other classes, which may hold its modules; one that cannot be runs itself."""
+    try:
+        return copy.deepcopy(module, {id(x): tensor_to_meta(x) for x in held})
+    except Exception:
+        return module
 
 
 def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -71,13 +84,15 @@ def _no_module(value: Any) -> str:
 
 _ATOMS = frozenset({bool, int, float, str, type(None)})
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, list, deque})
+_CONSTANTS = (type, Enum, FunctionType, BuiltinFunctionType, torch.dtype, torch.device, torch.layout, torch.memory_format)
+"""What `copy.deepcopy` shares as well."""
 
 
-def _twin(value: Any, memo: dict[int, Any], held: list[torch.Tensor]) -> Any:
-    """Copy modules and the containers that they hold, so that a forward changes none; parameters and all else are shared.
+def _twin(value: Any, memo: dict[int, Any], held: list[torch.Tensor], others: list[Any]) -> Any:  # noqa: PLR0912
+    """Copy modules and the containers that they hold, so that a forward changes none; parameters are shared.
 
     Ten times as fast as `copy.deepcopy`, which would take a third of a trace's time. `held` is given every tensor met,
-    also those in plain attributes and in modules that were never registered.
+    also those in plain attributes and in modules that were never registered, `others` what is not copied here.
     """
     kind = type(value)
     if kind in _ATOMS:
@@ -94,19 +109,25 @@ def _twin(value: Any, memo: dict[int, Any], held: list[torch.Tensor]) -> Any:
             result = memo[id(value)] = value.detach() if known is None else remember(value.detach(), known)
     elif isinstance(value, nn.Module):
         result = memo[id(value)] = object.__new__(kind)  # `kind.__new__` of a GraphModule would make another class
-        copied = {name: x if type(x) in _ATOMS else _twin(x, memo, held) for name, x in vars(value).items()}
+        copied = {name: x if type(x) in _ATOMS else _twin(x, memo, held, others) for name, x in vars(value).items()}
         object.__setattr__(result, "__dict__", copied)
     elif isinstance(value, dict | list | deque):
         result = memo[id(value)] = copy.copy(value) if kind in _CONTAINERS else value
+        others += [value] * (result is value)
         for key, x in value.items() if isinstance(value, dict) else enumerate(value):
-            twin = _twin(x, memo, held)
+            others += [key] * (type(key) not in _ATOMS)
+            twin = _twin(x, memo, held, others)
             if result is not value:
                 result[key] = twin
     elif isinstance(value, tuple):
-        twins = tuple([_twin(x, memo, held) for x in value])
-        result = memo[id(value)] = twins if kind is tuple else value
+        twins = [_twin(x, memo, held, others) for x in value]
+        result = memo[id(value)] = tuple(twins) if kind is tuple else value
+        others += [value] * (kind not in (tuple, torch.Size))
     elif kind is set:
         result = memo[id(value)] = value.copy()
+        others += [x for x in value if type(x) not in _ATOMS]
     elif kind is MethodType:
-        result = memo[id(value)] = MethodType(value.__func__, _twin(value.__self__, memo, held))
+        result = memo[id(value)] = MethodType(value.__func__, _twin(value.__self__, memo, held, others))
+    elif not isinstance(value, _CONSTANTS):
+        others.append(value)
     return result

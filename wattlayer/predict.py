@@ -54,7 +54,7 @@ def predict(
         given = next((name for name, value in sizes.items() if value is not None), None)
         if given:
             raise InputError(f"{given} {sizes[given]!r} sizes a network's name; a module comes with its inputs: leave it out")
-        int8 = dtype == "int8"
+        int8 = (dtype is not None and check_dtype(dtype)) == "int8"
         traced = trace(network, *inputs, kwargs=kwargs, dtype=INT8_ACTIVATIONS if int8 else dtype, tf32=tf32)
         traced = weights_in_int8(traced) if int8 else traced
     return estimate(traced, model, mode=mode, strict=strict)
@@ -96,7 +96,8 @@ def load_network(
 def load_measured(name: str, input_shapes: Sequence[tuple[int, ...]], dtype: str = "float32") -> Network:
     """Load a network by its name with the inputs that it was measured on, by their shapes.
 
-    Two dimensions are taken for [batch, tokens] where the network reads text. Raises InputError where it takes no such inputs.
+    One shape is that of the first input, several are those of all, in any order. Two dimensions are taken for [batch, tokens]
+    where the network reads text. Raises InputError where it takes no such inputs.
     """
     refused: list[InputError] = []
     for size in _sizes(input_shapes):
@@ -106,11 +107,12 @@ def load_measured(name: str, input_shapes: Sequence[tuple[int, ...]], dtype: str
             refused.append(error)
             continue
         own = input_shapes_of(network)
-        if set(input_shapes) <= set(own):
+        if list(input_shapes) == own[:1] or sorted(input_shapes) in ([], sorted(own), sorted(set(own))):
             return network
         asked, takes = ("; ".join("x".join(map(str, shape)) for shape in shapes) for shapes in (input_shapes, own))
         refused.append(InputError(f"{name} takes inputs of {takes or 'no shape'} and not of {asked}: say those that it takes"))
-    raise refused[-1]
+    # what a network has no use for says less than what does not fit it
+    raise next((error for error in refused if "does not apply" not in str(error)), refused[0])
 
 
 def _sizes(shapes: Sequence[tuple[int, ...]]) -> Iterator[dict[str, Any]]:
@@ -122,17 +124,16 @@ def _sizes(shapes: Sequence[tuple[int, ...]]) -> Iterator[dict[str, Any]]:
     elif shapes:
         tokens = next((shape[1] for shape in shapes if len(shape) == 2), None)
         edge = next((shape[-1] for shape in shapes if len(shape) == 4), None)
-        yield {"batch": shapes[0][0], "seq_len": tokens, "image_size": edge}
+        yield {"batch": next((shape[0] for shape in shapes if shape), 1), "seq_len": tokens, "image_size": edge}
     yield {}
 
 
 def input_shapes_of(network: Network) -> list[tuple[int, ...]]:
-    """Return the distinct shapes of a network's input tensors, in their order."""
+    """Return the shapes of a network's input tensors, in their order."""
     import torch
     from torch.utils._pytree import tree_leaves
 
-    tensors = (x for x in tree_leaves((network.args, dict(network.kwargs))) if isinstance(x, torch.Tensor))
-    return list(dict.fromkeys(tuple(x.shape) for x in tensors))
+    return [tuple(x.shape) for x in tree_leaves((network.args, dict(network.kwargs))) if isinstance(x, torch.Tensor)]
 
 
 def trace_network(network: Network, tf32: str = "conv") -> Trace:

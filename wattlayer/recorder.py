@@ -306,10 +306,16 @@ def _module_paths(module: nn.Module, stack: list[str]) -> Iterator[None]:
             handle.remove()
 
 
+_AUTOCAST = torch.autocast.__init__
+
+
 @contextmanager
 def _noted_autocast(recorder: Recorder) -> Iterator[None]:
-    """Note that a forward asks for autocast: a dispatch mode runs below it, and without CUDA torch makes it one that is off."""
-    make = torch.autocast.__init__
+    """Note that a forward asks for autocast: a dispatch mode runs below it, and without CUDA torch makes it one that is off.
+
+    What a module or a decorator made before its forward is not seen.
+    """
+    make = _AUTOCAST
 
     def noted(self: Any, device_type: str, dtype: Any = None, enabled: bool = True, *rest: Any, **named: Any) -> None:
         recorder.autocast = recorder.autocast or bool(enabled)
@@ -318,7 +324,7 @@ def _noted_autocast(recorder: Recorder) -> Iterator[None]:
     torch.autocast.__init__ = noted  # type: ignore[method-assign]
     try:
         yield
-    finally:
+    finally:  # whatever other threads trace meanwhile, the last one leaves torch as it was
         torch.autocast.__init__ = make  # type: ignore[method-assign]
 
 

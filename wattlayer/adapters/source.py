@@ -10,6 +10,8 @@ from math import prod
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import InputError, WattlayerError, first_line
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class InputSize:
     def __post_init__(self) -> None:
         for name in ("batch", "image_size", "seq_len"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
                 raise InputError(f"{name.replace('_', '-')} {value!r} is not a whole number")
             if value is not None and not 1 <= value <= MOST:
                 raise InputError(f"{name.replace('_', '-')} {value} must be {'at least 1' if value < 1 else f'at most {MOST:,}'}")
@@ -51,8 +53,8 @@ class InputSize:
         for name in ("image_size", "seq_len"):
             if getattr(self, name) is not None:
                 raise InputError(f"input {format_shape(self.shape)} says all of the shape: leave {name.replace('_', '-')} out")
-        if self.batch not in (1, self.shape[0]):
-            raise InputError(f"input {format_shape(self.shape)} has the batch {self.shape[0]}: leave batch {self.batch} out")
+        if self.batch not in (1, *self.shape[:1]):
+            raise InputError(f"input {format_shape(self.shape)} says the batch: leave batch {self.batch} out")
 
     def refuse(self, option: str, network: str, takes: str) -> None:
         """Raise InputError when the user gave `option`, which `network`, taking `takes`, has no use for."""

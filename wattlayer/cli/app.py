@@ -18,23 +18,22 @@ class SeveralValues(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write each further value as the option said again."""
-        lists = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        options = {name: option for option in self.params for name in (*option.opts, *option.secondary_opts)}
         written: list[str] = []
-        option, values, arguments = "", 0, 0
+        option, wanted, arguments = "", 0, not any(x.param_type_name == "argument" for x in self.params)
         for word in args:
-            if word.startswith("-"):
-                option, values = word, 0
-            elif option in lists:
-                written += [option] if values and (arguments or not self._takes_arguments) else []
-                values += 1
-            elif not option:
-                arguments += 1
+            if word.startswith("-") and len(word) > 1:
+                option, assigned, _ = word.partition("=")
+                known = options.get(option)
+                wanted = 0 if assigned or known is None or getattr(known, "is_flag", False) else 1
+            elif wanted:
+                wanted = 0
+            elif arguments and getattr(options.get(option), "multiple", False):
+                written.append(option)
+            else:
+                arguments, option = True, ""
             written.append(word)
         return super().parse_args(ctx, written)
-
-    @property
-    def _takes_arguments(self) -> bool:
-        return any(x.param_type_name == "argument" for x in self.params)
 
 
 OVER_BUDGET, BAD_INPUT = 1, 2

@@ -51,7 +51,7 @@ def read_table(
     if bad and not skip_bad_rows:
         more = f" (the first of {len(bad)} bad rows)" if len(bad) > 1 else ""
         raise InputError(f"{path}, line {bad[0][0]}: {bad[0][1]}{more}; mend it or skip such rows with --skip-bad-rows")
-    if not good:
+    if not good and (bad or path.suffix != ".jsonl"):  # a campaign that measured nothing yet is an empty dataset
         raise InputError(f"{path} holds no measurement that can be used")
     return Table(tuple(good), tuple(bad))
 
