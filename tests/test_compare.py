@@ -202,7 +202,8 @@ def test_mistakes_end_in_one_line(run, two):
     one_line(run("compare", *two, "--batch", "0", "--input", "2x3x64x64"), "batch '0'")
     one_line(run("compare", *two, "--format", "html"), "html", "csv")
     one_line(run("compare"), "MODEL")
-    one_line(run("compare", *two, "a30", "rtx2080ti"), "a30 is a device", "--hardware a30,rtx2080ti")
+    one_line(run("compare", *two, "a30", "rtx2080ti"), "a30 is a device or a model", "--hardware a30,rtx2080ti")
+    one_line(run("compare", *two, "--hardware", "a30", "nowhere/mine.json"), "nowhere/mine.json cannot be read")
     one_line(run("compare", "a30", "--hardware", "rtx2080ti"), "a30", "name a network")
 
 

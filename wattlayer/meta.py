@@ -45,9 +45,10 @@ def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: boo
 
 
 def _whole(module: nn.Module, held: list[torch.Tensor]) -> nn.Module:
-    """Copy a meta module that holds objects of other classes, which may hold its modules; one that cannot be runs itself."""
+    """Copy a meta module that holds objects of other classes, which may hold its modules, but for its parameters; one that cannot
+    be copied runs itself."""
     try:
-        return copy.deepcopy(module, {id(x): tensor_to_meta(x) for x in held})
+        return copy.deepcopy(module, {id(x): x if isinstance(x, nn.Parameter) else tensor_to_meta(x) for x in held})
     except Exception:
         return module
 

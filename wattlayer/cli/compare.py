@@ -55,12 +55,13 @@ def compare(
     from ..hardware import known_hardware
 
     written_as(format, Format.table, Format.json, Format.csv)
-    known = [name for name in networks if name in known_hardware()]  # `--hardware a30 rtx2080ti`: what follows is an argument
+    # `--hardware a30 mine.json`: what follows the first comes here as an argument
+    known = [name for name in networks if name in known_hardware() or (name.endswith(".json") and ":" not in name)]
     if known and not hardware:
-        raise InputError(f"{known[0]} is a device, not a network: write --hardware {','.join(known)}")
+        raise InputError(f"{known[0]} is a device or a model, not a network: write --hardware {','.join(known)}")
     networks = [name for name in networks if name not in known]
     if not networks:
-        raise InputError(f"{', '.join(known)} are devices: name a network to compare on them")
+        raise InputError(f"{', '.join(known)} says where: name a network to compare there")
     devices = [name for text in [*(hardware or ["a30"]), *known] for name in text.split(",")]
     sizes = batches(batch) if batch else ()
     with busy("comparing") as tell:
