@@ -85,7 +85,12 @@ class Estimate:
     @property
     def gap_spread_j(self) -> float:
         """How far `gap_energy_j` may be off, up and down; `interval_j` holds it."""
-        return (self.model.launches or Launches()).spread_frac * self.gap_energy_j
+        return self.gap_spread_frac * self.gap_energy_j
+
+    @property
+    def gap_spread_frac(self) -> float:
+        """The same as a share of `gap_energy_j`, which all estimates of one model have in common."""
+        return (self.model.launches or Launches()).spread_frac
 
     @property
     def covered_frac(self) -> float:

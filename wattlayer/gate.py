@@ -21,7 +21,6 @@ import numpy as np
 
 from .errors import InputError
 from .estimate import SCHEMA, VERSION, Estimate
-from .launches import Launches
 from .whatif import spread_j
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ class Baseline:
         more_j, limit_j = estimate.energy_j - self.energy_j, self.energy_j * self.frac
         below, above = _spread_j(self.calls, _calls(record["layers"]), estimate.model.conformal.correlation)
         # what launch gaps are unsure of, as in `whatif`
-        gaps_j = (estimate.model.launches or Launches()).spread_frac * (estimate.gap_energy_j - self.gap_energy_j)
+        gaps_j = estimate.gap_spread_frac * (estimate.gap_energy_j - self.gap_energy_j)
         low, high = more_j - math.hypot(below, gaps_j), more_j + math.hypot(above, gaps_j)
         word = "over" if _over(estimate.energy_j, limit_j) else "within"
         says = (

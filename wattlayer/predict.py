@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,8 +86,7 @@ def load_network(
     from .adapters import InputSize, resolve
 
     shape, int8 = parse_shape(input) if isinstance(input, str) else input, check_dtype(dtype) == "int8"
-    with redirect_stdout(sys.stderr):  # what a network prints is no result
-        network = resolve(name, InputSize(batch, image_size, seq_len, shape, INT8_ACTIVATIONS if int8 else dtype))
+    network = resolve(name, InputSize(batch, image_size, seq_len, shape, INT8_ACTIVATIONS if int8 else dtype))
     return replace(network, int8_weights=int8)
 
 
@@ -99,6 +96,8 @@ def load_measured(name: str, input_shapes: Sequence[tuple[int, ...]], dtype: str
     One shape is that of the first input, several are those of all, in any order. Two dimensions are taken for [batch, tokens]
     where the network reads text. Raises InputError where it takes no such inputs.
     """
+    from .adapters import UnusedSize
+
     refused: list[InputError] = []
     for size in _sizes(input_shapes):
         try:
@@ -112,7 +111,7 @@ def load_measured(name: str, input_shapes: Sequence[tuple[int, ...]], dtype: str
         asked, takes = ("; ".join("x".join(map(str, shape)) for shape in shapes) for shapes in (input_shapes, own))
         refused.append(InputError(f"{name} takes inputs of {takes or 'no shape'} and not of {asked}: say those that it takes"))
     # what a network has no use for says less than what does not fit it
-    raise next((error for error in refused if "does not apply" not in str(error)), refused[0])
+    raise next((error for error in refused if not isinstance(error, UnusedSize)), refused[0])
 
 
 def _sizes(shapes: Sequence[tuple[int, ...]]) -> Iterator[dict[str, Any]]:
@@ -144,8 +143,7 @@ def trace_network(network: Network, tf32: str = "conv") -> Trace:
     from .adapters.incomplete import unset
 
     try:
-        with redirect_stdout(sys.stderr):
-            traced = trace(network.module, *network.args, kwargs=network.kwargs, tf32=tf32, network=network.name)
+        traced = trace(network.module, *network.args, kwargs=network.kwargs, tf32=tf32, network=network.name)
     except InputError as error:
         name = unset(error.__cause__) if error.__cause__ and "None" in str(error) else None
         if name is None:

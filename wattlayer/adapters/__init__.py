@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import InputError, nearest
-from .source import InputSize, Network
+from .source import InputSize, Network, UnusedSize
 
-__all__ = ["SOURCES", "InputSize", "Network", "names_of", "resolve"]
+__all__ = ["SOURCES", "InputSize", "Network", "UnusedSize", "names_of", "resolve"]
 
 SOURCES = {"torchvision": "torchvision", "timm": "timm", "hf": "huggingface", "diffusers": "diffusers"}
 """Prefix of a network's name, and the module here that loads it."""

@@ -29,6 +29,10 @@ MOST, MOST_ELEMENTS = 2**31 - 1, 2**50
 """No size and no tensor of an input is larger: sizes beyond 32 bits and petabytes are slips of a finger."""
 
 
+class UnusedSize(InputError):
+    """A size that a network has no use for."""
+
+
 @dataclass(frozen=True)
 class InputSize:
     """What the user said of the input; None means the network's own default."""
@@ -48,6 +52,8 @@ class InputSize:
                 raise InputError(f"{name.replace('_', '-')} {value} must be {'at least 1' if value < 1 else f'at most {MOST:,}'}")
         if self.shape is None:
             return
+        if not isinstance(self.shape, tuple | list) or not all(isinstance(n, int | np.integer) for n in self.shape):
+            raise InputError(f"input {self.shape!r} is not a shape of whole numbers like (8, 3, 224, 224)")
         if any(n < 1 for n in self.shape) or prod(self.shape) > MOST_ELEMENTS:
             raise InputError(f"input {format_shape(self.shape)} has a size below 1 or more than {MOST_ELEMENTS:,} elements")
         for name in ("image_size", "seq_len"):
@@ -62,7 +68,7 @@ class InputSize:
         if value is not None:
             given = format_shape(value) if isinstance(value, tuple) else value
             name = {"shape": "input"}.get(option, option.replace("_", "-"))
-            raise InputError(f"{name} {given} does not apply to {network}, which takes {takes}: leave it out")
+            raise UnusedSize(f"{name} {given} does not apply to {network}, which takes {takes}: leave it out")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def main() -> None:
     except (WattlayerError, typer.Abort) as error:
         _fail(str(error) or "interrupted")
     except OSError as error:  # files have told their own: what is left is a full disk behind stdout, or none
-        _fail(f"the result cannot be written: {error.strerror or error}")
+        told = f"{error.filename} cannot be used" if error.filename else "the result cannot be written"
+        _fail(f"{told}: {error.strerror or error}")
     except SystemExit as stop:  # with 1 typer and rich say that the reader of a pipe left; budgets come back as `code`
         sys.exit(0 if stop.code == 1 else stop.code)
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any, TextIO
@@ -29,13 +29,17 @@ def progress(text: str) -> None:
 def busy(text: str) -> Iterator[Callable[..., None]]:
     """Show on a terminal's stderr what is being done, how much of it and for how long; nothing where stderr is a pipe.
 
+    What a network prints meanwhile is no result and goes to stderr as well.
     Yields a function of a new text and, where they are known, how many steps are done and in all.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    with (
+        redirect_stdout(sys.stderr),
+        Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar,
+    ):
         task = bar.add_task(text, total=None)
 
         def tell(text: str, done: int = 0, total: int | None = None) -> None:

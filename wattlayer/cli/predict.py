@@ -91,7 +91,9 @@ def predict(
     if check_flops:
         from ..crosscheck import check_flops as compare
 
-        print(compare(loaded, traced), file=sys.stderr)
+        with busy("counting with fvcore"):
+            told = compare(loaded, traced)
+        print(told, file=sys.stderr)
     enforce(verdicts, junit, github)
 
 

@@ -37,10 +37,10 @@ def train(
     from ..model import EnergyModel
     from ..training import tell_launches
 
-    tracer = Tracer(progress)  # a network that cannot be traced is refused before the work, not after
-    rows = measurements_of(data, skip_bad_rows, lambda m: m.network and hardware in (None, m.hardware) and tracer(m))
-    networks = traced_networks([m for m in rows if hardware in (None, m.hardware)], tracer=tracer)
-    progress("")
+    with busy("reading measurements") as tell:
+        tracer = Tracer(tell)  # a network that cannot be traced is refused before the work, not after
+        rows = measurements_of(data, skip_bad_rows, lambda m: m.network and hardware in (None, m.hardware) and tracer(m))
+        networks = traced_networks([m for m in rows if hardware in (None, m.hardware)], tracer=tracer)
     name = None if output is None else output.name.removesuffix(".json")
     with busy(f"training on {len(rows)} rows"):
         model = EnergyModel.train(rows, seed=seed, hardware=hardware, name=name, source=source)
@@ -103,9 +103,12 @@ def evaluate(
             raise InputError("split 'hardware' judges other models than the rest: give it alone, with --layers")
         write(_unseen_hardware(loaded.hardware, rows, seed, format), output)
         return
-    tracer = Tracer(progress)
-    passes = measurements_of(networks or [], skip_bad_rows, lambda m: m.network and m.hardware == loaded.hardware and tracer(m))
-    measured = [m for m in passes if m.hardware == loaded.hardware]
+    with busy("reading measurements") as tell:
+        tracer = Tracer(tell)
+        passes = measurements_of(
+            networks or [], skip_bad_rows, lambda m: m.network and m.hardware == loaded.hardware and tracer(m)
+        )
+        measured = traced_networks([m for m in passes if m.hardware == loaded.hardware], tracer=tracer)
     if split and "network" in split and not (rows and measured):
         raise InputError("split 'network' needs rows of layers and of whole networks: give both --layers and --networks")
     known: dict[Any, frozenset[str]] = {}
@@ -114,7 +117,7 @@ def evaluate(
 
         known = families_of((m.layer for m in rows if m.layer is not None), configuration, progress)
     splits = split or ["given", "layer", "size", *(["family"] if known else [])]
-    result = score(loaded, rows, traced_networks(measured, tracer=tracer), splits, known, baselines, seed, progress)
+    result = score(loaded, rows, measured, splits, known, baselines, seed, progress)
     progress("")
     if plot is not None:
         from ..plots import accuracy_figure
