@@ -231,6 +231,9 @@ def test_sizes_may_be_numpys_whole_numbers_and_nothing_less():
     for value in (2.5, "8", True):
         with pytest.raises(InputError, match="whole number"):
             InputSize(batch=value)
+    for shape in (5, (1, 2.5), ("1", 3)):
+        with pytest.raises(InputError, match="is not a shape of whole numbers"):
+            InputSize(shape=shape)
 
 
 @pytest.mark.parametrize("size", [{"batch": 0}, {"image_size": 0}, {"seq_len": -1}, {"shape": (1, 0)}])

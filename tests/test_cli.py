@@ -201,6 +201,8 @@ def test_what_a_network_prints_is_no_result(run, tmp_path):
     code, out, err = run("predict", f"{path}:make", "--input", "2x3", "--format", "json")
     assert code == 0 and json.loads(out)["network"] == f"{path}:make"
     assert {"in the file", "in the factory", "in forward"} <= set(err.splitlines())
+    code, out, err = run("predict", f"{path}:make", "--input", "2x3", "--format", "json", "--check-flops")
+    assert code == 0 and json.loads(out) and err.splitlines().count("in forward") > 1
 
 
 @pytest.fixture
