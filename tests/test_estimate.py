@@ -10,6 +10,8 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.estimate import GAPS
+from wattlayer.features import Columns
+from wattlayer.hardware import find_hardware
 from wattlayer.launches import ASSUMED_HOST_S, Launches, wait_s
 
 
@@ -101,11 +103,13 @@ def test_what_is_summed_in_eager_mode_sums_to_the_total_with_its_gaps(traced, mo
 
 
 def test_what_networks_told_of_launches_is_in_every_estimate(traced, model):
-    told = model.with_launches(Launches({"conv2d": 1e-3, "*": 2e-3}, pause_s=1e-6, pause_j=1e-4, idle_w=100.0))
+    told = model.with_launches(Launches({"conv2d": 1e-3, "*": 2e-3}, 0.1, 0.2, idle_w=100.0))
     plain, graph, eager = wl.estimate(traced, model), wl.estimate(traced, told), wl.estimate(traced, told, mode="eager")
     calls = len(traced.layers)
-    assert graph.time_s == pytest.approx(plain.time_s + calls * 1e-6) and graph.gap_s == 0
-    assert graph.energy_j == pytest.approx(plain.energy_j + calls * 1e-4)
+    cached = Columns(traced.layers, find_hardware(model.hardware)).cached
+    assert cached.any()
+    assert graph.layer_time_s == pytest.approx(plain.layer_time_s * np.where(cached, 1.1, 1.0)) and graph.gap_s == 0
+    assert graph.layer_energy_j == pytest.approx(plain.layer_energy_j * np.where(cached, 1.2, 1.0))
     convs = sum(x.kind == "conv2d" for x in traced.layers)
     assert eager.time_s == pytest.approx(convs * 1e-3 + (calls - convs) * 2e-3, rel=0.01)  # the host is far slower
     assert eager.gap_energy_j == pytest.approx(eager.gap_s * 100.0)

@@ -120,7 +120,8 @@ def passes(layers, rows):
 def test_a_model_is_told_of_launches_by_networks(device, layers, model):
     rows = device.measure(layers)
     told = tell_launches(model, passes(layers, rows), rows).launches
-    assert told.idle_w == pytest.approx(30.0, rel=0.02) and told.pause_s < 1e-6
+    assert told.idle_w == pytest.approx(30.0, rel=0.02)
+    assert told.displaced_time_frac < 0.02 and told.displaced_energy_frac < 0.02  # what the model itself is off by
     assert set(told.host_s) == {"conv2d", "linear", "relu", "*"} and told.issue_s(layers) == pytest.approx(
         0.2 * len(layers), rel=0.1
     )

@@ -235,6 +235,28 @@ def test_a_bias_is_added_where_torch_adds_it(name):
     assert more_bytes == pytest.approx(7 * 4 + added * 2 * layer.write_bytes)
 
 
+LINEAR_BATCHES = {
+    "rows": (torch.randn(2, 3, 5), 1),
+    "a transposed matrix": (torch.randn(5, 6).T, 1),
+    "transposed images": (torch.randn(4, 5, 8).transpose(1, 2), 4),
+    "a transposed batch": (torch.randn(4, 8, 5).transpose(0, 1), 8),
+    "all but the first": (torch.randn(4, 8, 5)[:, 1:], 4),
+    "the first half of each row": (torch.randn(4, 8, 10)[..., :5], 1),
+    "windows of images": (torch.randn(2, 3, 4, 6, 5).transpose(1, 2), 24),
+}
+
+
+@pytest.mark.parametrize("product", ["linear", "matmul"])
+@pytest.mark.parametrize("name", LINEAR_BATCHES)
+def test_rows_are_as_many_products_as_torch_makes_of_them(name, product):
+    x, batches = LINEAR_BATCHES[name]
+    weight = torch.randn(7, x.shape[-1])
+    function, operands = (nn.functional.linear, (x, weight)) if product == "linear" else (torch.matmul, (x, weight.T))
+    found = sizes(called(function, *operands))
+    assert calls("aten::bmm", function, *operands) == (batches > 1)
+    assert (found["batches"], found["m"] * found["batches"], found["n"], found["k"]) == (batches, x[..., 0].numel(), 7, 5)
+
+
 def test_products_whose_batches_do_not_fit_are_refused():
     layer = Layer("matmul", (op("self", 2, 3, 4, 5), op("other", 4, 3, 5, 6)), (op("output", 4, 3, 4, 6),))
     with pytest.raises(InputError, match=r"\(2, 3, 4, 5\) and \(4, 3, 5, 6\) of a product share no batches: correct the shapes"):

@@ -154,12 +154,15 @@ def _conv(layer: Layer) -> dict[str, float]:
 
 
 def _matmul(layer: Layer) -> dict[str, float]:
-    """`batches` products [m, k] x [k, n]; leading dimensions shared by both operands are batches."""
+    """`batches` products [m, k] x [k, n]; leading dimensions shared by both operands are batches, and so are those of rows
+    that no view shows as one matrix: ATen multiplies each of their matrices by the same weight (`should_fold`, no gradients)."""
     if layer.kind in _OF_OTHER_OPERANDS:
         return _OF_OTHER_OPERANDS[layer.kind](layer)
     left, right = (layer.inputs[1], layer.inputs[2]) if layer.kind in ("addmm", "baddbmm", "addbmm") else layer.inputs[:2]
     out = layer.outputs[0]
     batches = prod(right.shape[:-2]) if len(right.shape) > 2 and layer.kind != "_grouped_mm" else 1
+    if layer.kind in ("linear", "matmul") and len(right.shape) < 3 and not _is_one_matrix(left):
+        batches = prod(left.shape[:-2])
     n = right.shape[-2:][0] if layer.kind in _BY_ROWS else right.shape[-1] if len(right.shape) > 1 else 1
     copied = [x for x in _expanded(left, right) if _is_copied(x)]
     # ATen adds the bias within the product, but for inputs of three dimensions and more that do not lie together
@@ -237,6 +240,12 @@ def _is_copied(x: Operand) -> bool:
     fits = (across == 1 and down >= max(1, width)) or (down == 1 and across >= max(1, rows))
     apart = [(n, stride) for n, stride in sizes[:-2] if n > 1]
     return not fits or any(far != near * n for (_, far), (n, near) in pairwise(apart))
+
+
+def _is_one_matrix(x: Operand) -> bool:
+    """Whether a view shows all dimensions but the last as one."""
+    rows = [] if x.strides is None else list(zip(x.shape, x.strides))[:-1]
+    return all(far == near * n for (_, far), (n, near) in pairwise(rows))
 
 
 def _attention(layer: Layer) -> dict[str, float]:
@@ -389,6 +398,11 @@ class Columns:
     def l2_share(self) -> Array:
         """Working set over the capacity of the L2 cache."""
         return np.maximum(self.bytes_moved, 1.0) / self.hardware.l2_bytes
+
+    @property
+    def cached(self) -> NDArray[np.bool_]:
+        """Whether all that a layer reads and writes fits into half of the L2 cache: repeated alone, it finds its data there."""
+        return self.l2_share < 0.5
 
     def memory_s(self) -> Array:
         """Bytes over DRAM bandwidth."""

@@ -1,10 +1,10 @@
-"""From layers to a pass: what the host takes to issue operators, and how long a device pauses between a network's kernels.
+"""From layers to a pass: what the host takes to issue operators, and what layers cost more among others than alone.
 
 In eager mode the host runs ahead of the device or the device waits for the host: a pass takes about as long as the slower of
-both, `(device^p + host^p)^(1/p)`, and the device burns its idle power while it waits. In a graph nobody waits, but kernels of
-different layers follow each other more slowly than repetitions of one do (their code and their operands are cold).
+both, `(device^p + host^p)^(1/p)`, and the device burns its idle power while it waits. In a graph nobody waits, but a layer whose
+data fit into the cache finds them there only when it is repeated alone: among others, which displace them, it costs more.
 
-Where whole networks were measured all this is fitted to them; elsewhere the host is assumed, and pauses are none.
+Where whole networks were measured all this is fitted to them; elsewhere the host is assumed, and layers cost what they do alone.
 """
 
 from __future__ import annotations
@@ -40,25 +40,20 @@ class Launches:
 
     host_s: Mapping[str, float] = field(default_factory=lambda: {"*": ASSUMED_HOST_S})
     """In which the host issues an operator, by kind; of others under "*"."""
-    pause_s: float = 0.0
-    pause_j: float = 0.0
-    """How long a device pauses before each kernel of a network, beyond repeating one, and what that takes."""
+    displaced_time_frac: float = 0.0
+    displaced_energy_frac: float = 0.0
+    """By what share a layer whose data fit into the cache (`Columns.cached`) takes longer, and costs more, among others."""
     idle_w: float = 0.0
     """Power of the device while it waits for the host."""
     spread_frac: float = ASSUMED_SPREAD_FRAC
     """Share of what waiting costs that it may be off by, nine times of ten."""
 
     def __post_init__(self) -> None:
-        told = [*self.host_s.values(), self.pause_s, self.pause_j, self.idle_w, self.spread_frac]
+        told = [
+            *self.host_s.values(), self.displaced_time_frac, self.displaced_energy_frac, self.idle_w, self.spread_frac
+        ]  # fmt: skip
         if "*" not in self.host_s or not all(np.isfinite(x) and x >= 0 for x in told):
-            raise ValueError(
-                "launches are seconds, joules, watts and a share, none of them below 0, and the host's under '*' too"
-            )
-
-    @property
-    def assumed(self) -> bool:
-        """Whether no network told."""
-        return set(self.host_s) == {"*"}
+            raise ValueError("launches are seconds, watts and shares, none of them below 0, and the host's under '*' too")
 
     def issue_s(self, layers: Iterable[Layer]) -> float:
         """Seconds that the host takes to issue `layers`."""
@@ -80,7 +75,7 @@ def interval_with_gaps(layers_j: float, half_width: float, gap_j: float, spread_
 
 @dataclass(frozen=True)
 class Pass:
-    """A network measured whole, beside what its layers sum to alone."""
+    """A network measured whole, beside what its layers, and those of them that fit into the cache, sum to alone."""
 
     name: str
     mode: str
@@ -89,25 +84,26 @@ class Pass:
     energy_j: float
     device_s: float
     device_j: float
+    cached_s: float
+    cached_j: float
 
 
 def fit_launches(passes: Sequence[Pass], operators: Mapping[str, float], idle_w: float) -> Launches:
     """Return what measured passes say; `operators` are the host's seconds by kind where single operators told them.
 
-    Least absolute relative errors for pauses, a median for idle power, ridge regression for the host: kinds are drawn to what
-    single operators took, times one factor for the modules around them. Too few networks leave what is assumed.
+    Least absolute relative errors for what displaced data cost, a median for idle power, ridge regression for the host: kinds
+    are drawn to what single operators took, times one factor for the modules around them. Too few networks leave what is assumed.
     """
     graph, eager = ([x for x in passes if x.mode == mode] for mode in ("graph", "eager"))
-    pause_s = pause_j = 0.0
+    longer = more = 0.0
     if len(graph) >= MIN_NETWORKS:
-        calls = np.array([float(len(x.layers)) for x in graph])
-        pause_s = _per_call(calls, np.array([x.time_s for x in graph]), np.array([x.device_s for x in graph]))
-        pause_j = _per_call(calls, np.array([x.energy_j for x in graph]), np.array([x.device_j for x in graph]))
+        longer = _displaced_frac([(x.time_s, x.device_s, x.cached_s) for x in graph])
+        more = _displaced_frac([(x.energy_j, x.device_j, x.cached_j) for x in graph])
     bound = [x for x in eager if x.time_s > BOUND * x.device_s]
     if len(bound) < MIN_NETWORKS:
-        return Launches(pause_s=pause_s, pause_j=pause_j, idle_w=idle_w)
-    waited_s = np.array([x.time_s - x.device_s - pause_s * len(x.layers) for x in bound])
-    waited_j = np.array([x.energy_j - x.device_j - pause_j * len(x.layers) for x in bound])
+        return Launches(displaced_time_frac=longer, displaced_energy_frac=more, idle_w=idle_w)
+    waited_s = np.array([x.time_s - x.device_s - longer * x.cached_s for x in bound])
+    waited_j = np.array([x.energy_j - x.device_j - more * x.cached_j for x in bound])
     drawn_w = float(np.median(waited_j / np.maximum(waited_s, 1e-9)))
     names = sorted({x.name for x in bound})
     # what is told of a network is judged without it, as the next one will not have been there either
@@ -117,12 +113,16 @@ def fit_launches(passes: Sequence[Pass], operators: Mapping[str, float], idle_w:
         for x in bound if x.name == name
     ]  # fmt: skip
     spread = float(np.quantile(late, 0.9)) if late else ASSUMED_SPREAD_FRAC
-    return Launches(_host(bound, operators), pause_s, pause_j, drawn_w if drawn_w > 0 else idle_w, spread)
+    return Launches(_host(bound, operators), longer, more, drawn_w if drawn_w > 0 else idle_w, spread)
 
 
-def _per_call(calls: Array, whole: Array, parts: Array) -> float:
-    """What to add for each call so that the sum of absolute relative errors is least: a weighted median."""
-    each, weight = (whole - parts) / calls, calls / whole
+def _displaced_frac(sums: Sequence[tuple[float, float, float]]) -> float:
+    """By what share the cached part of each (whole, parts, cached part) must grow for the least sum of absolute relative errors:
+    a weighted median, 0 at least."""
+    whole, parts, cached = np.array([x for x in sums if x[2] > 0]).reshape(-1, 3).T
+    if not len(whole):
+        return 0.0
+    each, weight = (whole - parts) / cached, cached / whole
     order = np.argsort(each)
     share = np.cumsum(weight[order]) / weight.sum()
     return max(0.0, float(each[order][np.searchsorted(share, 0.5)]))

@@ -167,8 +167,9 @@ class EnergyModel:
         conformal, where = self.metadata.conformal, Where(distance, beyond, np.exp(log_time))
         half_width = conformal.half_width(columns.of_kind(lambda x: conformal.quantile(x.group)), where)
         launches = self.launches
-        pause_s, pause_j = (0.0, 0.0) if alone else (launches.pause_s, launches.pause_j)
-        time_s, energy = where.time_s + pause_s, np.exp(log_time + log_power) + pause_j
+        displaced = columns.cached & (not alone)
+        time_s = where.time_s * (1.0 + launches.displaced_time_frac * displaced)
+        energy = np.exp(log_time + log_power) * (1.0 + launches.displaced_energy_frac * displaced)
         return Prediction(
             time_s=time_s, power_w=energy / time_s, energy_j=energy,
             energy_low_j=energy * np.exp(-half_width), energy_high_j=energy * np.exp(half_width), half_width=half_width,

@@ -122,12 +122,14 @@ def tell_launches(
     alone = model.with_launches(Launches(idle_w=find_hardware(model.hardware).idle_w))
     own = [(m, trace) for m, trace in networks if m.hardware == model.hardware]
     sums = estimate_many([trace for _, trace in own], alone) if own else []
-    passes = [
-        Pass(str(m.network), m.mode, trace.layers, m.time_s, m.energy_j, e.time_s, e.energy_j) for (m, trace), e in zip(own, sums)
-    ]
+    passes = []
+    for (m, trace), e in zip(own, sums):
+        cached = Columns(trace.layers, find_hardware(model.hardware)).cached
+        cached_s, cached_j = (float(x[cached].sum()) for x in (e.layer_time_s, e.layer_energy_j))
+        passes.append(Pass(str(m.network), m.mode, trace.layers, m.time_s, m.energy_j, e.time_s, e.energy_j, cached_s, cached_j))
     operators = operators_s([m for m in measurements if m.hardware == model.hardware])
     launches = fit_launches(passes, operators, alone.launches.idle_w)
-    return model if launches.assumed and not launches.pause_s else model.with_launches(launches)
+    return model if launches == alone.launches else model.with_launches(launches)
 
 
 def of_one_device(
