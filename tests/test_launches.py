@@ -9,7 +9,7 @@ import pytest
 
 from wattlayer.dataset import Measurement
 from wattlayer.labels import labels, networks_of, operators_s
-from wattlayer.launches import ASSUMED_HOST_S, Launches, Pass, fit_launches, interval_with_gaps, wait_s
+from wattlayer.launches import ASSUMED_HOST_S, Launches, Pass, fit_launches, wait_s
 from wattlayer.layer import Layer, Operand
 
 
@@ -99,20 +99,33 @@ def test_launches_are_found_again_in_passes_made_of_them():
 
 def test_networks_that_keep_nothing_in_the_cache_tell_of_no_displaced_data():
     alone = [Pass(str(i), "graph", [layer("relu")], 1.2e-3, 0.3, 1e-3, 0.2, 0.0, 0.0) for i in range(4)]
-    told = fit_launches(alone, {}, 70.0)
-    assert (told.displaced_time_frac, told.displaced_energy_frac) == (0.0, 0.0)
-    faster = [replace(x, time_s=5e-4, energy_j=0.1, cached_s=1e-3, cached_j=0.2) for x in alone]
-    assert fit_launches(faster, {}, 70.0) == told  # never cheaper than alone
+    faster = [replace(x, time_s=5e-4, energy_j=0.1, cached_s=1e-3, cached_j=0.2) for x in alone]  # none is cheaper than alone
+    for told in (fit_launches(alone, {}, 70.0), fit_launches(faster, {}, 70.0)):
+        assert (told.displaced_time_frac, told.displaced_energy_frac) == (0.0, 0.0)
 
 
 def test_an_interval_with_gaps_is_as_wide_as_both_are_unsure():
-    assert interval_with_gaps(10.0, 0.0, 0.0, 0.3) == (10.0, 10.0)
-    low, high = interval_with_gaps(10.0, 0.1, 4.0, 0.25)
+    assert Launches(spread_frac=0.3).interval_j(10.0, 0.0, 0.0) == (10.0, 10.0)
+    low, high = Launches(spread_frac=0.25).interval_j(10.0, 0.1, 4.0)
     assert 14 - low == pytest.approx(np.hypot(10 * (1 - np.exp(-0.1)), 1.0))
     assert high - 14 == pytest.approx(np.hypot(10 * (np.exp(0.1) - 1), 1.0))
 
 
-@pytest.mark.parametrize("wrong", [{"host_s": {"relu": 1e-6}}, {"host_s": {"*": -1.0}}, {"displaced_energy_frac": float("nan")}])
+def test_an_interval_holds_what_the_sum_of_layers_is_off_by():
+    low, high = Launches(sum_spread_frac=0.2).interval_j(10.0, 0.0, 0.0)
+    assert (low, high) == pytest.approx((10 / 1.2, 10 * 1.2))
+    low, high = Launches(sum_spread_frac=0.2).interval_j(10.0, 0.1, 0.0)
+    assert high == pytest.approx(10 * np.exp(np.hypot(0.1, np.log(1.2))))
+
+
+def test_sums_are_as_unsure_as_they_were_on_networks_left_out():
+    off = [1.0, 1.1, 0.9, 1.02, 0.98, 1.3]
+    graph = [Pass(str(i), "graph", [layer()], 1e-3, 0.2 * x, 1e-3, 0.2, 0.0, 0.0) for i, x in enumerate(off)]
+    assert fit_launches(graph, {}, 70.0).sum_spread_frac == pytest.approx(np.quantile(np.abs(np.array(off) - 1), 0.9))
+    assert fit_launches(passes(), {}, 70.0).sum_spread_frac < 1e-6, "displaced data explain these"
+
+
+@pytest.mark.parametrize("wrong", [{"host_s": {"relu": 1e-6}}, {"host_s": {"*": -1.0}}, {"sum_spread_frac": float("nan")}])
 def test_launches_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match="none of them below 0"):
         Launches(**wrong)

@@ -189,6 +189,15 @@ def test_a_change_of_mode_is_as_unsure_as_the_launch_gaps(model):
     assert change(eager, eager).interval_j == (0.0, 0.0), "the same gaps err alike"
 
 
+def test_a_difference_is_as_unsure_as_the_sums_of_layers_that_it_lies_between(model):
+    told = model.with_launches(Launches(sum_spread_frac=0.5))
+    plain, unsure = (changed(x, Edit(drop=("blocks.1",))) for x in (model, told))
+    assert plain.change_j == pytest.approx(unsure.change_j)
+    for side in (0, 1):
+        width = unsure.interval_j[side] - unsure.change_j
+        assert abs(width) == pytest.approx(np.hypot(plain.interval_j[side] - plain.change_j, 0.5 * plain.change_j))
+
+
 def test_gaps_that_shrink_with_the_batch_widen_the_interval(model):
     before, after = (wl.predict(net(), torch.empty(n, 3, 16, 16, device="meta"), hardware=model, mode="eager") for n in (4, 8))
     low, high = change(before, after).interval_j

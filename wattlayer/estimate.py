@@ -16,7 +16,7 @@ from .errors import InputError, UncoveredKindError
 from .features import Array
 from .fusion import fuse
 from .intervals import LEVEL, total_half_width
-from .launches import Launches, interval_with_gaps, wait_s
+from .launches import Launches, wait_s
 from .layer import Layer
 from .model import EnergyModel, Metadata, Prediction, load_model
 from .trace import Trace
@@ -83,6 +83,11 @@ class Estimate:
         return self.energy_j / self.trace.batch
 
     @property
+    def launches(self) -> Launches:
+        """What the pass costs beside its kernels: fitted to networks measured there, else assumed."""
+        return self.model.launches or Launches()
+
+    @property
     def gap_spread_j(self) -> float:
         """How far `gap_energy_j` may be off, up and down; `interval_j` holds it."""
         return self.gap_spread_frac * self.gap_energy_j
@@ -90,7 +95,7 @@ class Estimate:
     @property
     def gap_spread_frac(self) -> float:
         """The same as a share of `gap_energy_j`, which all estimates of one model have in common."""
-        return (self.model.launches or Launches()).spread_frac
+        return self.launches.spread_frac
 
     @property
     def covered_frac(self) -> float:
@@ -338,15 +343,15 @@ def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, inde
         layer_energy_j=prediction.energy_j[calls], layer_low_j=prediction.energy_low_j[calls],
         layer_high_j=prediction.energy_high_j[calls], covered=prediction.covered[calls],
         extrapolated=prediction.extrapolated[calls], gap_s=gap_s, gap_energy_j=gap_energy_j,
-        interval_j=_interval(calls, prediction, model.metadata.conformal.correlation, gap_energy_j, launches.spread_frac),
+        interval_j=_interval(calls, prediction, model.metadata.conformal.correlation, gap_energy_j, launches),
     )  # fmt: skip
 
 
 def _interval(
-    calls: NDArray[np.int64], prediction: Any, correlation: float, gap_energy_j: float, spread_frac: float
+    calls: NDArray[np.int64], prediction: Any, correlation: float, gap_energy_j: float, launches: Launches
 ) -> tuple[float, float]:
     """Interval of the sum: all calls of one layer share its error in full, distinct layers share `correlation` of it."""
     own, count = np.unique(calls, return_counts=True)
     energy = count * prediction.energy_j[own]
     width = total_half_width(energy, prediction.half_width[own], correlation)
-    return interval_with_gaps(float(energy.sum()), width, gap_energy_j, spread_frac)
+    return launches.interval_j(float(energy.sum()), width, gap_energy_j)

@@ -90,9 +90,10 @@ class Baseline:
         self._comparable(now)
         more_j, limit_j = estimate.energy_j - self.energy_j, self.energy_j * self.frac
         below, above = _spread_j(self.calls, _calls(record["layers"]), estimate.model.conformal.correlation)
-        # what launch gaps are unsure of, as in `whatif`
-        gaps_j = estimate.gap_spread_frac * (estimate.gap_energy_j - self.gap_energy_j)
-        low, high = more_j - math.hypot(below, gaps_j), more_j + math.hypot(above, gaps_j)
+        # what launch gaps and sums are unsure of, as in `whatif`
+        more_gaps_j = estimate.gap_energy_j - self.gap_energy_j
+        gaps_j, sum_j = estimate.gap_spread_frac * more_gaps_j, estimate.launches.sum_spread_frac * (more_j - more_gaps_j)
+        low, high = more_j - math.hypot(below, sum_j, gaps_j), more_j + math.hypot(above, sum_j, gaps_j)
         word = "over" if _over(estimate.energy_j, limit_j) else "within"
         says = (
             f"{estimate.energy_j:.4g} J is {estimate.energy_j / self.energy_j:.4g} x {self.path.name} ({self.energy_j:.4g} J), "

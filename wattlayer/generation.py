@@ -15,7 +15,7 @@ from .errors import InputError
 from .estimate import SCHEMA, VERSION, Estimate, estimate
 from .features import Array
 from .intervals import LEVEL, total_half_width
-from .launches import interval_with_gaps, wait_s
+from .launches import wait_s
 from .model import EnergyModel, Metadata, load_model
 from .predict import DEFAULT_HARDWARE
 from .trace import Trace
@@ -53,8 +53,6 @@ class Generation:
     """What the steps are made of."""
     gap_energy_j: float = 0.0
     """What the device burns while it waits for the host in eager mode, over all steps; part of `step_energy_j`."""
-    gap_spread_frac: float = 0.0
-    """Share of it that it may be off by."""
 
     @property
     def trace(self) -> Trace:
@@ -86,7 +84,7 @@ class Generation:
         """Interval of `decode_energy_j`: distinct calls share the model's correlation of errors, as in an Estimate."""
         energy_j = np.array([x.energy_j for x in self.calls])
         width = total_half_width(energy_j, np.array([x.half_width for x in self.calls]), self.prefill.model.conformal.correlation)
-        return interval_with_gaps(float(energy_j.sum()), width, self.gap_energy_j, self.gap_spread_frac)
+        return self.prefill.launches.interval_j(float(energy_j.sum()), width, self.gap_energy_j)
 
     @property
     def decode_kinds_j(self) -> dict[str, float]:
@@ -231,6 +229,4 @@ def _priced(passes: Passes, prompt: Estimate, decode: int, model: EnergyModel) -
         time_s[steps] += kernels_s + gap_s
         energy_j[steps] += gap_s * launches.idle_w
         gap_energy_j += float(gap_s.sum()) * launches.idle_w
-    return Generation(
-        prompt, decode, first + np.arange(decode), time_s, energy_j, tuple(calls), gap_energy_j, launches.spread_frac
-    )
+    return Generation(prompt, decode, first + np.arange(decode), time_s, energy_j, tuple(calls), gap_energy_j)

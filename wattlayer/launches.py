@@ -47,10 +47,13 @@ class Launches:
     """Power of the device while it waits for the host."""
     spread_frac: float = ASSUMED_SPREAD_FRAC
     """Share of what waiting costs that it may be off by, nine times of ten."""
+    sum_spread_frac: float = 0.0
+    """Share of a network's layers together that their sum may be off by, beyond what each is; 0 where no network told."""
 
     def __post_init__(self) -> None:
         told = [
-            *self.host_s.values(), self.displaced_time_frac, self.displaced_energy_frac, self.idle_w, self.spread_frac
+            *self.host_s.values(), self.displaced_time_frac, self.displaced_energy_frac, self.idle_w, self.spread_frac,
+            self.sum_spread_frac,
         ]  # fmt: skip
         if "*" not in self.host_s or not all(np.isfinite(x) and x >= 0 for x in told):
             raise ValueError("launches are seconds, watts and shares, none of them below 0, and the host's under '*' too")
@@ -59,18 +62,18 @@ class Launches:
         """Seconds that the host takes to issue `layers`."""
         return sum(calls * self.host_s.get(kind, self.host_s["*"]) for kind, calls in Counter(x.kind for x in layers).items())
 
+    def interval_j(self, layers_j: float, half_width: float, gap_j: float) -> tuple[float, float]:
+        """Return where a pass's energy lies, in joules: layers known within `half_width` in log, sums and gaps within shares."""
+        gaps_j, total_j = self.spread_frac * gap_j, layers_j + gap_j
+        width = np.hypot(half_width, np.log1p(self.sum_spread_frac))
+        below, above = layers_j * -np.expm1(-width), layers_j * np.expm1(width)
+        return float(total_j - np.hypot(below, gaps_j)), float(total_j + np.hypot(above, gaps_j))
+
 
 def wait_s(device_s: Array | float, issue_s: float) -> Array:
     """Return how long a device waits in passes of `device_s` seconds of kernels that the host issues in `issue_s`."""
     device = np.maximum(device_s, 1e-12)
     return np.asarray(device * ((1.0 + (issue_s / device) ** SHARPNESS) ** (1.0 / SHARPNESS) - 1.0))
-
-
-def interval_with_gaps(layers_j: float, half_width: float, gap_j: float, spread_frac: float) -> tuple[float, float]:
-    """Return where a pass's energy lies, in joules, of layers known within `half_width` in log and gaps within a share."""
-    gaps_j, total_j = spread_frac * gap_j, layers_j + gap_j
-    below, above = layers_j * -np.expm1(-half_width), layers_j * np.expm1(half_width)
-    return float(total_j - np.hypot(below, gaps_j)), float(total_j + np.hypot(above, gaps_j))
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,14 @@ def fit_launches(passes: Sequence[Pass], operators: Mapping[str, float], idle_w:
     are drawn to what single operators took, times one factor for the modules around them. Too few networks leave what is assumed.
     """
     graph, eager = ([x for x in passes if x.mode == mode] for mode in ("graph", "eager"))
-    longer = more = 0.0
+    longer = more = unsure = 0.0
     if len(graph) >= MIN_NETWORKS:
         longer = _displaced_frac([(x.time_s, x.device_s, x.cached_s) for x in graph])
         more = _displaced_frac([(x.energy_j, x.device_j, x.cached_j) for x in graph])
+        unsure = _sum_spread_frac(graph)
     bound = [x for x in eager if x.time_s > BOUND * x.device_s]
     if len(bound) < MIN_NETWORKS:
-        return Launches(displaced_time_frac=longer, displaced_energy_frac=more, idle_w=idle_w)
+        return Launches(displaced_time_frac=longer, displaced_energy_frac=more, idle_w=idle_w, sum_spread_frac=unsure)
     waited_s = np.array([x.time_s - x.device_s - longer * x.cached_s for x in bound])
     waited_j = np.array([x.energy_j - x.device_j - more * x.cached_j for x in bound])
     drawn_w = float(np.median(waited_j / np.maximum(waited_s, 1e-9)))
@@ -113,7 +117,7 @@ def fit_launches(passes: Sequence[Pass], operators: Mapping[str, float], idle_w:
         for x in bound if x.name == name
     ]  # fmt: skip
     spread = float(np.quantile(late, 0.9)) if late else ASSUMED_SPREAD_FRAC
-    return Launches(_host(bound, operators), longer, more, drawn_w if drawn_w > 0 else idle_w, spread)
+    return Launches(_host(bound, operators), longer, more, drawn_w if drawn_w > 0 else idle_w, spread, unsure)
 
 
 def _displaced_frac(sums: Sequence[tuple[float, float, float]]) -> float:
@@ -126,6 +130,15 @@ def _displaced_frac(sums: Sequence[tuple[float, float, float]]) -> float:
     order = np.argsort(each)
     share = np.cumsum(weight[order]) / weight.sum()
     return max(0.0, float(each[order][np.searchsorted(share, 0.5)]))
+
+
+def _sum_spread_frac(graph: Sequence[Pass]) -> float:
+    """How far sums of layers are off on networks left out by name, nine times of ten."""
+    off = []
+    for name in sorted({x.name for x in graph}):
+        more = _displaced_frac([(x.energy_j, x.device_j, x.cached_j) for x in graph if x.name != name])
+        off += [abs(x.energy_j / (x.device_j + more * x.cached_j) - 1) for x in graph if x.name == name]
+    return float(np.quantile(off, 0.9))
 
 
 def _host(bound: Sequence[Pass], operators: Mapping[str, float]) -> dict[str, float]:

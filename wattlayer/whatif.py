@@ -8,7 +8,8 @@ per sample, in joules, with d_i = (calls after - calls before) x energy of disti
   half-widths (of what was added, of what was removed) it moves both sides alike: it counts as that width x |Σ d_i|. What the
   wider side has beyond that is its own and counts in full;
 - the rest of the variance is each layer's own and adds in quadrature;
-- what launch gaps add or no longer take may be off by the model's share for them, and adds in quadrature too.
+- sums of layers, where networks measured whole told of them, may be off by one share before and after, which counts on Σ d_i,
+  and what launch gaps add or no longer take by the model's share for them; both add in quadrature too.
 
 Half-widths are taken up and down apart (e^w - 1 and 1 - e^-w), because intervals of energy are symmetric in its logarithm.
 That the narrower width is common to both sides is an assumption, tested on errors drawn by it and not on measured pairs; so is
@@ -17,6 +18,7 @@ that the host is as much too slow or too fast before as after.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,10 +98,13 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     """Return the change from one estimate to another of the same model; raise InputError for two models."""
     if before.model_sha256 != after.model_sha256:
         raise InputError(f"the estimates are of two models ({before.model.name}, {after.model.name}): price both with one")
-    below, above = spread_j(*_differences(before, after), before.model.conformal.correlation)
+    difference_j, up, down = _differences(before, after)
+    spreads_j = spread_j(difference_j, up, down, before.model.conformal.correlation)
+    sum_j = before.launches.sum_spread_frac * difference_j.sum()
     gaps_j = after.gap_spread_j / after.trace.batch - before.gap_spread_j / before.trace.batch
     middle = after.energy_per_sample_j - before.energy_per_sample_j
-    return Change(edit, before, after, (float(middle - np.hypot(below, gaps_j)), float(middle + np.hypot(above, gaps_j))))
+    below, above = (math.hypot(x, sum_j, gaps_j) for x in spreads_j)
+    return Change(edit, before, after, (float(middle - below), float(middle + above)))
 
 
 def spread_j(difference_j: Array, up: Array, down: Array, correlation: float) -> tuple[float, float]:
