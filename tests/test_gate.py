@@ -20,6 +20,7 @@ from torch import nn
 import wattlayer as wl
 from wattlayer.errors import InputError
 from wattlayer.gate import Verdict, budgets, github_commands, junit
+from wattlayer.launches import Launches
 from wattlayer.whatif import change
 
 ROOT = Path(__file__).parents[1]
@@ -69,8 +70,10 @@ def test_the_interval_of_the_difference_is_that_of_whatif(baseline, after):
     assert ("cannot tell it from no change" in judged(baseline, new).says) is (low < 0 < high)
 
 
-def test_launch_gaps_of_eager_mode_widen_the_interval_as_in_whatif(tmp_path):
-    old, new = (replace(net(depth=d), mode="eager", gap_s=1e-3 * d, gap_energy_j=0.05 * d) for d in (3, 5))
+@pytest.mark.parametrize("sum_spread_frac", [0.0, 0.5])
+def test_launch_gaps_and_sums_of_layers_widen_the_interval_as_in_whatif(tmp_path, sum_spread_frac):
+    told = replace(net().model, launches=Launches(sum_spread_frac=sum_spread_frac))
+    old, new = (replace(net(depth=d), model=told, mode="eager", gap_s=1e-3 * d, gap_energy_j=0.05 * d) for d in (3, 5))
     path = tmp_path / "eager.json"
     path.write_text(json.dumps(old.to_json()))
     low, high = (x * 8 for x in change(old, new).interval_j)

@@ -181,6 +181,17 @@ def test_a_forged_checksum_over_missing_fields_is_still_refused(tmp_path, model)
         EnergyModel.load(path)
 
 
+def test_a_model_with_parts_of_an_older_version_names_them_and_the_cure(model, tmp_path):
+    path = tmp_path / "older.json"
+    model.save(path)
+    record = json.loads(path.read_text())
+    del record["sha256"]
+    record["metadata"]["launches"] = {"host_s": {"*": 1e-5}, "pause_s": 1e-6}
+    path.write_text(json.dumps(record | {"sha256": checksum(record)}))
+    with pytest.raises(InputError, match=r"older.json .*pause_s.*: retrain it$"):
+        EnergyModel.load(path)
+
+
 def test_a_pickle_is_not_a_model(tmp_path):
     path = tmp_path / "evil.json"
     path.write_bytes(pickle.dumps({"wattlayer_model": 1}))

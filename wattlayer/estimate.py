@@ -83,11 +83,6 @@ class Estimate:
         return self.energy_j / self.trace.batch
 
     @property
-    def launches(self) -> Launches:
-        """What the pass costs beside its kernels: fitted to networks measured there, else assumed."""
-        return self.model.launches or Launches()
-
-    @property
     def gap_spread_j(self) -> float:
         """How far `gap_energy_j` may be off, up and down; `interval_j` holds it."""
         return self.gap_spread_frac * self.gap_energy_j
@@ -95,7 +90,7 @@ class Estimate:
     @property
     def gap_spread_frac(self) -> float:
         """The same as a share of `gap_energy_j`, which all estimates of one model have in common."""
-        return self.launches.spread_frac
+        return self.model.launches_or_assumed.spread_frac
 
     @property
     def covered_frac(self) -> float:

@@ -92,7 +92,8 @@ class Baseline:
         below, above = _spread_j(self.calls, _calls(record["layers"]), estimate.model.conformal.correlation)
         # what launch gaps and sums are unsure of, as in `whatif`
         more_gaps_j = estimate.gap_energy_j - self.gap_energy_j
-        gaps_j, sum_j = estimate.gap_spread_frac * more_gaps_j, estimate.launches.sum_spread_frac * (more_j - more_gaps_j)
+        launches = estimate.model.launches_or_assumed
+        gaps_j, sum_j = launches.spread_frac * more_gaps_j, launches.sum_spread_frac * (more_j - more_gaps_j)
         low, high = more_j - math.hypot(below, sum_j, gaps_j), more_j + math.hypot(above, sum_j, gaps_j)
         word = "over" if _over(estimate.energy_j, limit_j) else "within"
         says = (

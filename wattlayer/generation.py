@@ -84,7 +84,7 @@ class Generation:
         """Interval of `decode_energy_j`: distinct calls share the model's correlation of errors, as in an Estimate."""
         energy_j = np.array([x.energy_j for x in self.calls])
         width = total_half_width(energy_j, np.array([x.half_width for x in self.calls]), self.prefill.model.conformal.correlation)
-        return self.prefill.launches.interval_j(float(energy_j.sum()), width, self.gap_energy_j)
+        return self.prefill.model.launches_or_assumed.interval_j(float(energy_j.sum()), width, self.gap_energy_j)
 
     @property
     def decode_kinds_j(self) -> dict[str, float]:

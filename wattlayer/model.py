@@ -116,6 +116,11 @@ class Metadata:
     """What passes cost beside their kernels; None where no network was measured whole."""
 
     @property
+    def launches_or_assumed(self) -> Launches:
+        """What passes cost beside their kernels: fitted to networks measured there, else assumed."""
+        return self.launches or Launches(idle_w=find_hardware(self.hardware).idle_w)
+
+    @property
     def launching(self) -> str:
         """What the gaps of eager mode rest on."""
         return "fitted to networks measured there" if self.launches else "assuming 7.5 µs a launch"
@@ -150,7 +155,7 @@ class EnergyModel:
     @property
     def launches(self) -> Launches:
         """What passes cost beside their kernels: fitted to networks measured there, else assumed."""
-        return self.metadata.launches or Launches(idle_w=find_hardware(self.hardware).idle_w)
+        return self.metadata.launches_or_assumed
 
     def predict(self, layers: Sequence[Layer], runs: Sequence[str] | None = None, alone: bool = False) -> Prediction:
         """Predict time, power and energy of `layers` [n] with an interval at level `intervals.LEVEL`.
@@ -279,7 +284,8 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
         metadata = Metadata(**{**told, "launches": launches, "conformal": Conformal(**told["conformal"])})
         time, power = (Residual.from_json(record[name]) for name in ("time", "power"))
     except (KeyError, TypeError, ValueError, xgboost.core.XGBoostError) as error:
-        raise InputError(f"{path} is not a wattlayer model that this version can use: {str(error).splitlines()[0]}") from None
+        why = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a wattlayer model that this version can use ({why}): retrain it") from None
     scaffold = Scaffold(metadata.log_rates, metadata.runs)
     drawn = PowerScaffold(metadata.consumers_w, metadata.limit_w)
     regressor = Regressor(metadata.hardware, scaffold, drawn, time, power, metadata.runs, metadata.run_power_shift)

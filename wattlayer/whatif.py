@@ -100,7 +100,7 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
         raise InputError(f"the estimates are of two models ({before.model.name}, {after.model.name}): price both with one")
     difference_j, up, down = _differences(before, after)
     spreads_j = spread_j(difference_j, up, down, before.model.conformal.correlation)
-    sum_j = before.launches.sum_spread_frac * difference_j.sum()
+    sum_j = before.model.launches_or_assumed.sum_spread_frac * difference_j.sum()
     gaps_j = after.gap_spread_j / after.trace.batch - before.gap_spread_j / before.trace.batch
     middle = after.energy_per_sample_j - before.energy_per_sample_j
     below, above = (math.hypot(x, sum_j, gaps_j) for x in spreads_j)
