@@ -33,9 +33,11 @@ from wattlayer.trace import Trace, trace
 A30 = HARDWARE["a30"]
 DATA = Path(__file__).parents[1] / "data"
 
-NAMES_DIGEST = {1: "a7c6fbf03c116f2f", 2: "bbdf414f3360892f", 3: "bbdf414f3360892f", 4: "bbdf414f3360892f"}
+NAMES_DIGEST = {1: "a7c6fbf03c116f2f", 2: "bbdf414f3360892f", 3: "bbdf414f3360892f", 4: "bbdf414f3360892f",
+                5: "bbdf414f3360892f"}  # fmt: skip
 """SHA-256 of the feature names by version: a changed list needs a new version and a new line here. The third counts the tiles and
-waves of attention otherwise, the fourth the bytes of operands that products copy."""
+waves of attention otherwise, the fourth the bytes of operands that products copy, the fifth blocks of batch norm in eval mode,
+queries of heads that share keys, cells of recurrent layers and which operands are expanded."""
 
 
 class Oddments(nn.Module):
@@ -300,7 +302,11 @@ def test_windows_strides_norms_and_reductions():
     pool = sizes(first(nn.MaxPool2d(3, stride=2), 2, 4, 9, 9))
     assert (pool["window"], pool["stride"], pool["m"], pool["n"]) == (9, 2, 2 * 4 * 16, 324 * 2 / 128)
     assert sizes(first(nn.AvgPool2d(2), 2, 4, 8, 8))["stride"] == 2
-    assert [sizes(first(nn.BatchNorm2d(4), 2, 4, 3, 3))[x] for x in "mn"] == [4, 18]
+    assert [sizes(first(nn.BatchNorm2d(4), 2, 4, 3, 3))[x] for x in "mn"] == [8, 9], "a block for each channel of each sample"
+    in_train = called(lambda x, *of: nn.functional.batch_norm(x, *of, training=True), torch.randn(2, 4, 3, 3), *torch.ones(2, 4))
+    assert [sizes(in_train)[x] for x in "mn"] == [4, 18], "one statistic for each channel"
+    for affine in (True, False):
+        assert [sizes(first(nn.InstanceNorm2d(4, affine=affine), 2, 4, 3, 3))[x] for x in "mn"] == [8, 9]
     assert [sizes(first(nn.LayerNorm(6), 2, 5, 6))[x] for x in "mn"] == [10, 6]
     assert [sizes(first(nn.GroupNorm(2, 8), 3, 8, 4))[x] for x in "mn"] == [6, 16]
     assert [sizes(first(nn.Softmax(1), 3, 8, 4))[x] for x in "mn"] == [12, 8]
@@ -332,6 +338,7 @@ STEPS = {
     "one sample without a batch": (Layer("lstm", (op("input", 6, 256), *WEIGHTS), (op("output", 6, 256),)), (6, 1)),
     "more steps than features": (Layer("lstm", (op("input", 300, 256), *WEIGHTS), (op("output", 300, 256),)), (300, 1)),
     "packed": (recurrent(Packed(), 5, 2, 8), (5, 8 / 5)),
+    "two layers in two directions": (recurrent(nn.GRU(64, 64, 2, bidirectional=True), 6, 3, 64), (6 * 4, 3)),
 }
 
 
@@ -394,9 +401,65 @@ def test_gaps_and_copies_lie_apart():
     channels_last = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
     assert sizes(called(torch.relu, channels_last))["strided"] == 0
     assert sizes(called(torch.add, channels_last, torch.randn(2, 8, 4, 4)))["strided"] == 1
-    assert sizes(called(torch.mul, torch.randn(8, 6, 4).transpose(0, 1), torch.randn(4)))["strided"] == 0
-    assert sizes(called(torch.add, torch.randn(8, 6), torch.randn(8, 1).expand(8, 6)))["strided"] == 0
+    assert sizes(called(torch.add, torch.randn(8, 6), torch.randn(8, 1).expand(8, 6)))["strided"] == 1
     assert sizes(called(nn.functional.glu, torch.randn(8, 12)[:, :6]))["strided"] == 1
+
+
+EXPANDED = {"a row": (4,), "a column": (6, 1), "one number": (), "a channel of many": (8, 1, 1)}
+
+
+@pytest.mark.parametrize("name", EXPANDED)
+def test_operands_that_are_expanded_lie_apart(name):
+    """TensorIterator's vectorised kernels take operands of one size; for others each element's place is reckoned."""
+    x = torch.randn(8, 6, 4)
+    assert sizes(called(torch.mul, x, torch.randn(EXPANDED[name])))["strided"] == 1
+    assert sizes(called(torch.mul, x, torch.randn(1, 8, 6, 4)[0]))["strided"] == 0
+    assert sizes(called(torch.mul, x, 2.0))["strided"] == 0
+
+
+def test_what_is_read_across_its_layout_fetches_sectors():
+    """32 bytes for every element that lies that far or farther from its neighbour in the row that is walked along."""
+    channels_last = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
+    other = torch.randn(2, 8, 4, 4)
+    assert sizes(called(torch.add, channels_last, channels_last))["across_bytes"] == 0
+    assert sizes(called(torch.add, channels_last, other))["across_bytes"] == 256 * (32 - 4), "walks along the first: channels"
+    assert sizes(called(torch.add, other, channels_last.half()))["across_bytes"] == 256 * (8 * 2 - 2), "eight channels apart"
+    assert sizes(called(torch.relu, torch.randn(8, 6)[:, ::2]))["across_bytes"] == 24 * (8 - 4), "every other one"
+    assert sizes(called(torch.clone, torch.randn(8, 6).T))["across_bytes"] == 48 * (6 * 4 - 4)
+    assert sizes(called(torch.clone, torch.randn(6, 8, 4).transpose(0, 1)))["across_bytes"] == 0
+    assert sizes(called(torch.mul, torch.randn(8, 6), torch.randn(8, 1)))["across_bytes"] == 0
+    assert sizes(first(nn.Conv2d(8, 8, 3), 2, 8, 9, 9))["across_bytes"] == 0
+
+
+@pytest.mark.parametrize(
+    "called_on", [lambda x: nn.functional.layer_norm(x, (16,)), lambda x: nn.functional.softmax(x, -1)], ids=["norm", "softmax"]
+)
+def test_rows_that_lie_apart_are_copied_before_they_are_normed(called_on):
+    apart, together = (called(called_on, x) for x in (torch.randn(4, 16, 9).transpose(1, 2), torch.randn(4, 9, 16)))
+    assert [sizes(apart)[x] for x in ("copies", "copied_bytes", "across_bytes", "strided")] == [1, 576 * 4, 576 * (32 - 4), 0]
+    assert [sizes(together)[x] for x in ("copies", "copied_bytes", "across_bytes", "strided")] == [0, 0, 0, 0]
+
+
+def attended(batch: int, heads: int, queries: int, keys: int, kv_heads: int, dtype: str, **arguments: bool) -> Layer:
+    shapes = [(heads, queries), (kv_heads, keys), (kv_heads, keys)]
+    operands = [Operand(name, (batch, *shape, 64), dtype) for name, shape in zip(("query", "key", "value"), shapes)]
+    output = Operand("output", (batch, heads, queries, 64), dtype)
+    return Layer("scaled_dot_product_attention", tuple(operands), (output,), tuple(sorted(arguments.items())))
+
+
+def test_heads_that_share_keys_are_queries_of_one_where_each_has_one():
+    halves, floats = (sizes(attended(2, 32, 1, 512, 8, x, enable_gqa=True)) for x in ("float16", "float32"))
+    assert (halves["batches"], halves["m"], halves["heads_per_kv"]) == (2 * 8, 4, 4)
+    assert (floats["batches"], floats["m"]) == (2 * 32, 1), "flash attention is of numbers of two bytes"
+    many = sizes(attended(2, 32, 5, 512, 8, "float16", enable_gqa=True))
+    assert (many["batches"], many["m"]) == (2 * 32, 5)
+
+
+def test_tiles_that_a_causal_mask_hides_are_left_out():
+    shapes = [(2048, 2048), (128, 2048), (2048, 128), (16, 16)]
+    keys = [0.5 * Columns([attended(1, 4, m, n, 4, "float16", is_causal=True)], A30).product[2][0] for m, n in shapes]
+    assert keys == [1024 + 32, 64 + 32, 128 * (1 - 1 / 32) + 32 - 28, 16], "half of what a square has, and half a tile"
+    assert Columns([attended(1, 4, 2048, 2048, 4, "float16")], A30).product[2][0] == 2 * 2048
 
 
 def test_tiles_and_waves_by_hand():

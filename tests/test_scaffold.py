@@ -360,8 +360,13 @@ def test_norms_have_rows_and_depthwise_convolutions_gather():
     norm = Layer("layer_norm", (op("input", 64, 32, 768), op("weight", 768), op("bias", 768)), (op("output", 64, 32, 768),))
     depthwise = conv(2, 8, 8, 8, 3, groups=8)
     found = terms(Columns([norm, depthwise], A30))
-    assert found.work_s[:, 0] == pytest.approx([64 * 32 * 1e-9, 2 * 8 * 8 * 8 * 1e-10])
+    assert found.work_s[:, 0] == pytest.approx([64 * 32 * 1e-9, 2 * 8 * 8 * 8 * 3e-11])
     assert not found.matrix.any()
+
+
+def test_a_warp_takes_a_short_row_of_a_softmax_and_a_block_a_long_one():
+    short, long = (Layer("softmax", (op("self", 64, n),), (op("output", 64, n),), (("dim", -1),)) for n in (1024, 1025))
+    assert terms(Columns([short, long], A30)).work_s[:, 0] == pytest.approx([16e-9, 64e-9])
 
 
 def test_the_bias_of_a_convolution_is_a_kernel_of_its_own_on_gpus():
@@ -369,8 +374,78 @@ def test_the_bias_of_a_convolution_is_a_kernel_of_its_own_on_gpus():
     biased = replace(plain, inputs=(*plain.inputs, op("bias", 16)))
     gpu, cpu = (terms(Columns([plain, biased], HARDWARE[name])) for name in ("a30", "xeon-gold-5120"))
     assert gpu.further.tolist() == [0, 1] and cpu.further.tolist() == [0, 0]
-    assert np.diff(gpu.traffic_s) == pytest.approx((16 * 4 + 2 * 2 * 16 * 64 * 4) / 933e9)
+    assert np.diff(gpu.traffic_s) == pytest.approx(16 * 4 / 933e9)
+    assert np.diff(gpu.work_s[:, 0]) == pytest.approx(2 * 2 * 2 * 16 * 64 * 4 / 933e9), "twice, since rows start at a half"
+    depthwise = conv(2, 8, 8, 8, 3, groups=8)
+    depthwise = terms(Columns([depthwise, replace(depthwise, inputs=(*depthwise.inputs, op("bias", 8)))], A30))
+    assert np.diff(depthwise.traffic_s) == pytest.approx((8 * 4 + 2 * 2 * 8 * 64 * 4) / 933e9)
     assert np.diff(cpu.traffic_s) == pytest.approx(100 * 16 * 4 / HARDWARE["xeon-gold-5120"].dram_bytes_per_s)
+
+
+def test_images_are_turned_for_tensor_cores_and_back_unless_channels_are_last_already():
+    plain = conv(2, 8, 16, 8, 3, padding=(1, 1))
+    x = plain.inputs[0]
+    last = replace(plain, inputs=(replace(x, strides=(512, 1, 64, 8)), *plain.inputs[1:]))
+    layers = [plain, plain.with_tf32("conv"), last.with_tf32("conv")]
+    moved_s = 2 * 2 * (2 * 8 * 64 + 2 * 16 * 64) * 4 / 933e9
+    assert terms(Columns(layers, A30)).work_s[:, 0] == pytest.approx([0, moved_s, 0])
+    assert not terms(Columns(layers, HARDWARE["xeon-gold-5120"])).work_s[:, 0].any()
+
+
+def test_what_is_recurrent_does_one_product_after_another():
+    def lstm(steps: int, cells: int) -> Layer:
+        weights = [op("params", 512, 128) for _ in range(2 * cells)]
+        state = op("hx", cells, 4, 128)
+        return Layer("lstm", (op("input", steps, 4, 128), state, state, *weights), (op("output", steps, 4, 128),))
+
+    layers = [lstm(1, 1), lstm(10, 1), lstm(10, 2)]
+    found = terms(Columns(layers, A30))
+    assert found.further.tolist() == [0, 9, 19]
+    assert found.work_s[:, 1:7] == pytest.approx(np.outer([1, 10, 20], found.work_s[0, 1:7]))
+
+
+def normed(training: bool, half: bool = False) -> Layer:
+    layer = Layer(
+        "batch_norm", (op("input", 4, 8, 6, 6), *(op(x, 8) for x in ("weight", "bias", "running_mean", "running_var"))),
+        (op("output", 4, 8, 6, 6),), (("training", training),),
+    )  # fmt: skip
+    return in_dtype(layer, "float16") if half else layer
+
+
+def test_batch_norm_in_eval_mode_is_a_map_of_elements():
+    """It reads no statistics, so that what batch norm costs in train mode says nothing of it."""
+    layers = [normed(True), normed(False), normed(False, half=True)]
+    columns = Columns(layers, A30)
+    assert cells(columns) == ["batch_norm", "batch_norm/eval", "batch_norm/eval/half"]
+    assert groups(columns) == [group_of_cell(x) for x in cells(columns)] == ["norm", "norm/eval", "norm/eval/half"]
+    measured = [relu(2**i) for i in range(10, 20)] + [
+        replace(normed(True), inputs=(op("input", i, 8, 6, 6),)) for i in range(1, 9)
+    ]
+    fitted = Scaffold.fit(measured, Columns(measured, A30), np.array([1e-5] * 10 + [1e-3] * 8))
+    as_relu = fitted.time_s(Columns([relu(4 * 8 * 36)], A30))
+    assert fitted.time_s(columns)[1:] == pytest.approx(np.repeat(as_relu, 2), rel=0.2) and fitted.time_s(columns)[0] > 1e-4
+
+
+CUDNN = {  # batch, channels, edge, window, stride
+    "float16": ((8, 32, 14, 3, 1), True), "few channels": ((8, 16, 14, 3, 1), False), "wide windows": ((8, 32, 14, 7, 1), False),
+    "narrow images": ((8, 32, 6, 3, 1), False), "stride": ((8, 32, 28, 3, 2), False),
+    "of many channels": ((8, 512, 14, 3, 2), True), "of wide images": ((8, 256, 28, 3, 2), True),
+    "of less wide ones": ((8, 256, 14, 3, 2), False),
+    "of one sample": ((1, 32, 28, 5, 2), True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CUDNN)
+def test_depthwise_convolutions_go_to_cudnn_by_shape(name):
+    (batch, channels, edge, window, stride), by_cudnn = CUDNN[name]
+    layer = conv(batch, channels, channels, edge, window, groups=channels, stride=(stride, stride), padding=(window // 2,) * 2)
+    half = in_dtype(layer, "float16")
+    assert cells(Columns([layer, half], A30)) == ["conv2d/depthwise", "conv2d/depthwise" + "/cudnn" * by_cudnn + "/half"]
+    assert groups(Columns([half], A30)) == ["conv/depthwise/half"]
+    x = layer.inputs[0]
+    last = replace(layer, inputs=(replace(x, strides=(channels * edge**2, 1, edge * channels, channels)), *layer.inputs[1:]))
+    assert cells(Columns([last], A30)) == ["conv2d/depthwise/cudnn"]
+    assert cells(Columns([last], HARDWARE["xeon-gold-5120"])) == ["conv2d/depthwise"]
 
 
 def test_a_bias_costs_a_share_of_a_launch_whatever_layers_with_one_take():

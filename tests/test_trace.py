@@ -225,6 +225,19 @@ def test_in_place_operators_keep_their_kind() -> None:
     assert [x for x in kinds if x not in filled] == ["clone", "add", "relu", "mul"] and set(filled) & set(kinds)
 
 
+class Extremes(nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.max(x, y), torch.min(x, y), x.max(), x.min(dim=0).values
+
+
+def test_the_larger_of_two_tensors_is_no_reduction() -> None:
+    layers = trace(Extremes(), torch.randn(3, 4), torch.randn(3, 4)).layers
+    assert [(x.kind, x.group) for x in layers] == [
+        ("maximum", "elementwise"), ("minimum", "elementwise"), ("max", "reduction"), ("min", "reduction"),
+    ]  # fmt: skip
+    assert [x.flop for x in layers] == [12, 12, 12, 12]
+
+
 def test_attention_leaves_the_layout_of_its_query() -> None:
     # fused kernels do, so that the transpose and reshape that follow are views
     traced = trace(networks.FunctionalAttention(), torch.randn(2, 6, 32))

@@ -24,7 +24,7 @@ from .hardware import Hardware
 from .kinds import KINDS
 from .layer import DTYPE_BYTES, Layer, Operand
 
-FEATURES_VERSION = 4
+FEATURES_VERSION = 5
 
 Array = NDArray[np.float64]
 
@@ -81,6 +81,8 @@ class Dimensions:
     copies: float = 0.0
     """Operands that must be copied before the kernel can take them."""
     copied_bytes: float = 0.0
+    across_bytes: float = 0.0
+    """What sectors of memory bring along with the elements that are asked of them."""
     added: float = 0.0
     """Whether a product's bias is added by a kernel of its own."""
 
@@ -106,6 +108,7 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
         element_bytes=float(DTYPE_BYTES[layer.dtype]),
         channels_last=float(bool(inputs) and inputs[0].channels_last),
         strided=float(_lies_apart(layer)),
+        across_bytes=float(_across_bytes(layer)),
         tf32=float(layer.tf32),
         bias=float(layer.operand("bias") is not None),
         **sizes,
@@ -114,13 +117,43 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
     return values
 
 
+COPIED_FIRST = frozenset({
+    "layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm", "softmax", "_softmax", "_safe_softmax", "log_softmax",
+    "_log_softmax",
+})  # fmt: skip
+"""Kinds whose kernels take rows that lie together: ATen copies others first (`expect_contiguous`)."""
+
+SECTOR_BYTES = 32
+"""The least that NVIDIA's GPUs fetch from memory or L2 (CUDA C++ Best Practices Guide, "Coalesced Access to Global Memory")."""
+
+
 def _lies_apart(layer: Layer) -> bool:
-    """Whether operands lie apart in memory: element-wise kernels read those of one layout as if they were contiguous."""
+    """Whether a kernel must find for each element where its operands lie: element-wise ones (ATen's TensorIterator) where these
+    are expanded, leave gaps or differ in layout."""
+    if layer.kind in COPIED_FIRST:
+        return False
     if layer.group != "elementwise":
         return any(x.strides is not None and not x.channels_last for x in layer.inputs)
-    own = [x for x in layer.inputs if layer.outputs and x.shape == layer.outputs[0].shape]
-    whole = [x for x in own if x.size_bytes == x.elements * DTYPE_BYTES[x.dtype]]  # one that is expanded lies in any layout
-    return any(not x.dense for x in whole or layer.inputs) or len({x.layout for x in whole}) > 1
+    elements = max((x.elements for x in layer.outputs), default=1)
+    whole = all(x.dense and x.size_bytes == elements * DTYPE_BYTES[x.dtype] for x in layer.inputs)
+    return not whole or len({tuple(i - len(x.shape) for i in x.layout) for x in layer.inputs}) > 1
+
+
+def _across_bytes(layer: Layer) -> int:
+    """Bytes that come along with elements read across their layout: where neighbours in a row lie apart in memory, each fetches
+    as many as lie between them, a sector at most."""
+    copied = layer.kind in COPIED_FIRST
+    if not (copied or layer.group in ("elementwise", "copy")):
+        return 0
+    operands = layer.inputs[:1] if copied else layer.inputs
+    elements = max((x.elements for x in layer.outputs), default=1)
+    # copies are written contiguously, element-wise kernels walk along the first operand that is as large as their output
+    walked = next((x.layout[-1] - len(x.shape) for x in operands if x.elements == elements and x.layout), -1)
+    if copied or layer.group == "copy":
+        walked = next((-i for x in operands[:1] for i, n in enumerate(reversed(x.shape), 1) if n > 1), -1)
+    apart = [(x, x.steps[walked]) for x in operands if len(x.shape) >= -walked and x.shape[walked] > 1]
+    return sum(x.elements * (min(max(SECTOR_BYTES, size), max(step, 1) * size) - size)
+               for x, step in apart for size in [DTYPE_BYTES[x.dtype]])  # fmt: skip
 
 
 @lru_cache(maxsize=1 << 18)
@@ -224,9 +257,8 @@ def _expanded(left: Operand, right: Operand) -> list[Operand]:
     found = []
     for x in (left, right):
         more = len(batches) - len(x.shape) + 2
-        strides = x.strides or tuple(prod(x.shape[i + 1 :]) for i in range(len(x.shape)))
-        kept = [0 if i < more or x.shape[i - more] < n else strides[i - more] for i, n in enumerate(batches)]
-        found.append(Operand(x.name, (*batches, *x.shape[-2:]), x.dtype, (*kept, *strides[-2:])))
+        kept = [0 if i < more or x.shape[i - more] < n else x.steps[i - more] for i, n in enumerate(batches)]
+        found.append(Operand(x.name, (*batches, *x.shape[-2:]), x.dtype, (*kept, *x.steps[-2:])))
     return found
 
 
@@ -251,18 +283,22 @@ def _is_one_matrix(x: Operand) -> bool:
 def _attention(layer: Layer) -> dict[str, float]:
     """[query length, head size] x [head size, key length] for each head of each sample."""
     query, key = layer.inputs[:2]
+    heads_per_kv = prod(query.shape[1:-2]) / max(1, prod(key.shape[1:-2]))
+    # flash attention takes the heads that share keys for the queries of one, where each has one (seqlenq_ngroups_swapped)
+    together = heads_per_kv if query.shape[-2] == 1 and DTYPE_BYTES[layer.dtype] == 2 else 1.0
     return {
-        "batches": prod(query.shape[:-2]),
-        "m": query.shape[-2],
+        "batches": prod(query.shape[:-2]) / together,
+        "m": query.shape[-2] * together,
         "n": key.shape[-2],
         "k": query.shape[-1],
         "causal": bool(layer.argument("is_causal", False)),
-        "heads_per_kv": prod(query.shape[1:-2]) / max(1, prod(key.shape[1:-2])),
+        "heads_per_kv": heads_per_kv,
     }
 
 
 def _recurrent(layer: Layer) -> dict[str, float]:
-    """One [batch, inputs + hidden] product a time step, steps one after another; a packed batch is taken at its mean size.
+    """One [batch, inputs + hidden] product a time step of each cell (layer and direction), one after another; a packed batch is
+    taken at its mean size.
 
     Inputs are [steps, batch, features], with `batch_first` [batch, steps, features], of one sample [steps, features], and packed
     [all rows, features] beside the batch size of every step (torch.nn.LSTM, torch.nn.utils.rnn.PackedSequence).
@@ -270,11 +306,12 @@ def _recurrent(layer: Layer) -> dict[str, float]:
     x, packed = layer.inputs[0], layer.operand("batch_sizes")
     steps = packed.elements if packed else x.shape[int(len(x.shape) > 2 and layer.argument("batch_first", False))]
     matrices = [p for p in layer.inputs if p.name == "params" and len(p.shape) == 2]
-    weights = sum(p.elements for p in matrices)
+    state = layer.operand("hx")
+    weights, cells = sum(p.elements for p in matrices), max(1, state.shape[0] if state else 1)
     return {
-        "batches": steps,
+        "batches": steps * cells,
         "m": prod(x.shape[:-1]) / max(1, steps),
-        "n": weights / max(1, x.shape[-1]),
+        "n": weights / max(1, x.shape[-1]) / cells,
         "k": x.shape[-1],
         "weight_bytes": sum(p.size_bytes for p in matrices),
     }
@@ -287,18 +324,23 @@ def _reduced(layer: Layer) -> dict[str, float]:
 
 
 def _normed(layer: Layer) -> dict[str, float]:
-    """`m` statistics, each over `n` elements: per channel for batch norm, over the last dimensions otherwise."""
+    """`m` statistics, each over `n` elements: per channel for batch norm, over the last dimensions otherwise. Batch norm in eval
+    mode has none, but a block for the positions of every channel of every sample."""
     x = layer.inputs[0]
     scale = layer.operand("weight") or layer.operand("running_mean")
-    if layer.kind == "batch_norm":
+    copied = layer.kind in COPIED_FIRST and x.strides is not None
+    if layer.kind == "batch_norm" and layer.argument("training", False):
         rows = float(x.shape[1])
+    elif layer.kind in ("batch_norm", "instance_norm"):
+        rows = float(prod(x.shape[:2]))
     elif layer.kind == "group_norm":
         rows = float(x.shape[0] * layer.argument("num_groups", 1))
     elif layer.group == "softmax":
         rows = x.elements / max(1, x.shape[layer.argument("dim", -1)] if x.shape else 1)
     else:
         rows = x.elements / max(1, scale.elements if scale else x.shape[-1])
-    return {"batches": 1, "m": rows, "n": x.elements / max(1.0, rows), "k": 1, **_image(layer)}
+    return {"batches": 1, "m": rows, "n": x.elements / max(1.0, rows), "k": 1, "copies": copied,
+            "copied_bytes": x.size_bytes * copied, **_image(layer)}  # fmt: skip
 
 
 def _pooled(layer: Layer) -> dict[str, float]:
@@ -415,9 +457,12 @@ class Columns:
     @cached_property
     def product(self) -> tuple[Array, Array, Array]:
         """m, n and k as kernels cut them: those of attention keep a tile of queries and walk over all keys, for both products
-        (Dao et al., FlashAttention, NeurIPS 2022)."""
-        attention = self["group_code"] == GROUP_CODES["attention"]
-        return self["m"], np.where(attention, self["k"], self["n"]), np.where(attention, 2.0 * self["n"], self["k"])
+        (Dao et al., FlashAttention, NeurIPS 2022), but for tiles that a causal mask hides (FlashAttention-2, section 3.1)."""
+        attention, m, n = self["group_code"] == GROUP_CODES["attention"], self["m"], self["n"]
+        shorter = np.minimum(m, n)
+        seen = np.minimum(n, shorter * (1.0 - 0.5 * shorter / np.maximum(m, 1.0)) + _MASKED_HALF)
+        keys = np.where(self["causal"] > 0, seen, n)
+        return m, np.where(attention, self["k"], n), np.where(attention, 2.0 * keys, self["k"])
 
     @property
     def misaligned(self) -> NDArray[np.bool_]:
@@ -437,6 +482,10 @@ class Columns:
     def waves(self, edge_m: float, edge_n: float) -> Array:
         """Tiles per multiprocessor."""
         return self.tiles(edge_m, edge_n) / self.hardware.units
+
+
+_MASKED_HALF = 32.0
+"""Half of a tile of queries, which see keys of one another that the mask hides: keys that a query is multiplied by in vain."""
 
 
 def _log(values: Array) -> Array:

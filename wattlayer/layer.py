@@ -66,6 +66,11 @@ class Operand:
         return distinct * DTYPE_BYTES[self.dtype]
 
     @property
+    def steps(self) -> tuple[int, ...]:
+        """Strides in elements, of a contiguous tensor too."""
+        return self.strides or tuple(prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+
+    @property
     def layout(self) -> tuple[int, ...]:
         """The dimensions with more than one element, from the outermost in memory to the innermost."""
         wide = [i for i, n in enumerate(self.shape) if n > 1]

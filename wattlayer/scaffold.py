@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .features import GROUP_CODES, Array, Columns
+from .features import GROUP_CODES, KIND_CODES, Array, Columns
 from .layer import Layer
 
 TILES = ((128.0, 128.0), (128.0, 64.0), (64.0, 64.0), (32.0, 32.0))
@@ -116,7 +116,9 @@ Jetson."""
 _TRANSFORMED = ("float32", "float16", "bfloat16")
 _ROWED = [GROUP_CODES[group] for group in ("norm", "softmax", "pooling", "reduction")]
 
-_ALGORITHMS = ("", "/depthwise", "/grouped", "/1x1/strided", "/1x1", "/direct", "/strided", "/3x3", "/kxk")
+_ALGORITHMS = (
+    "", "/eval", "/depthwise/cudnn", "/depthwise", "/grouped", "/1x1/strided", "/1x1", "/direct", "/strided", "/3x3", "/kxk",
+)  # fmt: skip
 _NUMBERS, _LAYOUTS = ("", "/half"), ("", "/gathered")
 _SUFFIXES = np.array(
     [a + odd + tc + number + layout for layout in _LAYOUTS for number in _NUMBERS for tc in ("", "/tc")
@@ -160,13 +162,15 @@ def lenders(group: str, cell: str = "", run: str = "") -> Iterator[str]:
         if cell:
             yield from (name for wide in _wider(its_cell) for name in (f"cell:{wide}@{run}", f"cell:{wide}"))
         yield from (f"group:{wide}" for wide in _wider(its_group))
+    if "/eval" in group:  # a map of elements
+        yield from (f"group:{wide}" for wide in _wider(group.replace("norm/eval", "elementwise")))
     yield "*"
 
 
 def group_suffix(suffix: str) -> str:
     """Return what a cell's suffix, such as "/3x3/odd/tc", leaves in the name of its group: products tell /odd from others."""
     odd = "/odd" * suffix.startswith("/odd")
-    return odd + "".join(part for part in ("/depthwise", "/tc", "/half") if part in suffix)
+    return odd + "".join(part for part in ("/eval", "/depthwise", "/tc", "/half") if part in suffix)
 
 
 _OF_GROUP = np.array([group_suffix(x) for x in _SUFFIXES], dtype=object)
@@ -176,12 +180,29 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
     """Return the place of each layer's class in `_SUFFIXES`."""
     window, conv, on_cpu = columns["window"], columns.is_conv, np.full(len(columns.alike), columns.hardware.kind == "cpu")
     grouped, point, strided = columns["batches"] > 1, window == 1, columns["stride"] > 1
-    tests = [~conv, columns.depthwise, grouped, point & strided & ~on_cpu, point, on_cpu, strided, window == 9]
+    in_eval = (columns["kind_code"] == KIND_CODES["batch_norm"]) & (columns["train"] == 0)
+    tests = [
+        ~conv & ~in_eval, in_eval, columns.depthwise & _by_cudnn(columns), columns.depthwise, grouped,
+        point & strided & ~on_cpu, point, on_cpu, strided, window == 9,
+    ]  # fmt: skip
     algorithm = np.select(tests, range(len(tests)), len(tests))
     plain = conv & ~columns.depthwise
     odd = (plain & (columns["out_positions"] * columns["element_bytes"] % 16 != 0) | columns.misaligned) & ~on_cpu
     half, gathered = columns["element_bytes"] < 4, (columns["strided"] > 0) & ~conv
     return algorithm + len(_ALGORITHMS) * (odd + 2 * (plain & (columns.tensor_core > 0)) + 4 * half + 8 * gathered)
+
+
+def _by_cudnn(columns: Columns) -> NDArray[np.bool_]:
+    """Whether ATen leaves a depthwise convolution to cuDNN, its own kernels being slower there: in channels-last layout, and in
+    float16 by window, stride, channels and width (use_cudnn_depthwise and its heuristic for cuDNN 8.2 and later, in
+    aten/src/ATen/native/Convolution.cpp); images and windows are taken to be square."""
+    window, stride, channels, width = (columns[x] for x in ("window", "stride", "in_channels", "in_positions"))
+    width = np.sqrt(width)
+    many = (channels >= 512) | (channels >= 256) & (width >= 28) | (columns["samples"] == 1)
+    fits = np.isin(window, (1.0, 9.0, 25.0)) & (width >= 7) & (channels >= 32) & (columns["dilation"] == 1)
+    fits &= (stride == 1) | (stride == 2) & (window > 1) & many
+    fits &= columns.of_kind(lambda x: x.dtype == "float16" and x.kind == "conv2d").astype(bool)
+    return np.asarray((fits | (columns["channels_last"] > 0)) & (columns.hardware.kind != "cpu"))
 
 
 @dataclass(frozen=True)
@@ -214,19 +235,31 @@ def terms(columns: Columns) -> Terms:
     device, m, n, (_, _, k) = columns.hardware, columns["m"], columns["n"], columns.product
     matrix, bias = columns.matrix_like & ~columns.depthwise, _separate_bias(columns)
     per_unit = device.units / columns.peak_flop_per_s  # seconds that one unit takes for a FLOP
-    tiled = [np.ceil(columns.waves(*edges)) * 2.0 * edges[0] * edges[1] * k * per_unit for edges in TILES]
+    # what is recurrent does one product after another
+    turns = np.where(columns["group_code"] == GROUP_CODES["recurrent"], columns["batches"], 1.0)
+    tiled = [turns * np.ceil(columns.waves(*edges) / turns) * 2.0 * edges[0] * edges[1] * k * per_unit for edges in TILES]
     padded_s = columns.tiled_flop(32.0, 32.0) / columns.peak_flop_per_s
-    split = np.maximum(padded_s, 2.0 * 32.0 * 32.0 * np.minimum(k, _SPLIT_K) * per_unit)
+    split = np.maximum(padded_s, 2.0 * 32.0 * 32.0 * turns * np.minimum(k, _SPLIT_K) * per_unit)
     # for fewer queries than a tile holds, attention cuts its keys
-    steps = np.where((columns["group_code"] == GROUP_CODES["attention"]) & (m < TILES[-1][0]), np.minimum(k, _SPLIT_K), k)
-    # a row of a reduction costs a nanosecond, an output of a depthwise convolution, which gathers its window, a tenth
-    rowed = np.where(np.isin(columns["group_code"], _ROWED), m, 0.0)
-    rows = np.where(columns.depthwise, 0.1 * m * n * columns["batches"], rowed)
+    steps = np.where((columns["group_code"] == GROUP_CODES["attention"]) & (m < TILES[-1][0]), np.minimum(k, _SPLIT_K), turns * k)
+    group, dense = columns["group_code"], columns.is_conv & ~columns.depthwise
+    softmax, on_cpu = group == GROUP_CODES["softmax"], device.kind == "cpu"
+    # kernels for tensor cores take channels-last images: others are turned before and after
+    turned = dense & (columns.tensor_core > 0) & (columns["channels_last"] == 0) & ~np.array(on_cpu)
+    images_bytes = columns["read_bytes"] - columns["weight_bytes"] + columns["write_bytes"]
+    beside_bytes = 2.0 * (turned * images_bytes + bias * columns["write_bytes"])
+    # a row of a reduction costs a nanosecond, one of a softmax, up to 1024 numbers that a warp and not a block takes (ATen's
+    # dispatch_softmax_forward), a quarter, an output of a depthwise convolution, which gathers its window, a thirtieth
+    rows = np.select(
+        [columns.depthwise, dense, softmax & (n <= 1024.0), np.isin(group, _ROWED)],
+        [0.03 * m * n * columns["batches"], 2.0 * beside_bytes / device.dram_bytes_per_s / _STEP_S, 0.25 * m, m], 0.0,
+    )  # fmt: skip
     vector = columns["flop"] / device.peak("float32")
-    reordered = np.where(columns.is_conv & (columns["channels_last"] == 0) & (device.kind == "cpu"), _REORDER, 1.0)
+    reordered = np.where(columns.is_conv & (columns["channels_last"] == 0) & on_cpu, _REORDER, 1.0)
+    moved_bytes = reordered * columns.bytes_moved + 2.0 * bias * ~dense * columns["write_bytes"]
     return Terms(
-        host_s=np.full(len(m), LAUNCH_S), further=bias + columns["copies"],
-        traffic_s=reordered * (columns.bytes_moved + 2.0 * bias * columns["write_bytes"]) / device.dram_bytes_per_s,
+        host_s=np.full(len(m), LAUNCH_S), further=bias + columns["copies"] + turns - 1.0,
+        traffic_s=(moved_bytes + (0.0 if on_cpu else columns["across_bytes"])) / device.dram_bytes_per_s,
         l2_share=columns.l2_share,
         work_s=np.column_stack([
             _STEP_S * rows, *(np.where(matrix, x, 0.0) for x in (_STEP_S * steps, *tiled, split, *_transformed_s(columns))),
@@ -384,12 +417,12 @@ class Scaffold:
         values, weight, of_group = terms(columns), per_layer(layers), np.array(groups(columns))
         own = columns.of_kind(lambda x: x.kind) == kind
         rates = {name: row for name, row in self.log_rates.items() if name == "*"}
-        for name in sorted({wide for group in set(of_group[own]) for wide in _wider(group)}):
-            others = (of_group == name) & ~own
+        for name in sorted({lender for group in set(of_group[own]) for lender in lenders(group)} - {"*"}):
+            others = (of_group == name.removeprefix("group:")) & ~own
             if weight[others].sum() >= MIN_LAYERS - 1e-9:
-                drawn, start = Prior(np.array(rates["*"]), SD), self.log_rates.get(f"group:{name}")
+                drawn, start = Prior(np.array(rates["*"]), SD), self.log_rates.get(name)
                 fitted = fit_rates(drawn, values.take(others), np.log(time_s[others]), weight[others], start)
-                rates[f"group:{name}"] = tuple(float(x) for x in fitted)
+                rates[name] = tuple(float(x) for x in fitted)
         return Scaffold(rates)
 
     @staticmethod
@@ -429,8 +462,7 @@ def fit_levels(
             weight = weigh(chosen)
             if weight.sum() >= MIN_LAYERS - 1e-9:
                 group = str(of_group[np.argmax(chosen)])
-                wider = (f"group:{group}", f"group:{group.replace('/odd', '')}", "*")
-                drawn = Prior(next(rates[x] for x in wider if x in rates), SD)
+                drawn = Prior(next(rates[x] for x in lenders(group) if x in rates), SD)
                 rates[prefix + name] = fit_rates(drawn, values.take(chosen), target[chosen], weight, starts.get(prefix + name))
     return rates
 
