@@ -459,6 +459,8 @@ class Columns:
         """m, n and k as kernels cut them: those of attention keep a tile of queries and walk over all keys, for both products
         (Dao et al., FlashAttention, NeurIPS 2022), but for tiles that a causal mask hides (FlashAttention-2, section 3.1)."""
         attention, m, n = self["group_code"] == GROUP_CODES["attention"], self["m"], self["n"]
+        if not attention.any():
+            return m, n, self["k"]
         shorter = np.minimum(m, n)
         seen = np.minimum(n, shorter * (1.0 - 0.5 * shorter / np.maximum(m, 1.0)) + _MASKED_HALF)
         keys = np.where(self["causal"] > 0, seen, n)

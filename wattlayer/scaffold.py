@@ -182,7 +182,7 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
     grouped, point, strided = columns["batches"] > 1, window == 1, columns["stride"] > 1
     in_eval = (columns["kind_code"] == KIND_CODES["batch_norm"]) & (columns["train"] == 0)
     tests = [
-        ~conv & ~in_eval, in_eval, columns.depthwise & _by_cudnn(columns), columns.depthwise, grouped,
+        ~conv & ~in_eval, in_eval, _by_cudnn(columns), columns.depthwise, grouped,
         point & strided & ~on_cpu, point, on_cpu, strided, window == 9,
     ]  # fmt: skip
     algorithm = np.select(tests, range(len(tests)), len(tests))
@@ -196,13 +196,15 @@ def _by_cudnn(columns: Columns) -> NDArray[np.bool_]:
     """Whether ATen leaves a depthwise convolution to cuDNN, its own kernels being slower there: in channels-last layout, and in
     float16 by window, stride, channels and width (use_cudnn_depthwise and its heuristic for cuDNN 8.2 and later, in
     aten/src/ATen/native/Convolution.cpp); images and windows are taken to be square."""
+    if columns.hardware.kind == "cpu" or not columns.depthwise.any():
+        return np.zeros(len(columns.alike), dtype=bool)
     window, stride, channels, width = (columns[x] for x in ("window", "stride", "in_channels", "in_positions"))
     width = np.sqrt(width)
     many = (channels >= 512) | (channels >= 256) & (width >= 28) | (columns["samples"] == 1)
     fits = np.isin(window, (1.0, 9.0, 25.0)) & (width >= 7) & (channels >= 32) & (columns["dilation"] == 1)
     fits &= (stride == 1) | (stride == 2) & (window > 1) & many
     fits &= columns.of_kind(lambda x: x.dtype == "float16" and x.kind == "conv2d").astype(bool)
-    return np.asarray((fits | (columns["channels_last"] > 0)) & (columns.hardware.kind != "cpu"))
+    return np.asarray(columns.depthwise & (fits | (columns["channels_last"] > 0)))
 
 
 @dataclass(frozen=True)
