@@ -67,7 +67,8 @@ TABLE = {
     "work_power": Rate(1.5, 0.05, 8.0, 0.42, 0.1),
     "host_power": Rate(4.0, 0.05, 12.0, 0.6, 0.1),
 }
-"""Every rate: times over the data sheet's for traffic and compute, microseconds and nanoseconds for what no data sheet states
+"""Every rate: times over the data sheet's for traffic and compute, over a count of cycles for rows (what kernels move beside a
+convolution counts as traffic), microseconds for launches and nanoseconds for serial steps, which no data sheet states
 (`terms`), the edge in L2 capacities, powers of the two maxima less 1; a further kernel takes a share of a launch, all of it at
 most. DRAM and compute may beat the data sheet (boost clocks) by 5 % and 10 %; transforms of convolutions, whose tiles
 and caches differ, what is reckoned of them by 20 % and 40 %. A kernel on one core of 28 that uses none of its vector lanes
@@ -243,7 +244,7 @@ class Terms:
 
 
 def terms(columns: Columns) -> Terms:
-    """Return the bounds of every layer; launches are in microseconds and rows and serial steps in nanoseconds each."""
+    """Return the bounds of every layer; launches are a microsecond each and serial steps a nanosecond."""
     device, m, n, (_, _, k) = columns.hardware, columns["m"], columns["n"], columns.product
     matrix, bias = columns.matrix_like & ~columns.depthwise, _separate_bias(columns)
     per_unit = device.units / columns.peak_flop_per_s  # seconds that one unit takes for a FLOP
@@ -337,7 +338,7 @@ def from_dram_frac(l2_share: Array, edge: Array | float) -> Array:
 
 
 LAUNCH_S, _STEP_S, _TINY_S, NEVER_S = 1e-6, 1e-9, 1e-15, 1e6
-"""What a rate of 1 means for launches, and for rows and serial steps; and times that stand for none and for never."""
+"""What a rate of 1 means for launches and for serial steps; and times that stand for none and for never."""
 
 
 def law(log_rates: Array, terms: Terms) -> tuple[Array, Callable[[], Array]]:
