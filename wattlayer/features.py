@@ -325,11 +325,11 @@ def _reduced(layer: Layer) -> dict[str, float]:
 
 def _normed(layer: Layer) -> dict[str, float]:
     """`m` statistics, each over `n` elements: per channel for batch norm, over the last dimensions otherwise. Batch norm in eval
-    mode has none, but a block for the positions of every channel of every sample."""
+    mode has none, but a block for the positions of every channel of every sample, unless its channels lie side by side."""
     x = layer.inputs[0]
     scale = layer.operand("weight") or layer.operand("running_mean")
     copied = layer.kind in COPIED_FIRST and x.strides is not None
-    if layer.kind == "batch_norm" and layer.argument("training", False):
+    if layer.kind == "batch_norm" and (layer.argument("training", False) or x.steps[1] == 1):
         rows = float(x.shape[1])
     elif layer.kind in ("batch_norm", "instance_norm"):
         rows = float(prod(x.shape[:2]))

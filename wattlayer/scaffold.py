@@ -249,7 +249,7 @@ def terms(columns: Columns) -> Terms:
     matrix, bias = columns.matrix_like & ~columns.depthwise, _separate_bias(columns)
     per_unit = device.units / columns.peak_flop_per_s  # seconds that one unit takes for a FLOP
     # what is recurrent does one product after another
-    turns = np.where(columns["group_code"] == GROUP_CODES["recurrent"], columns["batches"], 1.0)
+    turns = np.where(columns["group_code"] == GROUP_CODES["recurrent"], np.maximum(columns["batches"], 1.0), 1.0)
     tiled = [turns * np.ceil(columns.waves(*edges) / turns) * 2.0 * edges[0] * edges[1] * k * per_unit for edges in TILES]
     padded_s = columns.tiled_flop(32.0, 32.0) / columns.peak_flop_per_s
     split = np.maximum(padded_s, 2.0 * 32.0 * 32.0 * turns * np.minimum(k, _SPLIT_K) * per_unit)
