@@ -304,7 +304,7 @@ def test_windows_strides_norms_and_reductions():
     assert sizes(first(nn.AvgPool2d(2), 2, 4, 8, 8))["stride"] == 2
     assert [sizes(first(nn.BatchNorm2d(4), 2, 4, 3, 3))[x] for x in "mn"] == [8, 9], "a block for each channel of each sample"
     channels_last = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last)
-    side_by_side = called(lambda x, *of: nn.functional.batch_norm(x, *of), channels_last, *torch.ones(2, 4))
+    side_by_side = called(nn.functional.batch_norm, channels_last, *torch.ones(2, 4))
     assert [[sizes(x)[axis] for axis in "mn"] for x in (first(nn.BatchNorm1d(4), 6, 4), side_by_side)] == [[4, 6], [4, 18]]
     in_train = called(lambda x, *of: nn.functional.batch_norm(x, *of, training=True), torch.randn(2, 4, 3, 3), *torch.ones(2, 4))
     assert [sizes(in_train)[x] for x in "mn"] == [4, 18], "one statistic for each channel"
