@@ -54,7 +54,7 @@ TABLE = {
     "l2": Rate(0.6, 0.02, 1.5, 0.3, 0.15),
     "dram": Rate(1.2, 0.95, 50.0, 0.18, 0.3),
     "l2_edge": Rate(1.4, 0.3, 4.0, 0.18, 0.3),
-    "rows": Rate(1.0, 0.006, 2e3, 1.2, 0.15),
+    "rows": Rate(0.5, 0.003, 1e3, 1.2, 0.15),
     "serial": Rate(5.0, 0.1, 1e4, 0.9, 0.15),
     "tile_128x128": Rate(1.3, 0.9, 5000.0, 0.42, 0.1),
     "tile_128x64": Rate(1.35, 0.9, 5000.0, 0.42, 0.1),
@@ -67,8 +67,7 @@ TABLE = {
     "work_power": Rate(1.5, 0.05, 8.0, 0.42, 0.1),
     "host_power": Rate(4.0, 0.05, 12.0, 0.6, 0.1),
 }
-"""Every rate: times over the data sheet's for traffic and compute, over a count of cycles for rows (what kernels move beside a
-convolution counts as traffic), microseconds for launches and nanoseconds for serial steps, which no data sheet states
+"""Every rate: times over the data sheet's for traffic and compute, microseconds and nanoseconds for what no data sheet states
 (`terms`), the edge in L2 capacities, powers of the two maxima less 1; a further kernel takes a share of a launch, all of it at
 most. DRAM and compute may beat the data sheet (boost clocks) by 5 % and 10 %; transforms of convolutions, whose tiles
 and caches differ, what is reckoned of them by 20 % and 40 %. A kernel on one core of 28 that uses none of its vector lanes
@@ -115,12 +114,7 @@ _FFT_TILE = 32.0
 2014); a window of edge r leaves 33 - r outputs a side. Images of more than one tile are convolved directly, as they are on the
 Jetson."""
 _TRANSFORMED = ("float32", "float16", "bfloat16")
-_CYCLES_PER_ROW = {"norm": 250.0, "norm/eval": 75.0, "softmax": 250.0, "short softmax": 20.0, "pooling": 2.0, "reduction": 100.0,
-                   "depthwise": 1.2}  # fmt: skip
-"""Cycles of one of the device's multiprocessors for a row, about: the A30, the RTX 2080 Ti and the H200 agree on those of layer
-norms (260, 330, 315), maximum pooling (1, 2, 2) and outputs of depthwise convolutions (1.1, 1.2, 1.5); batch norm in eval mode,
-whose rows are channels of samples, and softmax are the H200's, whose rows of up to 1024 numbers a warp takes and not a block
-(ATen's dispatch_softmax_forward), reductions in between."""
+_ROWED = [GROUP_CODES[group] for group in ("norm", "softmax", "pooling", "reduction")]
 
 _ALGORITHMS = (
     "", "/eval", "/depthwise/cudnn", "/depthwise", "/grouped", "/1x1/strided", "/1x1", "/direct", "/strided", "/3x3", "/kxk",
@@ -186,7 +180,7 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
     """Return the place of each layer's class in `_SUFFIXES`."""
     window, conv, on_cpu = columns["window"], columns.is_conv, np.full(len(columns.alike), columns.hardware.kind == "cpu")
     grouped, point, strided = columns["batches"] > 1, window == 1, columns["stride"] > 1
-    in_eval = _in_eval(columns)
+    in_eval = (columns["kind_code"] == KIND_CODES["batch_norm"]) & (columns["train"] == 0)
     tests = [
         ~conv & ~in_eval, in_eval, _by_cudnn(columns), columns.depthwise, grouped,
         point & strided & ~on_cpu, point, on_cpu, strided, window == 9,
@@ -196,11 +190,6 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
     odd = (plain & (columns["out_positions"] * columns["element_bytes"] % 16 != 0) | columns.misaligned) & ~on_cpu
     half, gathered = columns["element_bytes"] < 4, (columns["strided"] > 0) & ~conv
     return algorithm + len(_ALGORITHMS) * (odd + 2 * (plain & (columns.tensor_core > 0)) + 4 * half + 8 * gathered)
-
-
-def _in_eval(columns: Columns) -> NDArray[np.bool_]:
-    """Whether a batch norm reads no statistics."""
-    return np.asarray((columns["kind_code"] == KIND_CODES["batch_norm"]) & (columns["train"] == 0))
 
 
 def _by_cudnn(columns: Columns) -> NDArray[np.bool_]:
@@ -244,7 +233,7 @@ class Terms:
 
 
 def terms(columns: Columns) -> Terms:
-    """Return the bounds of every layer; launches are a microsecond each and serial steps a nanosecond."""
+    """Return the bounds of every layer; launches are in microseconds and rows and serial steps in nanoseconds each."""
     device, m, n, (_, _, k) = columns.hardware, columns["m"], columns["n"], columns.product
     matrix, bias = columns.matrix_like & ~columns.depthwise, _separate_bias(columns)
     per_unit = device.units / columns.peak_flop_per_s  # seconds that one unit takes for a FLOP
@@ -255,15 +244,18 @@ def terms(columns: Columns) -> Terms:
     split = np.maximum(padded_s, 2.0 * 32.0 * 32.0 * turns * np.minimum(k, _SPLIT_K) * per_unit)
     # for fewer queries than a tile holds, attention cuts its keys
     steps = np.where((columns["group_code"] == GROUP_CODES["attention"]) & (m < TILES[-1][0]), np.minimum(k, _SPLIT_K), turns * k)
-    dense = columns.is_conv & ~columns.depthwise
-    on_cpu = device.kind == "cpu"
+    group, dense = columns["group_code"], columns.is_conv & ~columns.depthwise
+    softmax, on_cpu = group == GROUP_CODES["softmax"], device.kind == "cpu"
     # kernels for tensor cores take channels-last images: others are turned before and after
     turned = dense & (columns.tensor_core > 0) & (columns["channels_last"] == 0) & ~np.array(on_cpu)
     images_bytes = columns["read_bytes"] - columns["weight_bytes"] + columns["write_bytes"]
     beside_bytes = 2.0 * (turned * images_bytes + bias * columns["write_bytes"])
-    cycle_s = 1.0 / (device.units * device.clock_hz)
-    rowed_s = _cycles_per_row(columns) * cycle_s * np.where(columns.depthwise, m * n * columns["batches"], m)
-    rows_s = np.where(dense, beside_bytes / device.dram_bytes_per_s, rowed_s)
+    # a row of a reduction costs a nanosecond, one of a softmax, up to 1024 numbers that a warp and not a block takes (ATen's
+    # dispatch_softmax_forward), a quarter, an output of a depthwise convolution, which gathers its window, a thirtieth
+    rows = np.select(
+        [columns.depthwise, dense, softmax & (n <= 1024.0), np.isin(group, _ROWED)],
+        [0.03 * m * n * columns["batches"], 2.0 * beside_bytes / device.dram_bytes_per_s / _STEP_S, 0.25 * m, m], 0.0,
+    )  # fmt: skip
     vector = columns["flop"] / device.peak("float32")
     reordered = np.where(columns.is_conv & (columns["channels_last"] == 0) & on_cpu, _REORDER, 1.0)
     moved_bytes = reordered * columns.bytes_moved + 2.0 * bias * ~dense * columns["write_bytes"]
@@ -272,22 +264,11 @@ def terms(columns: Columns) -> Terms:
         traffic_s=(moved_bytes + (0.0 if on_cpu else columns["across_bytes"])) / device.dram_bytes_per_s,
         l2_share=columns.l2_share,
         work_s=np.column_stack([
-            rows_s, *(np.where(matrix, x, 0.0) for x in (_STEP_S * steps, *tiled, split, *_transformed_s(columns))),
+            _STEP_S * rows, *(np.where(matrix, x, 0.0) for x in (_STEP_S * steps, *tiled, split, *_transformed_s(columns))),
             np.where(matrix, 0.0, vector),
         ]),
         matrix=matrix,
     )  # fmt: skip
-
-
-def _cycles_per_row(columns: Columns) -> Array:
-    """Cycles [n_layers] of one multiprocessor for a row, for an output of a depthwise convolution; 0 for what has none."""
-    group, cycles = columns["group_code"], _CYCLES_PER_ROW
-    found = np.where(columns.depthwise, cycles["depthwise"], 0.0)
-    for name in ("norm", "softmax", "pooling", "reduction"):
-        found[group == GROUP_CODES[name]] = cycles[name]
-    found[_in_eval(columns)] = cycles["norm/eval"]
-    found[(group == GROUP_CODES["softmax"]) & (columns["n"] <= 1024.0)] = cycles["short softmax"]
-    return found
 
 
 def _transformed_s(columns: Columns) -> tuple[Array, Array]:
@@ -338,7 +319,7 @@ def from_dram_frac(l2_share: Array, edge: Array | float) -> Array:
 
 
 LAUNCH_S, _STEP_S, _TINY_S, NEVER_S = 1e-6, 1e-9, 1e-15, 1e6
-"""What a rate of 1 means for launches and for serial steps; and times that stand for none and for never."""
+"""What a rate of 1 means for launches, and for rows and serial steps; and times that stand for none and for never."""
 
 
 def law(log_rates: Array, terms: Terms) -> tuple[Array, Callable[[], Array]]:
