@@ -430,6 +430,8 @@ def test_what_is_read_across_its_layout_fetches_sectors():
     assert sizes(called(torch.relu, torch.randn(8, 6)[:, ::2]))["across_bytes"] == 24 * (8 - 4), "every other one"
     assert sizes(called(torch.clone, torch.randn(8, 6).T))["across_bytes"] == 48 * (6 * 4 - 4)
     assert sizes(called(torch.clone, torch.randn(6, 8, 4).transpose(0, 1)))["across_bytes"] == 0
+    taken = called(lambda table, rows: table.T.index_select(1, rows), torch.randn(1000, 64), torch.tensor([1, 2]))
+    assert sizes(taken)["across_bytes"] == 128 * (32 - 4), "of what is taken, not of all the table"
     assert sizes(called(torch.mul, torch.randn(8, 6), torch.randn(8, 1)))["across_bytes"] == 0
     assert sizes(first(nn.Conv2d(8, 8, 3), 2, 8, 9, 9))["across_bytes"] == 0
 

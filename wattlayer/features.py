@@ -151,9 +151,13 @@ def _across_bytes(layer: Layer) -> int:
     walked = next((x.layout[-1] - len(x.shape) for x in operands if x.elements == elements and x.layout), -1)
     if copied or layer.group == "copy":
         walked = next((-i for x in operands[:1] for i, n in enumerate(reversed(x.shape), 1) if n > 1), -1)
-    apart = [(x, x.steps[walked]) for x in operands if len(x.shape) >= -walked and x.shape[walked] > 1]
-    return sum(x.elements * (min(max(SECTOR_BYTES, size), max(step, 1) * size) - size)
-               for x, step in apart for size in [DTYPE_BYTES[x.dtype]])  # fmt: skip
+    across = 0
+    for x in operands:
+        if len(x.shape) >= -walked and x.shape[walked] > 1:
+            size = DTYPE_BYTES[x.dtype]
+            read = min(x.elements, elements) if layer.group == "copy" else x.elements  # of a table what is taken
+            across += read * (min(max(SECTOR_BYTES, size), max(x.steps[walked], 1) * size) - size)
+    return across
 
 
 @lru_cache(maxsize=1 << 18)

@@ -247,11 +247,12 @@ def terms(columns: Columns) -> Terms:
     group, dense = columns["group_code"], columns.is_conv & ~columns.depthwise
     softmax, on_cpu = group == GROUP_CODES["softmax"], device.kind == "cpu"
     # kernels for tensor cores take channels-last images: others are turned before and after
-    turned = dense & (columns.tensor_core > 0) & (columns["channels_last"] == 0) & ~np.array(on_cpu)
+    turned = dense & (columns.tensor_core > 0) & (columns["channels_last"] == 0) & (not on_cpu)
     images_bytes = columns["read_bytes"] - columns["weight_bytes"] + columns["write_bytes"]
     beside_bytes = 2.0 * (turned * images_bytes + bias * columns["write_bytes"])
     # a row of a reduction costs a nanosecond, one of a softmax, up to 1024 numbers that a warp and not a block takes (ATen's
-    # dispatch_softmax_forward), a quarter, an output of a depthwise convolution, which gathers its window, a thirtieth
+    # dispatch_softmax_forward), a quarter, an output of a depthwise convolution, which gathers its window, a thirtieth; what is
+    # moved beside a convolution counts twice, since the rate of rows starts at a half
     rows = np.select(
         [columns.depthwise, dense, softmax & (n <= 1024.0), np.isin(group, _ROWED)],
         [0.03 * m * n * columns["batches"], 2.0 * beside_bytes / device.dram_bytes_per_s / _STEP_S, 0.25 * m, m], 0.0,
