@@ -430,6 +430,13 @@ def test_what_is_read_across_its_layout_fetches_sectors():
     assert sizes(called(torch.relu, torch.randn(8, 6)[:, ::2]))["across_bytes"] == 24 * (8 - 4), "every other one"
     assert sizes(called(torch.clone, torch.randn(8, 6).T))["across_bytes"] == 48 * (6 * 4 - 4)
     assert sizes(called(torch.clone, torch.randn(6, 8, 4).transpose(0, 1)))["across_bytes"] == 0
+    other = torch.randn(4, 6)
+    assert sizes(called(torch.add, torch.randn(6).expand(4, 6), other))["across_bytes"] == 0, (
+        "what is expanded is not walked along"
+    )
+    assert sizes(called(torch.add, torch.randn(4, 1).expand(4, 6), other))["across_bytes"] == 0
+    for keeps in (lambda x: torch.cat([x, x], 1), lambda x: x.half(), lambda x: nn.functional.pad(x, (1, 1))):
+        assert sizes(called(keeps, channels_last))["across_bytes"] == 0, "what keeps the layout"
     taken = called(lambda table, rows: table.T.index_select(1, rows), torch.randn(1000, 64), torch.tensor([1, 2]))
     assert sizes(taken)["across_bytes"] == 128 * (32 - 4), "of what is taken, not of all the table"
     assert sizes(called(torch.mul, torch.randn(8, 6), torch.randn(8, 1)))["across_bytes"] == 0
@@ -460,10 +467,18 @@ def test_heads_that_share_keys_are_queries_of_one_where_each_has_one():
     assert (many["batches"], many["m"]) == (2 * 32, 5)
 
 
+def test_flash_attention_knows_no_mask_and_heads_of_whole_eights():
+    masked = attended(2, 32, 1, 512, 8, "float16", enable_gqa=True)
+    masked = replace(masked, inputs=(*masked.inputs, Operand("attn_mask", (2, 1, 1, 512), "bool")))
+    assert sizes(masked)["m"] == 1
+    none = attended(2, 0, 1, 64, 0, "float16")
+    assert np.isfinite(featurise(Columns([none, masked], A30))).all(), "no heads divide nothing"
+
+
 def test_tiles_that_a_causal_mask_hides_are_left_out():
     shapes = [(2048, 2048), (128, 2048), (2048, 128), (16, 16)]
     keys = [0.5 * Columns([attended(1, 4, m, n, 4, "float16", is_causal=True)], A30).product[2][0] for m, n in shapes]
-    assert keys == [1024 + 32, 64 + 32, 128 * (1 - 1 / 32) + 32 - 28, 16], "half of what a square has, and half a tile"
+    assert keys == [1024 + 32, 64 + 32, 128, 16], "half of what a square has, and half a tile"
     assert Columns([attended(1, 4, 2048, 2048, 4, "float16")], A30).product[2][0] == 2 * 2048
 
 

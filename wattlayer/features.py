@@ -147,13 +147,16 @@ def _across_bytes(layer: Layer) -> int:
         return 0
     operands = layer.inputs[:1] if copied else layer.inputs
     elements = max((x.elements for x in layer.outputs), default=1)
-    # copies are written contiguously, element-wise kernels walk along the first operand that is as large as their output
-    walked = next((x.layout[-1] - len(x.shape) for x in operands if x.elements == elements and x.layout), -1)
-    if copied or layer.group == "copy":
+    # kernels walk along the first operand that is as large as their output, copies that join or pad along a part; `contiguous`
+    # along the last dimension
+    whole = [x for x in operands if x.elements == elements or (layer.group == "copy" and x.elements < elements)]
+    walked = next((x.layout[-1] - len(x.shape) for x in whole if x.dense and x.layout), -1)
+    if copied or layer.kind == "clone":
         walked = next((-i for x in operands[:1] for i, n in enumerate(reversed(x.shape), 1) if n > 1), -1)
     across = 0
     for x in operands:
-        if len(x.shape) >= -walked and x.shape[walked] > 1:
+        expanded = x.size_bytes != x.elements * DTYPE_BYTES[x.dtype]  # what is read again comes from a cache
+        if len(x.shape) >= -walked and x.shape[walked] > 1 and not expanded:
             size = DTYPE_BYTES[x.dtype]
             read = min(x.elements, elements) if layer.group == "copy" else x.elements  # of a table what is taken
             across += read * (min(max(SECTOR_BYTES, size), max(x.steps[walked], 1) * size) - size)
@@ -288,8 +291,10 @@ def _attention(layer: Layer) -> dict[str, float]:
     """[query length, head size] x [head size, key length] for each head of each sample."""
     query, key = layer.inputs[:2]
     heads_per_kv = prod(query.shape[1:-2]) / max(1, prod(key.shape[1:-2]))
-    # flash attention takes the heads that share keys for the queries of one, where each has one (seqlenq_ngroups_swapped)
-    together = heads_per_kv if query.shape[-2] == 1 and DTYPE_BYTES[layer.dtype] == 2 else 1.0
+    # flash attention takes the heads that share keys for the queries of one, where each has one (seqlenq_ngroups_swapped); it
+    # knows no mask, and heads of whole eights
+    flash = DTYPE_BYTES[layer.dtype] == 2 and layer.operand("attn_mask") is None and query.shape[-1] % 8 == 0
+    together = max(1.0, heads_per_kv) if flash and query.shape[-2] == 1 else 1.0
     return {
         "batches": prod(query.shape[:-2]) / together,
         "m": query.shape[-2] * together,
@@ -344,7 +349,7 @@ def _normed(layer: Layer) -> dict[str, float]:
     else:
         rows = x.elements / max(1, scale.elements if scale else x.shape[-1])
     return {"batches": 1, "m": rows, "n": x.elements / max(1.0, rows), "k": 1, "copies": copied,
-            "copied_bytes": x.size_bytes * copied, **_image(layer)}  # fmt: skip
+            "copied_bytes": x.elements * DTYPE_BYTES[x.dtype] * copied, **_image(layer)}  # fmt: skip
 
 
 def _pooled(layer: Layer) -> dict[str, float]:

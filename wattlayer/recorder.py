@@ -224,7 +224,7 @@ def _schema(func: Any) -> tuple[str, tuple[str, ...], bool]:
     namespace, name = func._schema.name.split("::")
     if func._schema.is_mutable:
         name = name.removesuffix("_")
-    if func._schema.overload_name == "other":  # of two tensors, element by element
+    if func._schema.overload_name in ("other", "out"):  # of two tensors, element by element
         name = {"max": "maximum", "min": "minimum"}.get(name, name)
     kind = name if namespace == "aten" else f"{namespace}::{name}"
     return kind, tuple(a.name for a in func._schema.arguments), func._schema.is_mutable
