@@ -216,7 +216,7 @@ class Terms:
     further: Array
     """Kernels that add a bias or copy an operand, and steps of recurrent layers after the first."""
     traffic_s: Array
-    """All bytes at DRAM bandwidth; those that a CPU's convolutions copy `_REORDER` times, on GPUs what sectors bring along too."""
+    """All bytes at DRAM bandwidth; those that a CPU's convolutions copy `_REORDER` times, on GPUs what sectors bring along."""
     l2_share: Array
     """Working set over L2 capacity, dimensionless."""
     work_s: Array
