@@ -420,6 +420,22 @@ def test_operands_that_are_expanded_lie_apart(name):
     assert sizes(called(torch.mul, x, 2.0))["strided"] == 0
 
 
+UNFIT = {
+    "batch norm of a row": Layer("batch_norm", (op("input", 8), op("weight", 8)), (op("output", 8),)),
+    "a state of one number": Layer("lstm", (op("input", 5, 2, 8), op("hx"), op("params", 64, 8)), (op("output", 5, 2, 16),)),
+    "softmax over no dimension": Layer("softmax", (op("self", 4, 8),), (op("output", 4, 8),), (("dim", 2),)),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_shapes_that_do_not_fit_their_kind_are_refused_with_the_cure(name):
+    layer = UNFIT[name]
+    with pytest.raises(InputError) as caught:
+        Columns([layer], A30)
+    assert str(caught.value).count("\n") == 0
+    assert layer.kind in str(caught.value) and str(layer.inputs[0].shape) in str(caught.value) and "correct" in str(caught.value)
+
+
 def test_what_is_read_across_its_layout_fetches_sectors():
     """32 bytes for every element that lies that far or farther from its neighbour in the row that is walked along."""
     channels_last = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
@@ -428,8 +444,8 @@ def test_what_is_read_across_its_layout_fetches_sectors():
     assert sizes(called(torch.add, channels_last, other))["across_bytes"] == 256 * (32 - 4), "walks along the first: channels"
     assert sizes(called(torch.add, other, channels_last.half()))["across_bytes"] == 256 * (8 * 2 - 2), "eight channels apart"
     assert sizes(called(torch.relu, torch.randn(8, 6)[:, ::2]))["across_bytes"] == 24 * (8 - 4), "every other one"
-    assert sizes(called(torch.clone, torch.randn(8, 6).T))["across_bytes"] == 48 * (6 * 4 - 4)
-    assert sizes(called(torch.clone, torch.randn(6, 8, 4).transpose(0, 1)))["across_bytes"] == 0
+    assert sizes(called(torch.Tensor.contiguous, torch.randn(8, 6).T))["across_bytes"] == 48 * (6 * 4 - 4)
+    assert sizes(called(torch.Tensor.contiguous, torch.randn(6, 8, 4).transpose(0, 1)))["across_bytes"] == 0
     other = torch.randn(4, 6)
     assert sizes(called(torch.add, torch.randn(6).expand(4, 6), other))["across_bytes"] == 0, (
         "what is expanded is not walked along"
@@ -439,7 +455,7 @@ def test_what_is_read_across_its_layout_fetches_sectors():
         assert sizes(called(keeps, channels_last))["across_bytes"] == 0, "what keeps the layout"
     taken = called(lambda table, rows: table.T.index_select(1, rows), torch.randn(1000, 64), torch.tensor([1, 2]))
     assert sizes(taken)["across_bytes"] == 128 * (32 - 4), "of what is taken, not of all the table"
-    assert sizes(called(torch.mul, torch.randn(8, 6), torch.randn(8, 1)))["across_bytes"] == 0
+    assert sizes(called(torch.mul, channels_last, torch.randn(8, 1, 1)))["across_bytes"] == 0, "its channels lie side by side"
     assert sizes(first(nn.Conv2d(8, 8, 3), 2, 8, 9, 9))["across_bytes"] == 0
 
 

@@ -389,7 +389,18 @@ def test_images_are_turned_for_tensor_cores_and_back_unless_channels_are_last_al
     layers = [plain, plain.with_tf32("conv"), last.with_tf32("conv")]
     moved_s = 2 * 2 * (2 * 8 * 64 + 2 * 16 * 64) * 4 / 933e9
     assert terms(Columns(layers, A30)).work_s[:, 0] == pytest.approx([0, moved_s, 0])
-    assert not terms(Columns(layers, HARDWARE["xeon-gold-5120"])).work_s[:, 0].any()
+    halves = Columns([in_dtype(plain, "bfloat16")], HARDWARE["xeon-platinum-8480"])
+    assert halves.tensor_core.all() and not terms(halves).work_s[:, 0].any(), "processors turn none"
+
+
+def test_sectors_are_fetched_from_memory_of_gpus():
+    across, along = (
+        Layer("add", (op("self", 64, 64), Operand("other", (64, 64), "float32", strides)), (op("output", 64, 64),))
+        for strides in ((1, 64), (64, 1))
+    )
+    gpu, cpu = (terms(Columns([across, along], HARDWARE[x])).traffic_s for x in ("a30", "xeon-gold-5120"))
+    assert gpu[0] - gpu[1] == pytest.approx(64 * 64 * (32 - 4) / 933e9)
+    assert cpu[0] == cpu[1]
 
 
 def test_what_is_recurrent_does_one_product_after_another():
@@ -398,10 +409,11 @@ def test_what_is_recurrent_does_one_product_after_another():
         state = op("hx", cells, 4, 128)
         return Layer("lstm", (op("input", steps, 4, 128), state, state, *weights), (op("output", steps, 4, 128),))
 
-    layers = [lstm(1, 1), lstm(10, 1), lstm(10, 2)]
+    layers = [lstm(1, 1), lstm(10, 1), lstm(10, 2), lstm(0, 1)]
     found = terms(Columns(layers, A30))
-    assert found.further.tolist() == [0, 9, 19]
-    assert found.work_s[:, 1:7] == pytest.approx(np.outer([1, 10, 20], found.work_s[0, 1:7]))
+    assert found.further.tolist() == [0, 9, 19, 0]
+    assert found.work_s[:3, 1:7] == pytest.approx(np.outer([1, 10, 20], found.work_s[0, 1:7]))
+    assert np.isfinite(found.work_s).all(), "no steps are none"
 
 
 def normed(training: bool, half: bool = False) -> Layer:
@@ -418,12 +430,19 @@ def test_batch_norm_in_eval_mode_is_a_map_of_elements():
     columns = Columns(layers, A30)
     assert cells(columns) == ["batch_norm", "batch_norm/eval", "batch_norm/eval/half"]
     assert groups(columns) == [group_of_cell(x) for x in cells(columns)] == ["norm", "norm/eval", "norm/eval/half"]
+    norm = Layer("layer_norm", (op("input", 4, 8), op("weight", 8)), (op("output", 4, 8),))
+    assert cells(Columns([norm], A30)) == ["layer_norm"], "other norms read statistics in eval mode as well"
     measured = [relu(2**i) for i in range(10, 20)] + [
         replace(normed(True), inputs=(op("input", i, 8, 6, 6),)) for i in range(1, 9)
     ]
     fitted = Scaffold.fit(measured, Columns(measured, A30), np.array([1e-5] * 10 + [1e-3] * 8))
     as_relu = fitted.time_s(Columns([relu(4 * 8 * 36)], A30))
     assert fitted.time_s(columns)[1:] == pytest.approx(np.repeat(as_relu, 2), rel=0.2) and fitted.time_s(columns)[0] > 1e-4
+    of_eval = [replace(normed(False), inputs=(op("input", i, 8, 6, 6),)) for i in range(1, 9)]
+    measured, time_s = measured + of_eval, np.array([1e-5] * 10 + [1e-3] * 16)
+    together = Columns(measured, A30)
+    alone = Scaffold.fit(measured, together, time_s).without("batch_norm", measured, together, time_s)
+    assert alone.time_s(columns)[1] == pytest.approx(as_relu[0], rel=0.2), "what it would be told were it never measured"
 
 
 CUDNN = {  # batch, channels, edge, window, stride
@@ -431,20 +450,24 @@ CUDNN = {  # batch, channels, edge, window, stride
     "narrow images": ((8, 32, 6, 3, 1), False), "stride": ((8, 32, 28, 3, 2), False),
     "of many channels": ((8, 512, 14, 3, 2), True), "of wide images": ((8, 256, 28, 3, 2), True),
     "of less wide ones": ((8, 256, 14, 3, 2), False),
-    "of one sample": ((1, 32, 28, 5, 2), True),
+    "of one sample": ((1, 32, 28, 5, 2), True), "dilated": ((8, 32, 14, 3, 1, 2), False), "points": ((1, 32, 28, 1, 2), False),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CUDNN)
 def test_depthwise_convolutions_go_to_cudnn_by_shape(name):
-    (batch, channels, edge, window, stride), by_cudnn = CUDNN[name]
+    (batch, channels, edge, window, stride, *dilation), by_cudnn = CUDNN[name]
     layer = conv(batch, channels, channels, edge, window, groups=channels, stride=(stride, stride), padding=(window // 2,) * 2)
+    layer = replace(layer, arguments=(*layer.arguments, *(("dilation", (x, x)) for x in dilation)))
     half = in_dtype(layer, "float16")
     assert cells(Columns([layer, half], A30)) == ["conv2d/depthwise", "conv2d/depthwise" + "/cudnn" * by_cudnn + "/half"]
     assert groups(Columns([half], A30)) == ["conv/depthwise/half"]
     x = layer.inputs[0]
     last = replace(layer, inputs=(replace(x, strides=(channels * edge**2, 1, edge * channels, channels)), *layer.inputs[1:]))
+    assert "cudnn" not in cells(Columns([in_dtype(layer, "bfloat16")], A30))[0], "of float16 alone"
     assert cells(Columns([last], A30)) == ["conv2d/depthwise/cudnn"]
+    dense = in_dtype(conv(8, 32, 32, 14, 3, padding=(1, 1)), "float16")
+    assert cells(Columns([dense, half], A30))[0].startswith("conv2d/3x3")
     assert cells(Columns([last], HARDWARE["xeon-gold-5120"])) == ["conv2d/depthwise"]
 
 

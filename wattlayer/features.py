@@ -94,8 +94,12 @@ _IN_ORDER = attrgetter(*DIMENSIONS)
 
 def dimensions(layer: Layer) -> tuple[float, ...]:
     """Return the values of `Dimensions` for one layer, in `DIMENSIONS` order."""
-    sizes = _SIZES.get(layer.group, _mapped)(layer)
     inputs = layer.inputs
+    try:
+        sizes = _SIZES.get(layer.group, _mapped)(layer)
+    except (LookupError, ArithmeticError):
+        shapes = ", ".join(str(x.shape) for x in inputs)
+        raise InputError(f"operands {shapes} do not fit the kind {layer.kind!r}: correct the shapes of the layer") from None
     record = Dimensions(
         kind_code=KIND_CODES.get(layer.kind, -1.0),
         group_code=GROUP_CODES[layer.group],
@@ -117,38 +121,39 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
     return values
 
 
-COPIED_FIRST = frozenset({
+_COPIED_FIRST = frozenset({
     "layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm", "softmax", "_softmax", "_safe_softmax", "log_softmax",
     "_log_softmax",
 })  # fmt: skip
 """Kinds whose kernels take rows that lie together: ATen copies others first (`expect_contiguous`)."""
 
-SECTOR_BYTES = 32
+_SECTOR_BYTES = 32
 """The least that NVIDIA's GPUs fetch from memory or L2 (CUDA C++ Best Practices Guide, "Coalesced Access to Global Memory")."""
 
 
 def _lies_apart(layer: Layer) -> bool:
     """Whether a kernel must find for each element where its operands lie: element-wise ones (ATen's TensorIterator) where these
-    are expanded, leave gaps or differ in layout."""
-    if layer.kind in COPIED_FIRST:
+    are expanded, leave gaps or differ in layout, others where any operand is neither contiguous nor channels-last. Rows that are
+    copied first do not."""
+    if layer.kind in _COPIED_FIRST:
         return False
     if layer.group != "elementwise":
         return any(x.strides is not None and not x.channels_last for x in layer.inputs)
     elements = max((x.elements for x in layer.outputs), default=1)
-    whole = all(x.dense and x.size_bytes == elements * DTYPE_BYTES[x.dtype] for x in layer.inputs)
+    whole = all(x.dense and x.elements == elements for x in layer.inputs)
     return not whole or len({tuple(i - len(x.shape) for i in x.layout) for x in layer.inputs}) > 1
 
 
 def _across_bytes(layer: Layer) -> int:
     """Bytes that come along with elements read across their layout: where neighbours in a row lie apart in memory, each fetches
-    as many as lie between them, a sector at most."""
-    copied = layer.kind in COPIED_FIRST
+    as many as lie between them, a sector at most. Of element-wise kinds, copies and rows that are copied first; 0 for others."""
+    copied = layer.kind in _COPIED_FIRST
     if not (copied or layer.group in ("elementwise", "copy")):
         return 0
     operands = layer.inputs[:1] if copied else layer.inputs
     elements = max((x.elements for x in layer.outputs), default=1)
-    # kernels walk along the first operand that is as large as their output, copies that join or pad along a part; `contiguous`
-    # along the last dimension
+    # kernels walk along the first operand that is as large as their output, copies that join or pad along a part; `contiguous`,
+    # which is recorded as a clone, along the last dimension
     whole = [x for x in operands if x.elements == elements or (layer.group == "copy" and x.elements < elements)]
     walked = next((x.layout[-1] - len(x.shape) for x in whole if x.dense and x.layout), -1)
     if copied or layer.kind == "clone":
@@ -159,7 +164,7 @@ def _across_bytes(layer: Layer) -> int:
         if len(x.shape) >= -walked and x.shape[walked] > 1 and not expanded:
             size = DTYPE_BYTES[x.dtype]
             read = min(x.elements, elements) if layer.group == "copy" else x.elements  # of a table what is taken
-            across += read * (min(max(SECTOR_BYTES, size), max(x.steps[walked], 1) * size) - size)
+            across += read * (min(max(_SECTOR_BYTES, size), max(x.steps[walked], 1) * size) - size)
     return across
 
 
@@ -337,7 +342,7 @@ def _normed(layer: Layer) -> dict[str, float]:
     mode has none, but a block for the positions of every channel of every sample, unless its channels lie side by side."""
     x = layer.inputs[0]
     scale = layer.operand("weight") or layer.operand("running_mean")
-    copied = layer.kind in COPIED_FIRST and x.strides is not None
+    copied = layer.kind in _COPIED_FIRST and x.strides is not None
     if layer.kind == "batch_norm" and (layer.argument("training", False) or x.steps[1] == 1):
         rows = float(x.shape[1])
     elif layer.kind in ("batch_norm", "instance_norm"):

@@ -195,7 +195,8 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
 def _by_cudnn(columns: Columns) -> NDArray[np.bool_]:
     """Whether ATen leaves a depthwise convolution to cuDNN, its own kernels being slower there: in channels-last layout, and in
     float16 by window, stride, channels and width (use_cudnn_depthwise and its heuristic for cuDNN 8.2 and later, in
-    aten/src/ATen/native/Convolution.cpp); images and windows are taken to be square."""
+    aten/src/ATen/native/Convolution.cpp); images and windows are taken to be square, 1x1 windows with stride and sequences to be
+    ATen's."""
     if columns.hardware.kind == "cpu" or not columns.depthwise.any():
         return np.zeros(len(columns.alike), dtype=bool)
     window, stride, channels, width = (columns[x] for x in ("window", "stride", "in_channels", "in_positions"))
@@ -453,7 +454,8 @@ def fit_levels(
     values: Terms, of_group: NDArray[Any], of_cell: NDArray[Any], target: Array, weigh: Callable[[NDArray[np.bool_]], Array],
     starts: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> dict[str, Array]:  # fmt: skip
-    """Fit log rates to log seconds `target` [n]: the host of all layers first, then each group from it, each cell from its group.
+    """Fit log rates to log seconds `target` [n]: the host of all layers first, each group from its nearest
+    lender, each cell from its group.
 
     `weigh` returns the weights of the rows that a mask [n] chooses; a level needs a sum of `MIN_LAYERS`.
     """
