@@ -34,10 +34,11 @@ A30 = HARDWARE["a30"]
 DATA = Path(__file__).parents[1] / "data"
 
 NAMES_DIGEST = {1: "a7c6fbf03c116f2f", 2: "bbdf414f3360892f", 3: "bbdf414f3360892f", 4: "bbdf414f3360892f",
-                5: "bbdf414f3360892f"}  # fmt: skip
+                5: "bbdf414f3360892f", 6: "bbdf414f3360892f"}  # fmt: skip
 """SHA-256 of the feature names by version: a changed list needs a new version and a new line here. The third counts the tiles and
 waves of attention otherwise, the fourth the bytes of operands that products copy, the fifth blocks of batch norm in eval mode,
-queries of heads that share keys, cells of recurrent layers and which operands are expanded."""
+queries of heads that share keys, cells of recurrent layers and which operands are expanded, the sixth the tiles of 1x1
+convolutions on tensor cores image by image, and inputs and state of recurrent layers together."""
 
 
 class Oddments(nn.Module):
@@ -350,6 +351,19 @@ def test_recurrent_layers_take_their_steps_one_after_another(name):
     layer, expected = STEPS[name]
     assert (sizes(layer)["batches"], sizes(layer)["m"]) == expected
     assert layer.flop == 2 * sizes(layer)["batches"] * sizes(layer)["m"] * sizes(layer)["n"] * sizes(layer)["k"]
+
+
+def test_a_step_multiplies_inputs_and_state_by_the_weights_of_all_gates():
+    for module, gates in ((nn.LSTM(24, 40), 4), (nn.GRU(24, 40), 3), (nn.RNN(24, 40), 1)):
+        found = sizes(recurrent(module, 6, 2, 24))
+        assert (found["n"], found["k"]) == (gates * 40, 24 + 40)
+
+
+def test_norms_without_an_affine_part_have_the_rows_of_their_shape():
+    plain = trace(nn.LayerNorm((6, 8), elementwise_affine=False), torch.empty(4, 5, 6, 8)).layers[0]
+    affine = trace(nn.LayerNorm((6, 8)), torch.empty(4, 5, 6, 8)).layers[0]
+    assert sizes(plain)["m"] == sizes(affine)["m"] == 4 * 5
+    assert sizes(plain)["n"] == sizes(affine)["n"] == 6 * 8
 
 
 def test_steps_take_longer_than_samples():

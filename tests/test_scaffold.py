@@ -356,11 +356,17 @@ def test_long_products_of_few_tiles_are_cut():
     assert split == pytest.approx(max(2 * 32 * 32 * 2**16, 2 * 32 * 32 * 256 * 56) / 10.3e12)
 
 
-def test_norms_have_rows_and_depthwise_convolutions_gather():
+def test_norms_have_rows_and_depthwise_convolutions_and_poolings_gather():
     norm = Layer("layer_norm", (op("input", 64, 32, 768), op("weight", 768), op("bias", 768)), (op("output", 64, 32, 768),))
     depthwise = conv(2, 8, 8, 8, 3, groups=8)
-    found = terms(Columns([norm, depthwise], A30))
-    assert found.work_s[:, 0] == pytest.approx([64 * 32 * 1e-9, 2 * 8 * 8 * 8 * 3e-11])
+    image, pooled, one = op("input", 2, 8, 8, 8), op("output", 2, 8, 4, 4), op("output", 2, 8, 1, 1)
+    window = Layer("max_pool2d", (image,), (pooled,), (("kernel_size", (2, 2)), ("stride", (2, 2))))
+    whole = Layer("adaptive_avg_pool2d", (image,), (one,), (("output_size", (1, 1)),))
+    found = terms(Columns([norm, depthwise, window, whole], A30))
+    by_hand = [64 * 32 * 1e-9, 2 * 8 * 8 * 8 * 3e-11, 2 * 8 * 4 * 4 * 3e-11, 2 * 8 * 1e-9]
+    assert found.work_s[:, 0] == pytest.approx(by_hand)
+    on_cpu = terms(Columns([window], HARDWARE["xeon-gold-5120"])).work_s[:, 0]
+    assert on_cpu == pytest.approx([2 * 8 * 4 * 4 * 1e-9]), "which has no thread for each"
     assert not found.matrix.any()
 
 
@@ -375,10 +381,11 @@ def test_the_bias_of_a_convolution_is_a_kernel_of_its_own_on_gpus():
     gpu, cpu = (terms(Columns([plain, biased], HARDWARE[name])) for name in ("a30", "xeon-gold-5120"))
     assert gpu.further.tolist() == [0, 1] and cpu.further.tolist() == [0, 0]
     assert np.diff(gpu.traffic_s) == pytest.approx(16 * 4 / 933e9)
-    assert np.diff(gpu.work_s[:, 0]) == pytest.approx(2 * 2 * 2 * 16 * 64 * 4 / 933e9), "twice, since rows start at a half"
+    assert gpu.beside_s == pytest.approx([0, 2 * 2 * 16 * 64 * 4 / 933e9]) and not cpu.beside_s.any()
     depthwise = conv(2, 8, 8, 8, 3, groups=8)
     depthwise = terms(Columns([depthwise, replace(depthwise, inputs=(*depthwise.inputs, op("bias", 8)))], A30))
     assert np.diff(depthwise.traffic_s) == pytest.approx((8 * 4 + 2 * 2 * 8 * 64 * 4) / 933e9)
+    assert not depthwise.beside_s.any()
     assert np.diff(cpu.traffic_s) == pytest.approx(100 * 16 * 4 / HARDWARE["xeon-gold-5120"].dram_bytes_per_s)
 
 
@@ -387,10 +394,37 @@ def test_images_are_turned_for_tensor_cores_and_back_unless_channels_are_last_al
     x = plain.inputs[0]
     last = replace(plain, inputs=(replace(x, strides=(512, 1, 64, 8)), *plain.inputs[1:]))
     layers = [plain, plain.with_tf32("conv"), last.with_tf32("conv")]
-    moved_s = 2 * 2 * (2 * 8 * 64 + 2 * 16 * 64) * 4 / 933e9
-    assert terms(Columns(layers, A30)).work_s[:, 0] == pytest.approx([0, moved_s, 0])
+    moved_s = 2 * (2 * 8 * 64 + 2 * 16 * 64) * 4 / 933e9
+    assert terms(Columns(layers, A30)).beside_s == pytest.approx([0, moved_s, 0])
     halves = Columns([in_dtype(plain, "bfloat16")], HARDWARE["xeon-platinum-8480"])
-    assert halves.tensor_core.all() and not terms(halves).work_s[:, 0].any(), "processors turn none"
+    assert halves.tensor_core.all() and not terms(halves).beside_s.any(), "processors turn none"
+
+
+LIES = {
+    "aligned": (conv(2, 8, 16, 8, 1).with_tf32("conv"), True),
+    "aligned, half": (in_dtype(conv(2, 8, 16, 8, 1), "float16"), True),
+    "odd": (conv(2, 8, 16, 7, 1).with_tf32("conv"), True),
+    "odd, half": (in_dtype(conv(2, 8, 16, 7, 1), "float16"), False),
+    "with a stride": (conv(2, 8, 16, 8, 1, stride=(2, 2)).with_tf32("conv"), False),
+    "a window": (conv(2, 8, 16, 8, 3).with_tf32("conv"), False),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_pointwise_convolutions_take_aligned_images_as_they_lie(name):
+    """No image is turned, and tiles end at the end of each."""
+    layer, lies = LIES[name]
+    columns = Columns([layer], A30)
+    assert columns.tensor_core.all()
+    positions, images = int(columns["out_positions"][0]), 2
+    tiles = images * -(-positions // 32) if lies else -(-images * positions // 32)
+    assert columns.tiles(32, 32).tolist() == [tiles]
+    assert bool(terms(columns).beside_s[0]) is not lies
+    last = replace(layer, inputs=(replace(layer.inputs[0], strides=(8 * 64, 1, 64, 8)), *layer.inputs[1:]))
+    assert not Columns([last], A30).as_it_lies.any() and not terms(Columns([last], A30)).beside_s.any()
+    plain = layer.with_tf32("none")
+    on_vector_units = plain.dtype == "float32"
+    assert Columns([plain], A30).as_it_lies.any() == (lies and not on_vector_units)
 
 
 def test_sectors_are_fetched_from_memory_of_gpus():
@@ -445,6 +479,20 @@ def test_batch_norm_in_eval_mode_is_a_map_of_elements():
     assert alone.time_s(columns)[1] == pytest.approx(as_relu[0], rel=0.2), "what it would be told were it never measured"
 
 
+def test_what_others_teach_of_a_kind_is_drawn_to_its_nearest_lender():
+    """Halves of few kinds are drawn to the same in float32, not to what all layers share."""
+    sizes = range(20, 30)
+    singles = [relu(2**i) for i in sizes] + [replace(relu(2**i), kind="gelu") for i in sizes]
+    halves = [in_dtype(replace(relu(2**i), kind=kind), "float16") for kind in ("relu", "gelu") for i in range(10, 16)]
+    layers = singles + halves
+    columns = Columns(layers, A30)
+    slow = 20.0 * columns.bytes_moved / A30.dram_bytes_per_s
+    fitted = Scaffold.fit(layers, columns, slow)
+    alone = fitted.without("relu", layers, columns, slow)
+    rates = dict(zip(RATES, alone.log_rates["group:elementwise/half"]))
+    assert rates["dram"] == pytest.approx(dict(zip(RATES, alone.log_rates["group:elementwise"]))["dram"], abs=0.3)
+
+
 CUDNN = {  # batch, channels, edge, window, stride
     "float16": ((8, 32, 14, 3, 1), True), "few channels": ((8, 16, 14, 3, 1), False), "wide windows": ((8, 32, 14, 7, 1), False),
     "narrow images": ((8, 32, 6, 3, 1), False), "stride": ((8, 32, 28, 3, 2), False),
@@ -469,6 +517,18 @@ def test_depthwise_convolutions_go_to_cudnn_by_shape(name):
     dense = in_dtype(conv(8, 32, 32, 14, 3, padding=(1, 1)), "float16")
     assert cells(Columns([dense, half], A30))[0].startswith("conv2d/3x3")
     assert cells(Columns([last], HARDWARE["xeon-gold-5120"])) == ["conv2d/depthwise"]
+
+
+SEQUENCES = {"float16": (32, 1, True), "few channels": (16, 1, False), "stride": (32, 2, False)}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_depthwise_convolutions_of_sequences_go_to_cudnn_without_stride(name):
+    channels, stride, by_cudnn = SEQUENCES[name]
+    inputs = op("input", 8, channels, 64), op("weight", channels, 1, 4)
+    layer = Layer("conv1d", inputs, (op("output", 8, channels, 61),), (("groups", channels), ("stride", (stride,))))
+    half = in_dtype(layer, "float16")
+    assert cells(Columns([layer, half], A30)) == ["conv1d/depthwise", "conv1d/depthwise" + "/cudnn" * by_cudnn + "/half"]
 
 
 def test_a_bias_costs_a_share_of_a_launch_whatever_layers_with_one_take():

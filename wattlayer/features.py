@@ -24,7 +24,7 @@ from .hardware import Hardware
 from .kinds import KINDS
 from .layer import DTYPE_BYTES, Layer, Operand
 
-FEATURES_VERSION = 5
+FEATURES_VERSION = 6
 
 Array = NDArray[np.float64]
 
@@ -322,11 +322,12 @@ def _recurrent(layer: Layer) -> dict[str, float]:
     matrices = [p for p in layer.inputs if p.name == "params" and len(p.shape) == 2]
     state = layer.operand("hx")
     weights, cells = sum(p.elements for p in matrices), max(1, state.shape[0] if state else 1)
+    rows = matrices[0].shape[0] if matrices else 0  # of all gates: weight_ih comes first
     return {
         "batches": steps * cells,
         "m": prod(x.shape[:-1]) / max(1, steps),
-        "n": weights / max(1, x.shape[-1]) / cells,
-        "k": x.shape[-1],
+        "n": rows,
+        "k": weights / max(1, rows) / cells,
         "weight_bytes": sum(p.size_bytes for p in matrices),
     }
 
@@ -352,7 +353,8 @@ def _normed(layer: Layer) -> dict[str, float]:
     elif layer.group == "softmax":
         rows = x.elements / max(1, x.shape[layer.argument("dim", -1)] if x.shape else 1)
     else:
-        rows = x.elements / max(1, scale.elements if scale else x.shape[-1])
+        shape = layer.argument("normalized_shape") or (scale.shape if scale else x.shape[-1:])
+        rows = x.elements / max(1, prod(shape))
     return {"batches": 1, "m": rows, "n": x.elements / max(1.0, rows), "k": 1, "copies": copied,
             "copied_bytes": x.elements * DTYPE_BYTES[x.dtype] * copied, **_image(layer)}  # fmt: skip
 
@@ -445,6 +447,20 @@ class Columns:
     def depthwise(self) -> NDArray[np.bool_]:
         return self.is_conv & (self["batches"] > 1) & (self["batches"] == self["in_channels"])
 
+    @cached_property
+    def odd_planes(self) -> NDArray[np.bool_]:
+        """Whether a channel of the output is no multiple of 16 bytes, so that most start where vector loads cannot."""
+        return np.asarray(self["out_positions"] * self["element_bytes"] % 16 != 0)
+
+    @cached_property
+    def as_it_lies(self) -> NDArray[np.bool_]:
+        """Whether tensor cores multiply each image as it lies, channels first: windows of one without stride are products of
+        weights [out_channels, in_channels] and images [in_channels, positions]. In numbers of two bytes channels must start
+        aligned; in TF32 any will do (rows of the A30 and the H200 take no time for turning them)."""
+        aligned = (self["element_bytes"] == 4) | ~self.odd_planes
+        plain = (self["window"] == 1) & (self["stride"] == 1) & (self["channels_last"] == 0)
+        return np.asarray(self.is_conv & (self.tensor_core > 0) & plain & aligned)
+
     def compute_s(self) -> Array:
         """FLOP over peak rate; only matrix-like kinds reach the tensor cores."""
         vector = self.hardware.peak("float32")
@@ -487,9 +503,11 @@ class Columns:
         return (self["group_code"] == GROUP_CODES["matmul"]) & (self.tensor_core > 0) & (row_bytes % 16 != 0).any(axis=1)
 
     def tiles(self, edge_m: float, edge_n: float) -> Array:
-        """Output tiles of `edge_m` x `edge_n` that the products fall into."""
+        """Output tiles of `edge_m` x `edge_n` that the products fall into, of each image apart where these are multiplied as they
+        lie."""
         m, n, _ = self.product
-        return self["batches"] * np.ceil(m / edge_m) * np.ceil(n / edge_n)
+        images = np.where(self.as_it_lies, np.maximum(self["samples"], 1.0), 1.0)
+        return self["batches"] * images * np.ceil(m / images / edge_m) * np.ceil(n / edge_n)
 
     def tiled_flop(self, edge_m: float, edge_n: float) -> Array:
         """FLOP of the products in whole output tiles of `edge_m` x `edge_n`."""

@@ -31,7 +31,7 @@ from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
 from .scaffold import Scaffold
 
-SCHEMA = 8
+SCHEMA = 9
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 Each rate multiplies a physical lower bound (`Terms`); what a device does in turn is added, what it does at once takes as long
 as the slowest part (max_p is the maximum that power means with exponent p make smooth):
 
-    t       = max_p( host, latency + rows + work )
+    t       = max_p( host, latency + rows + beside + work )
     host    = the loop that issues the kernels; it and the latency count more for each further kernel, which adds a bias or
               copies an operand
+    beside  = bytes that kernels beside a convolution's move: they turn its images or add its bias
     work    = max_q( traffic, compute, serial )
     traffic = bytes from L2 and from DRAM, each at its own rate, parted by how far the working set exceeds L2
     compute = on matrix units the fastest of several tile sizes, in whole tiles and waves, and for convolutions of
@@ -55,6 +56,7 @@ TABLE = {
     "dram": Rate(1.2, 0.95, 50.0, 0.18, 0.3),
     "l2_edge": Rate(1.4, 0.3, 4.0, 0.18, 0.3),
     "rows": Rate(0.5, 0.003, 1e3, 1.2, 0.15),
+    "beside": Rate(1.2, 0.3, 50.0, 0.3, 0.15),
     "serial": Rate(5.0, 0.1, 1e4, 0.9, 0.15),
     "tile_128x128": Rate(1.3, 0.9, 5000.0, 0.42, 0.1),
     "tile_128x64": Rate(1.35, 0.9, 5000.0, 0.42, 0.1),
@@ -70,13 +72,14 @@ TABLE = {
 """Every rate: times over the data sheet's for traffic and compute, microseconds and nanoseconds for what no data sheet states
 (`terms`), the edge in L2 capacities, powers of the two maxima less 1; a further kernel takes a share of a launch, all of it at
 most. DRAM and compute may beat the data sheet (boost clocks) by 5 % and 10 %; transforms of convolutions, whose tiles
-and caches differ, what is reckoned of them by 20 % and 40 %. A kernel on one core of 28 that uses none of its vector lanes
-computes a thousand times slower than the data sheet (max pooling does). The deviations are the middle of three sets tried on
-folds of A30 and RTX 2080 Ti layers, which these two are judged on as well (docs/method.md)."""
+and caches differ, what is reckoned of them by 20 % and 40 %; what is moved beside a convolution may lie in L2, up to three
+times as fast. A kernel on one core of 28 that uses none of its vector lanes computes a thousand times slower than the data
+sheet (max pooling does). The deviations are the middle of three sets tried on folds of A30 and RTX 2080 Ti layers, which these
+two are judged on as well (docs/method.md)."""
 
 RATES = tuple(TABLE)
 BLOCKS = {
-    "launch": ("host", "latency"), "traffic": ("l2", "dram", "rows"),
+    "launch": ("host", "latency"), "traffic": ("l2", "dram", "rows", "beside"),
     "compute": ("serial", "tile_128x128", "tile_128x64", "tile_64x64", "tile_32x32", "split", "winograd", "fft", "vector"),
 }  # fmt: skip
 """Rates of times, by what they are times of: with all of them time doubles."""
@@ -187,7 +190,7 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
     ]  # fmt: skip
     algorithm = np.select(tests, range(len(tests)), len(tests))
     plain = conv & ~columns.depthwise
-    odd = (plain & (columns["out_positions"] * columns["element_bytes"] % 16 != 0) | columns.misaligned) & ~on_cpu
+    odd = (plain & columns.odd_planes | columns.misaligned) & ~on_cpu
     half, gathered = columns["element_bytes"] < 4, (columns["strided"] > 0) & ~conv
     return algorithm + len(_ALGORITHMS) * (odd + 2 * (plain & (columns.tensor_core > 0)) + 4 * half + 8 * gathered)
 
@@ -195,16 +198,17 @@ def _variants(columns: Columns) -> NDArray[np.intp]:
 def _by_cudnn(columns: Columns) -> NDArray[np.bool_]:
     """Whether ATen leaves a depthwise convolution to cuDNN, its own kernels being slower there: in channels-last layout, and in
     float16 by window, stride, channels and width (use_cudnn_depthwise and its heuristic for cuDNN 8.2 and later, in
-    aten/src/ATen/native/Convolution.cpp); images and windows are taken to be square, 1x1 windows with stride and sequences to be
-    ATen's."""
+    aten/src/ATen/native/Convolution.cpp), sequences without stride always; images and windows are taken to be square, 1x1 windows
+    with stride to be ATen's."""
     if columns.hardware.kind == "cpu" or not columns.depthwise.any():
         return np.zeros(len(columns.alike), dtype=bool)
     window, stride, channels, width = (columns[x] for x in ("window", "stride", "in_channels", "in_positions"))
     width = np.sqrt(width)
     many = (channels >= 512) | (channels >= 256) & (width >= 28) | (columns["samples"] == 1)
-    fits = np.isin(window, (1.0, 9.0, 25.0)) & (width >= 7) & (channels >= 32) & (columns["dilation"] == 1)
-    fits &= (stride == 1) | (stride == 2) & (window > 1) & many
-    fits &= columns.of_kind(lambda x: x.dtype == "float16" and x.kind == "conv2d").astype(bool)
+    fits = np.isin(window, (1.0, 9.0, 25.0)) & (width >= 7) & ((stride == 1) | (stride == 2) & (window > 1) & many)
+    fits &= columns.of_kind(lambda x: x.kind == "conv2d").astype(bool)
+    fits |= columns.of_kind(lambda x: x.kind == "conv1d").astype(bool) & (stride == 1)
+    fits &= columns.of_kind(lambda x: x.dtype == "float16").astype(bool) & (channels >= 32) & (columns["dilation"] == 1)
     return np.asarray(columns.depthwise & (fits | (columns["channels_last"] > 0)))
 
 
@@ -220,6 +224,8 @@ class Terms:
     """All bytes at DRAM bandwidth; those that a CPU's convolutions copy `_REORDER` times, on GPUs what sectors bring along."""
     l2_share: Array
     """Working set over L2 capacity, dimensionless."""
+    beside_s: Array
+    """Bytes that kernels beside a convolution's move, which turn its images or add its bias, at DRAM bandwidth."""
     work_s: Array
     """Rows, the serial main loop, each tile size, split products, transforms and vector FLOP [n_layers, 10]."""
     matrix: NDArray[np.bool_]
@@ -247,16 +253,17 @@ def terms(columns: Columns) -> Terms:
     steps = np.where((columns["group_code"] == GROUP_CODES["attention"]) & (m < TILES[-1][0]), np.minimum(k, _SPLIT_K), turns * k)
     group, dense = columns["group_code"], columns.is_conv & ~columns.depthwise
     softmax, on_cpu = group == GROUP_CODES["softmax"], device.kind == "cpu"
-    # kernels for tensor cores take channels-last images: others are turned before and after
-    turned = dense & (columns.tensor_core > 0) & (columns["channels_last"] == 0) & (not on_cpu)
+    # kernels for tensor cores take channels-last images: others are turned before and after, unless they can be left as they lie
+    turned = dense & (columns.tensor_core > 0) & (columns["channels_last"] == 0) & ~columns.as_it_lies & (not on_cpu)
     images_bytes = columns["read_bytes"] - columns["weight_bytes"] + columns["write_bytes"]
-    beside_bytes = 2.0 * (turned * images_bytes + bias * columns["write_bytes"])
+    beside_bytes = 2.0 * (turned * images_bytes + bias * dense * columns["write_bytes"])
     # a row of a reduction costs a nanosecond, one of a softmax, up to 1024 numbers that a warp and not a block takes (ATen's
-    # dispatch_softmax_forward), a quarter, an output of a depthwise convolution, which gathers its window, a thirtieth; what is
-    # moved beside a convolution counts twice, since the rate of rows starts at a half
+    # dispatch_softmax_forward), a quarter, an output that gathers a window, of a depthwise convolution or on GPUs, which have a
+    # thread for each, of a pooling, a thirtieth
+    windowed = (group == GROUP_CODES["pooling"]) & (columns["window"] > 1) & (not on_cpu)
     rows = np.select(
-        [columns.depthwise, dense, softmax & (n <= 1024.0), np.isin(group, _ROWED)],
-        [0.03 * m * n * columns["batches"], 2.0 * beside_bytes / device.dram_bytes_per_s / _STEP_S, 0.25 * m, m], 0.0,
+        [columns.depthwise, windowed, softmax & (n <= 1024.0), np.isin(group, _ROWED)],
+        [0.03 * m * n * columns["batches"], 0.03 * m, 0.25 * m, m], 0.0,
     )  # fmt: skip
     vector = columns["flop"] / device.peak("float32")
     reordered = np.where(columns.is_conv & (columns["channels_last"] == 0) & on_cpu, _REORDER, 1.0)
@@ -264,7 +271,7 @@ def terms(columns: Columns) -> Terms:
     return Terms(
         host_s=np.full(len(m), LAUNCH_S), further=bias + columns["copies"] + turns - 1.0,
         traffic_s=(moved_bytes + (0.0 if on_cpu else columns["across_bytes"])) / device.dram_bytes_per_s,
-        l2_share=columns.l2_share,
+        l2_share=columns.l2_share, beside_s=beside_bytes / device.dram_bytes_per_s,
         work_s=np.column_stack([
             _STEP_S * rows, *(np.where(matrix, x, 0.0) for x in (_STEP_S * steps, *tiled, split, *_transformed_s(columns))),
             np.where(matrix, 0.0, vector),
@@ -330,6 +337,7 @@ def law(log_rates: Array, terms: Terms) -> tuple[Array, Callable[[], Array]]:
     latency = LAUNCH_S * rate["latency"]
     from_dram = from_dram_frac(terms.l2_share, rate["l2_edge"])
     l2, dram = terms.traffic_s * (1.0 - from_dram) * rate["l2"], terms.traffic_s * from_dram * rate["dram"]
+    beside = terms.beside_s * rate["beside"]
     rows, serial = terms.work_s[:, 0] * rate["rows"], terms.work_s[:, 1] * rate["serial"]
     compute_of = terms.work_s[:, 2:] * np.exp(log_rates[..., _COMPUTE])
     tiles = np.where(terms.matrix[:, None], np.maximum(compute_of[:, :-1], _TINY_S), 1.0)
@@ -341,7 +349,7 @@ def law(log_rates: Array, terms: Terms) -> tuple[Array, Callable[[], Array]]:
     work = np.exp(log_work)
     kernels = 1.0 + terms.further * rate["further"]
     host, latency = terms.host_s * rate["host"] * kernels, latency * kernels
-    device = latency + rows + work
+    device = latency + rows + beside + work
     log_time, shares, by_power = _soft_maximum(np.stack([host, device], axis=1), host_power)
 
     def slopes() -> Array:
@@ -353,7 +361,7 @@ def law(log_rates: Array, terms: Terms) -> tuple[Array, Callable[[], Array]]:
         tile_share = np.where(terms.matrix[:, None], near / near.sum(axis=1, keepdims=True), 0.0)
         found = {
             "host": of_host * host, "further": (of_host * host + of_device * latency) * (1.0 - 1.0 / kernels),
-            "latency": of_device * latency, "rows": of_device * rows,
+            "latency": of_device * latency, "rows": of_device * rows, "beside": of_device * beside,
             "l2": of_traffic * l2, "dram": of_traffic * dram, "l2_edge": of_traffic * moved,
             "serial": of_work * work_shares[:, 2], "vector": of_work * work_shares[:, 1] * ~terms.matrix,
             "work_power": of_work * work_by_power * rate["work_power"], "host_power": by_power * rate["host_power"],
@@ -424,7 +432,8 @@ class Scaffold:
         for name in sorted({lender for group in set(of_group[own]) for lender in lenders(group)} - {"*"}):
             others = (of_group == name.removeprefix("group:")) & ~own
             if weight[others].sum() >= MIN_LAYERS - 1e-9:
-                drawn, start = Prior(np.array(rates["*"]), SD), self.log_rates.get(name)
+                nearest = next(x for x in lenders(name.removeprefix("group:")) if x in rates)
+                drawn, start = Prior(np.array(rates[nearest]), SD), self.log_rates.get(name)
                 fitted = fit_rates(drawn, values.take(others), np.log(time_s[others]), weight[others], start)
                 rates[name] = tuple(float(x) for x in fitted)
         return Scaffold(rates)

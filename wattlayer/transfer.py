@@ -36,7 +36,7 @@ LN2 = float(np.log(2.0))
 RUN = "data sheet"
 NO_HOST = -10.0
 """Log rate of a host that is not there."""
-SCHEMA = 5
+SCHEMA = 6
 LEARNED = "transfer/hardware.json"
 """What the measured devices taught, beside the shipped models."""
 
