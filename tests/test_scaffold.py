@@ -400,6 +400,17 @@ def test_images_are_turned_for_tensor_cores_and_back_unless_channels_are_last_al
     assert halves.tensor_core.all() and not terms(halves).beside_s.any(), "processors turn none"
 
 
+def test_an_image_without_a_batch_has_the_tiles_of_a_batch_of_one():
+    def pointwise(kind: str, *batch: int) -> Layer:
+        inputs = op("input", *batch, 8, 8, 8), op("weight", 8, 8, 1, 1)
+        return Layer(kind, inputs, (op("output", *batch, 8, 8, 8),)).with_tf32("conv")
+
+    for kind in ("conv2d", "conv_transpose2d"):
+        columns = Columns([pointwise(kind), pointwise(kind, 1), pointwise(kind, 0)], A30)
+        assert columns.as_it_lies.all()
+        assert columns.tiles(32, 32).tolist() == [2, 2, 0]
+
+
 LIES = {
     "aligned": (conv(2, 8, 16, 8, 1).with_tf32("conv"), True),
     "aligned, half": (in_dtype(conv(2, 8, 16, 8, 1), "float16"), True),

@@ -506,7 +506,8 @@ class Columns:
         """Output tiles of `edge_m` x `edge_n` that the products fall into, of each image apart where these are multiplied as they
         lie."""
         m, n, _ = self.product
-        images = np.where(self.as_it_lies, np.maximum(self["samples"], 1.0), 1.0)
+        of_image = np.where(self["transposed"] > 0, self["in_positions"], self["out_positions"])
+        images = np.where(self.as_it_lies, np.maximum(m / np.maximum(of_image, 1.0), 1.0), 1.0)
         return self["batches"] * images * np.ceil(m / images / edge_m) * np.ceil(n / edge_n)
 
     def tiled_flop(self, edge_m: float, edge_n: float) -> Array:
