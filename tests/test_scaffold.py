@@ -398,6 +398,8 @@ def test_images_are_turned_for_tensor_cores_and_back_unless_channels_are_last_al
     assert terms(Columns(layers, A30)).beside_s == pytest.approx([0, moved_s, 0])
     halves = Columns([in_dtype(plain, "bfloat16")], HARDWARE["xeon-platinum-8480"])
     assert halves.tensor_core.all() and not terms(halves).beside_s.any(), "processors turn none"
+    points = Columns([in_dtype(conv(2, 8, 16, 8, 1), "bfloat16")], HARDWARE["xeon-platinum-8480"])
+    assert points.tensor_core.all() and not points.as_it_lies.any(), "and have algorithms of their own"
 
 
 def test_an_image_without_a_batch_has_the_tiles_of_a_batch_of_one():

@@ -432,8 +432,7 @@ class Scaffold:
         for name in sorted({lender for group in set(of_group[own]) for lender in lenders(group)} - {"*"}):
             others = (of_group == name.removeprefix("group:")) & ~own
             if weight[others].sum() >= MIN_LAYERS - 1e-9:
-                nearest = next(x for x in lenders(name.removeprefix("group:")) if x in rates)
-                drawn, start = Prior(np.array(rates[nearest]), SD), self.log_rates.get(name)
+                drawn, start = _from_nearest(name.removeprefix("group:"), rates), self.log_rates.get(name)
                 fitted = fit_rates(drawn, values.take(others), np.log(time_s[others]), weight[others], start)
                 rates[name] = tuple(float(x) for x in fitted)
         return Scaffold(rates)
@@ -476,8 +475,8 @@ def fit_levels(
             weight = weigh(chosen)
             if weight.sum() >= MIN_LAYERS - 1e-9:
                 group = str(of_group[np.argmax(chosen)])
-                drawn = Prior(next(rates[x] for x in lenders(group) if x in rates), SD)
-                rates[prefix + name] = fit_rates(drawn, values.take(chosen), target[chosen], weight, starts.get(prefix + name))
+                drawn, start = _from_nearest(group, rates), starts.get(prefix + name)
+                rates[prefix + name] = fit_rates(drawn, values.take(chosen), target[chosen], weight, start)
     return rates
 
 
@@ -494,6 +493,11 @@ class Prior(NamedTuple):
 
     mean: Array
     sd: Array
+
+
+def _from_nearest(group: str, rates: Mapping[str, Sequence[float] | Array]) -> Prior:
+    """Return where the rates of a group, or of its cells, are expected: at those of its nearest lender that is known."""
+    return Prior(np.array(next(rates[name] for name in lenders(group) if name in rates)), SD)
 
 
 def fit_rates(prior: Prior, values: Terms, target: Array, weight: Array, start: Sequence[float] | Array | None = None) -> Array:
