@@ -454,9 +454,9 @@ class Columns:
 
     @cached_property
     def as_it_lies(self) -> NDArray[np.bool_]:
-        """Whether tensor cores of a GPU multiply each image as it lies, channels first: windows of one without stride are products
-        of weights [out_channels, in_channels] and images [in_channels, positions]. In numbers of two bytes channels must start
-        aligned; in TF32 any will do (rows of the A30 and the H200 take no time for turning them)."""
+        """Whether tensor cores of a GPU multiply each image as it lies, channels first: windows of one without stride are
+        products of weights [out_channels, in_channels] and images [in_channels, positions]. In numbers of two bytes channels must
+        start aligned; in TF32 any will do (rows of the A30 and the H200 take no time for turning them)."""
         aligned = (self["element_bytes"] == 4) | ~self.odd_planes
         plain = (self["window"] == 1) & (self["stride"] == 1) & (self["channels_last"] == 0)
         on_gpu = self.hardware.kind != "cpu"
