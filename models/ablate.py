@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from wattlayer.adapters.families import families_of
 from wattlayer.dataset import Measurement
 from wattlayer.evaluate import configuration, folds
-from wattlayer.features import Array, Columns
+from wattlayer.features import FEATURES_VERSION, Array, Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.intervals import Support
 from wattlayer.layer import Layer
@@ -198,7 +198,7 @@ def main(tables: Path) -> None:
     lines = [
         "# What each part buys", "",
         "Written by `python models/ablate.py`: median (p90) absolute percentage error of energy on every row of the A30 and",
-        f"RTX 2080 Ti tables ({len(rows)} rows), each split as on the cards.", "",
+        f"RTX 2080 Ti tables ({len(rows)} rows), with features version {FEATURES_VERSION}, each split as on the cards.", "",
         f"| variant | {' | '.join(f'{d}, {s}' for d in DEVICES for s in SPLITS)} |",
         f"|---|{'--:|' * len(DEVICES) * len(SPLITS)}",
     ]  # fmt: skip

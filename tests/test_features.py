@@ -34,11 +34,12 @@ A30 = HARDWARE["a30"]
 DATA = Path(__file__).parents[1] / "data"
 
 NAMES_DIGEST = {1: "a7c6fbf03c116f2f", 2: "bbdf414f3360892f", 3: "bbdf414f3360892f", 4: "bbdf414f3360892f",
-                5: "bbdf414f3360892f", 6: "bbdf414f3360892f"}  # fmt: skip
+                5: "bbdf414f3360892f", 6: "bbdf414f3360892f", 7: "bbdf414f3360892f"}  # fmt: skip
 """SHA-256 of the feature names by version: a changed list needs a new version and a new line here. The third counts the tiles and
 waves of attention otherwise, the fourth the bytes of operands that products copy, the fifth blocks of batch norm in eval mode,
 queries of heads that share keys, cells of recurrent layers and which operands are expanded, the sixth the tiles of 1x1
-convolutions on tensor cores image by image, and inputs and state of recurrent layers together."""
+convolutions on tensor cores image by image, and inputs and state of recurrent layers together, the seventh the windows of
+poolings that adapt, no tiles of products by a vector and what convolutions copy."""
 
 
 class Oddments(nn.Module):
@@ -315,6 +316,26 @@ def test_windows_strides_norms_and_reductions():
     assert [sizes(first(nn.GroupNorm(2, 8), 3, 8, 4))[x] for x in "mn"] == [6, 16]
     assert [sizes(first(nn.Softmax(1), 3, 8, 4))[x] for x in "mn"] == [12, 8]
     assert sizes(first(nn.Conv2d(3, 8, 3, dilation=2), 1, 3, 9, 9))["dilation"] == 2
+
+
+NORM = first(nn.LayerNorm(6, elementwise_affine=False), 2, 5, 6)
+POOL, CONV = first(nn.MaxPool2d(2), 2, 4, 8, 8), first(nn.Conv2d(4, 8, 3), 2, 4, 9, 9)
+BROKEN = {
+    "a number": (NORM, "normalized_shape", 6), "text": (NORM, "normalized_shape", "6"),
+    "texts": (NORM, "normalized_shape", ("a",)), "nothing": (NORM, "normalized_shape", (0,)),
+    "below nothing": (NORM, "normalized_shape", (-6,)), "another size": (NORM, "normalized_shape", (5,)),
+    "no window": (POOL, "kernel_size", None), "a window in words": (POOL, "kernel_size", "two"),
+    "no number of groups": (CONV, "groups", "x"), "a dimension in words": (first(nn.Softmax(1), 3, 8), "dim", "last"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_arguments_that_fit_no_kind_are_refused(name):
+    """A record read from a file may say anything."""
+    layer, argument, value = BROKEN[name]
+    broken = replace(layer, arguments=tuple(sorted({**dict(layer.arguments), argument: value}.items())))
+    with pytest.raises(InputError, match=f"or arguments do not fit the kind '{layer.kind}': correct the shapes of the layer"):
+        sizes(broken)
 
 
 class Packed(nn.Module):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from wattlayer.features import Columns, featurise
 from wattlayer.hardware import HARDWARE
 from wattlayer.layer import Layer, Operand
-from wattlayer.scaffold import MIN_LAYERS, NEVER_S, RATES, START, TABLE, Scaffold, cells, groups, law, terms
+from wattlayer.scaffold import BLOCKS, MIN_LAYERS, NEVER_S, RATES, START, TABLE, Scaffold, cells, groups, law, terms
 from wattlayer.transfer import group_of_cell
 
 A30 = HARDWARE["a30"]
@@ -356,6 +356,42 @@ def test_long_products_of_few_tiles_are_cut():
     assert split == pytest.approx(max(2 * 32 * 32 * 2**16, 2 * 32 * 32 * 256 * 56) / 10.3e12)
 
 
+def test_a_product_by_a_vector_has_no_tiles():
+    """On vector units, in halves too: 32 rows of which 31 are empty would take as long as 32."""
+    layers = [linear(1, 1000, 512), linear(512, 1, 1000), linear(2, 1000, 512)]
+    columns = Columns([*layers, *(in_dtype(x, "float16") for x in layers)], A30)
+    found = terms(columns)
+    assert found.matrix.tolist() == [False, False, True] * 2 == (columns.matrix_like).tolist()
+    assert columns.tensor_core.tolist() == [0, 0, 0, 0, 0, 1]
+    assert found.work_s[:, -1] == pytest.approx(np.array([1.024e6, 1.024e6, 0] * 2) / 10.3e12)
+    assert not found.work_s[[0, 1, 3, 4], 1:7].any()
+
+
+def test_poolings_that_adapt_have_a_block_for_each_plane():
+    """Unless they average whole planes, which is a reduction; what has a window gathers it, whatever its size."""
+    image, one, more = op("input", 2, 8, 6, 6), op("output", 2, 8, 1, 1), op("output", 2, 8, 3, 3)
+    layers = [
+        Layer("adaptive_avg_pool2d", (image,), (one,), (("output_size", (1, 1)),)),
+        Layer("adaptive_avg_pool2d", (image,), (more,), (("output_size", (3, 3)),)),
+        Layer("adaptive_max_pool2d", (image,), (one,), (("output_size", (1, 1)),)),
+        Layer("max_pool2d", (image,), (more,), (("kernel_size", (1, 1)), ("stride", (2, 2)))),
+    ]
+    columns = Columns(layers, A30)
+    assert terms(columns).work_s[:, 0] == pytest.approx([16e-9, 160e-9, 160e-9, 144 * 3e-11])
+    assert [columns[x].tolist() for x in ("window", "stride")] == [[36, 4, 36, 1], [6, 2, 6, 2]]
+    sequence = Layer("adaptive_avg_pool1d", (op("input", 2, 8, 64),), (op("output", 2, 8, 4),), (("output_size", (4,)),))
+    assert terms(Columns([sequence], A30)).work_s[:, 0] == pytest.approx([160e-9])
+    assert terms(Columns(layers, HARDWARE["xeon-gold-5120"])).work_s[:, 0] == pytest.approx([16e-9, 144e-9, 16e-9, 144e-9])
+
+
+def test_transposed_depthwise_convolutions_gather_outputs_and_are_cudnn_s():
+    inputs = op("input", 2, 8, 10, 10), op("weight", 8, 1, 3, 3)
+    layer = Layer("conv_transpose2d", inputs, (op("output", 2, 8, 12, 12),), (("groups", 8),))
+    columns = Columns([layer], A30)
+    assert terms(columns).work_s[0, 0] == pytest.approx(2 * 8 * 144 * 3e-11)
+    assert cells(columns) == ["conv_transpose2d/depthwise/cudnn"], "ATen's is_depthwise takes none that is transposed"
+
+
 def test_norms_have_rows_and_depthwise_convolutions_and_poolings_gather():
     norm = Layer("layer_norm", (op("input", 64, 32, 768), op("weight", 768), op("bias", 768)), (op("output", 64, 32, 768),))
     depthwise = conv(2, 8, 8, 8, 3, groups=8)
@@ -368,6 +404,13 @@ def test_norms_have_rows_and_depthwise_convolutions_and_poolings_gather():
     on_cpu = terms(Columns([window], HARDWARE["xeon-gold-5120"])).work_s[:, 0]
     assert on_cpu == pytest.approx([2 * 8 * 4 * 4 * 1e-9]), "which has no thread for each"
     assert not found.matrix.any()
+
+
+def test_what_moves_beside_a_convolution_has_the_bounds_of_memory():
+    """Kernels that turn images stream them, from L2 at best: three times as fast as from DRAM, and never a tenth of its time."""
+    beside = TABLE["beside"]
+    assert beside.least >= 0.3 and beside.most == TABLE["dram"].most
+    assert "beside" in BLOCKS["traffic"], "a calibration moves it with all other traffic"
 
 
 def test_a_warp_takes_a_short_row_of_a_softmax_and_a_block_a_long_one():
@@ -418,9 +461,31 @@ LIES = {
     "aligned, half": (in_dtype(conv(2, 8, 16, 8, 1), "float16"), True),
     "odd": (conv(2, 8, 16, 7, 1).with_tf32("conv"), True),
     "odd, half": (in_dtype(conv(2, 8, 16, 7, 1), "float16"), False),
+    "with padding": (replace(conv(2, 8, 16, 8, 1), outputs=(op("output", 2, 16, 12, 12),)).with_tf32("conv"), False),
     "with a stride": (conv(2, 8, 16, 8, 1, stride=(2, 2)).with_tf32("conv"), False),
     "a window": (conv(2, 8, 16, 8, 3).with_tf32("conv"), False),
 }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_images_of_one_position_are_rows_of_one_product(dtype):
+    """Squeeze and excite: channels lie side by side, so that nothing is turned and samples share tiles."""
+    layer = in_dtype(conv(128, 64, 32, 1, 1), dtype).with_tf32("conv")
+    columns = Columns([layer], A30)
+    assert columns.tensor_core.all() and not columns.as_it_lies.any()
+    assert columns.tiles(32, 32).tolist() == [4] and not terms(columns).beside_s.any()
+    assert cells(columns) == ["conv2d/1x1/tc" + "/half" * (dtype == "float16")], "and there are no planes to be odd"
+
+
+def test_images_that_lie_otherwise_are_copied_before_they_are_convolved():
+    """Half of the channels of an image, or its rows and columns exchanged: ATen's `contiguous`."""
+    plain = conv(2, 8, 16, 8, 1).with_tf32("conv")
+    for strides in ((1024, 64, 8, 1), (512, 64, 1, 8)):
+        columns = Columns([plain, replace(plain, inputs=(replace(plain.inputs[0], strides=strides), plain.inputs[1]))], A30)
+        found, copied_s = terms(columns), 2 * 2 * 8 * 64 * 4 / 933e9
+        assert found.further.tolist() == [0, 1]
+        assert found.beside_s == pytest.approx([0, copied_s]) and np.diff(found.traffic_s) == pytest.approx(0)
+        assert np.diff(columns.memory_s()) == pytest.approx(copied_s)
 
 
 @pytest.mark.parametrize("name", LIES)
@@ -511,7 +576,8 @@ CUDNN = {  # batch, channels, edge, window, stride
     "narrow images": ((8, 32, 6, 3, 1), False), "stride": ((8, 32, 28, 3, 2), False),
     "of many channels": ((8, 512, 14, 3, 2), True), "of wide images": ((8, 256, 28, 3, 2), True),
     "of less wide ones": ((8, 256, 14, 3, 2), False),
-    "of one sample": ((1, 32, 28, 5, 2), True), "dilated": ((8, 32, 14, 3, 1, 2), False), "points": ((1, 32, 28, 1, 2), False),
+    "of one sample": ((1, 32, 28, 5, 2), True), "of many samples": ((8, 32, 28, 5, 2), False),
+    "dilated": ((8, 32, 14, 3, 1, 2), False), "points": ((1, 32, 28, 1, 2), False),
 }  # fmt: skip
 
 
@@ -530,6 +596,13 @@ def test_depthwise_convolutions_go_to_cudnn_by_shape(name):
     dense = in_dtype(conv(8, 32, 32, 14, 3, padding=(1, 1)), "float16")
     assert cells(Columns([dense, half], A30))[0].startswith("conv2d/3x3")
     assert cells(Columns([last], HARDWARE["xeon-gold-5120"])) == ["conv2d/depthwise"]
+
+
+def test_an_image_without_a_batch_is_one_sample():
+    layer = in_dtype(conv(1, 32, 32, 28, 5, groups=32, stride=(2, 2)), "float16")
+    alone = replace(layer, inputs=(Operand("input", (32, 28, 28), "float16"), layer.inputs[1]))
+    alone = replace(alone, outputs=(Operand("output", (32, 14, 14), "float16"),))
+    assert cells(Columns([alone], A30)) == cells(Columns([layer], A30)) == ["conv2d/depthwise/cudnn/half"]
 
 
 SEQUENCES = {"float16": (32, 1, True), "few channels": (16, 1, False), "stride": (32, 2, False)}

@@ -24,7 +24,7 @@ from .hardware import Hardware
 from .kinds import KINDS
 from .layer import DTYPE_BYTES, Layer, Operand
 
-FEATURES_VERSION = 6
+FEATURES_VERSION = 7
 
 Array = NDArray[np.float64]
 
@@ -96,28 +96,28 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
     """Return the values of `Dimensions` for one layer, in `DIMENSIONS` order."""
     inputs = layer.inputs
     try:
-        sizes = _SIZES.get(layer.group, _mapped)(layer)
-    except (LookupError, ArithmeticError):
+        sizes, flop = _SIZES.get(layer.group, _mapped)(layer), float(layer.flop)
+    except (LookupError, ArithmeticError, TypeError, ValueError):
         shapes = ", ".join(str(x.shape) for x in inputs)
-        raise InputError(f"operands {shapes} do not fit the kind {layer.kind!r}: correct the shapes of the layer") from None
-    record = Dimensions(
-        kind_code=KIND_CODES.get(layer.kind, -1.0),
-        group_code=GROUP_CODES[layer.group],
-        flop=float(layer.flop),
-        read_bytes=float(layer.read_bytes),
-        write_bytes=float(layer.write_bytes),
-        samples=float(inputs[0].shape[0]) if inputs and inputs[0].shape else 1.0,
-        train=float(bool(layer.argument("training", False) or layer.argument("active", False))),
-        operands=float(len(inputs)),
-        element_bytes=float(DTYPE_BYTES[layer.dtype]),
-        channels_last=float(bool(inputs) and inputs[0].channels_last),
-        strided=float(_lies_apart(layer)),
-        across_bytes=float(_across_bytes(layer)),
-        tf32=float(layer.tf32),
-        bias=float(layer.operand("bias") is not None),
-        **sizes,
-    )
-    values: tuple[float, ...] = _IN_ORDER(record)
+        said = f"operands {shapes} or arguments do not fit the kind {layer.kind!r}: correct the shapes of the layer"
+        raise InputError(said) from None
+    of_all = {
+        "kind_code": KIND_CODES.get(layer.kind, -1.0),
+        "group_code": GROUP_CODES[layer.group],
+        "flop": flop,
+        "read_bytes": float(layer.read_bytes),
+        "write_bytes": float(layer.write_bytes),
+        "samples": float(inputs[0].shape[0]) if inputs and inputs[0].shape else 1.0,
+        "train": float(bool(layer.argument("training", False) or layer.argument("active", False))),
+        "operands": float(len(inputs)),
+        "element_bytes": float(DTYPE_BYTES[layer.dtype]),
+        "channels_last": float(bool(inputs) and inputs[0].channels_last),
+        "strided": float(_lies_apart(layer)),
+        "across_bytes": float(_across_bytes(layer)),
+        "tf32": float(layer.tf32),
+        "bias": float(layer.operand("bias") is not None),
+    }
+    values: tuple[float, ...] = _IN_ORDER(Dimensions(**(of_all | sizes)))
     return values
 
 
@@ -181,7 +181,9 @@ def _conv(layer: Layer) -> dict[str, float]:
     groups = layer.argument("groups", 1)
     transposed = layer.kind.startswith("conv_transpose")
     positions = x if transposed else out
+    copied = x.strides is not None and not x.channels_last  # ATen's `contiguous`
     return {
+        "samples": prod(x.shape[:-spatial - 1]),
         "batches": groups,
         "m": prod(positions.shape[:-spatial - 1]) * prod(positions.shape[-spatial:]),
         "n": weight.elements / weight.shape[0] if transposed else weight.shape[0] / groups,
@@ -195,6 +197,8 @@ def _conv(layer: Layer) -> dict[str, float]:
         "out_positions": prod(out.shape[-spatial:]),
         "weight_bytes": weight.size_bytes,
         "transposed": transposed,
+        "copies": copied,
+        "copied_bytes": x.elements * DTYPE_BYTES[x.dtype] * copied,
     }  # fmt: skip
 
 
@@ -354,18 +358,22 @@ def _normed(layer: Layer) -> dict[str, float]:
         rows = x.elements / max(1, x.shape[layer.argument("dim", -1)] if x.shape else 1)
     else:
         shape = layer.argument("normalized_shape") or (scale.shape if scale else x.shape[-1:])
+        if scale is None and x.shape[-len(shape) :] != tuple(shape):
+            raise ValueError(shape)
         rows = x.elements / max(1, prod(shape))
     return {"batches": 1, "m": rows, "n": x.elements / max(1.0, rows), "k": 1, "copies": copied,
             "copied_bytes": x.elements * DTYPE_BYTES[x.dtype] * copied, **_image(layer)}  # fmt: skip
 
 
 def _pooled(layer: Layer) -> dict[str, float]:
-    window = layer.argument("kernel_size")
-    axes = max(1, len(layer.inputs[0].shape) - 2)
-    stride = layer.argument("stride") or window or (1,)
-    return _reduced(layer) | {
-        "window": 1.0 if window is None else prod(window) if len(window) > 1 else window[0] ** axes,
+    """`m` results, each gathered from a window; what adapts to its output has windows as large as they must be."""
+    sizes, window = _reduced(layer), layer.argument("kernel_size")
+    axes = int(layer.kind.split("pool")[1][0])
+    stride = layer.argument("stride") or window or (sizes["n"] ** (1 / axes),)
+    return sizes | {
+        "window": sizes["n"] if window is None else prod(window) if len(window) > 1 else window[0] ** axes,
         "stride": _mean(stride),
+        "out_positions": prod(layer.outputs[0].shape[-axes:]),
     }
 
 
@@ -429,11 +437,11 @@ class Columns:
 
     @property
     def _fit_for_tensor_cores(self) -> NDArray[np.bool_]:
-        """Depthwise convolutions are no products of matrices, and others load 16 bytes of channels at a time, four of TF32 and
-        eight of half precision: an image's three or any other remainder stay on vector units (on an A30 those of TF32 take as
-        long as in float32)."""
+        """Depthwise convolutions and products by a vector are no products of matrices, and other convolutions load 16 bytes of
+        channels at a time, four of TF32 and eight of half precision: an image's three or any other remainder stay on vector units
+        (on an A30 those of TF32 take as long as in float32)."""
         at_once = np.where(self["element_bytes"] < 4, 8.0, np.where(self["tf32"] > 0, 4.0, 1.0))
-        return ~(self.is_conv & (self["in_channels"] % at_once != 0) | self.depthwise)
+        return ~(self.is_conv & (self["in_channels"] % at_once != 0) | self.depthwise | self.by_vector)
 
     @cached_property
     def is_conv(self) -> NDArray[np.bool_]:
@@ -441,7 +449,13 @@ class Columns:
 
     @cached_property
     def matrix_like(self) -> NDArray[np.bool_]:
-        return np.isin(self["group_code"], [GROUP_CODES[g] for g in ("conv", "matmul", "attention", "recurrent")])
+        in_tiles = [GROUP_CODES[group] for group in ("conv", "matmul", "attention", "recurrent")]
+        return np.asarray(np.isin(self["group_code"], in_tiles) & ~self.by_vector)
+
+    @cached_property
+    def by_vector(self) -> NDArray[np.bool_]:
+        """Products with a single row or column: BLAS multiplies a matrix by a vector on vector units, without tiles."""
+        return np.asarray((self["group_code"] == GROUP_CODES["matmul"]) & (np.minimum(self["m"], self["n"]) <= 1))
 
     @cached_property
     def depthwise(self) -> NDArray[np.bool_]:
@@ -449,18 +463,24 @@ class Columns:
 
     @cached_property
     def odd_planes(self) -> NDArray[np.bool_]:
-        """Whether a channel of the output is no multiple of 16 bytes, so that most start where vector loads cannot."""
-        return np.asarray(self["out_positions"] * self["element_bytes"] % 16 != 0)
+        """Whether a channel of the output is no multiple of 16 bytes, so that most start where vector loads cannot. Images of one
+        position have no planes."""
+        return np.asarray((self["out_positions"] * self["element_bytes"] % 16 != 0) & (self["in_positions"] > 1))
 
     @cached_property
     def as_it_lies(self) -> NDArray[np.bool_]:
-        """Whether tensor cores of a GPU multiply each image as it lies, channels first: windows of one without stride are
-        products of weights [out_channels, in_channels] and images [in_channels, positions]. In numbers of two bytes channels must
-        start aligned; in TF32 any will do (rows of the A30 and the H200 take no time for turning them)."""
+        """Whether tensor cores of a GPU multiply each image as it lies, channels first: windows of one without stride and padding
+        are products of weights [out_channels, in_channels] and images [in_channels, positions]. In numbers of two bytes channels
+        must start aligned; in TF32 any will do (rows of the A30 and the H200 take no time for turning them)."""
         aligned = (self["element_bytes"] == 4) | ~self.odd_planes
-        plain = (self["window"] == 1) & (self["stride"] == 1) & (self["channels_last"] == 0)
+        plain = (self["window"] == 1) & (self["stride"] == 1) & (self["in_positions"] == self["out_positions"])
         on_gpu = self.hardware.kind != "cpu"
-        return np.asarray(self.is_conv & (self.tensor_core > 0) & plain & aligned & on_gpu)
+        return np.asarray(self.is_conv & (self.tensor_core > 0) & plain & aligned & ~self.channels_inmost & on_gpu)
+
+    @cached_property
+    def channels_inmost(self) -> NDArray[np.bool_]:
+        """Whether channels of an image lie side by side: in channels-last layout, and where there is but one position."""
+        return np.asarray((self["channels_last"] > 0) | (self["in_positions"] == 1))
 
     def compute_s(self) -> Array:
         """FLOP over peak rate; only matrix-like kinds reach the tensor cores."""
@@ -507,8 +527,7 @@ class Columns:
         """Output tiles of `edge_m` x `edge_n` that the products fall into, of each image apart where these are multiplied as they
         lie."""
         m, n, _ = self.product
-        of_image = np.where(self["transposed"] > 0, self["in_positions"], self["out_positions"])
-        images = np.where(self.as_it_lies, np.maximum(m / np.maximum(of_image, 1.0), 1.0), 1.0)
+        images = np.where(self.as_it_lies, np.maximum(m / np.maximum(self["out_positions"], 1.0), 1.0), 1.0)
         return self["batches"] * images * np.ceil(m / images / edge_m) * np.ceil(n / edge_n)
 
     def tiled_flop(self, edge_m: float, edge_n: float) -> Array:

@@ -71,11 +71,11 @@ TABLE = {
 }
 """Every rate: times over the data sheet's for traffic and compute, microseconds and nanoseconds for what no data sheet states
 (`terms`), the edge in L2 capacities, powers of the two maxima less 1; a further kernel takes a share of a launch, all of it at
-most. DRAM and compute may beat the data sheet (boost clocks) by 5 % and 10 %; transforms of convolutions, whose tiles
-and caches differ, what is reckoned of them by 20 % and 40 %; what is moved beside a convolution may lie in L2, up to three
-times as fast. A kernel on one core of 28 that uses none of its vector lanes computes a thousand times slower than the data
-sheet (max pooling does). The deviations are the middle of three sets tried on folds of A30 and RTX 2080 Ti layers, which these
-two are judged on as well (docs/method.md)."""
+most. DRAM and compute may beat the data sheet (boost clocks) by 5 % and 10 %; transforms of convolutions, whose tiles and caches
+differ, what is reckoned of them by 20 % and 40 %; what is moved beside a convolution may lie in L2, up to three times as fast. A
+kernel on one core of 28 that uses none of its vector lanes computes a thousand times slower than the data sheet (max pooling
+does). The deviations are the middle of three sets tried on folds of A30 and RTX 2080 Ti layers, which these two are judged on as
+well (docs/method.md)."""
 
 RATES = tuple(TABLE)
 BLOCKS = {
@@ -209,13 +209,13 @@ def _by_cudnn(columns: Columns) -> NDArray[np.bool_]:
     fits &= columns.of_kind(lambda x: x.kind == "conv2d").astype(bool)
     fits |= columns.of_kind(lambda x: x.kind == "conv1d").astype(bool) & (stride == 1)
     fits &= columns.of_kind(lambda x: x.dtype == "float16").astype(bool) & (channels >= 32) & (columns["dilation"] == 1)
-    return np.asarray(columns.depthwise & (fits | (columns["channels_last"] > 0)))
+    return np.asarray(columns.depthwise & (fits | (columns["channels_last"] > 0) | (columns["transposed"] > 0)))
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Physical lower bounds (of transforms estimates) [n_layers] in seconds, before rates; in `RATES` order from "rows" on. And
-    how many kernels layers launch beside the first."""
+    """Physical lower bounds (of transforms estimates) [n_layers] in seconds, before rates; those of `work_s` in `RATES` order
+    but for "beside". And how many kernels layers launch beside the first."""
 
     host_s: Array
     further: Array
@@ -241,7 +241,7 @@ class Terms:
 
 def terms(columns: Columns) -> Terms:
     """Return the bounds of every layer; launches are in microseconds and rows and serial steps in nanoseconds each."""
-    device, m, n, (_, _, k) = columns.hardware, columns["m"], columns["n"], columns.product
+    device, m, (_, _, k) = columns.hardware, columns["m"], columns.product
     matrix, bias = columns.matrix_like & ~columns.depthwise, _separate_bias(columns)
     per_unit = device.units / columns.peak_flop_per_s  # seconds that one unit takes for a FLOP
     # what is recurrent does one product after another
@@ -251,33 +251,51 @@ def terms(columns: Columns) -> Terms:
     split = np.maximum(padded_s, 2.0 * 32.0 * 32.0 * turns * np.minimum(k, _SPLIT_K) * per_unit)
     # for fewer queries than a tile holds, attention cuts its keys
     steps = np.where((columns["group_code"] == GROUP_CODES["attention"]) & (m < TILES[-1][0]), np.minimum(k, _SPLIT_K), turns * k)
-    group, dense = columns["group_code"], columns.is_conv & ~columns.depthwise
-    softmax, on_cpu = group == GROUP_CODES["softmax"], device.kind == "cpu"
+    dense, on_cpu = columns.is_conv & ~columns.depthwise, device.kind == "cpu"
     # kernels for tensor cores take channels-last images: others are turned before and after, unless they can be left as they lie
-    turned = dense & (columns.tensor_core > 0) & (columns["channels_last"] == 0) & ~columns.as_it_lies & (not on_cpu)
+    turned = dense & (columns.tensor_core > 0) & ~columns.channels_inmost & ~columns.as_it_lies & (not on_cpu)
     images_bytes = columns["read_bytes"] - columns["weight_bytes"] + columns["write_bytes"]
-    beside_bytes = 2.0 * (turned * images_bytes + bias * dense * columns["write_bytes"])
-    # a row of a reduction costs a nanosecond, one of a softmax, up to 1024 numbers that a warp and not a block takes (ATen's
-    # dispatch_softmax_forward), a quarter, an output that gathers a window, of a depthwise convolution or on GPUs, which have a
-    # thread for each, of a pooling, a thirtieth
-    windowed = (group == GROUP_CODES["pooling"]) & (columns["window"] > 1) & (not on_cpu)
-    rows = np.select(
-        [columns.depthwise, windowed, softmax & (n <= 1024.0), np.isin(group, _ROWED)],
-        [0.03 * m * n * columns["batches"], 0.03 * m, 0.25 * m, m], 0.0,
-    )  # fmt: skip
+    beside_bytes = 2.0 * dense * (turned * images_bytes + bias * columns["write_bytes"] + columns["copied_bytes"])
     vector = columns["flop"] / device.peak("float32")
     reordered = np.where(columns.is_conv & (columns["channels_last"] == 0) & on_cpu, _REORDER, 1.0)
-    moved_bytes = reordered * columns.bytes_moved + 2.0 * bias * ~dense * columns["write_bytes"]
+    own_bytes = columns["read_bytes"] + columns["write_bytes"]
+    moved_bytes = reordered * own_bytes + 2.0 * ~dense * (columns["copied_bytes"] + bias * columns["write_bytes"])
     return Terms(
         host_s=np.full(len(m), LAUNCH_S), further=bias + columns["copies"] + turns - 1.0,
         traffic_s=(moved_bytes + (0.0 if on_cpu else columns["across_bytes"])) / device.dram_bytes_per_s,
         l2_share=columns.l2_share, beside_s=beside_bytes / device.dram_bytes_per_s,
         work_s=np.column_stack([
-            _STEP_S * rows, *(np.where(matrix, x, 0.0) for x in (_STEP_S * steps, *tiled, split, *_transformed_s(columns))),
+            _STEP_S * _rows(columns),
+            *(np.where(matrix, x, 0.0) for x in (_STEP_S * steps, *tiled, split, *_transformed_s(columns))),
             np.where(matrix, 0.0, vector),
         ]),
         matrix=matrix,
     )  # fmt: skip
+
+
+def _rows(columns: Columns) -> Array:
+    """Return how many rows of a reduction [n_layers] layers take as long as, beside what they read and compute.
+
+    One of a softmax, up to 1024 numbers that a warp and not a block takes (ATen's dispatch_softmax_forward), counts a quarter; an
+    output that gathers a window, of a depthwise convolution or on GPUs, which have a thread for each, of a pooling, a thirtieth.
+    On GPUs pooling that adapts to its output has a block for each plane, ten times as long as a row (measured on the A30 and the
+    RTX 2080 Ti); the mean of whole planes is a reduction.
+    """
+    m, group, on_gpu = columns["m"], columns["group_code"], columns.hardware.kind != "cpu"
+    pooling = (group == GROUP_CODES["pooling"]) & on_gpu
+    adapts = columns.of_kind(lambda x: "adaptive" in x.kind).astype(bool)
+    averages = columns.of_kind(lambda x: "adaptive_avg" in x.kind).astype(bool)
+    planes = m / np.maximum(columns["out_positions"], 1.0)
+    cases = [
+        (columns.depthwise, 0.03 * columns["write_bytes"] / columns["element_bytes"]),
+        (pooling & averages & (planes == m), m),
+        (pooling & adapts, 10.0 * planes),
+        (pooling, 0.03 * m),
+        ((group == GROUP_CODES["softmax"]) & (columns["n"] <= 1024.0), 0.25 * m),
+        (np.isin(group, _ROWED), m),
+    ]
+    tests, counts = zip(*cases)
+    return np.asarray(np.select(tests, counts, 0.0))
 
 
 def _transformed_s(columns: Columns) -> tuple[Array, Array]:
