@@ -463,9 +463,8 @@ class Columns:
 
     @cached_property
     def odd_planes(self) -> NDArray[np.bool_]:
-        """Whether a channel of the output is no multiple of 16 bytes, so that most start where vector loads cannot. Images of one
-        position have no planes."""
-        return np.asarray((self["out_positions"] * self["element_bytes"] % 16 != 0) & (self["in_positions"] > 1))
+        """Whether a channel of the output is no multiple of 16 bytes, so that most start where vector loads cannot."""
+        return np.asarray(self["out_positions"] * self["element_bytes"] % 16 != 0)
 
     @cached_property
     def as_it_lies(self) -> NDArray[np.bool_]:
