@@ -361,7 +361,7 @@ def test_a_product_by_a_vector_has_no_tiles():
     layers = [linear(1, 1000, 512), linear(512, 1, 1000), linear(2, 1000, 512)]
     columns = Columns([*layers, *(in_dtype(x, "float16") for x in layers)], A30)
     found = terms(columns)
-    assert found.matrix.tolist() == [False, False, True] * 2 == (columns.matrix_like).tolist()
+    assert found.matrix.tolist() == [False, False, True] * 2 == columns.matrix_like.tolist()
     assert columns.tensor_core.tolist() == [0, 0, 0, 0, 0, 1]
     assert found.work_s[:, -1] == pytest.approx(np.array([1.024e6, 1.024e6, 0] * 2) / 10.3e12)
     assert not found.work_s[[0, 1, 3, 4], 1:7].any()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .hardware import Hardware
-from .kinds import KINDS
+from .kinds import KINDS, pooled_axes, window_elements
 from .layer import DTYPE_BYTES, Layer, Operand
 
 FEATURES_VERSION = 7
@@ -99,8 +99,10 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
         sizes, flop = _SIZES.get(layer.group, _mapped)(layer), float(layer.flop)
     except (LookupError, ArithmeticError, TypeError, ValueError):
         shapes = ", ".join(str(x.shape) for x in inputs)
-        said = f"operands {shapes} or arguments do not fit the kind {layer.kind!r}: correct the shapes of the layer"
-        raise InputError(said) from None
+        given = ", ".join(f"{name}={value!r}" for name, value in layer.arguments) or "none"
+        raise InputError(
+            f"operands {shapes} with arguments {given} do not fit the kind {layer.kind!r}: correct the shapes of the layer"
+        ) from None
     of_all = {
         "kind_code": KIND_CODES.get(layer.kind, -1.0),
         "group_code": GROUP_CODES[layer.group],
@@ -367,12 +369,10 @@ def _normed(layer: Layer) -> dict[str, float]:
 
 def _pooled(layer: Layer) -> dict[str, float]:
     """`m` results, each gathered from a window; what adapts to its output has windows as large as they must be."""
-    sizes, window = _reduced(layer), layer.argument("kernel_size")
-    axes = int(layer.kind.split("pool")[1][0])
-    stride = layer.argument("stride") or window or (sizes["n"] ** (1 / axes),)
+    sizes, axes, window = _reduced(layer), pooled_axes(layer), layer.argument("kernel_size")
     return sizes | {
-        "window": sizes["n"] if window is None else prod(window) if len(window) > 1 else window[0] ** axes,
-        "stride": _mean(stride),
+        "window": sizes["n"] if window is None else window_elements(layer),
+        "stride": _mean(layer.argument("stride") or window or (sizes["n"] ** (1 / axes),)),
         "out_positions": prod(layer.outputs[0].shape[-axes:]),
     }
 

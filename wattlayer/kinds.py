@@ -237,13 +237,23 @@ def softmax(layer: Layer) -> int:
     return 5 * _input_elements(layer)
 
 
+def pooled_axes(layer: Layer) -> int:
+    """Return over how many dimensions a pooling goes, which its kind says."""
+    return int(layer.kind.split("pool")[1][0])
+
+
+def window_elements(layer: Layer) -> int:
+    """Return the elements of a pooling's window; one number stands for an edge along every axis."""
+    window = layer.argument("kernel_size", (1,))
+    elements: int = prod(window) if len(window) > 1 else window[0] ** pooled_axes(layer)
+    return elements
+
+
 @kind("pooling", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d")
 @kind("pooling", "max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d_with_indices")
 def pool(layer: Layer) -> int:
     """One per element of each window."""
-    window = layer.argument("kernel_size", (1,))
-    axes = {"1": 1, "2": 2, "3": 3}[layer.kind.split("pool")[1][0]]
-    return _output_elements(layer) * (prod(window) if len(window) > 1 else window[0] ** axes)
+    return _output_elements(layer) * window_elements(layer)
 
 
 @kind("pooling", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d")

@@ -6,7 +6,7 @@ as the slowest part (max_p is the maximum that power means with exponent p make 
     t       = max_p( host, latency + rows + beside + work )
     host    = the loop that issues the kernels; it and the latency count more for each further kernel, which adds a bias or
               copies an operand
-    beside  = bytes that kernels beside a convolution's move: they turn its images or add its bias
+    beside  = bytes that kernels beside a convolution's move: they copy or turn its images, or add its bias
     work    = max_q( traffic, compute, serial )
     traffic = bytes from L2 and from DRAM, each at its own rate, parted by how far the working set exceeds L2
     compute = on matrix units the fastest of several tile sizes, in whole tiles and waves, and for convolutions of
@@ -225,7 +225,7 @@ class Terms:
     l2_share: Array
     """Working set over L2 capacity, dimensionless."""
     beside_s: Array
-    """Bytes that kernels beside a convolution's move, which turn its images or add its bias, at DRAM bandwidth."""
+    """Bytes that kernels beside a convolution's move, which copy or turn its images or add its bias, at DRAM bandwidth."""
     work_s: Array
     """Rows, the serial main loop, each tile size, split products, transforms and vector FLOP [n_layers, 10]."""
     matrix: NDArray[np.bool_]
@@ -278,8 +278,8 @@ def _rows(columns: Columns) -> Array:
 
     One of a softmax, up to 1024 numbers that a warp and not a block takes (ATen's dispatch_softmax_forward), counts a quarter; an
     output that gathers a window, of a depthwise convolution or on GPUs, which have a thread for each, of a pooling, a thirtieth.
-    On GPUs pooling that adapts to its output has a block for each plane, ten times as long as a row (measured on the A30 and the
-    RTX 2080 Ti); the mean of whole planes is a reduction.
+    On GPUs pooling that adapts to its output has a block for each plane, ten times as long as a row (two shapes on the A30 and
+    the RTX 2080 Ti each, which their cards judge as well); the mean of whole planes is a reduction.
     """
     m, group, on_gpu = columns["m"], columns["group_code"], columns.hardware.kind != "cpu"
     pooling = (group == GROUP_CODES["pooling"]) & on_gpu
