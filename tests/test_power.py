@@ -80,6 +80,15 @@ def test_utilisations_of_a_roofline_are_shares(hardware):
     assert use[1, CONSUMERS.index("vector")] == 0 and use[0, CONSUMERS.index("matrix")] == 0
 
 
+def test_units_are_busy_all_of_the_time_at_most_and_depthwise_convolutions_fill_no_tiles():
+    several = [conv(32, 128, 128, 56, 3, padding=(1, 1)), conv(32, 96, 96, 56, 7, padding=(3, 3), groups=96)]
+    columns = Columns(several, A30)
+    time_s = np.array([0.5 * columns.compute_s()[0], 2 * columns.memory_s()[1]])  # Winograd's transform takes half of the FLOP
+    use = dict(zip(CONSUMERS, busy_frac(columns, time_s).T))
+    assert use["matrix"] == pytest.approx([1.0, columns["flop"][1] / A30.peak("float32") / time_s[1]])
+    assert use["exchange"] == pytest.approx([0.0, 0.5])
+
+
 def test_norms_exchange_what_they_move_and_short_kernels_let_the_device_sleep():
     columns = Columns([relu(1 << 26), norm(1 << 16)], A30)
     use = dict(zip(CONSUMERS, busy_frac(columns, np.array([1e-3, 10e-6])).T))

@@ -2,11 +2,11 @@
 
     P = softmin(limit, P_idle + Σ_j W_j · u_j)        u_j = the share of the time that part j is busy
 
-Utilisations are ideal traffic and FLOP in whole tiles, at peak rates, over the time taken, so that energy splits into idle
-power x time and joules per byte and per FLOP (the energy roofline of Choi et al., IPDPS 2013). Two are of the chip as a
-whole: it is awake for a share of each kernel's time, and the traffic of norms and their like counts twice, as bytes and as
-what their threads exchange. A power that exceeds the board's limit is cut by its governor, which is why the minimum is
-soft: clocks drop before the limit.
+Utilisations are ideal traffic and FLOP, in whole tiles where there are tiles, at peak rates, over the time taken, so that
+energy splits into idle power x time and joules per byte and per FLOP (the energy roofline of Choi et al., IPDPS 2013). Two are
+of the chip as a whole: it is awake for a share of each kernel's time, and the traffic of norms and their like counts twice, as
+bytes and as what their threads exchange or gather. A power that exceeds the board's limit is cut by its governor, which is why
+the minimum is soft: clocks drop before the limit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from .scaffold import TABLE, from_dram_frac
 
 CONSUMERS = ("idle", "awake", "l2", "dram", "exchange", "tensor_core", "matrix", "vector")
 """Parts of a device that draw power when busy; "idle" always does, "awake" whenever a kernel runs, and "exchange" in norms (those
-of eval mode among them), softmax, pooling, reductions and embeddings, which drew more for a byte than element-wise kernels."""
+of eval mode among them), softmax, pooling, reductions, embeddings and depthwise convolutions, which drew more for a byte than
+element-wise kernels."""
 
 START_FRAC = np.array([0.2, 0.3, 0.4, 0.3, 0.6, 0.6, 0.3])
 """Where fitting starts: busy parts draw these shares of the board's limit; idling (hot) 1.5 times the data sheet's idle power."""
@@ -84,13 +85,19 @@ def softmin(demand_w: Array, limit_w: float) -> Array:
 
 
 def busy_frac(columns: Columns, time_s: Array) -> Array:
-    """Return the share of the time that each of `CONSUMERS` is busy, [n_layers, n_consumers]."""
-    matrix, tensor = columns.matrix_like, columns.tensor_core > 0
-    compute = np.where(matrix, columns.tiled_flop(32.0, 32.0) / columns.peak_flop_per_s, columns.compute_s()) / time_s
+    """Return the share of the time that each of `CONSUMERS` is busy, [n_layers, n_consumers].
+
+    Units that compute are busy all of the time at most: transforms need fewer FLOP than the convolution that is counted, and
+    clocks may exceed the data sheet's. Depthwise convolutions fill no tiles, and gather windows as poolings do; to count their
+    few FLOP among those of element-wise kernels would leave these watts to them alone.
+    """
+    matrix, tensor, depthwise = columns.matrix_like, columns.tensor_core > 0, columns.depthwise
+    tiled_s = columns.tiled_flop(32.0, 32.0) / columns.peak_flop_per_s
+    compute = np.minimum(np.where(matrix & ~depthwise, tiled_s, columns.compute_s()) / time_s, 1.0)
     traffic = columns.memory_s() / time_s
     from_dram = from_dram_frac(columns.l2_share, _L2_EDGE)
     return np.column_stack([
         np.ones(len(time_s)), time_s / (time_s + WAKE_S), traffic * (1.0 - from_dram), traffic * from_dram,
-        traffic * np.isin(columns["group_code"], _EXCHANGING), compute * (matrix & tensor),
+        traffic * (np.isin(columns["group_code"], _EXCHANGING) | depthwise), compute * (matrix & tensor),
         compute * (matrix & ~tensor), compute * ~matrix,
     ])  # fmt: skip
