@@ -96,14 +96,23 @@ def test_what_is_summed_in_eager_mode_sums_to_the_total_with_its_gaps(traced, mo
     *layers, gaps = e.rows()
     assert layers == e.to_json()["layers"]
     assert (gaps["kind"], gaps["energy_j"], gaps["covered"]) == (GAPS, e.gap_energy_j, False)
-    assert gaps["energy_high_j"] - gaps["energy_j"] == pytest.approx(e.gap_energy_j / 3)
+    device_s, total = e.time_s - e.gap_s, e.to_json()["total"]
+    fast_s, slow_s = (float(wait_s(device_s, factor * ASSUMED_HOST_S * len(layers))) for factor in (3 / 4, 4 / 3))
+    low, high = (x * wl.HARDWARE["a30"].idle_w for x in (fast_s, slow_s))
+    assert (low, high) == pytest.approx(e.gap_interval_j) == (gaps["energy_low_j"], gaps["energy_high_j"])
+    assert (total["gap_low_j"], total["gap_high_j"]) == e.gap_interval_j
+    alone = wl.estimate(traced, model)
+    assert e.energy_j - e.interval_j[0] == pytest.approx(np.hypot(alone.energy_j - alone.interval_j[0], e.gap_energy_j - low))
+    assert e.interval_j[1] - e.energy_j == pytest.approx(np.hypot(alone.interval_j[1] - alone.energy_j, high - e.gap_energy_j))
     assert gaps.keys() == layers[0].keys()
-    told = wl.estimate(traced, model.with_launches(Launches({"conv2d": 1e-3, "*": 2e-3}, idle_w=100.0)), mode="eager")
+    told = wl.estimate(
+        traced, model.with_launches(Launches({"conv2d": 1e-3, "*": 2e-3}, idle_w=100.0, basis="measured")), mode="eager"
+    )
     assert told.rows()[-1]["covered"]
 
 
 def test_what_networks_told_of_launches_is_in_every_estimate(traced, model):
-    told = model.with_launches(Launches({"conv2d": 1e-3, "*": 2e-3}, 0.1, 0.2, idle_w=100.0))
+    told = model.with_launches(Launches({"conv2d": 1e-3, "*": 2e-3}, 0.1, 0.2, idle_w=100.0, basis="measured"))
     plain, graph, eager = wl.estimate(traced, model), wl.estimate(traced, told), wl.estimate(traced, told, mode="eager")
     calls = len(traced.layers)
     cached = Columns(traced.layers, find_hardware(model.hardware)).cached

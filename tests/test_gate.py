@@ -73,11 +73,25 @@ def test_the_interval_of_the_difference_is_that_of_whatif(baseline, after):
 @pytest.mark.parametrize("sum_spread_frac", [0.0, 0.5])
 def test_launch_gaps_and_sums_of_layers_widen_the_interval_as_in_whatif(tmp_path, sum_spread_frac):
     told = replace(net().model, launches=Launches(sum_spread_frac=sum_spread_frac))
-    old, new = (replace(net(depth=d), model=told, mode="eager", gap_s=1e-3 * d, gap_energy_j=0.05 * d) for d in (3, 5))
+    old, new = (
+        replace(net(depth=d), model=told, mode="eager", gap_energy_j=0.05 * d, gap_interval_j=(0.03 * d, 0.09 * d))
+        for d in (3, 5)
+    )
     path = tmp_path / "eager.json"
     path.write_text(json.dumps(old.to_json()))
     low, high = (x * 8 for x in change(old, new).interval_j)
     assert f"({low:+.4g} to {high:+.4g} J)" in judged(path, new).says
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("gap_energy_j", None), ("gap_low_j", None), ("gap_high_j", None), ("gap_low_j", 1.0)]
+)
+def test_a_baseline_that_does_not_say_what_gaps_cost_is_refused(baseline, name, value):
+    record = json.loads(baseline.read_text())
+    total = {key: x for key, x in (record["total"] | {name: value}).items() if x is not None}
+    baseline.write_text(json.dumps(record | {"total": total}))
+    with pytest.raises(InputError, match="is no prediction of schema 1"):
+        judged(baseline, net())
 
 
 def test_another_network_or_version_is_said_and_does_not_decide(baseline):

@@ -100,6 +100,11 @@ def test_waiting_for_the_host_costs(configs):
     assert eager.step_energy_j[0] == pytest.approx(wl.estimate(own.step(4), model, mode="eager").energy_j, rel=1e-9)
     assert eager.energy_j > graph.energy_j
     assert eager.gap_energy_j == pytest.approx(eager.decode_energy_j - graph.decode_energy_j, rel=1e-9)
+    steps = [wl.estimate(own.step(c), model, mode="eager") for c in range(4, 7)]
+    low, high = (sum(x) for x in zip(*(x.gap_interval_j for x in steps)))
+    assert (low, high) == pytest.approx(eager.gap_interval_j, rel=1e-9), "the host is off by one share in all steps"
+    above_j = np.hypot(graph.decode_interval_j[1] - graph.decode_energy_j, high - eager.gap_energy_j)
+    assert eager.decode_interval_j[1] - eager.decode_energy_j == pytest.approx(above_j, rel=1e-9)
     text = rendered(*generation_tables(eager))
     (gaps,) = (line.split() for line in text.splitlines() if "(launch gaps)" in line)
     assert gaps[-1] == f"{(eager.gap_energy_j + eager.prefill.gap_energy_j) / eager.energy_j:.1%}"

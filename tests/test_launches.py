@@ -94,7 +94,7 @@ def test_launches_are_found_again_in_passes_made_of_them():
     assert (told.displaced_time_frac, told.displaced_energy_frac) == pytest.approx((0.1, 0.15), rel=1e-6)
     assert told.idle_w == pytest.approx(120.0, rel=0.01)
     assert {kind: told.host_s[kind] for kind in TRUE_S} == pytest.approx(TRUE_S, rel=0.1)
-    assert "*" in told.host_s and 0 < told.spread_frac < 0.1
+    assert "*" in told.host_s and 0 < told.spread_frac < 0.1 and told.basis == "measured"
 
 
 def test_networks_that_keep_nothing_in_the_cache_tell_of_no_displaced_data():
@@ -105,16 +105,28 @@ def test_networks_that_keep_nothing_in_the_cache_tell_of_no_displaced_data():
 
 
 def test_an_interval_with_gaps_is_as_wide_as_both_are_unsure():
-    assert Launches(spread_frac=0.3).interval_j(10.0, 0.0, 0.0) == (10.0, 10.0)
-    low, high = Launches(spread_frac=0.25).interval_j(10.0, 0.1, 4.0)
+    assert Launches().interval_j(10.0, 0.0, 0.0, (0.0, 0.0)) == (10.0, 10.0)
+    low, high = Launches().interval_j(10.0, 0.1, 4.0, (3.0, 6.0))
     assert 14 - low == pytest.approx(np.hypot(10 * (1 - np.exp(-0.1)), 1.0))
-    assert high - 14 == pytest.approx(np.hypot(10 * (np.exp(0.1) - 1), 1.0))
+    assert high - 14 == pytest.approx(np.hypot(10 * (np.exp(0.1) - 1), 2.0))
+
+
+def test_gaps_are_as_unsure_as_the_whole_of_the_hosts_time():
+    device_s = np.array([1e-9, 2e-3, 9e-3])
+    low, high = Launches(idle_w=100.0, spread_frac=0.2).gap_interval_j(device_s, 3e-3)
+    gap = 100.0 * wait_s(device_s, 3e-3)
+    assert [low[0], high[0]] == pytest.approx([gap[0] / 1.2, gap[0] * 1.2]), "all of the pass is the host's"
+    assert high[1] - gap[1] == pytest.approx(0.2 * 3e-3 * 100.0, rel=0.1), "kernels shorten the gaps, not what the host is off by"
+    assert low[1] == pytest.approx(100.0 * wait_s(2e-3, 2.5e-3)) and 0 < low[1] < 0.6 * gap[1]
+    assert high[2] - low[2] < 0.01 * gap[0], "where the host waits its time does not count"
+    low, high = Launches(idle_w=100.0, spread_frac=2.0).gap_interval_j(1e-9, 3e-3)
+    assert (low, high) == pytest.approx((0.1, 0.9), rel=1e-5), "three times as slow, three times as fast"
 
 
 def test_an_interval_holds_what_the_sum_of_layers_is_off_by():
-    low, high = Launches(sum_spread_frac=0.2).interval_j(10.0, 0.0, 0.0)
+    low, high = Launches(sum_spread_frac=0.2).interval_j(10.0, 0.0, 0.0, (0.0, 0.0))
     assert (low, high) == pytest.approx((10 / 1.2, 10 * 1.2))
-    low, high = Launches(sum_spread_frac=0.2).interval_j(10.0, 0.1, 0.0)
+    low, high = Launches(sum_spread_frac=0.2).interval_j(10.0, 0.1, 0.0, (0.0, 0.0))
     assert high == pytest.approx(10 * np.exp(np.hypot(0.1, np.log(1.2))))
 
 
@@ -129,6 +141,11 @@ def test_sums_are_as_unsure_as_they_were_on_networks_left_out():
 def test_launches_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match="none of them below 0"):
         Launches(**wrong)
+
+
+def test_launches_that_rest_on_nothing_known_are_refused():
+    with pytest.raises(ValueError, match="'guessed' is none of measured, carried over, assumed"):
+        Launches(basis="guessed")
 
 
 def test_without_networks_launches_stay_assumed():

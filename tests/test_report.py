@@ -160,7 +160,7 @@ def test_paths_that_differ_in_numbers_are_one_family(small_estimate):
 
 def test_misplaced_energy_is_none_where_energy_follows_flop_and_all_where_it_avoids_it(small_estimate):
     flop = np.array([float(x.flop) for x in small_estimate.trace.layers])
-    graph = replace(small_estimate, gap_s=0.0, gap_energy_j=0.0)
+    graph = replace(small_estimate, gap_s=0.0, gap_energy_j=0.0, gap_interval_j=(0.0, 0.0))
     assert misplaced_frac(replace(graph, layer_energy_j=flop * 1e-9)) == pytest.approx(0)
     top = np.arange(len(flop)) == int(flop.argmin())
     share = flop[top].sum() / flop.sum()

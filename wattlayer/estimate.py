@@ -16,7 +16,7 @@ from .errors import InputError, UncoveredKindError
 from .features import Array
 from .fusion import fuse
 from .intervals import LEVEL, total_half_width
-from .launches import Launches, wait_s
+from .launches import wait_s
 from .layer import Layer
 from .model import EnergyModel, Metadata, Prediction, load_model
 from .trace import Trace
@@ -42,7 +42,7 @@ class Estimate:
     An estimate equals itself alone: compare `energy_j`, or `to_json()`, of two.
 
     Energies are gross board energy, idle included. In eager mode `gap_s` is the time the device waits for the host and
-    `gap_energy_j` what it burns meanwhile; both are 0 in graph mode.
+    `gap_energy_j` what it burns meanwhile, within `gap_interval_j`; all are 0 in graph mode.
     """
 
     trace: Trace
@@ -59,6 +59,8 @@ class Estimate:
     interval_j: tuple[float, float]
     gap_s: float = 0.0
     gap_energy_j: float = 0.0
+    gap_interval_j: tuple[float, float] = (0.0, 0.0)
+    """Interval of `gap_energy_j`, as wide as the host's time is unsure; `interval_j` holds it."""
     unfused: Estimate | None = None
     """In compiled mode, the same pass in graph mode: what fusion saves is the difference."""
 
@@ -81,16 +83,6 @@ class Estimate:
     def energy_per_sample_j(self) -> float:
         """Energy of one pass divided by the samples of its batch."""
         return self.energy_j / self.trace.batch
-
-    @property
-    def gap_spread_j(self) -> float:
-        """How far `gap_energy_j` may be off, up and down; `interval_j` holds it."""
-        return self.gap_spread_frac * self.gap_energy_j
-
-    @property
-    def gap_spread_frac(self) -> float:
-        """The same as a share of `gap_energy_j`, which all estimates of one model have in common."""
-        return self.model.launches_or_assumed.spread_frac
 
     @property
     def covered_frac(self) -> float:
@@ -159,8 +151,8 @@ class Estimate:
         gaps = {
             "index": len(self.trace.layers), "path": "", "kind": GAPS, "input_shapes": [], "output_shapes": [], "dtype": "",
             "flop": 0, "read_bytes": 0, "write_bytes": 0, "time_s": self.gap_s, "power_w": self.gap_energy_j / self.gap_s,
-            "energy_j": self.gap_energy_j, "energy_low_j": self.gap_energy_j - self.gap_spread_j,
-            "energy_high_j": self.gap_energy_j + self.gap_spread_j, "covered": self.model.launches is not None,
+            "energy_j": self.gap_energy_j, "energy_low_j": self.gap_interval_j[0],
+            "energy_high_j": self.gap_interval_j[1], "covered": self.model.launches_or_assumed.basis == "measured",
             "extrapolated": False,
         }  # fmt: skip
         return [*self._rows(), gaps]
@@ -187,7 +179,8 @@ class Estimate:
             "energy_per_sample_j": self.energy_per_sample_j, "time_s": self.time_s, "power_w": self.power_w,
             "flop": self.trace.flop, "read_bytes": self.trace.read_bytes, "write_bytes": self.trace.write_bytes,
             "covered_frac": self.covered_frac, "extrapolated_frac": self.extrapolated_frac,
-            "gap_s": self.gap_s, "gap_energy_j": self.gap_energy_j, "uncovered_kinds": self.uncovered_kinds(),
+            "gap_s": self.gap_s, "gap_energy_j": self.gap_energy_j,
+            "gap_low_j": self.gap_interval_j[0], "gap_high_j": self.gap_interval_j[1], "uncovered_kinds": self.uncovered_kinds(),
         }  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -329,8 +322,11 @@ def predict_layers(layers: Sequence[Layer], model: EnergyModel, run: str | None 
 
 def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, index: Mapping[Any, int]) -> Estimate:
     calls = np.array([index[layer] for layer in trace.layers], dtype=np.int64)
-    launches = model.launches
-    gap_s = float(wait_s(float(prediction.time_s[calls].sum()), launches.issue_s(trace.layers))) if mode == "eager" else 0.0
+    launches, gap_s, gap_interval_j = model.launches, 0.0, (0.0, 0.0)
+    if mode == "eager":
+        device_s, issue_s = float(prediction.time_s[calls].sum()), launches.issue_s(trace.layers)
+        low_j, high_j = launches.gap_interval_j(device_s, issue_s)
+        gap_s, gap_interval_j = float(wait_s(device_s, issue_s)), (float(low_j), float(high_j))
     gap_energy_j = gap_s * launches.idle_w
     return Estimate(
         trace=trace, model=model.metadata, model_sha256=model.sha256, mode=mode,
@@ -338,15 +334,15 @@ def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, inde
         layer_energy_j=prediction.energy_j[calls], layer_low_j=prediction.energy_low_j[calls],
         layer_high_j=prediction.energy_high_j[calls], covered=prediction.covered[calls],
         extrapolated=prediction.extrapolated[calls], gap_s=gap_s, gap_energy_j=gap_energy_j,
-        interval_j=_interval(calls, prediction, model.metadata.conformal.correlation, gap_energy_j, launches),
+        gap_interval_j=gap_interval_j, interval_j=launches.interval_j(
+            *_sum_of(calls, prediction, model.metadata.conformal.correlation), gap_energy_j, gap_interval_j
+        ),
     )  # fmt: skip
 
 
-def _interval(
-    calls: NDArray[np.int64], prediction: Any, correlation: float, gap_energy_j: float, launches: Launches
-) -> tuple[float, float]:
-    """Interval of the sum: all calls of one layer share its error in full, distinct layers share `correlation` of it."""
+def _sum_of(calls: NDArray[np.int64], prediction: Any, correlation: float) -> tuple[float, float]:
+    """Energy of all calls, in joules, and its half-width in log: all calls of one layer share its error in full, distinct layers
+    share `correlation` of it."""
     own, count = np.unique(calls, return_counts=True)
     energy = count * prediction.energy_j[own]
-    width = total_half_width(energy, prediction.half_width[own], correlation)
-    return launches.interval_j(float(energy.sum()), width, gap_energy_j)
+    return float(energy.sum()), total_half_width(energy, prediction.half_width[own], correlation)

@@ -21,7 +21,7 @@ import numpy as np
 
 from .errors import InputError
 from .estimate import SCHEMA, VERSION, Estimate
-from .whatif import spread_j
+from .whatif import gap_spread_j, spread_j
 
 if TYPE_CHECKING:
     from .generation import Generation
@@ -81,7 +81,8 @@ class Baseline:
     facts: Mapping[str, Any]
     """The conditions, the network and the version that it states."""
     calls: tuple[Call, ...]
-    gap_energy_j: float = 0.0
+    gaps_j: tuple[float, float, float]
+    """What waiting for the host costs, and the bounds that it lies between."""
 
     def judge(self, estimate: Estimate) -> Verdict:
         """Return whether `estimate` costs at most `frac` of the baseline; InputError where the two cannot be compared."""
@@ -91,10 +92,10 @@ class Baseline:
         more_j, limit_j = estimate.energy_j - self.energy_j, self.energy_j * self.frac
         below, above = _spread_j(self.calls, _calls(record["layers"]), estimate.model.conformal.correlation)
         # what launch gaps and sums are unsure of, as in `whatif`
-        more_gaps_j = estimate.gap_energy_j - self.gap_energy_j
-        launches = estimate.model.launches_or_assumed
-        gaps_j, sum_j = launches.spread_frac * more_gaps_j, launches.sum_spread_frac * (more_j - more_gaps_j)
-        low, high = more_j - math.hypot(below, sum_j, gaps_j), more_j + math.hypot(above, sum_j, gaps_j)
+        gaps_below, gaps_above = gap_spread_j(self.gaps_j, (estimate.gap_energy_j, *estimate.gap_interval_j))
+        more_layers_j = more_j - (estimate.gap_energy_j - self.gaps_j[0])
+        sum_j = estimate.model.launches_or_assumed.sum_spread_frac * more_layers_j
+        low, high = more_j - math.hypot(below, sum_j, gaps_below), more_j + math.hypot(above, sum_j, gaps_above)
         word = "over" if _over(estimate.energy_j, limit_j) else "within"
         says = (
             f"{estimate.energy_j:.4g} J is {estimate.energy_j / self.energy_j:.4g} x {self.path.name} ({self.energy_j:.4g} J), "
@@ -157,8 +158,8 @@ def _baseline(path: Path, frac: float) -> Baseline:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         energy_j, calls, facts = float(record["total"]["energy_j"]), _calls(record["layers"]), _facts(record)
-        gap_energy_j = float(record["total"].get("gap_energy_j", 0.0))
-        sound = record["schema"] == SCHEMA and 0 < energy_j < math.inf and 0 <= gap_energy_j < math.inf
+        gap_j, low_j, high_j = (float(record["total"][name]) for name in ("gap_energy_j", "gap_low_j", "gap_high_j"))
+        sound = record["schema"] == SCHEMA and 0 < energy_j < math.inf and 0 <= low_j <= gap_j <= high_j < math.inf
         sound = sound and all(0 < low <= middle <= high < math.inf for _, low, middle, high in calls)
     except OSError as error:
         raise InputError(f"baseline {path} cannot be read: {error.strerror}; {CURE}") from None
@@ -166,7 +167,7 @@ def _baseline(path: Path, frac: float) -> Baseline:
         sound = False
     if not sound:
         raise InputError(f"baseline {path} is no prediction of schema {SCHEMA}; {CURE}")
-    return Baseline(path, frac, energy_j, facts, calls, gap_energy_j)
+    return Baseline(path, frac, energy_j, facts, calls, (gap_j, low_j, high_j))
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str]:

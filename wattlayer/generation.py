@@ -53,6 +53,8 @@ class Generation:
     """What the steps are made of."""
     gap_energy_j: float = 0.0
     """What the device burns while it waits for the host in eager mode, over all steps; part of `step_energy_j`."""
+    gap_interval_j: tuple[float, float] = (0.0, 0.0)
+    """Interval of `gap_energy_j`: the host's time is off by the same share in all steps."""
 
     @property
     def trace(self) -> Trace:
@@ -84,7 +86,8 @@ class Generation:
         """Interval of `decode_energy_j`: distinct calls share the model's correlation of errors, as in an Estimate."""
         energy_j = np.array([x.energy_j for x in self.calls])
         width = total_half_width(energy_j, np.array([x.half_width for x in self.calls]), self.prefill.model.conformal.correlation)
-        return self.prefill.model.launches_or_assumed.interval_j(float(energy_j.sum()), width, self.gap_energy_j)
+        launches = self.prefill.model.launches_or_assumed
+        return launches.interval_j(float(energy_j.sum()), width, self.gap_energy_j, self.gap_interval_j)
 
     @property
     def decode_kinds_j(self) -> dict[str, float]:
@@ -207,7 +210,7 @@ def predict_generation(
 
 def _priced(passes: Passes, prompt: Estimate, decode: int, model: EnergyModel) -> Generation:
     first = prompt.trace.inputs[0].shape[1]
-    time_s, energy_j, gap_energy_j, calls = np.zeros(decode), np.zeros(decode), 0.0, []
+    time_s, energy_j, gaps_j, calls = np.zeros(decode), np.zeros(decode), np.zeros(3), []
     launches = model.launches
     for segment in segments(passes, first, first + decode - 1) if decode else ():
         counts = Counter(segment.calls)
@@ -225,8 +228,12 @@ def _priced(passes: Passes, prompt: Estimate, decode: int, model: EnergyModel) -
             covered_j, extrapolated_j = (float((each_j * x[own]).sum()) for x in (priced.covered, priced.extrapolated))
             width = float((each_j * priced.half_width[own]).sum() / each_j.sum())
             calls.append(Call(call[0].kind, float(each_j.sum()), covered_j, extrapolated_j, width))
-        gap_s = wait_s(kernels_s, issue_s) if prompt.mode == "eager" else np.zeros_like(kernels_s)
-        time_s[steps] += kernels_s + gap_s
-        energy_j[steps] += gap_s * launches.idle_w
-        gap_energy_j += float(gap_s.sum()) * launches.idle_w
-    return Generation(prompt, decode, first + np.arange(decode), time_s, energy_j, tuple(calls), gap_energy_j)
+        time_s[steps] += kernels_s
+        if prompt.mode == "eager":
+            gap_s = wait_s(kernels_s, issue_s)
+            time_s[steps] += gap_s
+            energy_j[steps] += gap_s * launches.idle_w
+            low_j, high_j = launches.gap_interval_j(kernels_s, issue_s)
+            gaps_j += [x.sum() for x in (gap_s * launches.idle_w, low_j, high_j)]
+    gap_j, low, high = (float(x) for x in gaps_j)
+    return Generation(prompt, decode, first + np.arange(decode), time_s, energy_j, tuple(calls), gap_j, (low, high))

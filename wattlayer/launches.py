@@ -28,6 +28,11 @@ BOUND = 1.5
 """An eager pass this many times as long as its kernels is one whose length the host decides."""
 ASSUMED_SPREAD_FRAC = 1 / 3
 """How far the assumed 7.5 us may be off: hosts take 5 to 10."""
+BASES = {
+    "measured": "fitted to networks measured there", "carried over": "as slow as the hosts of measured boards",
+    "assumed": "assuming 7.5 µs a launch",
+}  # fmt: skip
+"""What a host's times may rest on, and how tables say so."""
 _NETWORK_SD, _KIND_SD = 0.05, 0.3
 """What a network's time is off by, and how far kinds part from what single operators told, as shares; the second is one of four
 tried on the same networks."""
@@ -46,9 +51,11 @@ class Launches:
     idle_w: float = 0.0
     """Power of the device while it waits for the host."""
     spread_frac: float = ASSUMED_SPREAD_FRAC
-    """Share of what waiting costs that it may be off by, nine times of ten."""
+    """How much slower the host may be, nine times of ten, as a share of its time; and by the same factor faster."""
     sum_spread_frac: float = 0.0
     """Share of a network's layers together that their sum may be off by, beyond what each is; 0 where no network told."""
+    basis: str = "assumed"
+    """What the host's times rest on, one of `BASES`."""
 
     def __post_init__(self) -> None:
         told = [
@@ -57,17 +64,32 @@ class Launches:
         ]  # fmt: skip
         if "*" not in self.host_s or not all(np.isfinite(x) and x >= 0 for x in told):
             raise ValueError("launches are seconds, watts and shares, none of them below 0, and the host's under '*' too")
+        if self.basis not in BASES:
+            raise ValueError(f"the basis {self.basis!r} is none of {', '.join(BASES)}")
 
     def issue_s(self, layers: Iterable[Layer]) -> float:
         """Seconds that the host takes to issue `layers`."""
         return sum(calls * self.host_s.get(kind, self.host_s["*"]) for kind, calls in Counter(x.kind for x in layers).items())
 
-    def interval_j(self, layers_j: float, half_width: float, gap_j: float) -> tuple[float, float]:
-        """Return where a pass's energy lies, in joules: layers known within `half_width` in log, sums and gaps within shares."""
-        gaps_j, total_j = self.spread_frac * gap_j, layers_j + gap_j
+    def gap_interval_j(self, device_s: Array | float, issue_s: float) -> tuple[Array, Array]:
+        """Return between what bounds lies what the device burns while it waits, both [n] in joules: host as fast, and as slow, as
+        it may be.
+
+        `device_s` [n] is each pass's seconds of kernels. What is off is the host's time, of which gaps are what is left.
+        """
+        factor = 1.0 + self.spread_frac
+        low, high = (self.idle_w * wait_s(device_s, x) for x in (issue_s / factor, issue_s * factor))
+        return low, high
+
+    def interval_j(
+        self, layers_j: float, half_width: float, gap_j: float, gap_interval_j: tuple[float, float]
+    ) -> tuple[float, float]:
+        """Return where a pass's energy lies, in joules: layers known within `half_width` in log, their sum within a share and
+        gaps within `gap_interval_j`."""
+        total_j, (fast_j, slow_j) = layers_j + gap_j, gap_interval_j
         width = np.hypot(half_width, np.log1p(self.sum_spread_frac))
         below, above = layers_j * -np.expm1(-width), layers_j * np.expm1(width)
-        return float(total_j - np.hypot(below, gaps_j)), float(total_j + np.hypot(above, gaps_j))
+        return float(total_j - np.hypot(below, gap_j - fast_j)), float(total_j + np.hypot(above, slow_j - gap_j))
 
 
 def wait_s(device_s: Array | float, issue_s: float) -> Array:
@@ -112,12 +134,12 @@ def fit_launches(passes: Sequence[Pass], operators: Mapping[str, float], idle_w:
     names = sorted({x.name for x in bound})
     # what is told of a network is judged without it, as the next one will not have been there either
     late = [
-        abs(Launches(host).issue_s(x.layers) / x.time_s - 1)
+        float(np.expm1(abs(np.log(Launches(host).issue_s(x.layers) / x.time_s))))
         for name in names if (others := [x for x in bound if x.name != name]) and (host := _host(others, operators))
         for x in bound if x.name == name
     ]  # fmt: skip
     spread = float(np.quantile(late, 0.9)) if late else ASSUMED_SPREAD_FRAC
-    return Launches(_host(bound, operators), longer, more, drawn_w if drawn_w > 0 else idle_w, spread, unsure)
+    return Launches(_host(bound, operators), longer, more, drawn_w if drawn_w > 0 else idle_w, spread, unsure, "measured")
 
 
 def _displaced_frac(sums: Sequence[tuple[float, float, float]]) -> float:

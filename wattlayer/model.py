@@ -25,13 +25,13 @@ from .folder import user_folder
 from .hardware import find_hardware, known_hardware
 from .intervals import EXTRAPOLATED_OCTAVES, FADING_OCTAVES, Conformal, Support, Where
 from .kinds import KINDS
-from .launches import Launches
+from .launches import BASES, Launches
 from .layer import Layer
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
 from .scaffold import Scaffold
 
-SCHEMA = 9
+SCHEMA = 10
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,17 @@ class Metadata:
     conditions: str = ""
     """What was assumed of the device beside its data, such as a power limit; empty where nothing was."""
     launches: Launches | None = None
-    """What passes cost beside their kernels; None where no network was measured whole."""
+    """What passes cost beside their kernels; None where it is assumed."""
 
     @property
     def launches_or_assumed(self) -> Launches:
-        """What passes cost beside their kernels: fitted to networks measured there, else assumed."""
+        """What passes cost beside their kernels: fitted to networks measured there, else carried over or assumed."""
         return self.launches or Launches(idle_w=find_hardware(self.hardware).idle_w)
 
     @property
     def launching(self) -> str:
         """What the gaps of eager mode rest on."""
-        return "fitted to networks measured there" if self.launches else "assuming 7.5 µs a launch"
+        return BASES[self.launches_or_assumed.basis]
 
     @property
     def caveat(self) -> str:

@@ -9,7 +9,7 @@ per sample, in joules, with d_i = (calls after - calls before) x energy of disti
   wider side has beyond that is its own and counts in full;
 - the rest of the variance is each layer's own and adds in quadrature;
 - sums of layers, where networks measured whole told of them, may be off by one share before and after, which counts on Σ d_i,
-  and what launch gaps add or no longer take by the model's share for them; both add in quadrature too.
+  and the host's time by another, which counts on what it adds to launch gaps or takes from them; both add in quadrature too.
 
 Half-widths are taken up and down apart (e^w - 1 and 1 - e^-w), because intervals of energy are symmetric in its logarithm.
 That the narrower width is common to both sides is an assumption, tested on errors drawn by it and not on measured pairs; so is
@@ -101,10 +101,20 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     difference_j, up, down = _differences(before, after)
     spreads_j = spread_j(difference_j, up, down, before.model.conformal.correlation)
     sum_j = before.model.launches_or_assumed.sum_spread_frac * difference_j.sum()
-    gaps_j = after.gap_spread_j / after.trace.batch - before.gap_spread_j / before.trace.batch
+    gaps_j = gap_spread_j(*([x / e.trace.batch for x in (e.gap_energy_j, *e.gap_interval_j)] for e in (before, after)))
     middle = after.energy_per_sample_j - before.energy_per_sample_j
-    below, above = (math.hypot(x, sum_j, gaps_j) for x in spreads_j)
+    below, above = (math.hypot(layers, gap, sum_j) for layers, gap in zip(spreads_j, gaps_j))
     return Change(edit, before, after, (float(middle - below), float(middle + above)))
+
+
+def gap_spread_j(before_j: Sequence[float], after_j: Sequence[float]) -> tuple[float, float]:
+    """Return how far the interval of a difference of gaps reaches below and above it, in joules: one host makes both.
+
+    Each is what the gaps cost, and what they cost with the host as fast and as slow as it may be.
+    """
+    (before, *ends_before), (after, *ends_after) = before_j, after_j
+    moved = [(x - after) - (y - before) for x, y in zip(ends_after, ends_before)]
+    return -min(0.0, *moved), max(0.0, *moved)
 
 
 def spread_j(difference_j: Array, up: Array, down: Array, correlation: float) -> tuple[float, float]:
