@@ -207,6 +207,41 @@ def test_the_interval_is_the_widest_that_a_left_out_device_needs(samples):
     assert (alone.half_width_octaves, alone.correlation_frac) == (2.0, 1.0)
 
 
+def test_layers_of_one_group_err_alike_on_one_device(samples):
+    """Linear layers of one board are twice as slow as the others tell: a network of them is off by as much as each of them."""
+
+    def told(chosen):
+        return interval_of(chosen, {name: learn([x for key, x in chosen.items() if key != name]) for name in chosen})
+
+    sample = samples["a30"]
+    slower = np.array([2.0 if x.group == "matmul" else 1.0 for x in sample.rows.layers])
+    odd = Sample.of("a30", dataclasses.replace(sample.rows, time_s=slower * sample.rows.time_s))
+    assert told(samples | {"a30": odd}).correlation_frac > 0.4
+
+
+def test_hosts_of_measured_boards_are_carried_over_to_the_next(drawn):
+    """Three hosts that take 10, 20 and 40 us: the fourth is told the middle, and to be as far off as the widest of them."""
+    hosts_s = dict(zip(NAMES, (10e-6, 20e-6, 40e-6)))
+    learned = learned_classes([m for name, s in hosts_s.items() for m in law(name, drawn, launch_s=s)])["board"]
+    model = learned.model(HARDWARE["l4"])
+    launches = model.launches
+    assert launches.basis == "carried over" and launches.idle_w == HARDWARE["l4"].idle_w
+    assert [launches.host_s[x] for x in ("linear", "relu", "*", "softmax")] == pytest.approx([20e-6] * 4, rel=0.25)
+    assert launches.spread_frac == pytest.approx(40 / np.sqrt(10 * 20) - 1, rel=0.25)
+    eager = estimate(trace(nn.ReLU(), torch.empty(4, 4)), model, mode="eager")
+    assert eager.time_s == pytest.approx(20e-6, rel=0.25) and "hosts of measured boards" in eager.model.launching
+    assert not eager.rows()[-1]["covered"], "nothing was measured there"
+    assert learned.model(HARDWARE["l4"], looped=True).metadata.launches is None, "loops have the host in every layer"
+    two = learned_classes([m for name in NAMES[:2] for m in law(name, drawn)])["board"]
+    assert two.interval.host_spread_frac is None and two.model(HARDWARE["l4"]).launches.basis == "assumed"
+
+
+def test_batch_norms_that_are_carried_over_are_those_of_networks_in_eval_mode():
+    launches = from_data_sheet("h100-sxm").launches
+    assert launches.host_s["batch_norm"] < 0.6 * launches.host_s["group_norm"], "training launches more kernels"
+    assert from_data_sheet("agx-orin-64gb").launches.basis == "assumed", "one module was measured, with a slow host"
+
+
 def test_leaving_out_tells_less_measured_from_more(rows, monkeypatch):
     monkeypatch.setattr(
         calibration, "RECIPE", dataclasses.replace(calibration.RECIPE, rounds=30)

@@ -2,7 +2,8 @@
 
 Rates of the scaffold are relative to peak rates and watts of the power scaffold relative to the board's limit, so both carry
 over (`pooling` fits them). How long launching takes does not: that was the host of each measured loop. A CUDA graph has no
-host between its kernels, so the floor of a layer is then the registry's `launch_s`; in eager mode an estimate adds the host.
+host between its kernels, so the floor of a layer is then the registry's `launch_s`; in eager mode an estimate adds the host,
+who is taken to be about the middle of those loops' (`Lesson.launches`).
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from .features import FEATURES_VERSION, Array
 from .hardware import Hardware, find_hardware
 from .intervals import STEPS_OCTAVES, Conformal
 from .kinds import KINDS
+from .launches import Launches
 from .model import EnergyModel, Metadata, Regressor, checksum, models_folder, payload
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual
-from .scaffold import BLOCKS, LAUNCH_S, RATES, Scaffold, group_suffix
+from .scaffold import BLOCKS, LAUNCH_S, RATES, Scaffold, group_suffix, lenders
 
 TENSOR_CORE_FRAC = 3.4 / 8.0
 """Share of their peak, relative to the vector units' own share, that tensor cores reach on convolutions where no source has them:
@@ -36,7 +38,7 @@ LN2 = float(np.log(2.0))
 RUN = "data sheet"
 NO_HOST = -10.0
 """Log rate of a host that is not there."""
-SCHEMA = 6
+SCHEMA = 7
 LEARNED = "transfer/hardware.json"
 """What the measured devices taught, beside the shipped models."""
 
@@ -60,6 +62,21 @@ class Lesson:
                 row[RATES.index("host")] = NO_HOST
                 row[RATES.index("latency")] = np.log(launch_s / LAUNCH_S)
         return Scaffold({name: tuple(float(x) for x in row) for name, row in rates.items()})
+
+    def launches(self, device: Hardware, spread_frac: float) -> Launches:
+        """Return what the lesson foretells of the host of `device`: in eager mode it issues operators as slowly as in loops.
+
+        Batch norms are those of networks in eval mode; `spread_frac` is how much slower it may be.
+        """
+        host_s = {"*": self._host_s("*")}
+        for kind, x in KINDS.items():
+            variant = "/eval" * (kind == "batch_norm")
+            known = (name for name in lenders(x.group + variant, kind + variant) if name in self.log_rates)
+            host_s[kind] = self._host_s(next(known))
+        return Launches(host_s, idle_w=device.idle_w, spread_frac=spread_frac, basis="carried over")
+
+    def _host_s(self, name: str) -> float:
+        return LAUNCH_S * float(np.exp(self.log_rates[name][RATES.index("host")]))
 
     def drawn(self, device: Hardware) -> PowerScaffold:
         """Return the watts that the lesson foretells for `device`."""
@@ -104,12 +121,14 @@ def launch_floor(device: Hardware) -> float | None:
 
 
 def data_sheet_model(
-    device: Hardware, lesson: Lesson, half_width: float, correlation: float, launch_s: float | None = None
-) -> EnergyModel:
+    device: Hardware, lesson: Lesson, half_width: float, correlation: float, launch_s: float | None = None,
+    launches: Launches | None = None,
+) -> EnergyModel:  # fmt: skip
     """Return a model of `device` that nothing was measured on; its kinds are all uncovered.
 
     `half_width` is that of its intervals in log energy and `correlation` the share that layers have in common, both from
-    devices left out; `launch_s` is the launch floor, None for that of loops in eager mode on an average host.
+    devices left out; `launch_s` is the launch floor, None for that of loops in eager mode on an average host, and `launches` what
+    that host takes in passes, None where it is assumed.
     """
     scaffold, drawn = lesson.scaffold(launch_s), lesson.drawn(device)
     time, power = (Residual(_no_trees(len(MODEL_FEATURES) - less)) for less in (1, 0))
@@ -120,6 +139,7 @@ def data_sheet_model(
         kinds=(), data_sha256="", source=f"data sheet only; efficiencies of {names}", runs=(RUN,), run_power_shift=(0.0,),
         consumers_w=drawn.consumers_w, limit_w=drawn.limit_w, log_rates=scaffold.log_rates, support={},
         conformal=Conformal({"*": half_width}, (1.0,) * len(STEPS_OCTAVES), half_width, correlation), seed=0, basis="data sheet",
+        launches=launches,
     )  # fmt: skip
     return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
 
@@ -138,6 +158,8 @@ class Interval:
 
     half_width_octaves: float
     correlation_frac: float
+    host_spread_frac: float | None = None
+    """How much slower the next host may be than what others foretell; None where too few were measured to say."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +180,9 @@ class Learned:
                 f"no other {device_class(device)} than {device.name} was measured: nothing can be carried over to it"
             )
         lesson, interval = max(others, key=lambda x: len(x.hardware)), self.interval
-        launch_s = None if looped else launch_floor(device)
-        return data_sheet_model(device, lesson, interval.half_width_octaves * LN2, interval.correlation_frac, launch_s)
+        launch_s, spread = None if looped else launch_floor(device), interval.host_spread_frac
+        launches = None if launch_s is None or spread is None else lesson.launches(device, spread)
+        return data_sheet_model(device, lesson, interval.half_width_octaves * LN2, interval.correlation_frac, launch_s, launches)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON types."""

@@ -25,11 +25,14 @@ from .labels import looped
 from .layer import Layer
 from .model import EnergyModel
 from .pooling import Sample, learn
+from .scaffold import RATES
 from .selection import most_informative
 from .training import Rows, merge
 from .transfer import LN2, Interval, Learned, Lesson, device_class
 
 COUNTS = (25, 50, 100, 200)
+MIN_HOSTS = 3
+"""With fewer hosts that were measured none is told from them."""
 DRAWS = 10
 Progress = Callable[[str], None]
 
@@ -65,17 +68,25 @@ def _by_device(measurements: Sequence[Measurement]) -> dict[str, list[Measuremen
 
 
 def interval_of(samples: Mapping[str, Sample], lessons: Mapping[str, Lesson]) -> Interval:
-    """Return the interval for a further device: the widest that any of `samples` needs from the lesson without it.
+    """Return the interval for a further device and its host: the widest that any of `samples` needs from the lesson without it.
 
     Devices and not rows are the sample here, and with k of them no finite interval is sure to hold for `LEVEL` of further
     devices while k < 9; the widest is the most that they can say. One device alone says nothing: its interval is a factor of 4.
+    Layers of one group err alike on one device: what they have in common stays in the sum over a network, which has few groups.
     """
-    errors = [_log_error(lessons[name], sample) for name, sample in samples.items() if name in lessons]
-    if len(errors) < 2:
+    judged = {name: sample for name, sample in samples.items() if name in lessons}
+    if len(judged) < 2:
         return Interval(2.0, 1.0)
+    errors = [_log_error(lessons[name], sample) for name, sample in judged.items()]
+    hosts = {name: sample.own_host() for name, sample in judged.items() if sample.looped}
+    host_spread = None
+    if len(hosts) >= MIN_HOSTS:
+        off = [abs(own - lessons[name].log_rates["*"][RATES.index("host")]) for name, own in hosts.items()]
+        host_spread = float(np.expm1(max(off)))
     half_width = max(float(np.quantile(np.abs(e), LEVEL)) for e in errors)
-    every, blocks = np.concatenate(errors), np.repeat(np.arange(len(errors)), [len(e) for e in errors])
-    return Interval(half_width / LN2, correlation(every, blocks))
+    alike = np.array([f"{name} {layer.group}" for name, sample in judged.items() for layer in sample.rows.layers])
+    shared = correlation(np.concatenate(errors), np.unique(alike, return_inverse=True)[1])
+    return Interval(half_width / LN2, shared, host_spread)
 
 
 def _log_error(lesson: Lesson, sample: Sample) -> Array:
