@@ -1,7 +1,8 @@
 """What a data sheet alone is worth on boards that were measured: `python models/check_data_sheet.py PATH_TO_TABLES [NAME...]`.
 
-Each board is priced from its data sheet and the other boards (`transfer`), and judged on all of its own rows, none of which that
-model has seen.
+Each board is priced from its data sheet and the other boards (`transfer`), and judged on all of its own rows, none of which
+taught that price. Intervals are as wide as those of shipped models, for which each board was left out, this one too; the curves
+of `build_transfer.py` have widths that know nothing of the board.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from wattlayer.calibration import MIN_LAYERS, calibrate, rate_design, start_from
 from wattlayer.errors import InputError
 from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
+from wattlayer.launches import Launches
 from wattlayer.scaffold import START
 from wattlayer.selection import alike, most_informative
 
@@ -109,6 +110,16 @@ def test_a_data_sheet_is_a_base_as_well(pool):
     time_s, power_w = T2080.truth(pool[50:])
     assert np.median(np.abs(model.predict(pool[50:]).energy_j / (time_s * power_w) - 1)) < 0.1
     assert model.predict(pool[50:]).covered.all()
+
+
+def test_the_host_of_another_board_is_another_one(model, pool):
+    """What its networks told is carried over: watts are the new board's own, and how slow the host is is less sure."""
+    told = model.with_launches(Launches({"*": 2e-5}, 0.1, 0.2, idle_w=127.0, spread_frac=0.3, basis="measured"))
+    moved = calibrate(told, T2080.measure(pool[:40])).launches
+    assert (moved.basis, moved.idle_w, moved.spread_frac) == ("carried over", HARDWARE["rtx2080ti"].idle_w, 2.0)
+    assert (moved.host_s, moved.displaced_time_frac) == ({"*": 2e-5}, 0.1)
+    own = calibrate(told, [m_as(m, "a30") for m in T2080.measure(pool[:40])]).launches
+    assert own == told.launches, "on its own board nothing changes"
 
 
 def test_rows_of_eager_loops_start_from_what_loops_take_to_launch(pool):

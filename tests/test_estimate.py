@@ -100,7 +100,7 @@ def test_what_is_summed_in_eager_mode_sums_to_the_total_with_its_gaps(traced, mo
     fast_s, slow_s = (float(wait_s(device_s, factor * ASSUMED_HOST_S * len(layers))) for factor in (3 / 4, 4 / 3))
     low, high = (x * wl.HARDWARE["a30"].idle_w for x in (fast_s, slow_s))
     assert (low, high) == pytest.approx(e.gap_interval_j) == (gaps["energy_low_j"], gaps["energy_high_j"])
-    assert (total["gap_low_j"], total["gap_high_j"]) == e.gap_interval_j
+    assert (total["gap_low_j"], total["gap_high_j"]) == e.gap_interval_j and total["gap_basis"] == "assumed"
     alone = wl.estimate(traced, model)
     assert e.energy_j - e.interval_j[0] == pytest.approx(np.hypot(alone.energy_j - alone.interval_j[0], e.gap_energy_j - low))
     assert e.interval_j[1] - e.energy_j == pytest.approx(np.hypot(alone.interval_j[1] - alone.energy_j, high - e.gap_energy_j))

@@ -87,9 +87,11 @@ def _metadata(
     base: EnergyModel, adapted: _Adapted, chosen: Sequence[Measurement], rows: Rows, conformal: Conformal, name: str | None,
     seed: int,
 ) -> Metadata:  # fmt: skip
-    regressor = adapted.regressor
+    regressor, launches = adapted.regressor, base.metadata.launches
+    if launches and regressor.hardware != base.hardware:
+        launches = launches.elsewhere(find_hardware(regressor.hardware).idle_w)
     return replace(
-        base.metadata, name=name or regressor.hardware, hardware=regressor.hardware,
+        base.metadata, launches=launches, name=name or regressor.hardware, hardware=regressor.hardware,
         rows=len(chosen), layers=len(set(rows.layers)),
         kinds=tuple(sorted(adapted.kinds)), data_sha256=digest(chosen), runs=regressor.runs,
         run_power_shift=regressor.run_power_shift, consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w,

@@ -180,7 +180,8 @@ class Estimate:
             "flop": self.trace.flop, "read_bytes": self.trace.read_bytes, "write_bytes": self.trace.write_bytes,
             "covered_frac": self.covered_frac, "extrapolated_frac": self.extrapolated_frac,
             "gap_s": self.gap_s, "gap_energy_j": self.gap_energy_j,
-            "gap_low_j": self.gap_interval_j[0], "gap_high_j": self.gap_interval_j[1], "uncovered_kinds": self.uncovered_kinds(),
+            "gap_low_j": self.gap_interval_j[0], "gap_high_j": self.gap_interval_j[1],
+            "gap_basis": self.model.launches_or_assumed.basis, "uncovered_kinds": self.uncovered_kinds(),
         }  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:

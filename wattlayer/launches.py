@@ -4,14 +4,15 @@ In eager mode the host runs ahead of the device or the device waits for the host
 both, `(device^p + host^p)^(1/p)`, and the device burns its idle power while it waits. In a graph nobody waits, but a layer whose
 data fit into the cache finds them there only when it is repeated alone: among others, which displace them, it costs more.
 
-Where whole networks were measured all this is fitted to them; elsewhere the host is assumed, and layers cost what they do alone.
+Where whole networks were measured all this is fitted to them; elsewhere the host is that of measured boards (`transfer`) or
+assumed, and layers cost what they do alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import numpy as np
@@ -26,6 +27,8 @@ SHARPNESS = 6.0
 on networks of an H200 (docs/method.md)."""
 BOUND = 1.5
 """An eager pass this many times as long as its kernels is one whose length the host decides."""
+OTHER_SPREAD_FRAC = 2.0
+"""How much slower, at least, another board's host may be: the RTX 2080 Ti's was three times as slow as three others told."""
 ASSUMED_SPREAD_FRAC = 1 / 3
 """How far the assumed 7.5 us may be off: hosts take 5 to 10."""
 BASES = {
@@ -66,6 +69,11 @@ class Launches:
             raise ValueError("launches are seconds, watts and shares, none of them below 0, and the host's under '*' too")
         if self.basis not in BASES:
             raise ValueError(f"the basis {self.basis!r} is none of {', '.join(BASES)}")
+
+    def elsewhere(self, idle_w: float) -> Launches:
+        """Return what this tells of a board that idles at `idle_w` watts on a host that nobody measured."""
+        unsure = max(self.spread_frac, OTHER_SPREAD_FRAC)
+        return replace(self, idle_w=idle_w, spread_frac=unsure, basis="carried over" if self.basis == "measured" else self.basis)
 
     def issue_s(self, layers: Iterable[Layer]) -> float:
         """Seconds that the host takes to issue `layers`."""

@@ -113,7 +113,7 @@ class Metadata:
     conditions: str = ""
     """What was assumed of the device beside its data, such as a power limit; empty where nothing was."""
     launches: Launches | None = None
-    """What passes cost beside their kernels; None where it is assumed."""
+    """What passes cost beside their kernels; None where all of it is assumed."""
 
     @property
     def launches_or_assumed(self) -> Launches:
@@ -154,7 +154,7 @@ class EnergyModel:
 
     @property
     def launches(self) -> Launches:
-        """What passes cost beside their kernels: fitted to networks measured there, else assumed."""
+        """What passes cost beside their kernels, and what that rests on."""
         return self.metadata.launches_or_assumed
 
     def predict(self, layers: Sequence[Layer], runs: Sequence[str] | None = None, alone: bool = False) -> Prediction:

@@ -66,13 +66,13 @@ class Lesson:
     def launches(self, device: Hardware, spread_frac: float) -> Launches:
         """Return what the lesson foretells of the host of `device`: in eager mode it issues operators as slowly as in loops.
 
-        Batch norms are those of networks in eval mode; `spread_frac` is how much slower it may be.
+        By group of kinds, as kinds whose kernels are all long show no host. Norms are those of networks in eval mode: most that
+        loops ran trained, which launches more kernels. `spread_frac` is how much slower the host may be.
         """
         host_s = {"*": self._host_s("*")}
         for kind, x in KINDS.items():
-            variant = "/eval" * (kind == "batch_norm")
-            known = (name for name in lenders(x.group + variant, kind + variant) if name in self.log_rates)
-            host_s[kind] = self._host_s(next(known))
+            group = "norm/eval" if x.group == "norm" else x.group
+            host_s[kind] = self._host_s(next(name for name in lenders(group) if name in self.log_rates))
         return Launches(host_s, idle_w=device.idle_w, spread_frac=spread_frac, basis="carried over")
 
     def _host_s(self, name: str) -> float:

@@ -73,6 +73,7 @@ def interval_of(samples: Mapping[str, Sample], lessons: Mapping[str, Lesson]) ->
     Devices and not rows are the sample here, and with k of them no finite interval is sure to hold for `LEVEL` of further
     devices while k < 9; the widest is the most that they can say. One device alone says nothing: its interval is a factor of 4.
     Layers of one group err alike on one device: what they have in common stays in the sum over a network, which has few groups.
+    For that groups on devices are the sample.
     """
     judged = {name: sample for name, sample in samples.items() if name in lessons}
     if len(judged) < 2:
