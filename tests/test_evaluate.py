@@ -21,6 +21,7 @@ from wattlayer.launches import wait_s
 from wattlayer.model import EnergyModel
 from wattlayer.plots import accuracy_figure
 from wattlayer.training import merge, tell_launches
+from wattlayer.transfer import from_data_sheet
 
 
 def test_errors_are_hand_computed():
@@ -125,7 +126,15 @@ def test_a_model_is_told_of_launches_by_networks(device, layers, model):
     assert set(told.host_s) == {"conv2d", "linear", "relu", "*"} and told.issue_s(layers) == pytest.approx(
         0.2 * len(layers), rel=0.1
     )
-    assert tell_launches(model, [], rows) is model
+    assert told.basis == "measured"
+
+
+def test_without_networks_the_host_is_that_of_measured_boards_or_in_every_layer(device, layers, model):
+    rows = device.measure(layers)
+    told = tell_launches(model, [], rows).launches
+    assert told.basis == "carried over" and told.host_s == from_data_sheet(model.hardware).launches.host_s
+    assert told.idle_w == wl.HARDWARE[model.hardware].idle_w and told.displaced_time_frac == 0
+    assert tell_launches(model, [], [replace(m, mode="eager") for m in rows]) is model
 
 
 @pytest.mark.slow

@@ -75,6 +75,10 @@ class Launches:
         unsure = max(self.spread_frac, OTHER_SPREAD_FRAC)
         return replace(self, idle_w=idle_w, spread_frac=unsure, basis="carried over" if self.basis == "measured" else self.basis)
 
+    def hosted_as(self, other: Launches) -> Launches:
+        """Return these launches on the host of `other`."""
+        return replace(self, host_s=other.host_s, spread_frac=other.spread_frac, basis=other.basis)
+
     def issue_s(self, layers: Iterable[Layer]) -> float:
         """Seconds that the host takes to issue `layers`."""
         return sum(calls * self.host_s.get(kind, self.host_s["*"]) for kind, calls in Counter(x.kind for x in layers).items())

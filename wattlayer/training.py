@@ -20,13 +20,14 @@ from .features import FEATURES_VERSION, Array, Columns
 from .hardware import find_hardware
 from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support, Where, correlation, never_half_width, positions
 from .kriging import Kriging, krige
-from .labels import labels, operators_s
+from .labels import labels, looped, operators_s
 from .launches import Launches, Pass, fit_launches
 from .layer import Layer
 from .model import EnergyModel, Metadata, Regressor, checksum, payload
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, NOBODY, Residual, model_features
 from .scaffold import Scaffold, per_layer
+from .transfer import from_data_sheet
 
 if TYPE_CHECKING:
     import xgboost
@@ -118,7 +119,10 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
 def tell_launches(
     model: EnergyModel, networks: Sequence[tuple[Measurement, Trace]], measurements: Sequence[Measurement]
 ) -> EnergyModel:
-    """Return `model` with what measured `networks` tell of launches, and what layers measured eagerly tell of operators."""
+    """Return `model` with what measured `networks` tell of launches, and what layers measured eagerly tell of operators.
+
+    Too few networks leave the host to that of measured boards, where layers were measured in graphs, without one.
+    """
     alone = model.with_launches(Launches(idle_w=find_hardware(model.hardware).idle_w))
     own = [(m, trace) for m, trace in networks if m.hardware == model.hardware]
     sums = estimate_many([trace for _, trace in own], alone) if own else []
@@ -129,6 +133,8 @@ def tell_launches(
         passes.append(Pass(str(m.network), m.mode, trace.layers, m.time_s, m.energy_j, e.time_s, e.energy_j, cached_s, cached_j))
     operators = operators_s([m for m in measurements if m.hardware == model.hardware])
     launches = fit_launches(passes, operators, alone.launches.idle_w)
+    if launches.basis == "assumed" and not looped(m for m in measurements if m.layer and m.hardware == model.hardware):
+        launches = launches.hosted_as(from_data_sheet(model.hardware).launches)
     return model if launches == alone.launches else model.with_launches(launches)
 
 
