@@ -29,8 +29,8 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "fusion residual rewrite",
         "model",
         # level 2
-        "estimate",
-        "training transfer operating tables crosscheck adapters decoding",
+        "estimate transfer",
+        "training operating tables crosscheck adapters decoding",
         "calibration pooling",
         "selection",
         # level 3
