@@ -3,7 +3,7 @@
 Rates of the scaffold are relative to peak rates and watts of the power scaffold relative to the board's limit, so both carry
 over (`pooling` fits them). How long launching takes does not: that was the host of each measured loop. A CUDA graph has no
 host between its kernels, so the floor of a layer is then the registry's `launch_s`; in eager mode an estimate adds the host,
-who is taken to be about the middle of those loops' (`Lesson.launches`).
+which is taken to be about the middle of those loops' (`Lesson.launches`).
 """
 
 from __future__ import annotations
