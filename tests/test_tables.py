@@ -254,6 +254,18 @@ def test_bad_rows_are_counted_and_listed_where_they_may_be_skipped(path):
     assert "energy_j" in table.bad_rows[0][1] and "a31" in table.bad_rows[1][1]
 
 
+def test_damaged_lines_of_our_own_files_are_skipped_or_named_like_any_bad_row(tmp_path, path):
+    rows, own = read(path, LAYERS + GOOD + GOOD.replace("a30", "h200-sxm")).measurements, tmp_path / "own.jsonl"
+    write_measurements(own, rows)
+    header, first, second = own.read_text().splitlines()
+    own.write_text("\n".join([header, first[:40], first, second.replace('"energy_j"', '"joules"'), second, ""]))
+    table = read_table(own, skip_bad_rows=True)
+    assert table.measurements == rows
+    assert [line for line, _ in table.bad_rows] == [2, 4] and "not JSON" in table.bad_rows[0][1]
+    with pytest.raises(InputError, match=r"own\.jsonl, line 2: not JSON.*the first of 2 bad rows.*--skip-bad-rows"):
+        read_table(own)
+
+
 def test_a_row_over_two_lines_does_not_shift_those_after_it(path):
     comment = GOOD.replace("mine", '"mine,\nover two lines"')
     table = read(path, LAYERS + comment + GOOD.replace("0.003", "0"), skip_bad_rows=True)

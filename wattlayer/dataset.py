@@ -145,11 +145,19 @@ def write_measurements(path: str | Path, measurements: Iterable[Measurement], he
 
 def read_measurements(path: str | Path) -> list[Measurement]:
     """Read a JSON-lines dataset; raise InputError naming the file and the line that cannot be read."""
-    return [measurement for _, measurement in numbered_measurements(path)]
+    found = []
+    for number, row in numbered_measurements(path):
+        if isinstance(row, str):
+            raise InputError(f"{path}, line {number}: {row}")
+        found.append(row)
+    return found
 
 
-def numbered_measurements(path: str | Path) -> Iterator[tuple[int, Measurement]]:
-    """Yield the measurements of a JSON-lines dataset, each with the number of its line; raises as `read_measurements` does."""
+def numbered_measurements(path: str | Path) -> Iterator[tuple[int, Measurement | str]]:
+    """Yield the measurements of a JSON-lines dataset, or why a line is none, each with the number of its line.
+
+    Raises InputError for a file that is no such dataset.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -167,7 +175,7 @@ def numbered_measurements(path: str | Path) -> Iterator[tuple[int, Measurement]]
             if "failed" not in record and "wattlayer_data" not in record:
                 yield number, Measurement.from_json(record)
         except InputError as error:
-            raise InputError(f"{path}, line {number}: {error}") from None
+            yield number, str(error)
 
 
 def _is_json(line: str) -> bool:
