@@ -422,6 +422,26 @@ def test_layers_faster_than_their_launch_are_timed_in_a_graph(cuda):
     assert launch.calls == 2000 and launch.time_s == pytest.approx(2000 * 2e-6, rel=0.5)
 
 
+def test_a_network_that_the_host_issues_slowly_keeps_the_device_busy_in_a_graph(cuda):
+    """600 kernels of 1.5 us that the host takes 12 ms to issue: taken for 12 ms of work, too few replays would be queued."""
+    cuda.launch_s = 2e-5
+
+    def network(i: int) -> None:
+        for _ in range(600):
+            cuda.kernel(1.5e-6)
+
+    launch, _ = graph_launch(network, 1, stream := torch.cuda.Stream())
+    assert launch.time_s == pytest.approx(launch.calls * 9e-4, rel=0.05) and launch.calls == 14
+    work = CudaWorkload(launch, stream, Facts())
+    work.start()
+    busy_for(work, cuda, 0.5)
+    begin, cuda.idle_s = work.progress(), 0.0
+    busy_for(work, cuda, 0.5, poll_s=0.005)  # a slow meter
+    end = work.progress()
+    assert (end.time_s - begin.time_s) / (end.calls - begin.calls) == pytest.approx(9e-4, rel=1e-3)
+    assert cuda.idle_s < 1e-4
+
+
 def test_gaps_between_replays_show_in_the_progress(cuda):
     launch, _ = graph_launch(lambda i: cuda.kernel(1e-3), 1, stream := torch.cuda.Stream())
     work = CudaWorkload(launch, stream, Facts())

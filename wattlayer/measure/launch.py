@@ -135,10 +135,12 @@ def graph_launch(step: Step, copies: int, stream: torch.cuda.Stream) -> tuple[La
     """
     _warm_up(step, stream)
     call_s = _timed(lambda: _first_calls(step), stream) / WARM_UP_CALLS
-    if call_s < 1e-3:  # launching from the host may take longer than the call: time a short graph
+    if call_s < LONGEST_GRAPH_S:
+        # issuing the kernels from the host may take several times as long as they do, those of a whole network above all, and
+        # too long a guess leaves too little queued: time a short graph
         pilot = min(50, max(1, round(2e-3 / call_s)))
         graph = capture(step, pilot, stream)
-        call_s = min(_timed(graph.replay, stream), _timed(graph.replay, stream)) / pilot
+        call_s = _replay_s(graph, stream) / pilot
         graph.reset()
     calls = calls_per_graph(call_s, copies)
     graph = capture(step, calls, stream)
@@ -187,6 +189,18 @@ def _warm_up(step: Step, stream: torch.cuda.Stream) -> None:
 def _first_calls(step: Step) -> None:
     for i in range(WARM_UP_CALLS):
         step(i)
+
+
+def _replay_s(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> float:
+    """Device seconds of one replay that is queued behind another, as the host's part of a launch does not count."""
+
+    def twice() -> None:
+        graph.replay()
+        graph.replay()
+
+    with torch.cuda.stream(stream), torch.inference_mode():
+        graph.replay()
+    return _timed(twice, stream) / 2
 
 
 def _timed(run: Callable[[], Any], stream: torch.cuda.Stream) -> float:
