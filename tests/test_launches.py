@@ -29,7 +29,8 @@ def whole(name: str, mode: str, time_s: float, energy_j: float) -> Measurement:
 
 def test_labels_are_cold_rows_in_graphs_with_drift_taken_out_and_sessions_joined():
     kept = row(run="c-0/2", energy_corrected_j=1.9e-3)
-    rows = [kept, row(mode="eager"), row(regime="hot"), row(source="reference"), row(flags=("no_kernel",))]
+    waited = [row(flags=("no_kernel",)), row(flags=("ci_not_reached", "gpu_not_busy"))]
+    rows = [kept, row(mode="eager"), row(regime="hot"), row(source="reference"), *waited]
     (label,) = labels(rows)
     assert (label.run, label.energy_j, label.layer) == ("c-0", 1.9e-3, kept.layer)
 
@@ -55,6 +56,14 @@ def test_a_graph_that_ran_other_operators_than_the_eager_pass_is_left_out():
     kept = {(m.network, m.mode) for m in networks_of(rows)}
     assert {name for name, mode in kept if mode == "graph"} == {"same", "other", "alone"}
     assert {name for name, mode in kept if mode == "eager"} == {"same", "masked", "slow", "other"}
+
+
+def test_a_graph_that_the_device_waited_for_is_left_out_and_its_eager_pass_is_not():
+    """Its time is that of whoever queues replays, which says nothing of layers."""
+    waited = replace(whole("small", "graph", 2e-3, 0.4), flags=("gpu_not_busy",))
+    again, eager = whole("again", "graph", 1e-3, 0.2), replace(whole("small", "eager", 4e-3, 0.6), flags=("gpu_not_busy",))
+    rows = [waited, eager, replace(again, time_s=3e-3, flags=("gpu_not_busy",)), replace(again, attempt=2)]
+    assert [(m.network, m.mode, m.attempt) for m in networks_of(rows)] == [("small", "eager", 1), ("again", "graph", 2)]
 
 
 def test_operators_are_told_by_eager_layers_that_their_kernels_do_not_explain():

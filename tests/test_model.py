@@ -89,7 +89,7 @@ def test_layers_are_left_out_singly_with_their_like_and_the_largest_together(dev
 
 def test_the_class_of_a_layer_tells_its_interval(model):
     """Both are far from all others and long; one is larger than all of them."""
-    own, two = model.metadata.conformal, [thin(2), thin(1 << 20)]
+    own, two = model.metadata.conformal, [thin(32), thin(1 << 20)]
     assert own.factors != (1.0,) * CLASSES and model.predict(two).time_s.min() > own.long_s > 0
     doubled = tuple(x * (2.0 if i == 7 else 1.0) for i, x in enumerate(own.factors))
     other = replace(model, metadata=replace(model.metadata, conformal=replace(own, factors=doubled)))

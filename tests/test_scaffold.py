@@ -25,7 +25,7 @@ def rates(**changed: float) -> tuple[float, ...]:
 
 
 TABLE_START = {name: rate.start for name, rate in TABLE.items()}
-TILES = ("tile_128x128", "tile_128x64", "tile_64x64", "tile_32x32")
+TILES = ("tile_128x128", "tile_128x64", "tile_64x64", "tile_smallest")
 TRUTH = {
     "*": rates(host=6.0),
     "cell:linear": rates(host=7.0, latency=2.0, dram=1.1, **dict.fromkeys(TILES, 2.2), split=3.0),
@@ -278,6 +278,35 @@ def test_a_cpu_convolves_in_another_layout():
     assert columns["channels_last"].tolist() == [0, 1, 0]
     assert terms(columns).traffic_s * cpu.dram_bytes_per_s == pytest.approx(columns.bytes_moved * np.array([100, 1, 1]))
     assert terms(Columns(layers, A30)).traffic_s * A30.dram_bytes_per_s == pytest.approx(columns.bytes_moved)
+
+
+@pytest.mark.parametrize(("size", "window", "stride", "dilation", "padding", "touched"), [
+    (12, 1, 3, 1, 0, 4 * 4), (12, 2, 3, 1, 0, 8 * 8), (12, 2, 4, 1, 1, 6 * 6), (12, 3, 2, 1, 0, 12 * 12), (13, 3, 2, 2, 0, 7 * 7),
+    (12, 3, 1, 2, 0, 12 * 12),
+])  # fmt: skip
+def test_a_cpu_leaves_out_what_no_window_touches(size, window, stride, dilation, padding, touched):
+    """With padding 1 four windows of two start at -1, 3, 7 and 11: six places of an edge lie inside the image."""
+    pairs = {name: (x, x) for name, x in (("stride", stride), ("dilation", dilation), ("padding", padding))}
+    out, cpu = (size + 2 * padding - dilation * (window - 1) - 1) // stride + 1, HARDWARE["xeon-gold-5120"]
+    layer = replace(conv(2, 8, 8, size, window, **pairs), outputs=(op("output", 2, 8, out, out),))
+    read = 4 * (2 * 8 * touched + 8 * 8 * window**2) + layer.write_bytes
+    assert terms(Columns([layer], cpu)).traffic_s * cpu.dram_bytes_per_s == pytest.approx(100 * read)
+    columns = Columns([layer], A30)
+    assert terms(columns).traffic_s * A30.dram_bytes_per_s == pytest.approx(columns.bytes_moved), "GPUs fetch whole sectors"
+
+
+def test_what_is_skipped_of_sequences_and_of_images_padded_to_be_the_same():
+    line = Layer("conv1d", (op("input", 1, 4, 30), op("weight", 4, 4, 1)), (op("output", 1, 4, 6),), (("stride", (5,)),))
+    same = conv(1, 4, 4, 8, 3, padding="same")
+    assert Columns([line, same], A30)["skipped_bytes"].tolist() == pytest.approx([4 * 4 * 24, 0])
+
+
+def test_products_of_few_rows_or_columns_fall_into_thin_tiles():
+    """Of 8 rows 32x32 tiles would compute four times what is asked, 16x128 twice; convolutions have no thin ones."""
+    few, narrow, square = linear(8, 2304, 768), linear(2304, 8, 768), linear(32, 2304, 768)
+    columns = Columns([few, narrow, square, conv(1, 64, 8, 12, 1)], A30)
+    assert np.array(columns.smallest_tile).T.tolist() == [[16, 128], [128, 16], [32, 32], [32, 32]]
+    assert columns.tiled_flop(*columns.smallest_tile)[:3] == pytest.approx(2 * 768 * 2304 * np.array([16, 16, 32]))
 
 
 def test_terms_by_hand():

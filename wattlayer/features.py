@@ -24,7 +24,7 @@ from .hardware import Hardware
 from .kinds import KINDS, pooled_axes, window_elements
 from .layer import DTYPE_BYTES, Layer, Operand
 
-FEATURES_VERSION = 7
+FEATURES_VERSION = 8
 
 Array = NDArray[np.float64]
 
@@ -83,6 +83,8 @@ class Dimensions:
     copied_bytes: float = 0.0
     across_bytes: float = 0.0
     """What sectors of memory bring along with the elements that are asked of them."""
+    skipped_bytes: float = 0.0
+    """What of an image no window of a convolution touches, its strides being longer."""
     added: float = 0.0
     """Whether a product's bias is added by a kernel of its own."""
 
@@ -201,7 +203,28 @@ def _conv(layer: Layer) -> dict[str, float]:
         "transposed": transposed,
         "copies": copied,
         "copied_bytes": x.elements * DTYPE_BYTES[x.dtype] * copied,
+        "skipped_bytes": 0.0 if transposed else x.size_bytes * (1.0 - _touched_frac(layer, spatial)),
     }  # fmt: skip
+
+
+def _touched_frac(layer: Layer, spatial: int) -> float:
+    """Return the share of an image that windows of a convolution touch: all, as far as they leave no gaps."""
+    strides, dilations = (_per_axis(layer.argument(name, (1,)), spatial) for name in ("stride", "dilation"))
+    padding = layer.argument("padding", (0,))
+    paddings = (0,) * spatial if isinstance(padding, str) else _per_axis(padding, spatial)  # "same" allows no stride
+    sizes = (x.shape[-spatial:] for x in (layer.inputs[0], layer.inputs[1], layer.outputs[0]))
+    share = 1.0
+    for length, window, outputs, stride, dilation, before in zip(*sizes, strides, dilations, paddings):
+        if stride > 1 and length and (stride > window or dilation > 1):
+            touched = {i * stride + j * dilation - before for i in range(outputs) for j in range(window)}
+            share *= len(touched & set(range(length))) / length
+    return share
+
+
+def _per_axis(sizes: Any, axes: int) -> tuple[int, ...]:
+    """Return one size for each axis; a single one stands for all."""
+    given = sizes if isinstance(sizes, tuple) else (sizes,)
+    return given if len(given) == axes else given * axes
 
 
 def _matmul(layer: Layer) -> dict[str, float]:
@@ -522,22 +545,34 @@ class Columns:
         row_bytes = np.column_stack([self["n"], self["k"]]) * self["element_bytes"][:, None]
         return (self["group_code"] == GROUP_CODES["matmul"]) & (self.tensor_core > 0) & (row_bytes % 16 != 0).any(axis=1)
 
-    def tiles(self, edge_m: float, edge_n: float) -> Array:
+    @cached_property
+    def smallest_tile(self) -> tuple[Array, Array]:
+        """Edges [n_layers] along m and n of the smallest output tile: 32 x 32, or that of products by BLAS, which has kernels for
+        few rows or few columns (gemmSN among those of NVIDIA's), as thin as 16 where it pads less."""
+        product = self["group_code"] == GROUP_CODES["matmul"]
+        areas = [self.tiles(m, n) * m * n for m, n in _SMALLEST_TILES]
+        chosen = np.where(product, np.argmin(areas, axis=0), 0)
+        edge_m, edge_n = np.array(_SMALLEST_TILES).T[:, chosen]
+        return edge_m, edge_n
+
+    def tiles(self, edge_m: Array | float, edge_n: Array | float) -> Array:
         """Output tiles of `edge_m` x `edge_n` that the products fall into, of each image apart where these are multiplied as they
         lie."""
         m, n, _ = self.product
         images = np.where(self.as_it_lies, np.maximum(m / np.maximum(self["out_positions"], 1.0), 1.0), 1.0)
-        return self["batches"] * images * np.ceil(m / images / edge_m) * np.ceil(n / edge_n)
+        result: Array = self["batches"] * images * np.ceil(m / images / edge_m) * np.ceil(n / edge_n)
+        return result
 
-    def tiled_flop(self, edge_m: float, edge_n: float) -> Array:
+    def tiled_flop(self, edge_m: Array | float, edge_n: Array | float) -> Array:
         """FLOP of the products in whole output tiles of `edge_m` x `edge_n`."""
         return 2.0 * self.tiles(edge_m, edge_n) * edge_m * edge_n * self.product[2]
 
-    def waves(self, edge_m: float, edge_n: float) -> Array:
+    def waves(self, edge_m: Array | float, edge_n: Array | float) -> Array:
         """Tiles per multiprocessor."""
         return self.tiles(edge_m, edge_n) / self.hardware.units
 
 
+_SMALLEST_TILES = ((32.0, 32.0), (128.0, 16.0), (16.0, 128.0))
 _MASKED_HALF = 32.0
 """Half of a tile of queries, which see keys of one another that the mask hides: keys that a query is multiplied by in vain."""
 

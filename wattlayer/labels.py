@@ -2,7 +2,8 @@
 
 Tables measured elsewhere pass through as they are. Of a campaign of our own harness the layers in its preferred launch
 mode count, with cold weights, at the reference layer's level; eager twins tell of the host, hot ones of the cache, and the
-turns of the reference of the board. Graphs that hold no kernel say nothing.
+turns of the reference of the board. Graphs that hold no kernel, or between whose replays the device waited, say nothing: the time
+of a call is then not what its kernels take.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from .layer import Layer
 
 REGIMES = ("cold", "diluted")
 """Of a layer that ran into the power limit alone, the diluted row is what it costs among others."""
+IDLE_FLAGS = frozenset({"no_kernel", "gpu_not_busy"})
+"""What graphs are marked with that did not keep the device busy."""
 MORE = 1.3
 """How much longer one time must be than another to be longer for another reason than noise."""
 
@@ -40,11 +43,16 @@ def looped(measurements: Iterable[Measurement]) -> bool:
 
 
 def _counts(m: Measurement, graphs: set[str], diluted: set[tuple[str, Layer | None]]) -> bool:
-    if m.layer is None or m.source == "reference" or m.regime not in REGIMES or "no_kernel" in m.flags:
+    if m.layer is None or m.source == "reference" or m.regime not in REGIMES or idled(m):
         return False
     if (m.mode == "graph") != (campaign(m) in graphs):
         return False
     return m.regime == "diluted" or (campaign(m), m.layer) not in diluted
+
+
+def idled(m: Measurement) -> bool:
+    """Return whether a graph did not keep the device busy, so that its time is not what its kernels take."""
+    return m.mode == "graph" and not IDLE_FLAGS.isdisjoint(m.flags)
 
 
 def _joined(m: Measurement) -> Measurement:
@@ -54,12 +62,13 @@ def _joined(m: Measurement) -> Measurement:
 
 
 def networks_of(measurements: Iterable[Measurement]) -> list[Measurement]:
-    """Return the rows of whole networks, treated alike, without graphs that ran other operators than the eager pass.
+    """Return the rows of whole networks, treated alike, without graphs that the device waited for, and without those that ran
+    other operators than the eager pass.
 
     Some networks take another way while a graph is captured (transformers builds masks that it else does without). Then
     the eager pass is faster, or it burns less beyond the graph's energy than a device does that only waits.
     """
-    networks = [_joined(m) for m in measurements if m.network is not None]
+    networks = [_joined(m) for m in measurements if m.network is not None and not idled(m)]
     eager = {_call(m): m for m in networks if m.mode == "eager"}
     waits_w = [(e.energy_j - m.energy_j) / (e.time_s - m.time_s) for m in networks if (e := eager.get(_call(m))) and _waits(e, m)]
     usual_w = median(waits_w) if waits_w else 0.0

@@ -92,7 +92,7 @@ def busy_frac(columns: Columns, time_s: Array) -> Array:
     few FLOP among those of element-wise kernels would leave these watts to them alone.
     """
     matrix, tensor, depthwise = columns.matrix_like, columns.tensor_core > 0, columns.depthwise
-    tiled_s = columns.tiled_flop(32.0, 32.0) / columns.peak_flop_per_s
+    tiled_s = columns.tiled_flop(*columns.smallest_tile) / columns.peak_flop_per_s
     compute = np.minimum(np.where(matrix & ~depthwise, tiled_s, columns.compute_s()) / time_s, 1.0)
     traffic = columns.memory_s() / time_s
     from_dram = from_dram_frac(columns.l2_share, _L2_EDGE)

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from .features import GROUP_CODES, KIND_CODES, Array, Columns
 from .layer import Layer
 
-TILES = ((128.0, 128.0), (128.0, 64.0), (64.0, 64.0), (32.0, 32.0))
-"""Output tiles of matrix kernels; a layer takes about the time of the best for it."""
+TILES = ((128.0, 128.0), (128.0, 64.0), (64.0, 64.0))
+"""Output tiles of matrix kernels beside the smallest; a layer takes about the time of the best for it."""
 
 
 class Rate(NamedTuple):
@@ -61,7 +61,7 @@ TABLE = {
     "tile_128x128": Rate(1.3, 0.9, 5000.0, 0.42, 0.1),
     "tile_128x64": Rate(1.35, 0.9, 5000.0, 0.42, 0.1),
     "tile_64x64": Rate(1.5, 0.9, 5000.0, 0.42, 0.1),
-    "tile_32x32": Rate(2.0, 0.9, 5000.0, 0.42, 0.1),
+    "tile_smallest": Rate(2.0, 0.9, 5000.0, 0.42, 0.1),
     "split": Rate(2.5, 0.9, 5000.0, 0.42, 0.1),
     "winograd": Rate(1.2, 0.8, 5000.0, 0.25, 0.1),
     "fft": Rate(1.3, 0.6, 5000.0, 0.25, 0.1),
@@ -80,7 +80,7 @@ well (docs/method.md)."""
 RATES = tuple(TABLE)
 BLOCKS = {
     "launch": ("host", "latency"), "traffic": ("l2", "dram", "rows", "beside"),
-    "compute": ("serial", "tile_128x128", "tile_128x64", "tile_64x64", "tile_32x32", "split", "winograd", "fft", "vector"),
+    "compute": ("serial", "tile_128x128", "tile_128x64", "tile_64x64", "tile_smallest", "split", "winograd", "fft", "vector"),
 }  # fmt: skip
 """Rates of times, by what they are times of: with all of them time doubles."""
 START, FASTEST, SLOWEST = (np.log([getattr(rate, side) for rate in TABLE.values()]) for side in ("start", "least", "most"))
@@ -246,11 +246,14 @@ def terms(columns: Columns) -> Terms:
     per_unit = device.units / columns.peak_flop_per_s  # seconds that one unit takes for a FLOP
     # what is recurrent does one product after another
     turns = np.where(columns["group_code"] == GROUP_CODES["recurrent"], np.maximum(columns["batches"], 1.0), 1.0)
-    tiled = [turns * np.ceil(columns.waves(*edges) / turns) * 2.0 * edges[0] * edges[1] * k * per_unit for edges in TILES]
-    padded_s = columns.tiled_flop(32.0, 32.0) / columns.peak_flop_per_s
+    every = (*TILES, columns.smallest_tile)
+    tiled = [turns * np.ceil(columns.waves(*edges) / turns) * 2.0 * edges[0] * edges[1] * k * per_unit for edges in every]
+    padded_s = columns.tiled_flop(*columns.smallest_tile) / columns.peak_flop_per_s
     split = np.maximum(padded_s, 2.0 * 32.0 * 32.0 * turns * np.minimum(k, _SPLIT_K) * per_unit)
     # for fewer queries than a tile holds, attention cuts its keys
-    steps = np.where((columns["group_code"] == GROUP_CODES["attention"]) & (m < TILES[-1][0]), np.minimum(k, _SPLIT_K), turns * k)
+    steps = np.where(
+        (columns["group_code"] == GROUP_CODES["attention"]) & (m < columns.smallest_tile[0]), np.minimum(k, _SPLIT_K), turns * k
+    )
     dense, on_cpu = columns.is_conv & ~columns.depthwise, device.kind == "cpu"
     # kernels for tensor cores take channels-last images: others are turned before and after, unless they can be left as they lie
     turned = dense & (columns.tensor_core > 0) & ~columns.channels_inmost & ~columns.as_it_lies & (not on_cpu)
@@ -258,7 +261,8 @@ def terms(columns: Columns) -> Terms:
     beside_bytes = 2.0 * dense * (turned * images_bytes + bias * columns["write_bytes"] + columns["copied_bytes"])
     vector = columns["flop"] / device.peak("float32")
     reordered = np.where(columns.is_conv & (columns["channels_last"] == 0) & on_cpu, _REORDER, 1.0)
-    own_bytes = columns["read_bytes"] + columns["write_bytes"]
+    # nor does oneDNN copy what strides longer than their window leave out
+    own_bytes = columns["read_bytes"] + columns["write_bytes"] - columns["skipped_bytes"] * on_cpu
     moved_bytes = reordered * own_bytes + 2.0 * ~dense * (columns["copied_bytes"] + bias * columns["write_bytes"])
     return Terms(
         host_s=np.full(len(m), LAUNCH_S), further=bias + columns["copies"] + turns - 1.0,
@@ -533,9 +537,8 @@ def fit_rates(prior: Prior, values: Terms, target: Array, weight: Array, start: 
     return min(tried, key=lambda x: x[1])[0]
 
 
-_TIES = np.zeros((len(TILES), len(RATES)))
-_TIES[:, _COMPUTE.start] = -1.0
-_TIES[range(len(TILES)), range(_COMPUTE.start + 1, _COMPUTE.start + 1 + len(TILES))] = 1.0
+_TIED = slice(_COMPUTE.start + 1, _AT["split"] + 1)
+_TIES = np.eye(len(RATES))[_TIED] - np.eye(len(RATES))[_COMPUTE.start]
 
 
 def _fit(prior: Prior, values: Terms, target: Array, weight: Array, start: Array, robust: float = _ROBUST) -> tuple[Array, float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..dataset import Measurement
+from ..labels import idled
 from .plan import NetworkPlan
 from .rig import Item, NetworkCall
 
@@ -43,9 +44,10 @@ class Closure:
 
 
 def closures(networks: Sequence[NetworkPlan], rows: Sequence[Measurement]) -> tuple[Closure, ...]:
-    """Return the closure of every network that was measured in graph mode with enough of its layers."""
+    """Return the closure of every network that was measured in graph mode with enough of its layers, without rows of graphs that
+    the device waited for."""
     best: dict[str | None, Measurement] = {
-        row.key: row for row in sorted(rows, key=lambda row: (row.attempt, -len(row.flags))) if row.key
+        row.key: row for row in sorted(rows, key=lambda row: (row.attempt, -len(row.flags))) if row.key and not idled(row)
     }
     found = (_closure(network, best) for network in networks)
     return tuple(x for x in found if x is not None)
