@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wattlayer.dataset import Measurement
+from wattlayer.cli.data import measurements_of
+from wattlayer.dataset import Measurement, write_measurements
 from wattlayer.labels import labels, networks_of, operators_s
 from wattlayer.launches import ASSUMED_HOST_S, Launches, Pass, fit_launches, wait_s
 from wattlayer.layer import Layer, Operand
@@ -64,6 +65,17 @@ def test_a_graph_that_the_device_waited_for_is_left_out_and_its_eager_pass_is_no
     again, eager = whole("again", "graph", 1e-3, 0.2), replace(whole("small", "eager", 4e-3, 0.6), flags=("gpu_not_busy",))
     rows = [waited, eager, replace(again, time_s=3e-3, flags=("gpu_not_busy",)), replace(again, attempt=2)]
     assert [(m.network, m.mode, m.attempt) for m in networks_of(rows)] == [("small", "eager", 1), ("again", "graph", 2)]
+
+
+def test_rows_of_graphs_that_the_device_waited_for_are_counted_where_they_are_read(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    idle = row(flags=("gpu_not_busy",))
+    write_measurements(path, [row(), idle, row(mode="eager", flags=("gpu_not_busy",))])
+    assert len(measurements_of([path], skip_bad_rows=False)) == 3
+    assert "left out 1 row of graphs that did not keep the device busy" in capsys.readouterr().err
+    write_measurements(path, [row()])
+    measurements_of([path], skip_bad_rows=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_operators_are_told_by_eager_layers_that_their_kernels_do_not_explain():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,8 +49,21 @@ def measurements_of(
     for path in paths:
         content = read_table(path, skip_bad_rows, check)
         report_skipped(path, content.bad_rows)
+        _report_idled(path, content.measurements)
         rows += content.measurements
     return rows
+
+
+def _report_idled(path: Path, rows: Sequence[Measurement]) -> None:
+    """Say on stderr how many rows neither teach nor judge, because the device waited while they were measured."""
+    from ..labels import idled
+
+    if count := sum(idled(m) for m in rows):
+        print(
+            f"{path}: left out {count} row{'s' * (count > 1)} of graphs that did not keep the device busy "
+            "(gpu_not_busy, no_kernel): measure them again",
+            file=sys.stderr,
+        )
 
 
 def report_skipped(path: Path, bad_rows: tuple[tuple[int, str], ...]) -> None:
