@@ -45,6 +45,8 @@ def test_where_nothing_ran_in_graphs_eager_rows_are_labels_and_other_tables_stay
 def test_a_diluted_row_stands_for_one_that_ran_into_the_power_limit():
     rows = [row(), row(regime="diluted", energy_j=1.5e-3), row(layer=layer("gelu"))]
     assert [m.energy_j for m in labels(rows)] == [1.5e-3, 2e-3]
+    waited = row(regime="diluted", energy_j=1.5e-3, flags=("gpu_not_busy",))
+    assert [m.energy_j for m in labels([row(), waited])] == [2e-3], "unless the device waited"
 
 
 def test_a_graph_that_ran_other_operators_than_the_eager_pass_is_left_out():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattlayer.features import Columns, featurise
+from wattlayer.features import Columns, _touched, featurise
 from wattlayer.hardware import HARDWARE
 from wattlayer.layer import Layer, Operand
 from wattlayer.scaffold import BLOCKS, MIN_LAYERS, NEVER_S, RATES, START, TABLE, Scaffold, cells, groups, law, terms
@@ -295,10 +295,24 @@ def test_a_cpu_leaves_out_what_no_window_touches(size, window, stride, dilation,
     assert terms(columns).traffic_s * A30.dram_bytes_per_s == pytest.approx(columns.bytes_moved), "GPUs fetch whole sectors"
 
 
-def test_what_is_skipped_of_sequences_and_of_images_padded_to_be_the_same():
+def test_what_is_touched_is_counted_as_by_hand_and_at_once_for_long_sequences():
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        length, outputs, window, stride, dilation, before = random.integers(1, [40, 12, 7, 6, 5, 6])
+        taps = [int(j * dilation - before) for j in range(window)]
+        by_hand = {tap + i * stride for tap in taps for i in range(outputs)} & set(range(length))
+        assert _touched(int(length), int(outputs), int(stride), taps) == len(by_hand)
+    line = Layer(
+        "conv1d", (op("input", 1, 1, 10**9), op("weight", 1, 1, 1)), (op("output", 1, 1, 5 * 10**8),), (("stride", (2,)),)
+    )
+    assert Columns([line], A30)["skipped_bytes"].tolist() == pytest.approx([4 * 5e8])
+
+
+def test_what_is_skipped_of_sequences_and_of_images_with_padding_by_name():
     line = Layer("conv1d", (op("input", 1, 4, 30), op("weight", 4, 4, 1)), (op("output", 1, 4, 6),), (("stride", (5,)),))
     same = conv(1, 4, 4, 8, 3, padding="same")
-    assert Columns([line, same], A30)["skipped_bytes"].tolist() == pytest.approx([4 * 4 * 24, 0])
+    valid = replace(line, arguments=(("padding", "valid"), ("stride", (5,))))
+    assert Columns([line, same, valid], A30)["skipped_bytes"].tolist() == pytest.approx([4 * 4 * 24, 0, 4 * 4 * 24])
 
 
 def test_products_of_few_rows_or_columns_fall_into_thin_tiles():

@@ -84,7 +84,7 @@ class Dimensions:
     across_bytes: float = 0.0
     """What sectors of memory bring along with the elements that are asked of them."""
     skipped_bytes: float = 0.0
-    """What of an image no window of a convolution touches, its strides being longer."""
+    """What of an image no window of a convolution touches, where strides leave gaps between or within windows."""
     added: float = 0.0
     """Whether a product's bias is added by a kernel of its own."""
 
@@ -211,19 +211,38 @@ def _touched_frac(layer: Layer, spatial: int) -> float:
     """Return the share of an image that windows of a convolution touch: all, as far as they leave no gaps."""
     strides, dilations = (_per_axis(layer.argument(name, (1,)), spatial) for name in ("stride", "dilation"))
     padding = layer.argument("padding", (0,))
-    paddings = (0,) * spatial if isinstance(padding, str) else _per_axis(padding, spatial)  # "same" allows no stride
+    paddings = (
+        (0,) * spatial if isinstance(padding, str) or not padding else _per_axis(padding, spatial)
+    )  # "same" allows no stride
     sizes = (x.shape[-spatial:] for x in (layer.inputs[0], layer.inputs[1], layer.outputs[0]))
     share = 1.0
     for length, window, outputs, stride, dilation, before in zip(*sizes, strides, dilations, paddings):
-        if stride > 1 and length and (stride > window or dilation > 1):
-            touched = {i * stride + j * dilation - before for i in range(outputs) for j in range(window)}
-            share *= len(touched & set(range(length))) / length
+        if stride > 1 and length and window <= _MOST_TAPS and (stride > window or dilation > 1):
+            share *= _touched(length, outputs, stride, [j * dilation - before for j in range(window)]) / length
     return share
 
 
+def _touched(length: int, outputs: int, stride: int, taps: Sequence[int]) -> int:
+    """Return how many of `length` places are touched by `taps` that move on by `stride`, each `outputs` times.
+
+    Taps that meet the same places differ by whole strides: of each such class runs of equal length are joined.
+    """
+    count, ends = 0, dict[int, int]()
+    for tap in sorted(taps):
+        first, place = divmod(tap, stride)
+        begin = max(first, ends.get(place, 0))
+        ends[place] = end = max(begin, min(first + outputs, -((place - length) // stride)))
+        count += end - begin
+    return count
+
+
+_MOST_TAPS = 4096
+"""Windows longer than this along an axis are taken to touch all of it."""
+
+
 def _per_axis(sizes: Any, axes: int) -> tuple[int, ...]:
-    """Return one size for each axis; a single one stands for all."""
-    given = sizes if isinstance(sizes, tuple) else (sizes,)
+    """Return one size for each axis; a single one stands for all, and none for 1."""
+    given = sizes if isinstance(sizes, tuple) and sizes else (sizes or 1,)
     return given if len(given) == axes else given * axes
 
 
@@ -547,8 +566,8 @@ class Columns:
 
     @cached_property
     def smallest_tile(self) -> tuple[Array, Array]:
-        """Edges [n_layers] along m and n of the smallest output tile: 32 x 32, or that of products by BLAS, which has kernels for
-        few rows or few columns (gemmSN among those of NVIDIA's), as thin as 16 where it pads less."""
+        """Edges [n_layers] along m and n of the smallest output tile: 32 x 32, or, of products by BLAS, one as thin as 16 where it
+        pads less: that of few rows or few columns (for which NVIDIA's has gemmSN), but also of what whole 32s do not fill."""
         product = self["group_code"] == GROUP_CODES["matmul"]
         areas = [self.tiles(m, n) * m * n for m, n in _SMALLEST_TILES]
         chosen = np.where(product, np.argmin(areas, axis=0), 0)

@@ -28,7 +28,7 @@ def labels(measurements: Sequence[Measurement]) -> list[Measurement]:
     """Return the rows that say what layers cost within a network, with drift taken out and sessions joined to campaigns."""
     ours = [m for m in measurements if m.regime is not None and m.layer is not None]
     graphs = {campaign(m) for m in ours if m.mode == "graph"}
-    diluted = {(campaign(m), m.layer) for m in ours if m.regime == "diluted"}
+    diluted = {(campaign(m), m.layer) for m in ours if m.regime == "diluted" and not idled(m)}
     return [_joined(m) for m in measurements if m.regime is None or _counts(m, graphs, diluted)]
 
 

@@ -261,7 +261,7 @@ def terms(columns: Columns) -> Terms:
     beside_bytes = 2.0 * dense * (turned * images_bytes + bias * columns["write_bytes"] + columns["copied_bytes"])
     vector = columns["flop"] / device.peak("float32")
     reordered = np.where(columns.is_conv & (columns["channels_last"] == 0) & on_cpu, _REORDER, 1.0)
-    # nor does oneDNN copy what strides longer than their window leave out
+    # nor does oneDNN copy what strides leave out of an image
     own_bytes = columns["read_bytes"] + columns["write_bytes"] - columns["skipped_bytes"] * on_cpu
     moved_bytes = reordered * own_bytes + 2.0 * ~dense * (columns["copied_bytes"] + bias * columns["write_bytes"])
     return Terms(

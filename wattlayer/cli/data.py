@@ -58,7 +58,7 @@ def _report_idled(path: Path, rows: Sequence[Measurement]) -> None:
     """Say on stderr how many rows neither teach nor judge, because the device waited while they were measured."""
     from ..labels import idled
 
-    if count := sum(idled(m) for m in rows):
+    if count := sum(idled(m) and (m.regime is not None or m.network is not None) for m in rows):
         print(
             f"{path}: left out {count} row{'s' * (count > 1)} of graphs that did not keep the device busy "
             "(gpu_not_busy, no_kernel): measure them again",

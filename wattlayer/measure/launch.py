@@ -135,13 +135,12 @@ def graph_launch(step: Step, copies: int, stream: torch.cuda.Stream) -> tuple[La
     """
     _warm_up(step, stream)
     call_s = _timed(lambda: _first_calls(step), stream) / WARM_UP_CALLS
-    if call_s < LONGEST_GRAPH_S:
-        # issuing the kernels from the host may take several times as long as they do, those of a whole network above all, and
-        # too long a guess leaves too little queued: time a short graph
-        pilot = min(50, max(1, round(2e-3 / call_s)))
-        graph = capture(step, pilot, stream)
-        call_s = _replay_s(graph, stream) / pilot
-        graph.reset()
+    # issuing the kernels from the host may take several times as long as they do, those of a whole network above all, and too
+    # long a guess leaves too little queued: time a short graph
+    pilot = min(50, max(1, round(2e-3 / call_s)))
+    graph = capture(step, pilot, stream)
+    call_s = _replay_s(graph, stream) / pilot
+    graph.reset()
     calls = calls_per_graph(call_s, copies)
     graph = capture(step, calls, stream)
     return Launch(graph.replay, calls, calls * call_s, graph.reset, step), min(calls, copies)
