@@ -566,8 +566,8 @@ class Columns:
 
     @cached_property
     def smallest_tile(self) -> tuple[Array, Array]:
-        """Edges [n_layers] along m and n of the smallest output tile: 32 x 32, or, of products by BLAS, one as thin as 16 where it
-        pads less: that of few rows or few columns (for which NVIDIA's has gemmSN), but also of what whole 32s do not fill."""
+        """Edges [n_layers] along m and n of the smallest output tile: 32 x 32, or, of products by BLAS, one as thin as 16
+        where it pads less: that of few rows or columns (for which NVIDIA's has gemmSN), and of what whole 32s do not fill."""
         product = self["group_code"] == GROUP_CODES["matmul"]
         areas = [self.tiles(m, n) * m * n for m, n in _SMALLEST_TILES]
         chosen = np.where(product, np.argmin(areas, axis=0), 0)
