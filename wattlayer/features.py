@@ -209,11 +209,8 @@ def _conv(layer: Layer) -> dict[str, float]:
 
 def _touched_frac(layer: Layer, spatial: int) -> float:
     """Return the share of an image that windows of a convolution touch: all, as far as they leave no gaps."""
-    strides, dilations = (_per_axis(layer.argument(name, (1,)), spatial) for name in ("stride", "dilation"))
-    padding = layer.argument("padding", (0,))
-    paddings = (
-        (0,) * spatial if isinstance(padding, str) or not padding else _per_axis(padding, spatial)
-    )  # "same" allows no stride
+    of_axes = (("stride", 1), ("dilation", 1), ("padding", 0))
+    strides, dilations, paddings = (_per_axis(layer.argument(name), default, spatial) for name, default in of_axes)
     sizes = (x.shape[-spatial:] for x in (layer.inputs[0], layer.inputs[1], layer.outputs[0]))
     share = 1.0
     for length, window, outputs, stride, dilation, before in zip(*sizes, strides, dilations, paddings):
@@ -240,9 +237,12 @@ _MOST_TAPS = 4096
 """Windows longer than this along an axis are taken to touch all of it."""
 
 
-def _per_axis(sizes: Any, axes: int) -> tuple[int, ...]:
-    """Return one size for each axis; a single one stands for all, and none for 1."""
-    given = sizes if isinstance(sizes, tuple) and sizes else (sizes or 1,)
+def _per_axis(sizes: Any, default: int, axes: int) -> tuple[int, ...]:
+    """Return one size for each axis; a single one stands for all, and `default` for none and for padding by name ("valid" is
+    none, "same" allows no stride)."""
+    if sizes in (None, ()) or isinstance(sizes, str):
+        return (default,) * axes
+    given = sizes if isinstance(sizes, tuple) else (sizes,)
     return given if len(given) == axes else given * axes
 
 
@@ -591,7 +591,9 @@ class Columns:
         return self.tiles(edge_m, edge_n) / self.hardware.units
 
 
-_SMALLEST_TILES = ((32.0, 32.0), (128.0, 16.0), (16.0, 128.0))
+SMALLEST_TILE = 32.0
+"""Edge of the smallest square tile."""
+_SMALLEST_TILES = ((SMALLEST_TILE, SMALLEST_TILE), (128.0, 16.0), (16.0, 128.0))
 _MASKED_HALF = 32.0
 """Half of a tile of queries, which see keys of one another that the mask hides: keys that a query is multiplied by in vain."""
 

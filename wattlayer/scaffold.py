@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .features import GROUP_CODES, KIND_CODES, Array, Columns
+from .features import GROUP_CODES, KIND_CODES, SMALLEST_TILE, Array, Columns
 from .layer import Layer
 
 TILES = ((128.0, 128.0), (128.0, 64.0), (64.0, 64.0))
@@ -249,11 +249,10 @@ def terms(columns: Columns) -> Terms:
     every = (*TILES, columns.smallest_tile)
     tiled = [turns * np.ceil(columns.waves(*edges) / turns) * 2.0 * edges[0] * edges[1] * k * per_unit for edges in every]
     padded_s = columns.tiled_flop(*columns.smallest_tile) / columns.peak_flop_per_s
-    split = np.maximum(padded_s, 2.0 * 32.0 * 32.0 * turns * np.minimum(k, _SPLIT_K) * per_unit)
+    split = np.maximum(padded_s, 2.0 * SMALLEST_TILE**2 * turns * np.minimum(k, _SPLIT_K) * per_unit)
     # for fewer queries than a tile holds, attention cuts its keys
-    steps = np.where(
-        (columns["group_code"] == GROUP_CODES["attention"]) & (m < columns.smallest_tile[0]), np.minimum(k, _SPLIT_K), turns * k
-    )
+    few = (columns["group_code"] == GROUP_CODES["attention"]) & (m < SMALLEST_TILE)
+    steps = np.where(few, np.minimum(k, _SPLIT_K), turns * k)
     dense, on_cpu = columns.is_conv & ~columns.depthwise, device.kind == "cpu"
     # kernels for tensor cores take channels-last images: others are turned before and after, unless they can be left as they lie
     turned = dense & (columns.tensor_core > 0) & ~columns.channels_inmost & ~columns.as_it_lies & (not on_cpu)
