@@ -290,7 +290,9 @@ def test_a_cpu_leaves_out_what_no_window_touches(size, window, stride, dilation,
     out, cpu = (size + 2 * padding - dilation * (window - 1) - 1) // stride + 1, HARDWARE["xeon-gold-5120"]
     layer = replace(conv(2, 8, 8, size, window, **pairs), outputs=(op("output", 2, 8, out, out),))
     read = 4 * (2 * 8 * touched + 8 * 8 * window**2) + layer.write_bytes
-    assert terms(Columns([layer], cpu)).traffic_s * cpu.dram_bytes_per_s == pytest.approx(100 * read)
+    on_cpu = Columns([layer], cpu)
+    assert terms(on_cpu).traffic_s * cpu.dram_bytes_per_s == pytest.approx(100 * read)
+    assert on_cpu.bytes_moved == pytest.approx(read), "nor does power count what is not read"
     columns = Columns([layer], A30)
     assert terms(columns).traffic_s * A30.dram_bytes_per_s == pytest.approx(columns.bytes_moved), "GPUs fetch whole sectors"
 
@@ -397,6 +399,8 @@ def test_long_products_of_few_tiles_are_cut():
     """One tile of 32 x 32, k = 65,536: all units share it, a part of 256 each."""
     split = terms(Columns([linear(32, 32, 1 << 16)], A30)).work_s[0, 6]
     assert split == pytest.approx(max(2 * 32 * 32 * 2**16, 2 * 32 * 32 * 256 * 56) / 10.3e12)
+    thin = terms(Columns([linear(8, 128, 1 << 10)], A30)).work_s[0, 6]
+    assert thin == pytest.approx(2 * 16 * 128 * 256 * 56 / 10.3e12), "one part of one thin tile, which is twice a small one"
 
 
 def test_a_product_by_a_vector_has_no_tiles():

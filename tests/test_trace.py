@@ -316,6 +316,10 @@ def test_meta_inputs_leave_their_values_open() -> None:
         (networks.NeedsWeights(), (2, 4), r"NeedsWeights does not run on 2x4 .*needs the values of a tensor"),
         (networks.Raises(), (2, 8), r"Raises does not run on 2x8 \(at block\.1\)"),
         (networks.ConvNet(), (2, 4, 16, 16), r"ConvNet does not run on 2x4x16x16 \(at conv\)"),
+        (nn.Conv2d(3, 4, 3, stride=(2, 2, 2)), (1, 3, 8, 8), r"conv2d takes a stride of one size or of 2, not \(2, 2, 2\)"),
+        (nn.Conv2d(3, 4, 3, padding=(1, 1, 1)), (1, 3, 8, 8), r"conv2d takes a padding of one size or of 2, not \(1, 1, 1\)"),
+        (nn.Conv2d(3, 4, (3, 3, 3)), (1, 3, 8, 8), r"conv2d takes windows of 2 sizes, not \(3, 3, 3\)"),
+        (nn.ConvTranspose1d(3, 4, 3, dilation=(2, 2)), (1, 3, 8), r"conv_transpose1d takes a dilation of one size or of 1"),
     ],
 )
 def test_failure_is_one_line_and_leaves_no_hooks(module: nn.Module, shape: tuple[int, ...], message: str) -> None:

@@ -31,8 +31,8 @@ CATEGORIES = ("kind_code", "run")
 
 MIN_ROWS, MAX_ROWS = 12, 1600
 """A group with fewer rows has too few neighbours to learn from; with more, trees have enough and this would be slow."""
-ROWS_FOR_LENGTHS = 300
-"""As many rows, drawn by the seed, tell the lengths of a group."""
+ROWS_FOR_LENGTHS = 600
+"""As many rows, drawn by the seed, tell the lengths of a group; the time that this takes grows with their cube."""
 ITERATIONS = 25
 CLIP = 1.0
 """Errors beyond a factor of e are slips or kinds apart, and no matter of neighbours."""

@@ -189,6 +189,7 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
     idle = kind in ALLOCATIONS or (kind == "dropout" and not dict(given).get("train"))  # in eval, in place too
     if idle or not any(x.is_meta for x in tensors) or _is_view(inputs, tensors, writes):
         return None
+    _check_axes(kind, dict(given))
     defaults = _defaults(func)
     arguments = ((n, v if (kind, n) in _COSTLY else _argument(v)) for n, v in given if not any(True for _ in tensors_in(v)))
     return Layer(
@@ -197,6 +198,22 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
         outputs=tuple(operand("output", x, layout=False) for x in tensors),
         arguments=tuple(sorted((n, v) for n, v in arguments if v not in (None, defaults.get(n)) and n not in _IRRELEVANT)),
     )
+
+
+def _check_axes(kind: str, given: dict[str, Any]) -> None:
+    """Raise ValueError for a convolution that only the meta device takes: of sizes for other axes than its images have."""
+    if not (found := _CONV.fullmatch(kind)):
+        return
+    axes, window = int(found[1]), given["weight"].shape[2:]
+    if len(window) != axes:
+        raise ValueError(f"{kind} takes windows of {axes} sizes, not {tuple(window)}")
+    for name in ("stride", "padding", "dilation", "output_padding"):
+        sizes = given.get(name, ())
+        if isinstance(sizes, list | tuple) and len(sizes) not in (0, 1, axes):
+            raise ValueError(f"{kind} takes a {name} of one size or of {axes}, not {tuple(sizes)}")
+
+
+_CONV = re.compile(r"conv(?:_transpose)?([123])d")
 
 
 _IRRELEVANT = frozenset(

@@ -248,8 +248,9 @@ def terms(columns: Columns) -> Terms:
     turns = np.where(columns["group_code"] == GROUP_CODES["recurrent"], np.maximum(columns["batches"], 1.0), 1.0)
     every = (*TILES, columns.smallest_tile)
     tiled = [turns * np.ceil(columns.waves(*edges) / turns) * 2.0 * edges[0] * edges[1] * k * per_unit for edges in every]
-    padded_s = columns.tiled_flop(*columns.smallest_tile) / columns.peak_flop_per_s
-    split = np.maximum(padded_s, 2.0 * SMALLEST_TILE**2 * turns * np.minimum(k, _SPLIT_K) * per_unit)
+    edge_m, edge_n = columns.smallest_tile
+    padded_s = columns.tiled_flop(edge_m, edge_n) / columns.peak_flop_per_s
+    split = np.maximum(padded_s, 2.0 * edge_m * edge_n * turns * np.minimum(k, _SPLIT_K) * per_unit)
     # for fewer queries than a tile holds, attention cuts its keys
     few = (columns["group_code"] == GROUP_CODES["attention"]) & (m < SMALLEST_TILE)
     steps = np.where(few, np.minimum(k, _SPLIT_K), turns * k)
@@ -260,9 +261,7 @@ def terms(columns: Columns) -> Terms:
     beside_bytes = 2.0 * dense * (turned * images_bytes + bias * columns["write_bytes"] + columns["copied_bytes"])
     vector = columns["flop"] / device.peak("float32")
     reordered = np.where(columns.is_conv & (columns["channels_last"] == 0) & on_cpu, _REORDER, 1.0)
-    # nor does oneDNN copy what strides leave out of an image
-    own_bytes = columns["read_bytes"] + columns["write_bytes"] - columns["skipped_bytes"] * on_cpu
-    moved_bytes = reordered * own_bytes + 2.0 * ~dense * (columns["copied_bytes"] + bias * columns["write_bytes"])
+    moved_bytes = reordered * columns.own_bytes + 2.0 * ~dense * (columns["copied_bytes"] + bias * columns["write_bytes"])
     return Terms(
         host_s=np.full(len(m), LAUNCH_S), further=bias + columns["copies"] + turns - 1.0,
         traffic_s=(moved_bytes + (0.0 if on_cpu else columns["across_bytes"])) / device.dram_bytes_per_s,
