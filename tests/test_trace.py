@@ -318,6 +318,7 @@ def test_meta_inputs_leave_their_values_open() -> None:
         (networks.ConvNet(), (2, 4, 16, 16), r"ConvNet does not run on 2x4x16x16 \(at conv\)"),
         (nn.Conv2d(3, 4, 3, stride=(2, 2, 2)), (1, 3, 8, 8), r"conv2d takes a stride of one size or of 2, not \(2, 2, 2\)"),
         (nn.Conv2d(3, 4, 3, padding=(1, 1, 1)), (1, 3, 8, 8), r"conv2d takes a padding of one size or of 2, not \(1, 1, 1\)"),
+        (nn.Conv2d(3, 4, 3, dilation=()), (1, 3, 8, 8), r"conv2d takes a dilation of one size or of 2, not \(\)"),
         (nn.Conv2d(3, 4, (3, 3, 3)), (1, 3, 8, 8), r"conv2d takes windows of 2 sizes, not \(3, 3, 3\)"),
         (nn.ConvTranspose1d(3, 4, 3, dilation=(2, 2)), (1, 3, 8), r"conv_transpose1d takes a dilation of one size or of 1"),
     ],

@@ -113,7 +113,11 @@ class Recorder(TorchDispatchMode):
 
     def compute(self, func: Any, args: Any, kwargs: Any, again: Again | None = None) -> Any:
         """Return an operator's result on meta tensors, by `again` where that makes it, and follow what is known of it."""
-        result = again(args) if again else _as_fused(func, args, self._run(func, args, kwargs))
+        if again is None:
+            _check_axes(func, args, kwargs)
+            result = _as_fused(func, args, self._run(func, args, kwargs))
+        else:
+            result = again(args)
         self._constants.follow(func, args, kwargs, result)
         return result
 
@@ -189,7 +193,6 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
     idle = kind in ALLOCATIONS or (kind == "dropout" and not dict(given).get("train"))  # in eval, in place too
     if idle or not any(x.is_meta for x in tensors) or _is_view(inputs, tensors, writes):
         return None
-    _check_axes(kind, dict(given))
     defaults = _defaults(func)
     arguments = ((n, v if (kind, n) in _COSTLY else _argument(v)) for n, v in given if not any(True for _ in tensors_in(v)))
     return Layer(
@@ -200,16 +203,18 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
     )
 
 
-def _check_axes(kind: str, given: dict[str, Any]) -> None:
-    """Raise ValueError for a convolution that only the meta device takes: of sizes for other axes than its images have."""
+def _check_axes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise ValueError for a convolution of sizes for other axes than its images have, which the meta device alone takes."""
+    kind, names, _ = _schema(func)
     if not (found := _CONV.fullmatch(kind)):
         return
+    given = {**dict(zip(names, args)), **kwargs}
     axes, window = int(found[1]), given["weight"].shape[2:]
     if len(window) != axes:
         raise ValueError(f"{kind} takes windows of {axes} sizes, not {tuple(window)}")
     for name in ("stride", "padding", "dilation", "output_padding"):
-        sizes = given.get(name, ())
-        if isinstance(sizes, list | tuple) and len(sizes) not in (0, 1, axes):
+        sizes = given.get(name)
+        if isinstance(sizes, list | tuple) and len(sizes) not in (1, axes):
             raise ValueError(f"{kind} takes a {name} of one size or of {axes}, not {tuple(sizes)}")
 
 
