@@ -106,8 +106,9 @@ def not_fading(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
 
 
 def no_scaffold(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
-    """Trees alone learn time; neighbours, which learn small errors only, and fading, which returns to the scaffold, need one."""
-    return energy(fit(train, hardware, 0, replace(RECIPE, scaffold=NoScaffold, neighbours=False)), test, train, fading=False)
+    """Trees alone learn time; neighbours and cliffs, of small errors only, and fading, which returns to a scaffold, need one."""
+    recipe = replace(RECIPE, scaffold=NoScaffold, neighbours=False, cliffs=False)
+    return energy(fit(train, hardware, 0, recipe), test, train, fading=False)
 
 
 def unfactored(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
@@ -141,7 +142,7 @@ def joint(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
         scaffold_s = fitted.scaffold.of_first_run().time_s(columns)
         tables.append(model_features(columns, scaffold_s, np.full(len(rows.layers), float(code))))
         targets.append(np.log(rows.time_s / scaffold_s))
-    together = DeviceBooster(boost(np.vstack(tables), np.concatenate(targets), 0), code=0.0)
+    together = DeviceBooster(boost(np.vstack(tables), MODEL_FEATURES[:-1], np.concatenate(targets), 0), code=0.0)
     return energy(replace(own, time=Residual(together)), test, train)
 
 
@@ -176,6 +177,7 @@ def nested(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
 VARIANTS: dict[str, Callable[[str, Rows, Rows, Rows], Array]] = {
     "as shipped": alone(RECIPE),
     "trees alone, no neighbours": alone(replace(RECIPE, neighbours=False)),
+    "no cliffs": alone(replace(RECIPE, cliffs=False)),
     "no blurred copies": alone(replace(RECIPE, copies=1, blur_octaves=0.0)),
     "campaigns share the rates of the scaffold": alone(replace(RECIPE, scaffold=OneCampaign)),
     "the learned part of time does not fade beyond the largest layer": not_fading,

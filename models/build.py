@@ -88,7 +88,9 @@ RECIPES = {
         "NEUSoftGreenAI/NeurstrucEnergy, commit 94c5c2f; MIT licence",
         "external DC meter over 4 s of back-to-back forward passes; idle included; a Jetson-Nano-class board",
         ("Convolutions only, batch 1: every other layer gets the scaffold's cost, and `covered_frac` says so in every answer.",
-         "Whether the convolutions had a bias is not stated; PyTorch's default (they have) is taken.", *COMMON),
+         "Convolutions have a bias, PyTorch's default (the source's `data/conv2d_energy_profiling.py`).",
+         "Each call was waited for, as those within a network are not: sums of small layers hold waits that a pass has once.",
+         *COMMON),
     )),
     "h200-sxm": Recipe("data/h200-sxm", Provenance(
         "measured by this project, `data/h200-sxm` (its rows are here)",

@@ -1,8 +1,12 @@
 """Networks that the Jetson model never saw, against measured energy: `python models/check_networks.py PATH_TO_TABLES`.
 
-NeurstrucEnergy (MIT) measured five CNNs three times each at batch 1; which implementation ran is not stated, so torchvision's
-and timm's architectures of these names stand in, at 224 x 224 pixels. Only convolutions were measured on that board: everything
-else in these sums is the scaffold's cost.
+NeurstrucEnergy (MIT) measured five CNNs three times each at batch 1, in train mode (its `data/energy_profiling.py` never calls
+`eval`). torchvision's and timm's architectures of these names stand in for its own lists of layers, at 224 x 224 pixels. Only
+convolutions were measured on that board: everything else in these sums is the scaffold's cost.
+
+What was measured there is more than inference. A pass walks a graph in Python: it sums every row and every column of an adjacency
+matrix and scans a row and a column of it for each layer. For as many layers as GoogLeNet has (195) that alone takes 10 ms on an
+x86 core of 2026, several times as much on the board's Cortex-A57, at no less than its idle power. These sums know nothing of it.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from statistics import median
 
 from wattlayer.estimate import estimate
 from wattlayer.model import load_model
-from wattlayer.predict import trace_name
+from wattlayer.predict import load_network
+from wattlayer.trace import trace
 
 NETWORKS = {
     "InceptionV1": "torchvision:googlenet", "MobileNetV1": "timm:mobilenetv1_100", "MobileNetV2": "torchvision:mobilenet_v2",
@@ -28,7 +33,9 @@ def main(tables: Path) -> None:
     with (tables / "neurstruc" / "networks_custom_energy.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             measured_j = median(float(row[column]) for column in ("1", "2", "3"))
-            e = estimate(trace_name(NETWORKS[row["name"]], tf32="none"), model)
+            network = load_network(NETWORKS[row["name"]])
+            traced = trace(network.module, *network.args, tf32="none", train_mode=True, network=network.name)
+            e = estimate(traced, model)
             low_j, high_j = e.interval_j
             errors.append(abs(e.energy_j / measured_j - 1))
             inside = "inside" if low_j <= measured_j <= high_j else "outside"

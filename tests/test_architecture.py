@@ -26,6 +26,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         # level 1b
         "recorder scaffold intervals reads labels launches",
         "trace power kriging",
+        "cliffs",
         "fusion residual rewrite",
         "model",
         # level 2
@@ -113,6 +114,9 @@ UNITLESS = {
     "Neighbours.variance": "of the target, a logarithm",
     "Neighbours.noise": "the same",
     "Neighbours.weights": "the same, over its variance",
+    "Plateau.step": "of the target, a logarithm",
+    "Plateau.above": "of the features that it names",
+    "Plateau.up_to": "the same",
     "Metadata.log_rates": "the same",
     "MeterCharacter.ratio_to_power": "counter energy over integrated power",
     "Power.own_variance": "square of a relative deviation",

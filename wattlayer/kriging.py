@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from .features import Array
 from .intervals import MANY_LAYERS
 
+PLATEAU = "plateau"
+"""The feature that tells algorithms apart (`cliffs`)."""
 COORDINATES = (
     "log2_batches", "log2_m", "log2_n", "log2_k", "log2_window", "stride", "log2_in_channels", "log2_out_channels",
     "log2_in_positions", "log2_out_positions", "train", "transposed", "bias", "tensor_core", "element_bytes", "causal",
-    "positions_multiple", "in_channels_multiple", "strided", "log2_heads_per_kv", "log2_physical_w",
+    "dilation", "positions_multiple", "in_channels_multiple", "strided", "log2_heads_per_kv", "log2_physical_w", PLATEAU,
 )  # fmt: skip
 """Features in which layers of one group are near or far; the kind and the campaign are far or the same."""
 CATEGORIES = ("kind_code", "run")
@@ -34,8 +36,8 @@ MIN_ROWS, MAX_ROWS = 12, 1600
 ROWS_FOR_LENGTHS = 600
 """As many rows, drawn by the seed, tell the lengths of a group; the time that this takes grows with their cube."""
 ITERATIONS = 25
-CLIP = 1.0
-"""Errors beyond a factor of e are slips or kinds apart, and no matter of neighbours."""
+CLIP = 2.0
+"""Errors beyond a factor of e² are slips or kinds apart, and no matter of neighbours."""
 
 AMPLITUDE_SD, LENGTH_SD, NOISE_SD = 5.0, 1.0, 1.5
 """How far logarithms of amplitude (variance), lengths and noise (variance) are expected from where they start."""

@@ -1,7 +1,7 @@
 """A trained model: scaffold x learned efficiency = time, learned power, energy as their product, with intervals.
 
-A model file is JSON: XGBoost's own JSON of both boosters and what neighbours taught, beside metadata (feature names and
-version, hardware, kinds, ranges, conformal quantiles, data digest) and a checksum. Opening one never runs code.
+A model file is JSON: XGBoost's own JSON of both boosters, what neighbours taught and the cliffs that were found, beside metadata (feature
+names and version, hardware, kinds, ranges, conformal quantiles, data digest) and a checksum. Opening one never runs code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
 from .scaffold import Scaffold
 
-SCHEMA = 10
+SCHEMA = 11
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What no law says: the part of log time and of log power that is learned, by trees and by neighbours together.
 
 Gradient-boosted trees (Chen and Guestrin, KDD 2016) and a Gaussian process (`kriging`) err differently; their mean errs less
-than either. Neighbours fall silent beyond the largest measured layer, and trees are left alone where a group has none.
+than either. Both are told where a library takes another algorithm (`cliffs`). Neighbours fall silent beyond the largest
+measured layer, and trees are left alone where a group has none.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .cliffs import NONE, Cliffs
 from .features import FEATURE_NAMES, Array, Columns, featurise
 from .intervals import MANY_LAYERS
-from .kriging import Kriging, in_parts
+from .kriging import PLATEAU, Kriging, in_parts
 
 if TYPE_CHECKING:
     import xgboost
@@ -42,16 +44,23 @@ class Residual:
 
     trees: xgboost.Booster
     neighbours: Kriging = NOBODY
+    cliffs: Cliffs = NONE
 
     def ask(self, table: NDArray[np.float32], near: Array) -> Array:
         """Return answers [n] for rows [n, features], the first of `MODEL_FEATURES`, each `near` (0 to 1) to what was measured."""
+        table, names = self.cliffs.beside(table, MODEL_FEATURES[: table.shape[1]])
         trees = _ask(self.trees, table)
-        neighbours, known = self.neighbours.ask(table, MODEL_FEATURES[: table.shape[1]])
+        neighbours, known = self.neighbours.ask(table, names)
         return trees + 0.5 * near * known * (neighbours - trees)
+
+    def without_neighbours(self) -> Residual:
+        """Return trees and cliffs alone."""
+        return replace(self, neighbours=NOBODY)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON types."""
-        return {"trees": json.loads(bytes(self.trees.save_raw("json"))), "neighbours": asdict(self.neighbours)["groups"]}
+        trees = json.loads(bytes(self.trees.save_raw("json")))
+        return {"trees": trees, "neighbours": asdict(self.neighbours)["groups"], "cliffs": asdict(self.cliffs)["groups"]}
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Residual:
@@ -60,7 +69,10 @@ class Residual:
 
         # one thread: to wake others for one network takes longer than its answer
         trees = xgboost.Booster({"nthread": 1}, model_file=bytearray(json.dumps(record["trees"]), "utf-8"))
-        return Residual(trees, Kriging.from_json(record["neighbours"]))
+        neighbours, cliffs = Kriging.from_json(record["neighbours"]), Cliffs.from_json(record["cliffs"])
+        if not cliffs.groups and any(PLATEAU in x.features for x in neighbours.groups.values()):
+            raise ValueError("neighbours are told apart by cliffs, of which there are none")
+        return Residual(trees, neighbours, cliffs)
 
 
 def _ask(booster: xgboost.Booster, rows: NDArray[np.float32]) -> Array:

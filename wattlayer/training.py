@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .cliffs import NONE, find_cliffs
 from .dataset import Measurement
 from .errors import InputError
 from .estimate import estimate_many
@@ -54,6 +55,8 @@ class Recipe:
     subsample_frac: float = 0.7
     neighbours: bool = True
     """Whether neighbours answer beside the trees."""
+    cliffs: bool = True
+    """Whether both are told where a library takes another algorithm."""
     monotone: tuple[tuple[str, int], ...] = ()
     """Features along which the learned part may only rise (1) or only fall (-1)."""
     unseen: tuple[str, ...] = ()
@@ -206,17 +209,20 @@ def _power_shift(rows: Rows, runs: tuple[str, ...], cap_w: float) -> Array:
 
 def learn(table: Array, target: Array, seed: int, recipe: Recipe, like: Kriging | None = None) -> Residual:
     """Learn log `target` [n] by trees and by neighbours from `table` [n, n_features], the first of `MODEL_FEATURES`."""
-    neighbours = krige(table, MODEL_FEATURES[: table.shape[1]], target, seed, like) if recipe.neighbours else NOBODY
-    return Residual(boost(table, target, seed, recipe), neighbours)
+    names = MODEL_FEATURES[: table.shape[1]]
+    cliffs = find_cliffs(table, names, target, seed) if recipe.cliffs else NONE
+    table, names = cliffs.beside(table, names)
+    neighbours = krige(table, names, target, seed, like) if recipe.neighbours else NOBODY
+    return Residual(boost(table, names, target, seed, recipe), neighbours, cliffs)
 
 
 def boost(
-    table: Array, target: Array, seed: int, recipe: Recipe = RECIPE, booster: xgboost.Booster | None = None
+    table: Array, names: Sequence[str], target: Array, seed: int, recipe: Recipe = RECIPE, booster: xgboost.Booster | None = None
 ) -> xgboost.Booster:
-    """Train a booster on `table` [n, n_features] (the first of `MODEL_FEATURES`) and log `target` [n], or `booster` further."""
+    """Train a booster on rows [n, names] of the model's features and log `target` [n], or `booster` further."""
     import xgboost
 
-    random, names = np.random.default_rng(seed), list(MODEL_FEATURES[: table.shape[1]])
+    random = np.random.default_rng(seed)
     octaves = np.array([recipe.blur_octaves if name.startswith("log2_") else 0.0 for name in names])
     copies = max(1, min(recipe.copies, recipe.most_shown // len(table)))
     blurred = np.vstack([table + octaves * random.standard_normal(table.shape) for _ in range(copies)])
