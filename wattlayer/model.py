@@ -1,7 +1,8 @@
 """A trained model: scaffold x learned efficiency = time, learned power, energy as their product, with intervals.
 
-A model file is JSON: XGBoost's own JSON of both boosters, what neighbours taught and the cliffs that were found, beside metadata (feature
-names and version, hardware, kinds, ranges, conformal quantiles, data digest) and a checksum. Opening one never runs code.
+A model file is JSON: XGBoost's own JSON of both boosters, what neighbours taught and the cliffs that were found, beside
+metadata (feature names and version, hardware, kinds, ranges, conformal quantiles, data digest) and a checksum. Opening one
+never runs code.
 """
 
 from __future__ import annotations

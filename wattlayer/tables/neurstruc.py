@@ -1,6 +1,6 @@
 """Convolutions on a Jetson-Nano-class board by an external DC meter (NeurstrucEnergy): float32, idle included.
 
-They were measured one by one in eager mode, each call waited for, with a bias (the repository's `data/conv2d_energy_profiling.py`).
+They were measured one by one in eager mode, each call waited for, with a bias (its `data/conv2d_energy_profiling.py`).
 """
 
 from __future__ import annotations
