@@ -3,8 +3,8 @@
 Libraries choose algorithms by thresholds on sizes, and do not always choose the fastest: on a Jetson Nano 1×1 convolutions of
 97 to 208 channels, images of 7×7, take up to four times as long as those next to them. Neighbours smooth such a cliff over, and
 so do trees that are shown blurred sizes. A regression tree (Breiman et al., Classification and Regression Trees, 1984) on exact
-sizes finds it; its answer is one more feature for both. Only large steps are kept, and none where steps do not tell layers that
-were left out.
+sizes finds it; its answer is one more feature for both. Leaves of one split are joined where no large step parts them, and none
+are kept where steps do not tell layers that were left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .features import Array
-from .kriging import CLIP, COORDINATES, PLATEAU
+from .kriging import CLIP, COORDINATES, PLATEAU, in_parts
 
 SEEN = (*(name for name in COORDINATES if name != PLATEAU), "kind_code")
 """Features that cliffs are looked for along."""
@@ -29,6 +29,8 @@ LEAST_EXPLAINED_FRAC = 1 / 3
 """Share of the variance among layers left out that steps must explain, or the group is taken to have none."""
 
 MIN_ROWS, LEAF_ROWS, MOST_LEAVES, FOLDS = 40, 4, 16, 8
+_BLOCK = 4096
+"""So many layers are asked for at once, each beside every plateau."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,11 @@ class Cliffs:
 
 
 def _read(code: str, record: Mapping[str, Any]) -> dict[str, float]:
-    for name in dict(record):
+    bounds = {name: float(bound) for name, bound in dict(record).items()}
+    for name in bounds:
         if name not in SEEN:
             raise ValueError(f"cliffs of group {code} lie along {name!r}, which is no feature of theirs")
-    return {name: float(bound) for name, bound in record.items()}
+    return bounds
 
 
 class _Bounds:
@@ -96,8 +99,12 @@ class _Bounds:
 
     def steps(self, table: NDArray[Any], names: Sequence[str]) -> Array:
         """Return the step [n] of the plateau that each row [n, names] lies on."""
-        rows = table[:, [names.index(name) for name in self.features]].astype(np.float32)[:, None, :]
-        held = ((rows > self.above) & (rows <= self.up_to)).all(axis=2)
+        rows = table[:, [names.index(name) for name in self.features]].astype(np.float32)
+        return in_parts(self._steps, rows, -(-len(rows) // _BLOCK))
+
+    def _steps(self, rows: NDArray[np.float32]) -> Array:
+        at = rows[:, None, :]
+        held = ((at > self.above) & (at <= self.up_to)).all(axis=2)
         return np.asarray(self.step[held.argmax(axis=1)])
 
 
@@ -120,9 +127,11 @@ def find_cliffs(table: Array, names: Sequence[str], target: Array, seed: int) ->
 
 
 def _explained_frac(rows: NDArray[np.float32], names: Sequence[str], target: Array, seed: int) -> float:
-    """Return the share of the variance that steps explain among rows [n, names] left out, all of one shape together."""
+    """Return the share of the variance that steps explain among rows [n, names] left out, all of one shape together; 0 of one."""
     _, shape = np.unique(rows, axis=0, return_inverse=True)
     fold = (np.random.default_rng(seed).permutation(shape.max() + 1) % FOLDS)[shape.ravel()]
+    if not fold.any():
+        return 0.0
     left, whole = 0.0, 0.0
     for out in (fold == i for i in np.unique(fold)):
         answer = _Bounds(_plateaus(rows[~out], names, target[~out], seed)).steps(rows[out], names)
@@ -132,7 +141,7 @@ def _explained_frac(rows: NDArray[np.float32], names: Sequence[str], target: Arr
 
 
 def _plateaus(rows: NDArray[np.float32], names: Sequence[str], target: Array, seed: int) -> tuple[Plateau, ...]:
-    """Return the leaves of a shallow tree; two side by side are one where no large step parts them."""
+    """Return the leaves of a shallow tree; two of one split are joined where no large step parts them."""
     from sklearn.tree import DecisionTreeRegressor
 
     fitted = DecisionTreeRegressor(min_samples_leaf=LEAF_ROWS, max_leaf_nodes=MOST_LEAVES, random_state=seed).fit(rows, target)

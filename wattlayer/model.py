@@ -283,8 +283,9 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
         told = _tuples(record["metadata"])
         launches = Launches(**told.pop("launches")) if told.get("launches") else None
         metadata = Metadata(**{**told, "launches": launches, "conformal": Conformal(**told["conformal"])})
-        time, power = (Residual.from_json(record[name]) for name in ("time", "power"))
-    except (KeyError, TypeError, ValueError, xgboost.core.XGBoostError) as error:
+        time = Residual.from_json(record["time"], MODEL_FEATURES[:-1])
+        power = Residual.from_json(record["power"], MODEL_FEATURES)
+    except (KeyError, TypeError, ValueError, OverflowError, xgboost.core.XGBoostError) as error:
         why = str(error).splitlines()[0]
         raise InputError(f"{path} is not a wattlayer model that this version can use ({why}): retrain it") from None
     scaffold = Scaffold(metadata.log_rates, metadata.runs)

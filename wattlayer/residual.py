@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,15 +63,18 @@ class Residual:
         return {"trees": trees, "neighbours": asdict(self.neighbours)["groups"], "cliffs": asdict(self.cliffs)["groups"]}
 
     @staticmethod
-    def from_json(record: Mapping[str, Any]) -> Residual:
-        """Rebuild from JSON types; raise KeyError, TypeError, ValueError or XGBoostError for anything else."""
+    def from_json(record: Mapping[str, Any], names: Sequence[str]) -> Residual:
+        """Rebuild what answers for rows [n, names] from JSON; raise KeyError, TypeError, ValueError or XGBoostError for else."""
         import xgboost
 
         # one thread: to wake others for one network takes longer than its answer
         trees = xgboost.Booster({"nthread": 1}, model_file=bytearray(json.dumps(record["trees"]), "utf-8"))
         neighbours, cliffs = Kriging.from_json(record["neighbours"]), Cliffs.from_json(record["cliffs"])
-        if not cliffs.groups and any(PLATEAU in x.features for x in neighbours.groups.values()):
-            raise ValueError("neighbours are told apart by cliffs, of which there are none")
+        told = {*names, PLATEAU} if cliffs.groups else set(names)
+        found = {feature.partition("=")[0] for x in neighbours.groups.values() for feature in x.features}
+        found |= {name for plateaus in cliffs.groups.values() for x in plateaus for name in (*x.above, *x.up_to)}
+        if trees.num_features() != len(told) or not found <= told:
+            raise ValueError(f"trees, neighbours or cliffs were trained on other features than the {len(told)} there are")
         return Residual(trees, neighbours, cliffs)
 
 
