@@ -142,7 +142,7 @@ def joint(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
         scaffold_s = fitted.scaffold.of_first_run().time_s(columns)
         tables.append(model_features(columns, scaffold_s, np.full(len(rows.layers), float(code))))
         targets.append(np.log(rows.time_s / scaffold_s))
-    together = DeviceBooster(boost(np.vstack(tables), MODEL_FEATURES[:-1], np.concatenate(targets), 0), code=0.0)
+    together = DeviceBooster(boost(np.vstack(tables), np.concatenate(targets), 0), code=0.0)
     return energy(replace(own, time=Residual(together)), test, train)
 
 

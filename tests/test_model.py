@@ -18,6 +18,7 @@ from wattlayer.hardware import find_hardware
 from wattlayer.intervals import CLASSES, FADING_OCTAVES, NEVER_OCTAVES
 from wattlayer.kinds import KINDS
 from wattlayer.model import SCHEMA, checksum, shipped_models
+from wattlayer.residual import Residual
 from wattlayer.training import BLOCKS, FOLDS, LARGEST_FRAC, _folds, merge
 
 
@@ -46,7 +47,7 @@ def thin(m: int) -> Layer:
     ("octaves", "kept"), [(0.0, 1.0), (FADING_OCTAVES, np.exp(-1)), (NEVER_OCTAVES, 0.0)], ids=["within", "beyond", "never"]
 )
 def test_what_was_learned_of_times_fades_beyond_the_largest_layer(model, octaves, kept):
-    regressor = replace(model.regressor, time=model.regressor.time.without_neighbours())
+    regressor = replace(model.regressor, time=Residual(model.regressor.time.trees))
     columns = Columns([thin(1), thin(1 << 20)], find_hardware(model.hardware))
     run, kinds = np.zeros(2), frozenset(model.metadata.kinds)
     scaffold = np.log(regressor.scaffold.time_s(columns, run))

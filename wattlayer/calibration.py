@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .cliffs import NONE
 from .dataset import Measurement
 from .features import Array, Columns
 from .hardware import Hardware, find_hardware
@@ -21,7 +22,7 @@ from .intervals import Conformal, Support
 from .labels import looped
 from .model import EnergyModel, Metadata, Regressor, checksum, load_model, payload
 from .power import PowerScaffold
-from .residual import MODEL_FEATURES, Residual, model_features
+from .residual import Residual, model_features
 from .scaffold import BLOCKS, RATES, Scaffold, cells, groups, lenders
 from .training import Recipe, Rows, boost, digest, merge, of_one_device
 from .transfer import from_data_sheet, group_of_cell
@@ -136,11 +137,12 @@ def adapt(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> _Adapte
     run = np.array([float(runs.index(x)) for x in rows.runs])
     limit_w = max(device.max_w, float(rows.power_w.max()))
     share = np.array(base.regressor.drawn.consumers_w) / find_hardware(base.hardware).max_w
-    # trees carry over from device to device, neighbours' own measurements do not
-    time, power = base.regressor.time.without_neighbours(), base.regressor.power.without_neighbours()
+    # trees carry over from device to device; neighbours' own measurements and the cliffs of one library do not
+    time, power = Residual(base.regressor.time.trees), Residual(base.regressor.power.trees)
     moved = replace(
-        base.regressor, hardware=device.name, time=time, power=power, drawn=PowerScaffold(tuple(share * device.max_w), limit_w),
-        runs=runs, run_power_shift=(0.0,) * len(runs), scaffold=base.regressor.scaffold.of_first_run(),
+        base.regressor, hardware=device.name, time=time, power=power, cliffs=NONE,
+        drawn=PowerScaffold(tuple(share * device.max_w), limit_w), runs=runs, run_power_shift=(0.0,) * len(runs),
+        scaffold=base.regressor.scaffold.of_first_run(),
     )  # fmt: skip
     moved = _fit_rates(moved, rows, columns, kinds, run)
     moved = _fit_watts(moved, rows, columns, run)
@@ -251,12 +253,7 @@ def _fit_trees(regressor: Regressor, rows: Rows, columns: Columns, run: Array, s
     physical_w = regressor.drawn.power_w(columns, rows.time_s, np.array(regressor.run_power_shift)[run.astype(int)])
     time = regressor.time
     if len(run) >= FEWEST_FOR_TIME_TREES:
-        time = _further(time, table, np.log(rows.time_s / scaffold_s), seed)
+        time = Residual(boost(table, np.log(rows.time_s / scaffold_s), seed, RECIPE, time.trees))
     wide = np.column_stack([table, np.log2(physical_w)])
-    return replace(regressor, time=time, power=_further(regressor.power, wide, np.log(rows.power_w / physical_w), seed))
-
-
-def _further(learned: Residual, table: Array, target: Array, seed: int) -> Residual:
-    """Return `learned` with further trees on rows [n, n_features] and log `target` [n]."""
-    table, names = learned.cliffs.beside(table, MODEL_FEATURES[: table.shape[1]])
-    return replace(learned, trees=boost(table, names, target, seed, RECIPE, learned.trees))
+    power = Residual(boost(wide, np.log(rows.power_w / physical_w), seed, RECIPE, regressor.power.trees))
+    return replace(regressor, time=time, power=power)

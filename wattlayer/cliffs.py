@@ -1,10 +1,10 @@
-"""Where a library takes another algorithm: steps of time or power at exact sizes, found by a shallow tree for each group.
+"""Where a library takes another algorithm: steps of time at exact sizes, found by a shallow tree for each group of kinds.
 
 Libraries choose algorithms by thresholds on sizes, and do not always choose the fastest: on a Jetson Nano 1×1 convolutions of
 97 to 208 channels, images of 7×7, take up to four times as long as those next to them. Neighbours smooth such a cliff over, and
 so do trees that are shown blurred sizes. A regression tree (Breiman et al., Classification and Regression Trees, 1984) on exact
-sizes finds it; its answer is one more feature for both. Leaves of one split are joined where no large step parts them, and none
-are kept where steps do not tell layers that were left out.
+sizes finds it; its answer is one more feature for both, of power as well, which changes with the algorithm. Leaves of one split
+are joined where no large step parts them, and none are kept where steps do not tell layers that were left out.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from .features import Array
 from .kriging import CLIP, COORDINATES, PLATEAU, in_parts
 
-SEEN = (*(name for name in COORDINATES if name != PLATEAU), "kind_code")
-"""Features that cliffs are looked for along."""
+SEEN = (*(name for name in COORDINATES if name not in (PLATEAU, "log2_physical_w")), "kind_code")
+"""Features that cliffs are looked for along: sizes, but no answer of the model itself."""
+SHAPE = tuple(name for name in SEEN if name != "tensor_core")
+"""Features whose equals are one shape: with TF32 and without stay on one side when layers are left out."""
 
 LEAST_STEP = 0.4
 """Smallest step (natural logarithm) that parts two plateaus: half as much again."""
@@ -38,7 +40,7 @@ class Plateau:
     """A box of sizes within which one algorithm runs, between cliffs."""
 
     step: float
-    """What layers in it take or draw beside the physical answer, as a natural logarithm."""
+    """How long layers in it take beside the physical answer, as a natural logarithm."""
     above: Mapping[str, float] = field(default_factory=dict)
     """Bounds by feature that a layer exceeds."""
     up_to: Mapping[str, float] = field(default_factory=dict)
@@ -51,16 +53,14 @@ class Cliffs:
 
     groups: Mapping[str, tuple[Plateau, ...]] = field(default_factory=dict)
 
-    def beside(self, table: NDArray[Any], names: Sequence[str]) -> tuple[NDArray[Any], tuple[str, ...]]:
-        """Return rows [n, names] with the step of each in a column of its own, and all names; as they are without cliffs."""
-        if not self.groups:
-            return table, tuple(names)
-        step, codes = np.zeros(len(table), table.dtype), table[:, list(names).index("group_code")]
+    def steps(self, table: Array, names: Sequence[str]) -> Array:
+        """Return the step [n] of the plateau that each row [n, names] lies on; 0 where a group has no cliffs."""
+        result, codes = np.zeros(len(table)), table[:, names.index("group_code")]
         for code, bounds in self._bounds.items():
             own = np.flatnonzero(codes == code)
             if len(own):
-                step[own] = bounds.steps(table[own], names)
-        return np.column_stack([table, step]), (*names, PLATEAU)
+                result[own] = bounds.steps(table[own], names)
+        return result
 
     @cached_property
     def _bounds(self) -> dict[float, _Bounds]:
@@ -114,21 +114,19 @@ NONE = Cliffs()
 
 def find_cliffs(table: Array, names: Sequence[str], target: Array, seed: int) -> Cliffs:
     """Return the cliffs of `target` [n] over rows [n, names] of the model's features, of groups that have any."""
-    codes = table[:, list(names).index("group_code")]
-    seen = [name for name in SEEN if name in names]
-    columns = np.array([list(names).index(name) for name in seen])
+    codes, columns = table[:, names.index("group_code")], np.array([names.index(name) for name in SEEN])
     groups = {}
     for code in np.unique(codes):
         own = np.flatnonzero(codes == code)
         rows, bounded = table[np.ix_(own, columns)].astype(np.float32), np.clip(target[own], -CLIP, CLIP)
-        if len(own) >= MIN_ROWS and _explained_frac(rows, seen, bounded, seed) >= LEAST_EXPLAINED_FRAC:
-            groups[f"{code:g}"] = _plateaus(rows, seen, bounded, seed)
+        if len(own) >= MIN_ROWS and _explained_frac(rows, SEEN, bounded, seed) >= LEAST_EXPLAINED_FRAC:
+            groups[f"{code:g}"] = _plateaus(rows, SEEN, bounded, seed)
     return Cliffs(groups)
 
 
 def _explained_frac(rows: NDArray[np.float32], names: Sequence[str], target: Array, seed: int) -> float:
     """Return the share of the variance that steps explain among rows [n, names] left out, all of one shape together; 0 of one."""
-    _, shape = np.unique(rows, axis=0, return_inverse=True)
+    _, shape = np.unique(rows[:, [names.index(name) for name in SHAPE]], axis=0, return_inverse=True)
     fold = (np.random.default_rng(seed).permutation(shape.max() + 1) % FOLDS)[shape.ravel()]
     if not fold.any():
         return 0.0

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .cliffs import NONE, Cliffs
 from .dataset import Measurement
 from .errors import InputError, nearest
 from .features import FEATURES_VERSION, Array, Columns
@@ -65,6 +66,7 @@ class Regressor:
     """Campaigns seen in training; the first is the board state that predictions are made for."""
     run_power_shift: tuple[float, ...]
     """Log ratio of each campaign's board power to the first one's, below the power limit."""
+    cliffs: Cliffs = NONE
 
     def log_time_power(self, columns: Columns, kinds: frozenset[str], run: Array, beyond_octaves: Array) -> tuple[Array, Array]:
         """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer.
@@ -75,7 +77,7 @@ class Regressor:
         scaffold_s = self.scaffold.time_s(columns, run)
         # one table for time and power, in the precision that trees work in: copies would take as long as they do
         table = np.empty((len(run), len(MODEL_FEATURES)), np.float32)
-        table[:, :-1] = model_features(columns, scaffold_s, run)
+        table[:, :-1] = model_features(columns, scaffold_s, run, self.cliffs)
         learned = columns.of_kind(lambda x: float(x.kind in kinds))
         near = np.exp(-((beyond_octaves / FADING_OCTAVES) ** 2))
         log_time = np.log(scaffold_s) + learned * near * self.time.ask(table[:, :-1], near)
@@ -248,7 +250,7 @@ def _measured(layer: Layer, kinds: frozenset[str]) -> bool:
 
 def payload(metadata: Metadata, regressor: Regressor) -> dict[str, Any]:
     """Return the content of a model file without its checksum."""
-    learned = {"time": regressor.time.to_json(), "power": regressor.power.to_json()}
+    learned = {"time": regressor.time.to_json(), "power": regressor.power.to_json(), "cliffs": asdict(regressor.cliffs)["groups"]}
     return {"wattlayer_model": SCHEMA, "metadata": json.loads(json.dumps(asdict(metadata))), **learned}
 
 
@@ -283,14 +285,14 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
         told = _tuples(record["metadata"])
         launches = Launches(**told.pop("launches")) if told.get("launches") else None
         metadata = Metadata(**{**told, "launches": launches, "conformal": Conformal(**told["conformal"])})
-        time = Residual.from_json(record["time"], MODEL_FEATURES[:-1])
-        power = Residual.from_json(record["power"], MODEL_FEATURES)
+        time, power = (Residual.from_json(record[name]) for name in ("time", "power"))
+        cliffs = Cliffs.from_json(record["cliffs"])
     except (KeyError, TypeError, ValueError, OverflowError, xgboost.core.XGBoostError) as error:
         why = str(error).splitlines()[0]
         raise InputError(f"{path} is not a wattlayer model that this version can use ({why}): retrain it") from None
     scaffold = Scaffold(metadata.log_rates, metadata.runs)
     drawn = PowerScaffold(metadata.consumers_w, metadata.limit_w)
-    regressor = Regressor(metadata.hardware, scaffold, drawn, time, power, metadata.runs, metadata.run_power_shift)
+    regressor = Regressor(metadata.hardware, scaffold, drawn, time, power, metadata.runs, metadata.run_power_shift, cliffs)
     return EnergyModel(metadata, regressor, checksum(record))
 
 

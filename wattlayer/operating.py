@@ -9,7 +9,7 @@ clock that keeps to it. The one limit in the public tables, the A30's own, bears
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def operated(model: EnergyModel, power_limit_w: float | None = None, clock_mhz: 
     """
     if power_limit_w is None and clock_mhz is None:
         return model
-    device, r = find_hardware(model.hardware), model.regressor
+    device = find_hardware(model.hardware)
     most_w = max(device.max_w, model.metadata.limit_w)
     if power_limit_w is not None and not device.idle_w < power_limit_w <= most_w:
         raise InputError(
@@ -99,6 +99,7 @@ def operated(model: EnergyModel, power_limit_w: float | None = None, clock_mhz: 
     said += [f"clocked at {clock_mhz:g} MHz"] if clock_mhz is not None else []
     held_w = float("inf") if power_limit_w is None else power_limit_w
     clock_frac = 1.0 if clock_mhz is None else clock_mhz / boost_mhz
-    throttled = Throttled(r.hardware, r.scaffold, r.drawn, r.time, r.power, r.runs, r.run_power_shift, clock_frac, held_w)
+    learned = {f.name: getattr(model.regressor, f.name) for f in fields(Regressor)}
+    throttled = Throttled(**learned, clock_frac=clock_frac, held_w=held_w)
     conditions = f"{device.name} {' and '.join(said)}: physics only, nobody measured it so"
     return replace(model, regressor=throttled, metadata=replace(model.metadata, conditions=conditions))

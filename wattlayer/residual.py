@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,14 +24,17 @@ from .kriging import PLATEAU, Kriging, in_parts
 if TYPE_CHECKING:
     import xgboost
 
-MODEL_FEATURES = (*FEATURE_NAMES, "run", "log2_scaffold_us", "log2_scaffold_to_roofline", "log2_physical_w")
-"""What is learned from: the feature table, the campaign's code, the scaffold's answer and, for power only, the physical one."""
+MODEL_FEATURES = (*FEATURE_NAMES, "run", "log2_scaffold_us", "log2_scaffold_to_roofline", PLATEAU, "log2_physical_w")
+"""What is learned from: the feature table, the campaign's code, the scaffold's answer, the plateau between cliffs and, for power
+only, the physical answer."""
 
 
-def model_features(columns: Columns, scaffold_s: Array, run: Array) -> Array:
+def model_features(columns: Columns, scaffold_s: Array, run: Array, cliffs: Cliffs = NONE) -> Array:
     """Return the table [n_layers, n_model_features - 1] in `MODEL_FEATURES` order; the last feature is power's own."""
     ratio = np.log2(scaffold_s / columns.roofline_s())
-    return np.column_stack([featurise(columns), run, np.log2(scaffold_s * 1e6), ratio])
+    table = np.column_stack([featurise(columns), run, np.log2(scaffold_s * 1e6), ratio, np.zeros(len(run))])
+    table[:, -1] = cliffs.steps(table, MODEL_FEATURES[:-1])
+    return table
 
 
 NOBODY = Kriging({})
@@ -44,38 +47,25 @@ class Residual:
 
     trees: xgboost.Booster
     neighbours: Kriging = NOBODY
-    cliffs: Cliffs = NONE
 
     def ask(self, table: NDArray[np.float32], near: Array) -> Array:
         """Return answers [n] for rows [n, features], the first of `MODEL_FEATURES`, each `near` (0 to 1) to what was measured."""
-        table, names = self.cliffs.beside(table, MODEL_FEATURES[: table.shape[1]])
         trees = _ask(self.trees, table)
-        neighbours, known = self.neighbours.ask(table, names)
+        neighbours, known = self.neighbours.ask(table, MODEL_FEATURES[: table.shape[1]])
         return trees + 0.5 * near * known * (neighbours - trees)
-
-    def without_neighbours(self) -> Residual:
-        """Return trees and cliffs alone."""
-        return replace(self, neighbours=NOBODY)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON types."""
-        trees = json.loads(bytes(self.trees.save_raw("json")))
-        return {"trees": trees, "neighbours": asdict(self.neighbours)["groups"], "cliffs": asdict(self.cliffs)["groups"]}
+        return {"trees": json.loads(bytes(self.trees.save_raw("json"))), "neighbours": asdict(self.neighbours)["groups"]}
 
     @staticmethod
-    def from_json(record: Mapping[str, Any], names: Sequence[str]) -> Residual:
-        """Rebuild what answers for rows [n, names] from JSON; raise KeyError, TypeError, ValueError or XGBoostError for else."""
+    def from_json(record: Mapping[str, Any]) -> Residual:
+        """Rebuild from JSON types; raise KeyError, TypeError, ValueError or XGBoostError for anything else."""
         import xgboost
 
         # one thread: to wake others for one network takes longer than its answer
         trees = xgboost.Booster({"nthread": 1}, model_file=bytearray(json.dumps(record["trees"]), "utf-8"))
-        neighbours, cliffs = Kriging.from_json(record["neighbours"]), Cliffs.from_json(record["cliffs"])
-        told = {*names, PLATEAU} if cliffs.groups else set(names)
-        found = {feature.partition("=")[0] for x in neighbours.groups.values() for feature in x.features}
-        found |= {name for plateaus in cliffs.groups.values() for x in plateaus for name in (*x.above, *x.up_to)}
-        if trees.num_features() != len(told) or not found <= told:
-            raise ValueError(f"trees, neighbours or cliffs were trained on other features than the {len(told)} there are")
-        return Residual(trees, neighbours, cliffs)
+        return Residual(trees, Kriging.from_json(record["neighbours"]))
 
 
 def _ask(booster: xgboost.Booster, rows: NDArray[np.float32]) -> Array:

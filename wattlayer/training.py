@@ -178,16 +178,19 @@ def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE, like: Reg
     code = np.array([float(runs.index(run)) for run in rows.runs])
     scaffold = recipe.scaffold.fit(rows.layers, columns, rows.time_s, runs, code, like.scaffold if like else None)
     scaffold_s = scaffold.time_s(columns, code)
+    log_time = np.log(rows.time_s / scaffold_s)
     table = model_features(columns, scaffold_s, code)
+    cliffs = find_cliffs(table, MODEL_FEATURES[:-1], log_time, seed) if recipe.cliffs else NONE
+    table = model_features(columns, scaffold_s, code, cliffs)
     cap_w = float(rows.power_w.max())
     shift = _power_shift(rows, runs, cap_w)
     own = shift[code.astype(int)]
     drawn = recipe.power.fit(columns, rows.time_s, rows.power_w, own, per_layer(rows.layers))
     physical_w = drawn.power_w(columns, rows.time_s, own)
-    time = learn(table, np.log(rows.time_s / scaffold_s), seed, recipe, like.time.neighbours if like else None)
+    time = learn(table, log_time, seed, recipe, like.time.neighbours if like else None)
     wide = np.column_stack([table, np.log2(physical_w)])
     power = learn(wide, np.log(rows.power_w / physical_w), seed, recipe, like.power.neighbours if like else None)
-    return Regressor(hardware, scaffold, drawn, time, power, runs, tuple(float(x) for x in shift))
+    return Regressor(hardware, scaffold, drawn, time, power, runs, tuple(float(x) for x in shift), cliffs)
 
 
 def _runs(rows: Rows) -> tuple[str, ...]:
@@ -209,20 +212,17 @@ def _power_shift(rows: Rows, runs: tuple[str, ...], cap_w: float) -> Array:
 
 def learn(table: Array, target: Array, seed: int, recipe: Recipe, like: Kriging | None = None) -> Residual:
     """Learn log `target` [n] by trees and by neighbours from `table` [n, n_features], the first of `MODEL_FEATURES`."""
-    names = MODEL_FEATURES[: table.shape[1]]
-    cliffs = find_cliffs(table, names, target, seed) if recipe.cliffs else NONE
-    table, names = cliffs.beside(table, names)
-    neighbours = krige(table, names, target, seed, like) if recipe.neighbours else NOBODY
-    return Residual(boost(table, names, target, seed, recipe), neighbours, cliffs)
+    neighbours = krige(table, MODEL_FEATURES[: table.shape[1]], target, seed, like) if recipe.neighbours else NOBODY
+    return Residual(boost(table, target, seed, recipe), neighbours)
 
 
 def boost(
-    table: Array, names: Sequence[str], target: Array, seed: int, recipe: Recipe = RECIPE, booster: xgboost.Booster | None = None
+    table: Array, target: Array, seed: int, recipe: Recipe = RECIPE, booster: xgboost.Booster | None = None
 ) -> xgboost.Booster:
-    """Train a booster on rows [n, names] of the model's features and log `target` [n], or `booster` further."""
+    """Train a booster on `table` [n, n_features] (the first of `MODEL_FEATURES`) and log `target` [n], or `booster` further."""
     import xgboost
 
-    random = np.random.default_rng(seed)
+    random, names = np.random.default_rng(seed), list(MODEL_FEATURES[: table.shape[1]])
     octaves = np.array([recipe.blur_octaves if name.startswith("log2_") else 0.0 for name in names])
     copies = max(1, min(recipe.copies, recipe.most_shown // len(table)))
     blurred = np.vstack([table + octaves * random.standard_normal(table.shape) for _ in range(copies)])
