@@ -18,7 +18,6 @@ from joblib import Parallel, delayed
 
 from wattlayer.adapters.families import families_of
 from wattlayer.dataset import Measurement
-from wattlayer.evaluate import configuration, folds
 from wattlayer.features import FEATURES_VERSION, Array, Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.intervals import Support
@@ -27,6 +26,7 @@ from wattlayer.model import Regressor
 from wattlayer.power import PowerScaffold
 from wattlayer.residual import MODEL_FEATURES, Residual, model_features
 from wattlayer.scaffold import Scaffold
+from wattlayer.splits import configuration, folds
 from wattlayer.tables import read_table
 from wattlayer.training import RECIPE, Recipe, Rows, boost, fit, merge
 
@@ -216,17 +216,21 @@ def score(
 ) -> str:
     own = [m for m in rows if m.hardware == device]
     other = merge([m for m in rows if m.hardware != device])
-    masks = [out for _, out in folds(split, own, families, 0)]
-    parts = Parallel(n_jobs=-1)(delayed(_errors)(variant, own, other, device, out) for out in masks)
+    parts = Parallel(n_jobs=-1)(
+        delayed(_errors)(variant, part.inside, part.outside, other, device) for part in folds(split, own, families, 0)
+    )
     error = np.concatenate(parts)
     return f"{np.median(error):.1%} ({np.quantile(error, 0.9):.0%})"
 
 
 def _errors(
-    variant: Callable[[str, Rows, Rows, Rows], Array], own: Sequence[Measurement], other: Rows, device: str, out: Array
+    variant: Callable[[str, Rows, Rows, Rows], Array],
+    inside: Sequence[Measurement],
+    tested: Sequence[Measurement],
+    other: Rows,
+    device: str,
 ) -> Array:
-    train = merge([m for m, chosen in zip(own, out) if not chosen])
-    tested = [m for m, chosen in zip(own, out) if chosen]
+    train = merge(inside)
     test = Rows(
         tuple(m.layer for m in tested if m.layer), tuple(m.run for m in tested),
         np.array([m.time_s for m in tested]), np.array([m.power_w for m in tested]),

@@ -18,8 +18,9 @@ from joblib import Parallel, delayed
 from wattlayer.adapters.families import families_of
 from wattlayer.card import Provenance, model_card
 from wattlayer.dataset import Measurement
-from wattlayer.evaluate import configuration, evaluate, traced_networks
+from wattlayer.evaluate import evaluate, traced_networks
 from wattlayer.model import EnergyModel
+from wattlayer.splits import configuration
 from wattlayer.tables import read_table
 from wattlayer.training import tell_launches
 from wattlayer.unseen import older_features

@@ -17,10 +17,11 @@ from build import RECIPES, rows_of
 from joblib import Parallel, delayed
 
 from wattlayer.dataset import Measurement
-from wattlayer.evaluate import errors, folds
+from wattlayer.evaluate import errors
 from wattlayer.intervals import CLASSES
 from wattlayer.labels import labels
 from wattlayer.model import EnergyModel
+from wattlayer.splits import folds
 from wattlayer.training import LARGEST_FRAC
 
 LEVELS = 2
@@ -50,8 +51,8 @@ def nested(rows: list[Measurement]) -> Iterator[tuple[list[Measurement], list[Me
 
 
 def largest_out(rows: list[Measurement]) -> tuple[list[Measurement], list[Measurement]]:
-    ((_, out),) = folds("size", rows, None, 0)
-    return [m for m, chosen in zip(rows, out) if not chosen], [m for m, chosen in zip(rows, out) if chosen]
+    (part,) = folds("size", rows, None, 0)
+    return part.inside, part.outside
 
 
 def judge(train: list[Measurement], test: Sequence[Measurement]) -> tuple[int, float, float, float]:

@@ -36,6 +36,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "selection",
         # level 3
         "baselines predict measure",
+        "splits",
         "evaluate unseen subject generation",
         "whatif profiling",
         "advise compare gate",

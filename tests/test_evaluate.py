@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +16,12 @@ from torch import nn
 import wattlayer as wl
 from wattlayer.baselines import BASELINES
 from wattlayer.errors import InputError
-from wattlayer.evaluate import FOLDS, configuration, errors, evaluate, folds
+from wattlayer.evaluate import errors, evaluate
 from wattlayer.intervals import CLASSES
 from wattlayer.launches import wait_s
 from wattlayer.model import EnergyModel
 from wattlayer.plots import accuracy_figure
+from wattlayer.splits import FOLDS, configuration, folds
 from wattlayer.training import merge, tell_launches
 from wattlayer.transfer import from_data_sheet
 
@@ -38,23 +40,22 @@ def test_no_configuration_is_on_both_sides(device, layers, split):
     rows = [*device.measure(layers), *device.measure([x.with_tf32("none") for x in layers], run="no tf32")]
     families = {configuration(x): frozenset({"f" + str(i % 3)}) for i, x in enumerate(layers)}
     tested = 0
-    for _, out in folds(split, rows, families, seed=0):
-        inside = {configuration(m.layer) for m, o in zip(rows, out) if not o}
-        outside = {configuration(m.layer) for m, o in zip(rows, out) if o}
-        assert inside and outside and not inside & outside
+    for part in folds(split, rows, families, seed=0):
+        inside, outside = ({configuration(m.layer) for m in own} for own in (part.inside, part.outside))
+        assert inside and outside and not inside & outside and len(part.inside) + len(part.outside) == len(rows)
         tested += 1
     assert tested == {"layer": FOLDS, "size": 1, "family": 3}[split]
 
 
 def test_layer_folds_cover_every_row_once(device, layers):
     rows = device.measure(layers)
-    assert (np.sum([out for _, out in folds("layer", rows, None, 0)], axis=0) == 1).all()
+    assert Counter(m.layer for part in folds("layer", rows, None, 0) for m in part.outside) == Counter(layers)
 
 
 def test_size_leaves_out_the_largest(device, layers):
     rows = device.measure(layers)
-    [(_, out)] = folds("size", rows, None, 0)
-    assert min(m.layer.flop for m, o in zip(rows, out) if o) >= max(m.layer.flop for m, o in zip(rows, out) if not o)
+    [part] = folds("size", rows, None, 0)
+    assert min(m.layer.flop for m in part.outside) >= max(m.layer.flop for m in part.inside)
 
 
 def test_sizes_are_judged_on_layers_below_the_largest_fifth(device, monkeypatch):
@@ -62,8 +63,8 @@ def test_sizes_are_judged_on_layers_below_the_largest_fifth(device, monkeypatch)
     monkeypatch.setitem(sys.modules, "build", models_script("build"))  # beside it, not PyPI's
     script = models_script("check_sizes")
     rows = device.measure(draw_layers(100))
-    [(_, out)] = folds("size", rows, None, 0)
-    largest = min(m.layer.flop for m, o in zip(rows, out) if o)
+    [part] = folds("size", rows, None, 0)
+    largest = min(m.layer.flop for m in part.outside)
     for train, test in script.nested(rows):
         assert max(m.layer.flop for m in train) <= min(m.layer.flop for m in test)
         assert max(m.layer.flop for m in test) <= largest

@@ -1,18 +1,14 @@
 """How far to believe a model: every figure with its split, its hardware, its number of rows and its baselines.
 
-Splits, from easy to honest: `given` (the model as it is, on the rows it is shown; called `training rows` where it was
-trained on exactly these), and with the model's recipe trained
-anew each time: `layer` (grouped by distinct layer), `family` (a whole network family left out, with every layer that
-occurs in it), `campaign` (the same for a campaign, which in some tables is a network), `size` (trained on the smaller 80 %
-by FLOP, tested on the rest), `network` (whole networks in graph and in eager mode, each without the rows of its own layers
-and without the passes of its own name).
+`given` takes the model as it is, on the rows it is shown (called `training rows` where it was trained on exactly these); every
+other split (`splits`) trains the model's recipe anew each time, without what it is judged on.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,27 +17,19 @@ from numpy.typing import NDArray
 from .baselines import BASELINES
 from .dataset import Measurement
 from .errors import InputError
-from .estimate import Estimate, estimate
+from .estimate import estimate
 from .features import Array
 from .intervals import LEVEL
 from .labels import labels, networks_of
 from .layer import Layer
 from .model import EnergyModel
 from .predict import load_measured, trace_network
-from .training import LARGEST_FRAC, Rows, digest, merge, tell_launches
+from .splits import OF_NETWORKS, Groups, Networks, Unseen, folds, layer_tasks, unseen_networks
+from .training import Rows, digest, merge, tell_launches
 
 if TYPE_CHECKING:
     from .trace import Trace
 
-SPLITS = ("given", "layer", "family", "campaign", "size", "network")
-FOLDS = 5
-MIN_FAMILY_LAYERS = 8
-"""Families with fewer measured layers say little and are not left out on their own."""
-
-Families = Mapping[Layer, frozenset[str]]
-"""Network families by layer configuration."""
-Networks = Sequence[tuple[Measurement, "Trace"]]
-"""Measured passes of whole networks, each with the trace of its network."""
 Progress = Callable[[str], None]
 
 
@@ -115,39 +103,54 @@ class _Answer:
     high_j: Array | None = None
 
 
+@dataclass(frozen=True)
+class _Sum:
+    """What a predictor said of one pass of a network."""
+
+    energy_j: float
+    time_s: float = float("nan")
+    interval_j: tuple[float, float] = (float("nan"), float("nan"))
+
+
 def evaluate(
     model: EnergyModel,
     measurements: Sequence[Measurement],
     networks: Sequence[Measurement] | Networks = (),
     splits: Sequence[str] = ("given",),
-    families: Families | None = None,
+    families: Groups | None = None,
     baselines: bool = True,
     seed: int = 0,
     progress: Progress = lambda text: None,
 ) -> Evaluation:
     """Score `model` on measured layers of its hardware and on measured `networks`, each with its trace or traced by its name.
 
-    `families` names the network families that each `configuration` occurs in; the split `family` needs it. Every split but
-    `given` trains the model's recipe anew on a part of the rows. Raises InputError where there is nothing to score.
+    `families` names the network families that each `splits.configuration` occurs in; the split `family` needs it, `network`
+    and `task` need `networks`. Every split but `given` trains the model's recipe anew on a part of the rows. Raises InputError
+    where there is nothing to score, or a split cannot be made.
     """
-    own = [m for m in labels(measurements) if m.layer is not None and m.hardware == model.hardware]
+    measurements = [m for m in measurements if m.hardware == model.hardware]
+    own = [m for m in labels(measurements) if m.layer is not None]
     named = [m for m in networks if isinstance(m, Measurement) and m.hardware == model.hardware]
     networks = [*traced_networks(named, progress), *(x for x in networks if not isinstance(x, Measurement))]
     if not own and not networks:
         raise InputError(f"none of the rows is of {model.hardware}, the hardware of model {model.name!r}")
     scores: list[Score] = []
     predicted: list[Predicted] = []
+    trained_on = bool(own) and digest(own) == model.metadata.data_sha256
     for split in (x for x in splits if own and x != "network"):
         progress(f"{split}: {model.hardware}")
-        answers = _answers(split, model, own, families, baselines, seed, progress)
-        name = "training rows" if split == "given" and digest(own) == model.metadata.data_sha256 else split
+        groups = layer_tasks(own, networks) if split == "task" else families
+        answers = _answers(split, model, own, groups, baselines, seed, progress)
+        name = "training rows" if split == "given" and trained_on else split
         for predictor, answer in answers.items():
             scores += _scores(name, model.hardware, predictor, answer, _noise_floor(own))
         predicted.append(_predicted(name, answers["wattlayer"]))
-    if "network" in splits and networks:
-        scores += _unseen_networks(model.hardware, measurements, networks, seed, progress)
-    elif networks:
-        scores += _network_scores("network", model.hardware, networks, _priced(networks, model))
+    anew = [x for x in splits if x in OF_NETWORKS]
+    if networks and ("given" in splits or not anew):
+        name = "training rows" if trained_on else "network"
+        scores += _network_scores(name, model.hardware, networks, "wattlayer", _priced(networks, model))
+    for split in anew:
+        scores += _unseen_networks(split, model.hardware, measurements, networks, baselines, seed, progress)
     return Evaluation(model.name, model.sha256, tuple(scores), tuple(predicted))
 
 
@@ -189,20 +192,11 @@ def traced_networks(
     return [(m, trace_of(m)) for m in networks_of(measurements)]
 
 
-def configuration(layer: Layer) -> Layer:
-    """Return the layer as a network defines it, however it ran: TF32 or not, train or eval mode.
-
-    Splits keep all rows of one configuration on one side.
-    """
-    arguments = tuple((name, value) for name, value in layer.arguments if name != "training")
-    return replace(layer, arguments=arguments).with_tf32("none")
-
-
 def _answers(
     split: str,
     model: EnergyModel,
     own: list[Measurement],
-    families: Families | None,
+    groups: Groups | None,
     baselines: bool,
     seed: int,
     progress: Progress,
@@ -211,16 +205,11 @@ def _answers(
         return {"wattlayer": _ask(model, _every(own))}
     from joblib import Parallel, delayed
 
-    chosen = list(folds(split, own, families, seed))
-    progress(f"{split}: {model.hardware}, without {', '.join(name for name, _ in chosen)} in turn")
+    parts = list(folds(split, own, groups, seed))
+    progress(f"{split}: {model.hardware}, without {', '.join(part.name for part in parts)} in turn")
     # processes, as fitting a scaffold holds the interpreter; any backend of joblib.parallel_config spreads the folds
-    answers = Parallel(n_jobs=-1)(delayed(_fold)(*_parted(own, out), baselines, seed) for _, out in chosen)
+    answers = Parallel(n_jobs=-1)(delayed(_fold)(part.inside, part.outside, baselines, seed) for part in parts)
     return {predictor: _concatenate([x[predictor] for x in answers]) for predictor in answers[0]}
-
-
-def _parted(own: Sequence[Measurement], out: NDArray[np.bool_]) -> tuple[list[Measurement], list[Measurement]]:
-    """What stays inside and what is left out."""
-    return [m for m, chosen in zip(own, out) if not chosen], [m for m, chosen in zip(own, out) if chosen]
 
 
 def _fold(inside: list[Measurement], outside: list[Measurement], baselines: bool, seed: int) -> dict[str, _Answer]:
@@ -247,52 +236,6 @@ def _every(measurements: Sequence[Measurement]) -> Rows:
 def _ask(model: EnergyModel, rows: Rows) -> _Answer:
     p = model.predict(rows.layers, rows.runs, alone=True)
     return _Answer(rows, p.energy_j, p.time_s, p.energy_low_j, p.energy_high_j)
-
-
-def folds(split: str, own: list[Measurement], families: Families | None, seed: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield what is left out and its rows [n_own], fold by fold; raise InputError where a split cannot be made."""
-    layers = [configuration(m.layer) for m in own if m.layer is not None]
-    distinct = sorted(set(layers), key=lambda x: x.digest())
-    if split == "layer":
-        folds = np.random.default_rng(seed).permutation(len(distinct)) % FOLDS
-        for fold in range(FOLDS):
-            out = {x for x, f in zip(distinct, folds) if f == fold}
-            yield f"fold {fold + 1} of {FOLDS}", np.array([x in out for x in layers])
-    elif split == "size":
-        order = sorted(distinct, key=lambda x: x.flop)
-        out = set(order[round(len(order) * (1 - LARGEST_FRAC)) :])
-        yield "the largest 20 % by FLOP", np.array([x in out for x in layers])
-    elif split == "family":
-        yield from _families_left_out(layers, distinct, families)
-    elif split == "campaign":
-        yield from _families_left_out(layers, distinct, _campaigns(own))
-    else:
-        raise InputError(f"split {split!r} is not one of {', '.join(SPLITS)}")
-
-
-def _campaigns(measurements: Sequence[Measurement]) -> Families:
-    """The campaigns that each configuration was measured in."""
-    runs: dict[Layer, set[str]] = defaultdict(set)
-    for m in measurements:
-        if m.layer is not None:
-            runs[configuration(m.layer)].add(m.run)
-    return {layer: frozenset(names) for layer, names in runs.items()}
-
-
-def _families_left_out(
-    layers: list[Layer], distinct: list[Layer], families: Families | None
-) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    members: dict[str, set[Layer]] = defaultdict(set)
-    for layer in distinct:
-        for family in (families or {}).get(layer, ()):
-            members[family].add(layer)
-    chosen = {name: out for name, out in sorted(members.items()) if len(out) >= MIN_FAMILY_LAYERS}
-    if not chosen:
-        raise InputError("the split 'family' needs layers that occur in known networks; too few of these rows do")
-    if any(len(out) == len(distinct) for out in chosen.values()):
-        raise InputError("there is only one campaign or family: leaving it out leaves nothing to train on")
-    for name, out in chosen.items():
-        yield name, np.array([x in out for x in layers])
 
 
 def _concatenate(answers: list[_Answer]) -> _Answer:
@@ -356,43 +299,68 @@ def _noise_floor(measurements: Sequence[Measurement]) -> float | None:
 
 
 def _unseen_networks(
-    hardware: str, measurements: Sequence[Measurement], networks: Networks, seed: int, progress: Progress
+    split: str,
+    hardware: str,
+    measurements: Sequence[Measurement],
+    networks: Networks,
+    baselines: bool,
+    seed: int,
+    progress: Progress,
 ) -> list[Score]:
-    """Score each network with a model that knows neither its layers nor a pass of its own name."""
+    """Score networks with models that know neither their layers nor a pass of their own name, or of their task."""
     from joblib import Parallel, delayed
 
-    names = sorted({str(m.network) for m, _ in networks})
-    progress(f"network: {hardware}, without each of {len(names)} in turn")
-    parts = Parallel(n_jobs=-1)(delayed(_without)(name, hardware, measurements, networks, seed) for name in names)
-    asked = [pair for name in names for pair in networks if pair[0].network == name]
-    return _network_scores("unseen network", hardware, asked, [x for part in parts for x in part])
+    parts = list(unseen_networks(split, measurements, networks))
+    progress(f"{split}: {hardware}, without each of {', '.join(x.name for x in parts)} in turn")
+    answers = Parallel(n_jobs=-1)(delayed(_without)(part, hardware, baselines, seed) for part in parts)
+    passes = [pair for part in parts for pair in part.passes]
+    return [
+        score
+        for predictor in answers[0]
+        for score in _network_scores(f"unseen {split}", hardware, passes, predictor, [x for a in answers for x in a[predictor]])
+    ]
 
 
-def _without(name: str, hardware: str, measurements: Sequence[Measurement], networks: Networks, seed: int) -> list[Estimate]:
-    own, others = ([(m, t) for m, t in networks if (m.network == name) is same] for same in (True, False))
-    out = {configuration(layer) for _, trace in own for layer in trace.unique()}
-    inside = [m for m in measurements if m.layer is not None and configuration(m.layer) not in out]
-    model = tell_launches(EnergyModel.train(inside, seed=seed, hardware=hardware), others, inside)
-    return _priced(own, model)
+def _without(part: Unseen, hardware: str, baselines: bool, seed: int) -> dict[str, list[_Sum]]:
+    model = tell_launches(EnergyModel.train(part.rows, seed=seed, hardware=hardware), part.known, part.rows)
+    answers = {"wattlayer": _priced(part.passes, model)}
+    return answers | (_baseline_sums(part, answers["wattlayer"], model) if baselines else {})
 
 
-def _priced(networks: Networks, model: EnergyModel) -> list[Estimate]:
+def _baseline_sums(part: Unseen, ours: Sequence[_Sum], model: EnergyModel) -> dict[str, list[_Sum]]:
+    """What the baselines say of whole passes: sums over layers, as none of them knows of a host."""
+    train = merge(labels(part.rows))
+    layers = tuple(dict.fromkeys(layer for _, trace in part.passes for layer in trace.unique()))
+    unknown = np.full(len(layers), np.nan)
+    test = Rows(layers, (model.metadata.runs[0],) * len(layers), unknown, unknown)
+    power_w = float(np.median(train.power_w))
+    answers = {"constant power x time": [_Sum(power_w * x.time_s, x.time_s) for x in ours]}
+    for name, predict in BASELINES.items():
+        energy_j = dict(zip(layers, predict(train, test, model.hardware)))
+        answers[name] = [_Sum(sum(energy_j[x] * calls for x, calls in t.unique().items())) for _, t in part.passes]
+    return answers
+
+
+def _priced(networks: Networks, model: EnergyModel) -> list[_Sum]:
     """Estimate each pass in the board state of its campaign, or of the reference where the model does not know that one."""
     known = model.metadata.runs
-    return [estimate(trace, model, mode=m.mode, run=m.run if m.run in known else None) for m, trace in networks]
+    found = [estimate(trace, model, mode=m.mode, run=m.run if m.run in known else None) for m, trace in networks]
+    return [_Sum(e.energy_j, e.time_s, e.interval_j) for e in found]
 
 
-def _network_scores(split: str, hardware: str, networks: Networks, estimates: Sequence[Estimate]) -> list[Score]:
+def _network_scores(split: str, hardware: str, networks: Networks, predictor: str, sums: Sequence[_Sum]) -> list[Score]:
     """Score whole networks, energy and interval of the sum against the measured pass: all, and each launch mode."""
     modes = np.array([m.mode for m, _ in networks])
     subsets = {"all": np.ones(len(modes), bool)} | {
         str(mode): modes == mode for mode in sorted(set(modes)) if len(set(modes)) > 1
     }
-    measured, predicted = np.array([m.energy_j for m, _ in networks]), np.array([e.energy_j for e in estimates])
-    inside = np.array([e.interval_j[0] <= m.energy_j <= e.interval_j[1] for e, (m, _) in zip(estimates, networks)])
-    late = np.array([abs(e.time_s / m.time_s - 1) for e, (m, _) in zip(estimates, networks)])
+    measured, predicted = np.array([m.energy_j for m, _ in networks]), np.array([x.energy_j for x in sums])
+    inside = np.array([x.interval_j[0] <= m.energy_j <= x.interval_j[1] for x, (m, _) in zip(sums, networks)])
+    late = np.array([abs(x.time_s / m.time_s - 1) for x, (m, _) in zip(sums, networks)])
+    ours = predictor == "wattlayer"
     return [
-        Score("network", split, hardware, "wattlayer", name, int(chosen.sum()), **errors(measured[chosen], predicted[chosen]),
-              noise_floor_frac=None, coverage_frac=float(np.mean(inside[chosen])), time_mdape_frac=float(np.median(late[chosen])))
+        Score("network", split, hardware, predictor, name, int(chosen.sum()), **errors(measured[chosen], predicted[chosen]),
+              noise_floor_frac=None, coverage_frac=float(np.mean(inside[chosen])) if ours else None,
+              time_mdape_frac=float(np.median(late[chosen])) if ours else None)
         for name, chosen in subsets.items()
     ]  # fmt: skip

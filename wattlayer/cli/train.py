@@ -78,7 +78,11 @@ def evaluate(
     ] = None,
     split: Annotated[
         list[str] | None,
-        typer.Option("--split", help="given, layer, family, size (the default), campaign, network, or hardware alone."),
+        typer.Option(
+            "--split",
+            help="given, layer, family, size, campaign, network, task, or hardware alone. "
+            "Default: all that these rows allow but campaign and hardware.",
+        ),
     ] = None,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also fit and score the baselines.")] = True,
     seed: Annotated[int, typer.Option("--seed")] = 0,
@@ -88,10 +92,12 @@ def evaluate(
     output: OutputOption = None,
 ) -> None:
     """Errors of a model on measured rows, by split, beside the baselines."""
-    from ..evaluate import Tracer, configuration, traced_networks
+    from ..evaluate import Tracer, traced_networks
     from ..evaluate import evaluate as score
+    from ..labels import labels
     from ..model import load_model
     from ..report import evaluation_table
+    from ..splits import OF_NETWORKS, configuration
 
     written_as(format, Format.table, Format.json)
     if not layers and not networks:
@@ -109,14 +115,15 @@ def evaluate(
             networks or [], skip_bad_rows, lambda m: m.network and m.hardware == loaded.hardware and tracer(m)
         )
         measured = traced_networks([m for m in passes if m.hardware == loaded.hardware], tracer=tracer)
-    if split and "network" in split and not (rows and measured):
-        raise InputError("split 'network' needs rows of layers and of whole networks: give both --layers and --networks")
+    if wanted := [x for x in split or [] if x in OF_NETWORKS and not (rows and measured)]:
+        raise InputError(f"split {wanted[0]!r} needs rows of layers and of whole networks: give both --layers and --networks")
     known: dict[Any, frozenset[str]] = {}
     if rows and (split is None or "family" in split):
         from ..adapters.families import families_of
 
         known = families_of((m.layer for m in rows if m.layer is not None), configuration, progress)
-    splits = split or ["given", "layer", "size", *(["family"] if known else [])]
+    own = [m for m in labels(rows) if m.layer is not None and m.hardware == loaded.hardware]
+    splits = split or _every_split(own, known, measured)
     result = score(loaded, rows, measured, splits, known, baselines, seed, progress)
     progress("")
     if plot is not None:
@@ -125,6 +132,17 @@ def evaluate(
         accuracy_figure(result, plot)
     text = json.dumps(result.to_json()) + "\n" if format is Format.json else rendered(evaluation_table(result))
     write(text, output)
+
+
+def _every_split(
+    own: list[Measurement], families: dict[Any, frozenset[str]], networks: list[tuple[Measurement, Trace]]
+) -> list[str]:
+    """What is always asked of rows of layers, and of the other splits those that these rows and networks allow."""
+    from ..splits import feasible, layer_tasks
+
+    tasks = layer_tasks(own, networks)
+    more = [x for x in ("family", "network", "task") if feasible(x, own, tasks if x == "task" else families, networks)]
+    return ["given", "layer", "size", *more]
 
 
 def _unseen_hardware(hardware: str, rows: list[Measurement], seed: int, format: Format) -> str:

@@ -1,0 +1,179 @@
+"""What a model must not have seen to be judged on it: layers, sizes, network families, campaigns, whole networks, tasks.
+
+From easy to honest: `layer` (grouped by distinct layer), `family` (a whole network family left out, with every layer that
+occurs in it), `campaign` (the same for a campaign, which in some tables is a network), `size` (trained on the smaller 80 %
+by FLOP), `network` (each network that was measured whole, with its layers and every pass of its name), `task` (trained on
+what occurs in vision networks alone, judged on language networks and their layers, and the other way round).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .dataset import Measurement
+from .errors import InputError
+from .layer import Layer
+from .training import LARGEST_FRAC, MIN_LAYERS
+
+if TYPE_CHECKING:
+    from .trace import Trace
+
+SPLITS = ("given", "layer", "family", "campaign", "size", "network", "task")
+"""`given` leaves nothing out: the model as it is."""
+OF_NETWORKS = ("network", "task")
+"""Splits that leave whole networks out."""
+FOLDS = 5
+MIN_GROUP_LAYERS = 8
+"""Families, campaigns and tasks with fewer measured layers say little and are not left out on their own."""
+LANGUAGE, VISION, OTHER = "language", "vision", "other"
+GENERATING = "llm:"
+"""What the sources of layers begin with that a campaign took from language models by their sizes alone."""
+
+Groups = Mapping[Layer, frozenset[str]]
+"""The network families, campaigns or tasks that a `configuration` occurs in."""
+Networks = Sequence[tuple[Measurement, "Trace"]]
+"""Measured passes of whole networks, each with the trace of its network."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The rows of one training and those that judge it."""
+
+    name: str
+    inside: list[Measurement]
+    outside: list[Measurement]
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Passes that judge a model which was trained on `rows` and told of the passes of other `known` networks."""
+
+    name: str
+    passes: Networks
+    known: Networks
+    rows: Sequence[Measurement]
+
+
+def configuration(layer: Layer) -> Layer:
+    """Return the layer as a network defines it, however it ran: TF32 or not, train or eval mode.
+
+    Splits keep all rows of one configuration on one side.
+    """
+    arguments = tuple((name, value) for name, value in layer.arguments if name != "training")
+    return replace(layer, arguments=arguments).with_tf32("none")
+
+
+def folds(split: str, own: Sequence[Measurement], groups: Groups | None, seed: int) -> Iterator[Fold]:
+    """Yield what the rows of layers `own` are parted into; raise InputError where a split cannot be made.
+
+    `groups` are those that `family` and `task` leave out.
+    """
+    distinct = sorted({configuration(m.layer) for m in own if m.layer is not None}, key=lambda x: x.digest())
+    groups = groups or {}
+    if split == "layer":
+        folds = np.random.default_rng(seed).permutation(len(distinct)) % FOLDS
+        for fold in range(FOLDS):
+            yield _fold(f"fold {fold + 1} of {FOLDS}", own, {x for x, f in zip(distinct, folds) if f == fold})
+    elif split == "size":
+        order = sorted(distinct, key=lambda x: x.flop)
+        yield _fold("the largest 20 % by FLOP", own, set(order[round(len(order) * (1 - LARGEST_FRAC)) :]))
+    elif split == "family":
+        yield from _left_out(split, own, groups)
+    elif split == "campaign":
+        yield from _left_out(split, own, _campaigns(own))
+    elif split == "task":
+        # what occurs in no network was drawn from those of all tasks, and would tell of the one that is left out
+        yield from _left_out(split, [m for m in own if m.layer is not None and groups.get(configuration(m.layer))], groups)
+    else:
+        raise InputError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+
+
+def _fold(name: str, own: Sequence[Measurement], out: set[Layer]) -> Fold:
+    fold = Fold(name, [], [])
+    for m in own:
+        (fold.outside if m.layer is not None and configuration(m.layer) in out else fold.inside).append(m)
+    return fold
+
+
+def _left_out(split: str, own: Sequence[Measurement], groups: Groups) -> Iterator[Fold]:
+    """Leave out each group in turn, with every layer that occurs in it."""
+    members: dict[str, set[Layer]] = defaultdict(set)
+    for layer in {configuration(m.layer) for m in own if m.layer is not None}:
+        for name in groups.get(layer, ()):
+            members[name].add(layer)
+    chosen = {name: out for name, out in sorted(members.items()) if len(out) >= MIN_GROUP_LAYERS}
+    if not chosen:
+        raise InputError(f"the split {split!r} needs layers that occur in known networks; too few of these rows do")
+    for name, out in chosen.items():
+        fold = _fold(name, own, out)
+        if not fold.inside:
+            raise InputError(f"these rows are of one {split} alone: leaving it out leaves nothing to train on")
+        yield fold
+
+
+def _campaigns(measurements: Iterable[Measurement]) -> Groups:
+    """The campaigns that each configuration was measured in."""
+    runs: dict[Layer, set[str]] = defaultdict(set)
+    for m in measurements:
+        if m.layer is not None:
+            runs[configuration(m.layer)].add(m.run)
+    return {layer: frozenset(names) for layer, names in runs.items()}
+
+
+def feasible(split: str, own: Sequence[Measurement], groups: Groups | None, networks: Networks) -> bool:
+    """Return whether a split leaves enough to train on, each time, of the rows of layers `own` and of measured `networks`."""
+    try:
+        left = [] if split == "network" else [part.inside for part in folds(split, own, groups, 0)]
+        left += [list(part.rows) for part in unseen_networks(split, own, networks)] if split in OF_NETWORKS else []
+    except InputError:
+        return False
+    return all(len({m.layer for m in rows}) >= MIN_LAYERS for rows in left)
+
+
+def tasks_of(trace: Trace) -> frozenset[str]:
+    """Return what a network is for, by its inputs: token ids are language, images vision."""
+    language = any("int" in x.dtype for x in trace.inputs)
+    vision = any("float" in x.dtype and len(x.shape) >= 4 for x in trace.inputs)
+    return frozenset(name for name, given in ((LANGUAGE, language), (VISION, vision)) if given) or frozenset({OTHER})
+
+
+def layer_tasks(measurements: Iterable[Measurement], networks: Networks) -> Groups:
+    """Return the tasks of each configuration: those of the measured `networks` that it occurs in or was taken from."""
+    tasks: dict[Layer, set[str]] = defaultdict(set)
+    for _, trace in networks:
+        for layer in trace.unique():
+            tasks[configuration(layer)] |= tasks_of(trace)
+    of_source = {str(m.network): tasks_of(trace) for m, trace in networks}
+    for m in measurements:
+        if m.layer is not None and m.source is not None:
+            generating = m.source.startswith(GENERATING)
+            tasks[configuration(m.layer)] |= {LANGUAGE} if generating else of_source.get(m.source, frozenset())
+    return {layer: frozenset(names) for layer, names in tasks.items()}
+
+
+def unseen_networks(split: str, measurements: Sequence[Measurement], networks: Networks) -> Iterator[Unseen]:
+    """Yield measured networks that no model knows: not their layers, and no pass of their own name or of their own task.
+
+    Raises InputError without networks, or where these are all of one task.
+    """
+    if not networks:
+        raise InputError(f"the split {split!r} needs measured networks beside layers")
+    layers = [m for m in measurements if m.layer is not None]
+    names = [frozenset({str(m.network)}) if split == "network" else tasks_of(trace) for m, trace in networks]
+    every = sorted(frozenset[str]().union(*names))
+    if split == "task" and len(every) < 2:
+        raise InputError(f"the split 'task' needs networks of two tasks: those measured are all of {every[0]}")
+    tasks = layer_tasks(layers, networks)
+    for name in every:
+        own, known = ([pair for pair, its in zip(networks, names) if (name in its) is same] for same in (True, False))
+        if split == "network":
+            out = {configuration(layer) for _, trace in own for layer in trace.unique()}
+            rows = [m for m in layers if configuration(m.layer) not in out]  # type: ignore[arg-type]
+        else:
+            rows = [m for m in layers if (its := tasks.get(configuration(m.layer))) and name not in its]  # type: ignore[arg-type]
+        yield Unseen(name, own, known, rows)
