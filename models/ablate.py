@@ -107,14 +107,14 @@ def not_fading(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
 
 def no_scaffold(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
     """Trees alone learn time; neighbours and cliffs, of small errors only, and fading, which returns to a scaffold, need one."""
-    recipe = replace(RECIPE, scaffold=NoScaffold, neighbours=False, cliffs=False)
+    recipe = replace(RECIPE, scaffold=NoScaffold, neighbours=False, cliffs=False, taught=False)
     return energy(fit(train, hardware, 0, recipe), test, train, fading=False)
 
 
 def unfactored(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
     """Energy is learned as one number: time that costs 1 W."""
     joules = replace(train, time_s=train.time_s * train.power_w, power_w=np.ones(len(train.power_w)))
-    return energy(fit(joules, hardware, 0, replace(RECIPE, power=NoPower)), test, train)
+    return energy(fit(joules, hardware, 0, replace(RECIPE, power=NoPower, taught=False)), test, train)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ VARIANTS: dict[str, Callable[[str, Rows, Rows, Rows], Array]] = {
     "campaigns share the rates of the scaffold": alone(replace(RECIPE, scaffold=OneCampaign)),
     "the learned part of time does not fade beyond the largest layer": not_fading,
     "trees alone, no scaffold of time": no_scaffold,
-    "no physical part of power": alone(replace(RECIPE, power=NoPower)),
+    "no physical part of power": alone(replace(RECIPE, power=NoPower, taught=False)),
     "not factored: energy as one number": unfactored,
     "no features of tiles and waves": alone(replace(RECIPE, unseen=QUANTISATION)),
     "monotone: fuller tiles never cost more": alone(

@@ -34,9 +34,9 @@ COMMON = ("Float32 only: half precision and int8 are extrapolated by the scaffol
 class Recipe:
     table: str
     provenance: Provenance
-    split: str | None = None
-    """How whole networks are left out: "family" (torchvision's, by tracing them), "campaign" (one network each) or "network"
-    (measured whole)."""
+    splits: tuple[str, ...] = ()
+    """How whole networks are left out: "family" (torchvision's, by tracing them), "campaign" (one network each), "network"
+    (measured whole) or "task" (all of vision, or of language)."""
 
     def read(self, tables: Path) -> list[Measurement]:
         """The rows: of a campaign of this project's own, or of one of the `tables`."""
@@ -70,14 +70,14 @@ IRENE = Provenance(
     ),
 )
 RECIPES = {
-    "a30": Recipe("heidelberg/layers.csv", HEIDELBERG, split="family"),
+    "a30": Recipe("heidelberg/layers.csv", HEIDELBERG, splits=("family",)),
     "rtx2080ti": Recipe("heidelberg/layers.csv", Provenance(
         HEIDELBERG.source, HEIDELBERG.meter,
         ("Two campaigns differ by 1.85 x in board power at equal time; which state a board is in cannot be told from here.",
          *HEIDELBERG.limits),
-    ), split="family"),
-    "gtx1080ti": Recipe("irene/ops.csv.gz", IRENE, split="campaign"),
-    "gtx1070": Recipe("irene/ops.csv.gz", IRENE, split="campaign"),
+    ), splits=("family",)),
+    "gtx1080ti": Recipe("irene/ops.csv.gz", IRENE, splits=("campaign",)),
+    "gtx1070": Recipe("irene/ops.csv.gz", IRENE, splits=("campaign",)),
     "xeon-gold-5120": Recipe("getzner/layers_cpu.csv", Provenance(
         "JohannesGetzner/dl-energy-estimator, commit 2279b0a; no licence stated; the rows are not redistributed here",
         "RAPL of both packages; PyTorch on the CPU, float32, batch 1 to 512",
@@ -102,7 +102,7 @@ RECIPES = {
          "Networks in graph mode count where they kept the device busy: 24 passes, at batch 1 BERT and OPT in float32 alone.",
          "A layer repeated alone can sit on the power limit where its network would not; such rows are used as they are.",
          "Waiting for the host in eager mode is that of this host and PyTorch 2.11."),
-    ), split="network"),
+    ), splits=("network", "task")),
 }  # fmt: skip
 """Every shipped model: its table, where that came from and what to mind."""
 
@@ -135,8 +135,8 @@ def train(name: str, tables: Path) -> str:
 def card(name: str, tables: Path) -> None:
     """Evaluate the recipe of `name` on its splits and write its card."""
     recipe, rows = RECIPES[name], rows_of(name, tables)
-    families = families_of((m.layer for m in rows if m.layer), configuration) if recipe.split == "family" else None
-    splits = ("given", "layer", "size", *([recipe.split] if recipe.split else []))
+    families = families_of((m.layer for m in rows if m.layer), configuration) if "family" in recipe.splits else None
+    splits = ("given", "layer", "size", *recipe.splits)
     model = EnergyModel.load(FOLDER / f"{name}.json")
     evaluation = evaluate(model, rows, traced_networks(rows), splits, families, progress=lambda text: print(text, flush=True))
     scores = FOLDER / "evaluations" / f"{name}.json"
@@ -198,7 +198,7 @@ def accuracy_table() -> str:
     for name in RECIPES:
         scores = json.loads((FOLDER / "evaluations" / f"{name}.json").read_text())["scores"]
         found = {(s["split"], s["predictor"]): s for s in scores if s["subset"] == "all" and s["unit"] == "layer"}
-        passes = {s["subset"]: s for s in scores if s["split"] == "unseen network"}
+        passes = {s["subset"]: s for s in scores if s["split"] == "unseen network" and s["predictor"] == "wattlayer"}
         whole = found.get(("family", "wattlayer")) or found.get(("campaign", "wattlayer"))
         inside = [s["coverage_frac"] for s in (found["layer", "wattlayer"], whole, found["size", "wattlayer"]) if s]
         cells = (

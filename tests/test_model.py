@@ -18,8 +18,11 @@ from wattlayer.hardware import find_hardware
 from wattlayer.intervals import CLASSES, FADING_OCTAVES, NEVER_OCTAVES
 from wattlayer.kinds import KINDS
 from wattlayer.model import SCHEMA, checksum, shipped_models
+from wattlayer.power import CONSUMERS
 from wattlayer.residual import Residual
-from wattlayer.training import BLOCKS, FOLDS, LARGEST_FRAC, _folds, merge
+from wattlayer.scaffold import RATES
+from wattlayer.training import BLOCKS, FOLDS, LARGEST_FRAC, RECIPE, _folds, fit, merge
+from wattlayer.transfer import teachers
 
 
 def test_unseen_layers_are_predicted_within_the_noise(device, model):
@@ -243,3 +246,28 @@ def test_the_synthetic_device_is_noisy_enough_to_fail():
     exact, noisy = SyntheticDevice(0.0), SyntheticDevice(0.3)
     some = draw_layers(5)
     assert exact.measure(some)[0].energy_j != noisy.measure(some)[0].energy_j
+
+
+def test_what_was_not_measured_is_told_at_the_rates_of_other_devices(device, layers):
+    """Of a board that showed element-wise kernels alone, products are told as its data sheet and other boards have them."""
+    relus = [x for x in draw_layers(90) if x.kind == "relu"]
+    lesson = teachers(find_hardware("a30"))
+    model = EnergyModel.train(device.measure(relus))
+    assert model.metadata.taught_by == lesson.hardware and "a30" not in lesson.hardware
+    at = [i for i, name in enumerate(RATES) if name not in ("host", "latency")]
+    for name in ("group:matmul", "cell:linear", "group:conv"):
+        assert [model.metadata.log_rates[name][i] for i in at] == [lesson.log_rates[name][i] for i in at]
+    matrix = CONSUMERS.index("matrix")
+    assert model.metadata.consumers_w[matrix] == lesson.drawn(find_hardware("a30")).consumers_w[matrix]
+    products = [x for x in layers if x.kind == "linear"]
+    told = model.predict(products)
+    assert not told.covered.any()
+    alone = fit(merge(device.measure(relus)), "a30", 0, replace(RECIPE, taught=False))
+    assert set(alone.scaffold.log_rates) < set(model.metadata.log_rates), "the same, and more"
+    assert all(model.metadata.log_rates[name] == row for name, row in alone.scaffold.log_rates.items())
+
+
+def test_a_device_whose_class_has_no_other_is_taught_by_none():
+    relus = [x for x in draw_layers(90) if x.kind == "relu"]
+    assert teachers(find_hardware("xeon-gold-5120")) is None
+    assert EnergyModel.train(SyntheticDevice(hardware="xeon-gold-5120").measure(relus)).metadata.taught_by == ()

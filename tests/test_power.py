@@ -94,3 +94,11 @@ def test_norms_exchange_what_they_move_and_short_kernels_let_the_device_sleep():
     use = dict(zip(CONSUMERS, busy_frac(columns, np.array([1e-3, 10e-6])).T))
     assert use["exchange"] == pytest.approx([0, columns.memory_s()[1] / 10e-6])
     assert use["awake"] == pytest.approx([1 / 1.01, 0.5])
+
+
+def test_other_devices_teach_watts_of_parts_that_no_layer_kept_busy():
+    columns, time_s, _, _ = measured([x for x in layers() if x.kind == "relu"])
+    own = TRUTH.taught([1.0] * len(CONSUMERS), columns, time_s)
+    kept = {"idle", "awake", "l2", "dram", "vector"}
+    assert own.consumers_w == tuple(w if name in kept else 1.0 for name, w in zip(CONSUMERS, TRUTH.consumers_w))
+    assert own.limit_w == TRUTH.limit_w

@@ -13,8 +13,20 @@ from hypothesis import strategies as st
 from wattlayer.features import Columns, _touched, featurise
 from wattlayer.hardware import HARDWARE
 from wattlayer.layer import Layer, Operand
-from wattlayer.scaffold import BLOCKS, MIN_LAYERS, NEVER_S, RATES, START, TABLE, Scaffold, cells, groups, law, terms
-from wattlayer.transfer import group_of_cell
+from wattlayer.scaffold import (
+    BLOCKS,
+    MIN_LAYERS,
+    NEVER_S,
+    RATES,
+    START,
+    TABLE,
+    Scaffold,
+    cells,
+    group_of_cell,
+    groups,
+    law,
+    terms,
+)
 
 A30 = HARDWARE["a30"]
 
@@ -161,9 +173,33 @@ def test_a_kind_left_out_is_told_by_the_rest_of_its_group():
     assert whole.time_s(small) == pytest.approx([40e-6], rel=0.1)
     without = whole.without("relu", layers, columns, time_s)
     assert without.time_s(small) == pytest.approx([10e-6], rel=0.1), "as the other kind of its group"
-    assert set(without.log_rates) == {"*", "group:elementwise"}
+    assert set(without.log_rates) == {"*", "group:elementwise", "group:matmul"}
     alone = whole.without("linear", layers, columns, time_s)
-    assert set(alone.log_rates) == {"*"}, "nothing else is a product: what all layers share is left"
+    assert set(alone.log_rates) == {"*", "group:elementwise"}, "nothing else is a product: what all layers share is left"
+
+
+def test_other_devices_teach_groups_that_were_not_measured_and_no_others():
+    own = Scaffold({"*": rates(host=2.0), "group:elementwise": rates(latency=1.5), "group:pooling": rates(latency=2.5)})
+    law = {
+        "*": rates(host=40.0), "group:elementwise": rates(dram=1.1), "cell:relu": rates(dram=1.15),
+        "group:matmul": rates(host=30.0, latency=9.0, dram=1.2), "cell:linear": rates(host=30.0, latency=9.0, dram=1.3),
+        "group:matmul/half": rates(dram=1.4), "group:norm/eval": rates(dram=1.45),
+    }  # fmt: skip
+    logs = {name: tuple(np.log(row)) for name, row in law.items()}
+    found = Scaffold({name: tuple(np.log(row)) for name, row in own.log_rates.items()}).taught(logs)
+    new = {"group:matmul": 1.2, "cell:linear": 1.3, "group:matmul/half": 1.4}
+    assert set(found.log_rates) == {*own.log_rates, *new}, "batch norm in eval mode takes the rates of element-wise kinds"
+    for name, dram in new.items():
+        expected = rates(host=2.0, latency=2.0, dram=dram)  # its own host, and what its groups take in the middle
+        assert np.exp(found.log_rates[name]) == pytest.approx(expected), name
+    for name, row in own.log_rates.items():
+        assert np.exp(found.log_rates[name]) == pytest.approx(row), name
+
+
+def test_a_device_without_groups_keeps_what_others_take_to_start():
+    law = {"group:matmul": tuple(np.log(rates(host=30.0, latency=9.0)))}
+    found = Scaffold({"*": tuple(np.log(rates(host=2.0)))}).taught(law)
+    assert np.exp(found.log_rates["group:matmul"]) == pytest.approx(rates(host=2.0, latency=9.0))
 
 
 def test_cells_and_groups_by_name():

@@ -21,14 +21,13 @@ from wattlayer.operating import LOWEST_CLOCK_FRAC, operated
 from wattlayer.pooling import Sample, balanced, learn
 from wattlayer.power import CONSUMERS
 from wattlayer.report import estimate_tables
-from wattlayer.scaffold import BLOCKS, LAUNCH_S, RATES
+from wattlayer.scaffold import BLOCKS, LAUNCH_S, RATES, group_of_cell
 from wattlayer.transfer import (
     TENSOR_CORE_FRAC,
     Lesson,
     data_sheet_model,
     device_class,
     from_data_sheet,
-    group_of_cell,
 )
 from wattlayer.unseen import Curve, curves, curves_table, interval_of, learned_classes, leave_one_out, samples_of
 

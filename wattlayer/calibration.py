@@ -23,9 +23,9 @@ from .labels import looped
 from .model import EnergyModel, Metadata, Regressor, checksum, load_model, payload
 from .power import PowerScaffold
 from .residual import Residual, model_features
-from .scaffold import BLOCKS, RATES, Scaffold, cells, groups, lenders
+from .scaffold import BLOCKS, RATES, Scaffold, cells, group_of_cell, groups, lenders
 from .training import Recipe, Rows, boost, digest, merge, of_one_device
-from .transfer import from_data_sheet, group_of_cell
+from .transfer import from_data_sheet
 
 PRIOR_SD = {"*": 1.0, "group": 0.5, "cell": 0.4}
 """How far (standard deviation in log rate) each level is expected to lie from the one above it."""

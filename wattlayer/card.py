@@ -31,7 +31,8 @@ def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenanc
         f"- **Meter**: {provenance.meter}",
         f"- **Rows**: {m.rows} of {m.layers} distinct layers, campaigns {', '.join(m.runs) or 'one'}; predictions are for the "
         f"board state of `{m.runs[0]}`",
-        f"- **Kinds covered**: {kinds}. Every other kind gets the scaffold's cost and lowers `covered_frac`.",
+        f"- **Kinds covered**: {kinds}. Every other kind gets the scaffold's cost{_taught(m.taught_by)} "
+        "and lowers `covered_frac`.",
         f"- **Model**: feature version {m.features}, SHA-256 `{model.sha256[:16]}…`, data digest `{m.data_sha256[:16]}…`",
         "", "## Errors", "",
         "Absolute percentage error of a layer's energy against each measured row. "
@@ -41,6 +42,10 @@ def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenanc
         *_networks(evaluation.scores), "", "## Limits", "",
         *(f"- {limit}" for limit in provenance.limits), "",
     ])  # fmt: skip
+
+
+def _taught(names: Sequence[str]) -> str:
+    return f" (at the rates of {', '.join(names)} where no kind of its group was measured here)" if names else ""
 
 
 def _errors(scores: Sequence[Score]) -> list[str]:
@@ -53,7 +58,6 @@ def _errors(scores: Sequence[Score]) -> list[str]:
 
 
 def _error_row(s: Score) -> str:
-    name = "**wattlayer**" if s.predictor == "wattlayer" else s.predictor
     figures = (
         f"{s.mdape_frac:.1%}",
         f"{s.p90_ape_frac:.1%}",
@@ -61,7 +65,11 @@ def _error_row(s: Score) -> str:
         _number(s.spearman),
         _number(s.kendall),
     )
-    return f"| {s.split} | {name} | {s.rows} | {' | '.join(figures)} | {_share(s.coverage_frac)} |"
+    return f"| {s.split} | {_name(s)} | {s.rows} | {' | '.join(figures)} | {_share(s.coverage_frac)} |"
+
+
+def _name(s: Score) -> str:
+    return "**wattlayer**" if s.predictor == "wattlayer" else s.predictor
 
 
 def _groups(scores: Sequence[Score]) -> list[str]:
@@ -77,15 +85,19 @@ def _groups(scores: Sequence[Score]) -> list[str]:
 def _networks(scores: Sequence[Score]) -> list[str]:
     """Whole networks, where they were measured."""
     rows = [
-        f"| {s.split} | {s.subset} | {s.rows} | {s.mdape_frac:.1%} | {s.p90_ape_frac:.1%} | {s.signed_median_frac:+.1%} | "
-        f"{_share(s.time_mdape_frac)} | {_share(s.coverage_frac)} |"
-        for s in scores if s.unit == "network"
+        f"| {s.split} | {s.subset} | {_name(s)} | {s.rows} | {s.mdape_frac:.1%} | {s.p90_ape_frac:.1%} | "
+        f"{s.signed_median_frac:+.1%} | {_share(s.time_mdape_frac)} | {_share(s.coverage_frac)} |"
+        for s in scores if s.unit == "network" and (s.predictor == "wattlayer" or s.subset != "all")
     ]  # fmt: skip
     head = [
-        "| split | mode | passes | median | p90 | signed median | time, median | in the interval |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| split | mode | predictor | passes | median | p90 | signed median | time, median | in the interval |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
-    told = "Energy of a whole forward pass. Unseen: without the rows of the network's own layers and every pass of its name."
+    told = (
+        "Energy of a whole forward pass. An unseen network is told without the rows of its own layers and every pass of its "
+        "name, an unseen task from what occurs in networks of other tasks alone. Baselines are sums over layers: none knows "
+        "of a host."
+    )
     return ["", "### Whole networks", "", told, "", *head, *rows] if rows else []
 
 

@@ -33,7 +33,7 @@ from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
 from .scaffold import Scaffold
 
-SCHEMA = 11
+SCHEMA = 12
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ class Metadata:
     """What was assumed of the device beside its data, such as a power limit; empty where nothing was."""
     launches: Launches | None = None
     """What passes cost beside their kernels; None where all of it is assumed."""
+    taught_by: tuple[str, ...] = ()
+    """Other devices whose rates and watts stand in for groups of kinds that were not measured here."""
 
     @property
     def launches_or_assumed(self) -> Launches:

@@ -11,7 +11,8 @@ the minimum is soft: clocks drop before the limit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ SHRINKAGE = 0.09
 
 WAKE_S = 10e-6
 """A device whose kernels are this short sleeps half of the time; of 2, 5, 10 and 20 µs what fits kinds left out best."""
+
+IDLE_FRAC = 1e-3
+"""A part that no layer keeps busy for more than this share of its time was not measured."""
 
 _EXCHANGING = [GROUP_CODES[group] for group in ("norm", "softmax", "pooling", "reduction", "embedding")]
 
@@ -56,6 +60,11 @@ class PowerScaffold:
         `shift` [n_layers] is the log ratio of a campaign's board power to the reference campaign's, below the limit.
         """
         return softmin(busy_frac(columns, time_s) @ np.array(self.consumers_w) * np.exp(shift), self.limit_w)
+
+    def taught(self, consumers_w: Sequence[float], columns: Columns, time_s: Array) -> PowerScaffold:
+        """Return these watts, with the `consumers_w` of other devices for parts that none of the measured layers kept busy."""
+        busy = busy_frac(columns, time_s).max(axis=0) > IDLE_FRAC
+        return replace(self, consumers_w=tuple(float(w) for w in np.where(busy, self.consumers_w, consumers_w)))
 
     @staticmethod
     def fit(columns: Columns, time_s: Array, power_w: Array, shift: Array, weight: Array) -> PowerScaffold:

@@ -21,7 +21,7 @@ claim to compute or to stream faster than the device can, and leave to trees onl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .features import GROUP_CODES, KIND_CODES, SMALLEST_TILE, Array, Columns
+from .kinds import KINDS
 from .layer import Layer
 
 TILES = ((128.0, 128.0), (128.0, 64.0), (64.0, 64.0))
@@ -174,6 +175,13 @@ def group_suffix(suffix: str) -> str:
     """Return what a cell's suffix, such as "/3x3/odd/tc", leaves in the name of its group: products tell /odd from others."""
     odd = "/odd" * suffix.startswith("/odd")
     return odd + "".join(part for part in ("/eval", "/depthwise", "/tc", "/half") if part in suffix)
+
+
+def group_of_cell(cell: str) -> str:
+    """Return the group (with /tc, /depthwise and the like) that a cell of the scaffold belongs to."""
+    name, _, suffix = cell.partition("/")
+    kind = KINDS.get(name)
+    return (kind.group if kind else "other") + group_suffix(f"/{suffix}")
 
 
 _OF_GROUP = np.array([group_suffix(x) for x in _SUFFIXES], dtype=object)
@@ -444,12 +452,30 @@ class Scaffold:
         own = {name: self.log_rates.get(f"{name}@{self.runs[0]}", row) if self.runs else row for name, row in plain.items()}
         return Scaffold(own)
 
+    def taught(self, law: Mapping[str, Sequence[float]]) -> Scaffold:
+        """Return this scaffold with the rates that other devices have in common for groups of which none was measured here.
+
+        How long a kernel takes to be issued and to start is this device's own: its host, and what its groups take in the middle.
+        """
+        known = [row for name, row in self.log_rates.items() if name.startswith("group:")]
+        own = {_AT["host"]: self.log_rates["*"][_AT["host"]]}
+        if known:
+            own[_AT["latency"]] = float(np.median([row[_AT["latency"]] for row in known]))
+        rates = dict(self.log_rates)
+        for name, row in law.items():
+            level, _, rest = name.partition(":")
+            group = group_of_cell(rest) if level == "cell" else rest
+            if name != "*" and next(x for x in lenders(group) if x in self.log_rates) == "*":
+                rates[name] = tuple(own.get(i, float(x)) for i, x in enumerate(row))
+        return replace(self, log_rates=rates)
+
     def without(self, kind: str, layers: Sequence[Layer], columns: Columns, time_s: Array) -> Scaffold:
         """Return what would be known of layers of `kind` had those of measured `layers` [n] not been: what their groups teach."""
         values, weight, of_group = terms(columns), per_layer(layers), np.array(groups(columns))
         own = columns.of_kind(lambda x: x.kind) == kind
-        rates = {name: row for name, row in self.log_rates.items() if name == "*"}
-        for name in sorted({lender for group in set(of_group[own]) for lender in lenders(group)} - {"*"}):
+        learned = {lender for group in set(of_group[own]) for lender in lenders(group)} - {"*"}
+        rates = {name: row for name, row in self.log_rates.items() if not name.startswith("cell:") and name not in learned}
+        for name in sorted(learned):
             others = (of_group == name.removeprefix("group:")) & ~own
             if weight[others].sum() >= MIN_LAYERS - 1e-9:
                 drawn, start = _from_nearest(name.removeprefix("group:"), rates), self.log_rates.get(name)

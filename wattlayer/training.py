@@ -28,7 +28,7 @@ from .model import EnergyModel, Metadata, Regressor, checksum, payload
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, NOBODY, Residual, model_features
 from .scaffold import Scaffold, per_layer
-from .transfer import from_data_sheet
+from .transfer import from_data_sheet, teachers
 
 if TYPE_CHECKING:
     import xgboost
@@ -57,6 +57,8 @@ class Recipe:
     """Whether neighbours answer beside the trees."""
     cliffs: bool = True
     """Whether both are told where a library takes another algorithm."""
+    taught: bool = True
+    """Whether other devices teach what these rows show nothing of."""
     monotone: tuple[tuple[str, int], ...] = ()
     """Features along which the learned part may only rise (1) or only fall (-1)."""
     unseen: tuple[str, ...] = ()
@@ -109,12 +111,14 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
     columns = Columns(rows.layers, find_hardware(chosen[0].hardware))
     regressor = fit(rows, columns.hardware.name, seed)
     conformal = _conformal(rows, columns, seed, regressor)
+    law = teachers(columns.hardware)
     metadata = Metadata(
         name=name or regressor.hardware, hardware=regressor.hardware, features=FEATURES_VERSION, feature_names=MODEL_FEATURES,
         rows=len(chosen), layers=len(set(rows.layers)), kinds=tuple(sorted({x.kind for x in rows.layers})),
         data_sha256=digest(chosen), source=source, runs=regressor.runs, run_power_shift=regressor.run_power_shift,
         consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w, log_rates=regressor.scaffold.log_rates,
         support=Support.of(columns).points, conformal=conformal, seed=seed,
+        taught_by=law.hardware if law else (),
     )  # fmt: skip
     return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
 
@@ -176,7 +180,10 @@ def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE, like: Reg
     columns = Columns(rows.layers, find_hardware(hardware))
     runs = _runs(rows)
     code = np.array([float(runs.index(run)) for run in rows.runs])
+    law = teachers(columns.hardware) if recipe.taught else None
     scaffold = recipe.scaffold.fit(rows.layers, columns, rows.time_s, runs, code, like.scaffold if like else None)
+    if law:
+        scaffold = scaffold.taught(law.log_rates)
     scaffold_s = scaffold.time_s(columns, code)
     log_time = np.log(rows.time_s / scaffold_s)
     table = model_features(columns, scaffold_s, code)
@@ -186,6 +193,8 @@ def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE, like: Reg
     shift = _power_shift(rows, runs, cap_w)
     own = shift[code.astype(int)]
     drawn = recipe.power.fit(columns, rows.time_s, rows.power_w, own, per_layer(rows.layers))
+    if law:
+        drawn = drawn.taught(law.drawn(columns.hardware).consumers_w, columns, rows.time_s)
     physical_w = drawn.power_w(columns, rows.time_s, own)
     time = learn(table, log_time, seed, recipe, like.time.neighbours if like else None)
     wide = np.column_stack([table, np.log2(physical_w)])
@@ -292,12 +301,13 @@ def _left_out(rows: Rows, fold: NDArray[np.bool_], seed: int, whole: Regressor) 
 
 def _kinds_left_out(rows: Rows, columns: Columns, whole: Regressor) -> list[Array]:
     """Return log-energy errors on each kind as they would be had it not been measured: nothing is learned of such kinds."""
-    kinds = np.array([x.kind for x in rows.layers])
+    kinds, law = np.array([x.kind for x in rows.layers]), teachers(columns.hardware)
     found = []
     for kind in sorted(set(kinds)) if len(set(kinds)) > 1 else ():
         own = rows.take(kinds == kind)
         its = Columns(own.layers, columns.hardware)
-        time_s = whole.scaffold.without(kind, rows.layers, columns, rows.time_s).time_s(its)
+        scaffold = whole.scaffold.without(kind, rows.layers, columns, rows.time_s)
+        time_s = (scaffold.taught(law.log_rates) if law else scaffold).time_s(its)
         shift = np.array([whole.run_power_shift[whole.runs.index(run)] for run in own.runs])
         found.append(np.log(time_s * whole.drawn.power_w(its, time_s, shift)) - np.log(own.time_s * own.power_w))
     return found

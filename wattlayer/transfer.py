@@ -24,7 +24,7 @@ from .launches import Launches
 from .model import EnergyModel, Metadata, Regressor, checksum, models_folder, payload
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual
-from .scaffold import BLOCKS, LAUNCH_S, RATES, Scaffold, group_suffix, lenders
+from .scaffold import BLOCKS, LAUNCH_S, RATES, Scaffold, group_of_cell, lenders
 
 TENSOR_CORE_FRAC = 3.4 / 8.0
 """Share of their peak, relative to the vector units' own share, that tensor cores reach on convolutions where no source has them:
@@ -103,13 +103,6 @@ def device_class(device: Hardware) -> str:
     return "module" if device.max_w <= MODULE_W else "board"
 
 
-def group_of_cell(cell: str) -> str:
-    """Return the group (with /tc, /depthwise and the like) that a cell of the scaffold belongs to."""
-    name, _, suffix = cell.partition("/")
-    kind = KINDS.get(name)
-    return (kind.group if kind else "other") + group_suffix(f"/{suffix}")
-
-
 def _is_convolution(name: str) -> bool:
     level, _, rest = name.partition(":")
     return name != "*" and (group_of_cell(rest) if level == "cell" else rest) == "conv"
@@ -169,17 +162,21 @@ class Learned:
     lessons: tuple[Lesson, ...]
     interval: Interval
 
+    def lesson(self, device: Hardware) -> Lesson | None:
+        """Return what the most devices but `device` itself teach of it; None where there is no other."""
+        others = [lesson for lesson in self.lessons if device.name not in lesson.hardware]
+        return max(others, key=lambda x: len(x.hardware), default=None)
+
     def model(self, device: Hardware, looped: bool = False) -> EnergyModel:
         """Return the data-sheet model of `device`, from the most devices but itself; InputError where there is no other.
 
         `looped` gives it the launch floor of the measured loops in eager mode instead of that of graphs.
         """
-        others = [lesson for lesson in self.lessons if device.name not in lesson.hardware]
-        if not others:
+        lesson, interval = self.lesson(device), self.interval
+        if lesson is None:
             raise InputError(
                 f"no other {device_class(device)} than {device.name} was measured: nothing can be carried over to it"
             )
-        lesson, interval = max(others, key=lambda x: len(x.hardware)), self.interval
         launch_s, spread = None if looped else launch_floor(device), interval.host_spread_frac
         launches = None if launch_s is None or spread is None else lesson.launches(device, spread)
         return data_sheet_model(device, lesson, interval.half_width_octaves * LN2, interval.correlation_frac, launch_s, launches)
@@ -204,6 +201,12 @@ def read_learned() -> dict[str, Any]:
     if (record.get("schema"), record.get("features"), record.get("rates")) != (SCHEMA, FEATURES_VERSION, list(RATES)):
         raise InputError(f"{path} is of another version of wattlayer: run models/build_transfer.py")
     return record
+
+
+def teachers(device: Hardware) -> Lesson | None:
+    """Return what other measured devices of its class teach of `device`; None where there is none. Raises as `read_learned`."""
+    classes = read_learned()["classes"]
+    return Learned.from_json(classes[device_class(device)]).lesson(device) if device_class(device) in classes else None
 
 
 def from_data_sheet(name: str, looped: bool = False) -> EnergyModel:
