@@ -19,9 +19,10 @@ from wattlayer.errors import InputError
 from wattlayer.evaluate import errors, evaluate
 from wattlayer.intervals import CLASSES
 from wattlayer.launches import wait_s
+from wattlayer.layer import Operand
 from wattlayer.model import EnergyModel
 from wattlayer.plots import accuracy_figure
-from wattlayer.splits import FOLDS, configuration, folds
+from wattlayer.splits import FOLDS, configuration, feasible, folds, layer_tasks, tasks_of, unseen_networks
 from wattlayer.training import merge, tell_launches
 from wattlayer.transfer import from_data_sheet
 
@@ -142,12 +143,107 @@ def test_without_networks_the_host_is_that_of_measured_boards_or_in_every_layer(
 def test_a_network_unseen_is_judged_without_its_layers_and_without_its_passes(device, layers, model):
     """Each of four networks is told by the other three and by their layers."""
     rows = device.measure(layers[:80])
-    scores = [x for x in evaluate(model, rows, passes(layers, rows), ["network"]).scores if x.unit == "network"]
+    scores = [x for x in evaluate(model, rows, passes(layers, rows), ["network"], baselines=False).scores if x.unit == "network"]
     assert [(x.split, x.subset, x.rows) for x in scores] == [
         ("unseen network", "all", 8), ("unseen network", "eager", 4), ("unseen network", "graph", 4)
     ]  # fmt: skip
     assert 0 < scores[2].mdape_frac < 0.5  # its own layers are unseen
     assert scores[1].time_mdape_frac < 0.1  # the host decides, and the others told of it
+
+
+def texts_and_images(layers, rows):
+    """`passes`, two networks of them on token ids and two on images."""
+    ids, image = Operand("ids", (2, 3), "int64"), Operand("image", (2, 3, 8, 8), "float32")
+    told = {"n0": ids, "n1": ids, "n2": image, "n3": image}
+    return [(m, replace(trace, inputs=(told[m.network],))) for m, trace in passes(layers, rows)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "tasks"),
+    [
+        ([("int64", (2, 9)), ("float32", (2, 9))], {"language"}),
+        ([("float32", (2, 3, 8, 8))], {"vision"}),
+        ([("float16", (2, 8, 3, 9, 9))], {"vision"}),
+        ([("int64", (2, 9)), ("bfloat16", (2, 3, 8, 8))], {"language", "vision"}),
+        ([("float32", (2, 80, 3000))], {"other"}),
+        ([], {"other"}),
+    ],
+)
+def test_what_a_network_is_for_is_seen_from_its_inputs(inputs, tasks):
+    traced = wl.trace(torch.nn.ReLU(), torch.empty(2, 3))
+    assert tasks_of(replace(traced, inputs=tuple(Operand("x", shape, dtype) for dtype, shape in inputs))) == tasks
+
+
+def test_a_task_is_told_by_what_occurs_in_networks_of_other_tasks_alone(device, layers):
+    rows = device.measure(layers[:100])
+    rows[99] = replace(rows[99], source="llm:some prefill")
+    rows[98] = replace(rows[98], source="n3")
+    networks = texts_and_images(layers, rows)
+    text, image, loose = set(layers[:30]), set(layers[30:60]), {layers[98], layers[99]}
+    assert not (text | image) & loose
+    parts = {part.name: part for part in folds("task", rows, layer_tasks(rows, networks), 0)}
+    assert {m.layer for m in parts["language"].outside} == {m.layer for m in parts["vision"].inside} == text | {layers[99]}
+    assert {m.layer for m in parts["vision"].outside} == {m.layer for m in parts["language"].inside} == image | {layers[98]}
+    whole = {part.name: part for part in unseen_networks("task", rows, networks)}
+    for name, own in (("language", {"n0", "n1"}), ("vision", {"n2", "n3"})):
+        assert (
+            {m.network for m, _ in whole[name].passes}
+            == own
+            == {"n0", "n1", "n2", "n3"} - {m.network for m, _ in whole[name].known}
+        )
+        assert {m.layer for m in whole[name].rows} == {m.layer for m in parts[name].inside}
+
+
+def test_what_occurs_in_both_tasks_is_told_of_neither(device, layers):
+    rows = device.measure(layers[:60])
+    networks = texts_and_images(layers, rows)
+    both = layers[0]
+    networks = [(m, replace(t, layers=(*t.layers, both), paths=(*t.paths, ""))) for m, t in networks]
+    for part in folds("task", rows, layer_tasks(rows, networks), 0):
+        assert both in {m.layer for m in part.outside} and both not in {m.layer for m in part.inside}
+
+
+def test_splits_that_rows_do_not_allow_are_refused_and_not_feasible(device, layers):
+    rows = device.measure(layers[:80])
+    networks = passes(layers, rows)  # of floats without images: all of one task
+    tasks = layer_tasks(rows, networks)
+    with pytest.raises(InputError, match="two tasks: those measured are all of other"):
+        list(unseen_networks("task", rows, networks))
+    with pytest.raises(InputError, match="one task alone"):
+        list(folds("task", rows, tasks, 0))
+    with pytest.raises(InputError, match="needs measured networks"):
+        list(unseen_networks("network", rows, []))
+    with pytest.raises(InputError, match="not one of given, layer"):
+        list(folds("nothing", rows, None, 0))
+    assert feasible("network", rows, None, networks) and not feasible("network", rows, None, [])
+    assert not feasible("task", rows, tasks, networks) and not feasible("family", rows, None, networks)
+    split = texts_and_images(layers, rows)
+    assert feasible("task", rows, layer_tasks(rows, split), split)
+    few = rows[:45]  # 15 of them images: too few to train on
+    assert not feasible("task", few, layer_tasks(few, split), split)
+
+
+@pytest.mark.slow
+def test_networks_of_an_unseen_task_are_judged_beside_sums_of_the_baselines(device, layers, model):
+    rows = device.measure(layers[:80])
+    networks = texts_and_images(layers, rows)
+    found = evaluate(model, rows, networks, ["task"])
+    ours = [x for x in found.scores if x.unit == "network" and x.predictor == "wattlayer"]
+    assert [(x.split, x.subset, x.rows) for x in ours] == [
+        ("unseen task", "all", 8), ("unseen task", "eager", 4), ("unseen task", "graph", 4)
+    ]  # fmt: skip
+    assert found.find("task").rows == 60
+    (part,) = (x for x in unseen_networks("task", rows, networks) if x.name == "vision")
+    train = merge(part.rows)
+    graphs = [(m, trace) for m, trace in networks if m.mode == "graph"]
+    for name, predict in BASELINES.items():
+        score = found.find("unseen task", name, "graph", "network")
+        assert (score.rows, score.coverage_frac, score.time_mdape_frac) == (4, None, None)
+        if name == "TDP x roofline":  # nothing is fitted: summed by hand
+            sums = [predict(train, merge(device.measure(list(t.layers))), "a30").sum() for _, t in graphs]
+            off = [abs(x / m.energy_j - 1) for x, (m, _) in zip(sums, graphs)]
+            assert score.mdape_frac == pytest.approx(np.median(off))
+    assert {x.predictor for x in found.scores if x.unit == "network"} == {"wattlayer", "constant power x time", *BASELINES}
 
 
 def test_rows_a_model_was_trained_on_are_called_so(device, layers, model):

@@ -179,7 +179,14 @@ def test_a_kind_left_out_is_told_by_the_rest_of_its_group():
 
 
 def test_other_devices_teach_groups_that_were_not_measured_and_no_others():
-    own = Scaffold({"*": rates(host=2.0), "group:elementwise": rates(latency=1.5), "group:pooling": rates(latency=2.5)})
+    own = Scaffold(
+        {
+            "*": rates(host=2.0),
+            "group:elementwise": rates(latency=1.5),
+            "group:pooling": rates(latency=2.5),
+            "group:embedding": rates(latency=2.0),
+        }
+    )
     law = {
         "*": rates(host=40.0), "group:elementwise": rates(dram=1.1), "cell:relu": rates(dram=1.15),
         "group:matmul": rates(host=30.0, latency=9.0, dram=1.2), "cell:linear": rates(host=30.0, latency=9.0, dram=1.3),
