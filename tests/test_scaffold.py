@@ -178,35 +178,52 @@ def test_a_kind_left_out_is_told_by_the_rest_of_its_group():
     assert set(alone.log_rates) == {"*", "group:elementwise"}, "nothing else is a product: what all layers share is left"
 
 
+def logs(table: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(float(x) for x in np.log(row)) for name, row in table.items()}
+
+
 def test_other_devices_teach_groups_that_were_not_measured_and_no_others():
-    own = Scaffold(
-        {
-            "*": rates(host=2.0),
-            "group:elementwise": rates(latency=1.5),
-            "group:pooling": rates(latency=2.5),
-            "group:embedding": rates(latency=2.0),
-        }
-    )
+    known = {"elementwise": 1.5, "pooling": 2.5, "embedding": 2.0}
+    own = {"*": rates(host=2.0)} | {f"group:{name}": rates(latency=x) for name, x in known.items()}
     law = {
         "*": rates(host=40.0), "group:elementwise": rates(dram=1.1), "cell:relu": rates(dram=1.15),
         "group:matmul": rates(host=30.0, latency=9.0, dram=1.2), "cell:linear": rates(host=30.0, latency=9.0, dram=1.3),
         "group:matmul/half": rates(dram=1.4), "group:norm/eval": rates(dram=1.45),
     }  # fmt: skip
-    logs = {name: tuple(np.log(row)) for name, row in law.items()}
-    found = Scaffold({name: tuple(np.log(row)) for name, row in own.log_rates.items()}).taught(logs)
+    found = Scaffold(logs(own)).taught(logs(law))
     new = {"group:matmul": 1.2, "cell:linear": 1.3, "group:matmul/half": 1.4}
-    assert set(found.log_rates) == {*own.log_rates, *new}, "batch norm in eval mode takes the rates of element-wise kinds"
+    assert set(found.log_rates) == {*own, *new}, "batch norm in eval mode takes the rates of element-wise kinds"
     for name, dram in new.items():
         expected = rates(host=2.0, latency=2.0, dram=dram)  # its own host, and what its groups take in the middle
         assert np.exp(found.log_rates[name]) == pytest.approx(expected), name
-    for name, row in own.log_rates.items():
-        assert np.exp(found.log_rates[name]) == pytest.approx(row), name
+    for name in known:
+        assert np.exp(found.log_rates[f"group:{name}"]) == pytest.approx(own[f"group:{name}"]), name
 
 
-def test_a_device_without_groups_keeps_what_others_take_to_start():
-    law = {"group:matmul": tuple(np.log(rates(host=30.0, latency=9.0)))}
-    found = Scaffold({"*": tuple(np.log(rates(host=2.0)))}).taught(law)
-    assert np.exp(found.log_rates["group:matmul"]) == pytest.approx(rates(host=2.0, latency=9.0))
+def test_what_nobody_measured_takes_the_middle_of_the_groups_that_tell_of_a_rate():
+    own = {
+        "*": rates(host=2.0), "group:elementwise": rates(host=7.0, vector=900.0), "group:softmax": rates(vector=600.0, dram=1.21),
+        "group:matmul": rates(vector=100.0, tile_64x64=25.0),
+    }  # fmt: skip
+    found = Scaffold(logs(own)).taught({})
+    assert set(found.log_rates) == set(own)
+    assert np.exp(found.log_rates["*"]) == pytest.approx(rates(host=2.0, vector=600.0, tile_64x64=25.0)), "dram hardly moved"
+    assert Scaffold(found.log_rates).taught({}).log_rates == found.log_rates
+
+
+def test_a_kind_left_out_says_nothing_of_what_is_left():
+    """What all groups show is reckoned anew without it: here it alone told how slow vector units are."""
+    columns = Columns(layers := [relu(1 << i) for i in range(4, 24)] + [linear(1 << i, 64, 64) for i in range(4, 12)], A30)
+    time_s = np.repeat([40e-6, 20e-6], [20, 8])
+    whole = Scaffold.fit(layers, columns, time_s).taught({})
+    without = whole.without("relu", layers, columns, time_s)
+    host = rates(host=float(np.exp(whole.log_rates["*"][RATES.index("host")])))
+    assert np.exp(without.log_rates["*"]) == pytest.approx(host) and set(without.log_rates) == {"*", "group:matmul"}
+
+
+def test_a_search_that_starts_from_a_taught_scaffold_ends_where_one_from_nothing_does(layers, fitted):
+    again = Scaffold.fit(layers, Columns(layers, A30), measure(layers), like=fitted.taught({}))
+    assert again.log_rates["*"] == pytest.approx(fitted.log_rates["*"], abs=1e-3)
 
 
 def test_cells_and_groups_by_name():

@@ -453,20 +453,23 @@ class Scaffold:
         return Scaffold(own)
 
     def taught(self, law: Mapping[str, Sequence[float]]) -> Scaffold:
-        """Return this scaffold with the rates that other devices have in common for groups of which none was measured here.
+        """Return this scaffold with rates for groups of which none was measured here: those that other devices have in common
+        by their `law`, else, under "*", what this device's own groups show, in the middle of those that tell of a rate.
 
-        How long a kernel takes to be issued and to start is this device's own: its host, and what its groups take in the middle.
+        How long a kernel takes to be issued and to start is the device's own in both.
         """
-        known = [row for name, row in self.log_rates.items() if name.startswith("group:")]
-        own = {_AT["host"]: self.log_rates["*"][_AT["host"]]}
-        if known:
-            own[_AT["latency"]] = float(np.median([row[_AT["latency"]] for row in known]))
-        rates = dict(self.log_rates)
+        own = _common(self.log_rates["*"][_AT["host"]])
+        groups = np.array([row for name, row in self.log_rates.items() if name.startswith("group:")]).reshape(-1, len(RATES))
+        telling = np.abs(groups - own) > _MOVED
+        telling[:, _AT["host"]] = False
+        for i in np.flatnonzero(telling.any(axis=0)):
+            own[i] = np.median(groups[telling[:, i], i])
+        rates = {**self.log_rates, "*": tuple(own.tolist())}
         for name, row in law.items():
             level, _, rest = name.partition(":")
             group = group_of_cell(rest) if level == "cell" else rest
             if name != "*" and next(x for x in lenders(group) if x in self.log_rates) == "*":
-                rates[name] = tuple(own.get(i, float(x)) for i, x in enumerate(row))
+                rates[name] = tuple(np.where(_STARTING, own, row).tolist())
         return replace(self, log_rates=rates)
 
     def without(self, kind: str, layers: Sequence[Layer], columns: Columns, time_s: Array) -> Scaffold:
@@ -475,6 +478,7 @@ class Scaffold:
         own = columns.of_kind(lambda x: x.kind) == kind
         learned = {lender for group in set(of_group[own]) for lender in lenders(group)} - {"*"}
         rates = {name: row for name, row in self.log_rates.items() if not name.startswith("cell:") and name not in learned}
+        rates["*"] = tuple(float(x) for x in _common(self.log_rates["*"][_AT["host"]]))
         for name in sorted(learned):
             others = (of_group == name.removeprefix("group:")) & ~own
             if weight[others].sum() >= MIN_LAYERS - 1e-9:
@@ -493,7 +497,9 @@ class Scaffold:
         The search starts from the rates of `like` where it is given, which is faster.
         """
         values, target, weight = terms(columns), np.log(time_s), per_layer(layers)
-        of_cell, starts = np.array(cells(columns)), like.log_rates if like else {}
+        of_cell, starts = np.array(cells(columns)), dict(like.log_rates) if like else {}
+        if like:
+            starts["*"] = tuple(_common(like.log_rates["*"][_AT["host"]]))
         rates = fit_levels(values, np.array(groups(columns)), of_cell, target, lambda chosen: weight[chosen], starts)
         for code, name in enumerate(runs):
             for cell in sorted(set(of_cell[run == code])):
@@ -502,6 +508,20 @@ class Scaffold:
                     own, drawn = values.take(chosen), Prior(prior, RUN_SD)
                     rates[f"cell:{cell}@{name}"] = fit_rates(drawn, own, target[chosen], np.ones(chosen.sum()), prior)
         return Scaffold({name: tuple(float(x) for x in row) for name, row in rates.items()}, runs)
+
+
+_MOVED = 0.1
+"""A log rate that lies no farther from `START` than this was hardly told by the layers of its group."""
+
+
+_STARTING = np.isin(RATES, ("host", "latency"))
+
+
+def _common(log_host: float) -> Array:
+    """Log rates [rates] of all layers together: of these only the host is fitted."""
+    rates: Array = START.copy()
+    rates[_AT["host"]] = log_host
+    return rates
 
 
 def fit_levels(

@@ -58,7 +58,7 @@ class Recipe:
     cliffs: bool = True
     """Whether both are told where a library takes another algorithm."""
     taught: bool = True
-    """Whether other devices teach what these rows show nothing of."""
+    """Whether what these rows show nothing of is told by other devices and by all that they show."""
     monotone: tuple[tuple[str, int], ...] = ()
     """Features along which the learned part may only rise (1) or only fall (-1)."""
     unseen: tuple[str, ...] = ()
@@ -182,8 +182,8 @@ def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE, like: Reg
     code = np.array([float(runs.index(run)) for run in rows.runs])
     law = teachers(columns.hardware) if recipe.taught else None
     scaffold = recipe.scaffold.fit(rows.layers, columns, rows.time_s, runs, code, like.scaffold if like else None)
-    if law:
-        scaffold = scaffold.taught(law.log_rates)
+    if recipe.taught:
+        scaffold = scaffold.taught(law.log_rates if law else {})
     scaffold_s = scaffold.time_s(columns, code)
     log_time = np.log(rows.time_s / scaffold_s)
     table = model_features(columns, scaffold_s, code)
@@ -307,7 +307,7 @@ def _kinds_left_out(rows: Rows, columns: Columns, whole: Regressor) -> list[Arra
         own = rows.take(kinds == kind)
         its = Columns(own.layers, columns.hardware)
         scaffold = whole.scaffold.without(kind, rows.layers, columns, rows.time_s)
-        time_s = (scaffold.taught(law.log_rates) if law else scaffold).time_s(its)
+        time_s = scaffold.taught(law.log_rates if law else {}).time_s(its)
         shift = np.array([whole.run_power_shift[whole.runs.index(run)] for run in own.runs])
         found.append(np.log(time_s * whole.drawn.power_w(its, time_s, shift)) - np.log(own.time_s * own.power_w))
     return found
