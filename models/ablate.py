@@ -8,7 +8,7 @@ nested variant chooses its hyper-parameters by folds of the rows it was trained 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,9 @@ class NoScaffold(Scaffold):
     def time_s(self, columns: Columns, run: Array | None = None) -> Array:
         return np.full(len(columns.alike), 1e-6)
 
+    def taught(self, law: Mapping[str, Sequence[float]]) -> Scaffold:
+        return self
+
     @staticmethod
     def fit(
         layers: Sequence[Layer], columns: Columns, time_s: Array, runs: tuple[str, ...] = (), run: Array | None = None,
@@ -72,6 +75,9 @@ class NoPower(PowerScaffold):
 
     def power_w(self, columns: Columns, time_s: Array, shift: Array) -> Array:
         return self.consumers_w[0] * np.exp(shift)
+
+    def taught(self, consumers_w: Sequence[float], columns: Columns, time_s: Array) -> PowerScaffold:
+        return self
 
     @staticmethod
     def fit(columns: Columns, time_s: Array, power_w: Array, shift: Array, weight: Array) -> PowerScaffold:
@@ -107,14 +113,14 @@ def not_fading(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
 
 def no_scaffold(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
     """Trees alone learn time; neighbours and cliffs, of small errors only, and fading, which returns to a scaffold, need one."""
-    recipe = replace(RECIPE, scaffold=NoScaffold, neighbours=False, cliffs=False, taught=False)
+    recipe = replace(RECIPE, scaffold=NoScaffold, neighbours=False, cliffs=False)
     return energy(fit(train, hardware, 0, recipe), test, train, fading=False)
 
 
 def unfactored(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
     """Energy is learned as one number: time that costs 1 W."""
     joules = replace(train, time_s=train.time_s * train.power_w, power_w=np.ones(len(train.power_w)))
-    return energy(fit(joules, hardware, 0, replace(RECIPE, power=NoPower, taught=False)), test, train)
+    return energy(fit(joules, hardware, 0, replace(RECIPE, power=NoPower)), test, train)
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,7 @@ VARIANTS: dict[str, Callable[[str, Rows, Rows, Rows], Array]] = {
     "campaigns share the rates of the scaffold": alone(replace(RECIPE, scaffold=OneCampaign)),
     "the learned part of time does not fade beyond the largest layer": not_fading,
     "trees alone, no scaffold of time": no_scaffold,
-    "no physical part of power": alone(replace(RECIPE, power=NoPower, taught=False)),
+    "no physical part of power": alone(replace(RECIPE, power=NoPower)),
     "not factored: energy as one number": unfactored,
     "no features of tiles and waves": alone(replace(RECIPE, unseen=QUANTISATION)),
     "monotone: fuller tiles never cost more": alone(

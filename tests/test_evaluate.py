@@ -80,7 +80,7 @@ def test_sizes_are_judged_on_layers_below_the_largest_fifth(device, monkeypatch)
 
 
 def test_the_split_family_needs_families(device, layers, model):
-    with pytest.raises(InputError, match="known networks"):
+    with pytest.raises(InputError, match="give layers that occur in networks of torchvision"):
         evaluate(model, device.measure(layers), splits=["family"])
 
 
@@ -165,6 +165,8 @@ def texts_and_images(layers, rows):
         ([("float32", (2, 3, 8, 8))], {"vision"}),
         ([("float16", (2, 8, 3, 9, 9))], {"vision"}),
         ([("int64", (2, 9)), ("bfloat16", (2, 3, 8, 8))], {"language", "vision"}),
+        ([("float32", (2, 4, 64, 64)), ("int64", (1,))], {"vision"}),  # a step of a denoising network is no token
+        ([("uint8", (2, 3, 8, 8))], {"other"}),
         ([("float32", (2, 80, 3000))], {"other"}),
         ([], {"other"}),
     ],
@@ -209,12 +211,17 @@ def test_splits_that_rows_do_not_allow_are_refused_and_not_feasible(device, laye
     tasks = layer_tasks(rows, networks)
     with pytest.raises(InputError, match="two tasks: those measured are all of other"):
         list(unseen_networks("task", rows, networks))
-    with pytest.raises(InputError, match="one task alone"):
+    with pytest.raises(InputError, match="of the task other: leaving it out leaves nothing"):
         list(folds("task", rows, tasks, 0))
     with pytest.raises(InputError, match="needs measured networks"):
         list(unseen_networks("network", rows, []))
-    with pytest.raises(InputError, match="not one of given, layer"):
-        list(folds("nothing", rows, None, 0))
+    with pytest.raises(InputError, match="task of at least 8 of these layers; give measured networks"):
+        list(folds("task", rows, {}, 0))
+    with pytest.raises(InputError, match="campaign of at least 8 of these layers; give rows of larger campaigns"):
+        list(folds("campaign", rows[:5], None, 0))
+    twice = [*rows, *device.measure(layers[:80], run="r2")]
+    with pytest.raises(InputError, match="every layer of these rows is of the campaign r1"):
+        list(folds("campaign", twice, None, 0))
     assert feasible("network", rows, None, networks) and not feasible("network", rows, None, [])
     assert not feasible("task", rows, tasks, networks) and not feasible("family", rows, None, networks)
     split = texts_and_images(layers, rows)
@@ -277,6 +284,16 @@ def test_measured_networks_are_traced_by_their_names(model, tmp_path):
     assert evaluate(model, [], [row]).scores == evaluate(model, [], [(row, traced)]).scores
     with pytest.raises(InputError, match="none of the rows is of a30"):
         evaluate(model, [], [replace(row, hardware="gtx1070")])
+
+
+def test_splits_are_checked_before_anything_is_trained(device, layers, model):
+    rows = device.measure(layers)
+    with pytest.raises(InputError, match="'bogus' is not one of given, layer"):
+        evaluate(model, [], passes(layers, rows), ["given", "bogus"])
+    for split in ("network", "task"):
+        for measured, networks in ((rows, []), ([], passes(layers, rows))):
+            with pytest.raises(InputError, match=f"'{split}' needs rows of layers and of whole networks"):
+                evaluate(model, measured, networks, [split])
 
 
 def test_foreign_rows_are_refused(device, layers, model):

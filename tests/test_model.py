@@ -13,6 +13,7 @@ from conftest import SyntheticDevice, draw_layers
 from torch import nn
 
 from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model, trace
+from wattlayer.calibration import calibrate
 from wattlayer.features import FEATURES_VERSION, Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.intervals import CLASSES, FADING_OCTAVES, NEVER_OCTAVES
@@ -264,10 +265,26 @@ def test_what_was_not_measured_is_told_at_the_rates_of_other_devices(device, lay
     assert not told.covered.any()
     alone = fit(merge(device.measure(relus)), "a30", 0, replace(RECIPE, taught=False))
     assert set(alone.scaffold.log_rates) < set(model.metadata.log_rates), "the same, and more"
-    assert all(model.metadata.log_rates[name] == row for name, row in alone.scaffold.log_rates.items())
+    measured = set(alone.scaffold.log_rates) - {"*"}
+    assert measured == {"group:elementwise", "cell:relu", "cell:relu@r1"}
+    assert all(model.metadata.log_rates[name] == alone.scaffold.log_rates[name] for name in measured)
+    host = RATES.index("host")
+    assert model.metadata.log_rates["*"][host] == alone.scaffold.log_rates["*"][host]
 
 
-def test_a_device_whose_class_has_no_other_is_taught_by_none():
+@pytest.mark.parametrize("name", ["xeon-gold-5120", "epyc-9654"])
+def test_one_other_device_or_none_teaches_nothing(name):
+    """The one processor that was measured ran on one of its cores: it is no rule for others."""
     relus = [x for x in draw_layers(90) if x.kind == "relu"]
-    assert teachers(find_hardware("xeon-gold-5120")) is None
-    assert EnergyModel.train(SyntheticDevice(hardware="xeon-gold-5120").measure(relus)).metadata.taught_by == ()
+    assert teachers(find_hardware(name)) is None
+    found = EnergyModel.train(SyntheticDevice(hardware=name).measure(relus)).metadata
+    assert found.taught_by == () and not any("matmul" in rates for rates in found.log_rates)
+
+
+def test_who_taught_is_kept_in_the_file_and_left_behind_at_calibration(device, layers, tmp_path):
+    model = EnergyModel.train(device.measure(layers), name="mine")
+    model.save(tmp_path / "mine.json")
+    loaded = EnergyModel.load(tmp_path / "mine.json")
+    assert loaded.metadata.taught_by == loaded.regressor.taught_by == teachers(find_hardware("a30")).hardware
+    moved = calibrate(loaded, SyntheticDevice(hardware="rtx2080ti").measure(layers[:30]))
+    assert moved.metadata.taught_by == moved.regressor.taught_by == ()

@@ -96,7 +96,7 @@ def _metadata(
         rows=len(chosen), layers=len(set(rows.layers)),
         kinds=tuple(sorted(adapted.kinds)), data_sha256=digest(chosen), runs=regressor.runs,
         run_power_shift=regressor.run_power_shift, consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w,
-        log_rates=regressor.scaffold.log_rates, support=adapted.support.points, seed=seed, basis="calibrated",
+        log_rates=regressor.scaffold.log_rates, support=adapted.support.points, seed=seed, basis="calibrated", taught_by=(),
         conformal=replace(conformal, widening=base.metadata.conformal.widening, never=base.metadata.conformal.never),
         source=f"{base.name} ({base.metadata.basis}), calibrated with {len(set(rows.layers))} layers of {regressor.hardware}",
     )  # fmt: skip
@@ -140,7 +140,7 @@ def adapt(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> _Adapte
     # trees carry over from device to device; neighbours' own measurements and the cliffs of one library do not
     time, power = Residual(base.regressor.time.trees), Residual(base.regressor.power.trees)
     moved = replace(
-        base.regressor, hardware=device.name, time=time, power=power, cliffs=NONE,
+        base.regressor, hardware=device.name, time=time, power=power, cliffs=NONE, taught_by=(),
         drawn=PowerScaffold(tuple(share * device.max_w), limit_w), runs=runs, run_power_shift=(0.0,) * len(runs),
         scaffold=base.regressor.scaffold.of_first_run(),
     )  # fmt: skip

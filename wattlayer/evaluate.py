@@ -24,7 +24,7 @@ from .labels import labels, networks_of
 from .layer import Layer
 from .model import EnergyModel
 from .predict import load_measured, trace_network
-from .splits import OF_NETWORKS, Groups, Networks, Unseen, folds, layer_tasks, unseen_networks
+from .splits import OF_NETWORKS, Groups, Networks, Unseen, check_splits, folds, layer_tasks, unseen_networks
 from .training import Rows, digest, merge, tell_launches
 
 if TYPE_CHECKING:
@@ -128,27 +128,27 @@ def evaluate(
     and `task` need `networks`. Every split but `given` trains the model's recipe anew on a part of the rows. Raises InputError
     where there is nothing to score, or a split cannot be made.
     """
+    check_splits(splits)
     measurements = [m for m in measurements if m.hardware == model.hardware]
     own = [m for m in labels(measurements) if m.layer is not None]
     named = [m for m in networks if isinstance(m, Measurement) and m.hardware == model.hardware]
     networks = [*traced_networks(named, progress), *(x for x in networks if not isinstance(x, Measurement))]
     if not own and not networks:
         raise InputError(f"none of the rows is of {model.hardware}, the hardware of model {model.name!r}")
+    if (anew := [x for x in splits if x in OF_NETWORKS]) and not (own and networks):
+        raise InputError(f"split {anew[0]!r} needs rows of layers and of whole networks: give both --layers and --networks")
     scores: list[Score] = []
     predicted: list[Predicted] = []
-    trained_on = bool(own) and digest(own) == model.metadata.data_sha256
     for split in (x for x in splits if own and x != "network"):
         progress(f"{split}: {model.hardware}")
         groups = layer_tasks(own, networks) if split == "task" else families
         answers = _answers(split, model, own, groups, baselines, seed, progress)
-        name = "training rows" if split == "given" and trained_on else split
+        name = "training rows" if split == "given" and digest(own) == model.metadata.data_sha256 else split
         for predictor, answer in answers.items():
             scores += _scores(name, model.hardware, predictor, answer, _noise_floor(own))
         predicted.append(_predicted(name, answers["wattlayer"]))
-    anew = [x for x in splits if x in OF_NETWORKS]
     if networks and ("given" in splits or not anew):
-        name = "training rows" if trained_on else "network"
-        scores += _network_scores(name, model.hardware, networks, "wattlayer", _priced(networks, model))
+        scores += _network_scores("network", model.hardware, networks, "wattlayer", _priced(networks, model))
     for split in anew:
         scores += _unseen_networks(split, model.hardware, measurements, networks, baselines, seed, progress)
     return Evaluation(model.name, model.sha256, tuple(scores), tuple(predicted))

@@ -67,6 +67,8 @@ class Regressor:
     run_power_shift: tuple[float, ...]
     """Log ratio of each campaign's board power to the first one's, below the power limit."""
     cliffs: Cliffs = NONE
+    taught_by: tuple[str, ...] = ()
+    """Other devices whose rates and watts stand in for groups of kinds that were not measured on this one."""
 
     def log_time_power(self, columns: Columns, kinds: frozenset[str], run: Array, beyond_octaves: Array) -> tuple[Array, Array]:
         """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer.
@@ -118,7 +120,7 @@ class Metadata:
     launches: Launches | None = None
     """What passes cost beside their kernels; None where all of it is assumed."""
     taught_by: tuple[str, ...] = ()
-    """Other devices whose rates and watts stand in for groups of kinds that were not measured here."""
+    """Those of the regressor."""
 
     @property
     def launches_or_assumed(self) -> Launches:
@@ -294,7 +296,8 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
         raise InputError(f"{path} is not a wattlayer model that this version can use ({why}): retrain it") from None
     scaffold = Scaffold(metadata.log_rates, metadata.runs)
     drawn = PowerScaffold(metadata.consumers_w, metadata.limit_w)
-    regressor = Regressor(metadata.hardware, scaffold, drawn, time, power, metadata.runs, metadata.run_power_shift, cliffs)
+    regressor = Regressor(metadata.hardware, scaffold, drawn, time, power, metadata.runs, metadata.run_power_shift, cliffs,
+                          metadata.taught_by)  # fmt: skip
     return EnergyModel(metadata, regressor, checksum(record))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .features import Array, Columns
 from .hardware import find_hardware
 from .power import CONSUMERS, START_FRAC, busy_frac, softmin
-from .scaffold import ALL_SD, RATES, START, Prior, Terms, cells, fit_levels, fit_rates, groups, per_layer, terms
+from .scaffold import ALL_SD, RATES, START, Prior, Scaffold, Terms, cells, fit_levels, fit_rates, groups, per_layer, terms
 from .training import Rows
 from .transfer import Lesson, launch_floor
 
@@ -65,10 +65,10 @@ class Sample:
 
 def learn(samples: Sequence[Sample]) -> Lesson:
     """Return the law under `samples`, one of each device."""
-    rates = _rates(samples)
+    rates = Scaffold({name: tuple(float(x) for x in row) for name, row in _rates(samples).items()})
     return Lesson(
         tuple(x.columns.hardware.name for x in samples),
-        {name: tuple(float(x) for x in row) for name, row in rates.items()},
+        rates.taught({}).log_rates,  # what none of them measured takes the middle of what they did
         tuple(float(x) for x in _consumers_frac(samples)),
     )
 

@@ -35,7 +35,7 @@ SHRINKAGE = 0.09
 WAKE_S = 10e-6
 """A device whose kernels are this short sleeps half of the time; of 2, 5, 10 and 20 µs what fits kinds left out best."""
 
-IDLE_FRAC = 1e-3
+UNUSED_FRAC = 1e-3
 """A part that no layer keeps busy for more than this share of its time was not measured."""
 
 _EXCHANGING = [GROUP_CODES[group] for group in ("norm", "softmax", "pooling", "reduction", "embedding")]
@@ -63,7 +63,7 @@ class PowerScaffold:
 
     def taught(self, consumers_w: Sequence[float], columns: Columns, time_s: Array) -> PowerScaffold:
         """Return these watts, with the `consumers_w` of other devices for parts that none of the measured layers kept busy."""
-        busy = busy_frac(columns, time_s).max(axis=0) > IDLE_FRAC
+        busy = busy_frac(columns, time_s).max(axis=0) > UNUSED_FRAC
         return replace(self, consumers_w=tuple(float(w) for w in np.where(busy, self.consumers_w, consumers_w)))
 
     @staticmethod

@@ -477,7 +477,8 @@ class Scaffold:
         values, weight, of_group = terms(columns), per_layer(layers), np.array(groups(columns))
         own = columns.of_kind(lambda x: x.kind) == kind
         learned = {lender for group in set(of_group[own]) for lender in lenders(group)} - {"*"}
-        rates = {name: row for name, row in self.log_rates.items() if not name.startswith("cell:") and name not in learned}
+        measured = {f"group:{group}" for group in set(of_group) if weight[of_group == group].sum() >= MIN_LAYERS - 1e-9}
+        rates = {name: row for name, row in self.log_rates.items() if name in measured - learned}
         rates["*"] = tuple(float(x) for x in _common(self.log_rates["*"][_AT["host"]]))
         for name in sorted(learned):
             others = (of_group == name.removeprefix("group:")) & ~own
@@ -497,9 +498,7 @@ class Scaffold:
         The search starts from the rates of `like` where it is given, which is faster.
         """
         values, target, weight = terms(columns), np.log(time_s), per_layer(layers)
-        of_cell, starts = np.array(cells(columns)), dict(like.log_rates) if like else {}
-        if like:
-            starts["*"] = tuple(_common(like.log_rates["*"][_AT["host"]]))
+        of_cell, starts = np.array(cells(columns)), like.log_rates if like else {}
         rates = fit_levels(values, np.array(groups(columns)), of_cell, target, lambda chosen: weight[chosen], starts)
         for code, name in enumerate(runs):
             for cell in sorted(set(of_cell[run == code])):

@@ -3,7 +3,7 @@
 From easy to honest: `layer` (grouped by distinct layer), `family` (a whole network family left out, with every layer that
 occurs in it), `campaign` (the same for a campaign, which in some tables is a network), `size` (trained on the smaller 80 %
 by FLOP), `network` (each network that was measured whole, with its layers and every pass of its name), `task` (trained on
-what occurs in vision networks alone, judged on language networks and their layers, and the other way round).
+rows of what occurs in vision networks alone, judged on language networks and their layers, and the other way round).
 """
 
 from __future__ import annotations
@@ -33,6 +33,13 @@ MIN_GROUP_LAYERS = 8
 LANGUAGE, VISION, OTHER = "language", "vision", "other"
 GENERATING = "llm:"
 """What the sources of layers begin with that a campaign took from language models by their sizes alone."""
+
+_NEEDS = {
+    "family": "give layers that occur in networks of torchvision",
+    "campaign": "give rows of larger campaigns",
+    "task": "give measured networks that they occur in (--networks)",
+}
+"""What a split that leaves groups out asks for where there is none."""
 
 Groups = Mapping[Layer, frozenset[str]]
 """The network families, campaigns or tasks that a `configuration` occurs in."""
@@ -68,6 +75,13 @@ def configuration(layer: Layer) -> Layer:
     return replace(layer, arguments=arguments).with_tf32("none")
 
 
+def check_splits(splits: Iterable[str]) -> None:
+    """Raise InputError for a name that is no split."""
+    for split in splits:
+        if split not in SPLITS:
+            raise InputError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+
+
 def folds(split: str, own: Sequence[Measurement], groups: Groups | None, seed: int) -> Iterator[Fold]:
     """Yield what the rows of layers `own` are parted into; raise InputError where a split cannot be made.
 
@@ -86,11 +100,10 @@ def folds(split: str, own: Sequence[Measurement], groups: Groups | None, seed: i
         yield from _left_out(split, own, groups)
     elif split == "campaign":
         yield from _left_out(split, own, _campaigns(own))
-    elif split == "task":
+    else:
+        assert split == "task", split
         # what occurs in no network was drawn from those of all tasks, and would tell of the one that is left out
         yield from _left_out(split, [m for m in own if m.layer is not None and groups.get(configuration(m.layer))], groups)
-    else:
-        raise InputError(f"split {split!r} is not one of {', '.join(SPLITS)}")
 
 
 def _fold(name: str, own: Sequence[Measurement], out: set[Layer]) -> Fold:
@@ -108,11 +121,11 @@ def _left_out(split: str, own: Sequence[Measurement], groups: Groups) -> Iterato
             members[name].add(layer)
     chosen = {name: out for name, out in sorted(members.items()) if len(out) >= MIN_GROUP_LAYERS}
     if not chosen:
-        raise InputError(f"the split {split!r} needs layers that occur in known networks; too few of these rows do")
+        raise InputError(f"the split {split!r} needs a {split} of at least {MIN_GROUP_LAYERS} of these layers; {_NEEDS[split]}")
     for name, out in chosen.items():
         fold = _fold(name, own, out)
         if not fold.inside:
-            raise InputError(f"these rows are of one {split} alone: leaving it out leaves nothing to train on")
+            raise InputError(f"every layer of these rows is of the {split} {name}: leaving it out leaves nothing to train on")
         yield fold
 
 
@@ -136,8 +149,8 @@ def feasible(split: str, own: Sequence[Measurement], groups: Groups | None, netw
 
 
 def tasks_of(trace: Trace) -> frozenset[str]:
-    """Return what a network is for, by its inputs: token ids are language, images vision."""
-    language = any("int" in x.dtype for x in trace.inputs)
+    """Return what a network is for by its inputs: language by token ids [batch, tokens], vision by images, "other" by neither."""
+    language = any(x.dtype in ("int32", "int64") and len(x.shape) >= 2 for x in trace.inputs)
     vision = any("float" in x.dtype and len(x.shape) >= 4 for x in trace.inputs)
     return frozenset(name for name, given in ((LANGUAGE, language), (VISION, vision)) if given) or frozenset({OTHER})
 

@@ -111,14 +111,13 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
     columns = Columns(rows.layers, find_hardware(chosen[0].hardware))
     regressor = fit(rows, columns.hardware.name, seed)
     conformal = _conformal(rows, columns, seed, regressor)
-    law = teachers(columns.hardware)
     metadata = Metadata(
         name=name or regressor.hardware, hardware=regressor.hardware, features=FEATURES_VERSION, feature_names=MODEL_FEATURES,
         rows=len(chosen), layers=len(set(rows.layers)), kinds=tuple(sorted({x.kind for x in rows.layers})),
         data_sha256=digest(chosen), source=source, runs=regressor.runs, run_power_shift=regressor.run_power_shift,
         consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w, log_rates=regressor.scaffold.log_rates,
         support=Support.of(columns).points, conformal=conformal, seed=seed,
-        taught_by=law.hardware if law else (),
+        taught_by=regressor.taught_by,
     )  # fmt: skip
     return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
 
@@ -182,8 +181,10 @@ def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE, like: Reg
     code = np.array([float(runs.index(run)) for run in rows.runs])
     law = teachers(columns.hardware) if recipe.taught else None
     scaffold = recipe.scaffold.fit(rows.layers, columns, rows.time_s, runs, code, like.scaffold if like else None)
+    fitted = set(scaffold.log_rates)
     if recipe.taught:
         scaffold = scaffold.taught(law.log_rates if law else {})
+    taught_by = law.hardware if law and set(scaffold.log_rates) > fitted else ()
     scaffold_s = scaffold.time_s(columns, code)
     log_time = np.log(rows.time_s / scaffold_s)
     table = model_features(columns, scaffold_s, code)
@@ -199,7 +200,7 @@ def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE, like: Reg
     time = learn(table, log_time, seed, recipe, like.time.neighbours if like else None)
     wide = np.column_stack([table, np.log2(physical_w)])
     power = learn(wide, np.log(rows.power_w / physical_w), seed, recipe, like.power.neighbours if like else None)
-    return Regressor(hardware, scaffold, drawn, time, power, runs, tuple(float(x) for x in shift), cliffs)
+    return Regressor(hardware, scaffold, drawn, time, power, runs, tuple(float(x) for x in shift), cliffs, taught_by)
 
 
 def _runs(rows: Rows) -> tuple[str, ...]:

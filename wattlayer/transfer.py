@@ -34,6 +34,10 @@ mean 3.4), whose peak rates differ by 8 (PaddlePaddle, "float16 benchmark", 2018
 MODULE_W = 60.0
 """GPUs limited to this or less share memory and clocks with a small host: they learn from each other and not from boards."""
 
+MIN_TEACHERS = 2
+"""One other device may be anything: the only processor that was measured ran on one of its 28 cores. What is measured nowhere is
+then better told by what was measured here."""
+
 LN2 = float(np.log(2.0))
 RUN = "data sheet"
 NO_HOST = -10.0
@@ -204,9 +208,13 @@ def read_learned() -> dict[str, Any]:
 
 
 def teachers(device: Hardware) -> Lesson | None:
-    """Return what other measured devices of its class teach of `device`; None where there is none. Raises as `read_learned`."""
+    """Return what other measured devices of its class teach of `device`; None where there are fewer than `MIN_TEACHERS`.
+
+    Raises InputError as `read_learned`.
+    """
     classes = read_learned()["classes"]
-    return Learned.from_json(classes[device_class(device)]).lesson(device) if device_class(device) in classes else None
+    lesson = Learned.from_json(classes[device_class(device)]).lesson(device) if device_class(device) in classes else None
+    return lesson if lesson and len(lesson.hardware) >= MIN_TEACHERS else None
 
 
 def from_data_sheet(name: str, looped: bool = False) -> EnergyModel:

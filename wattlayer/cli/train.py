@@ -97,7 +97,7 @@ def evaluate(
     from ..labels import labels
     from ..model import load_model
     from ..report import evaluation_table
-    from ..splits import OF_NETWORKS, configuration
+    from ..splits import configuration
 
     written_as(format, Format.table, Format.json)
     if not layers and not networks:
@@ -115,8 +115,6 @@ def evaluate(
             networks or [], skip_bad_rows, lambda m: m.network and m.hardware == loaded.hardware and tracer(m)
         )
         measured = traced_networks([m for m in passes if m.hardware == loaded.hardware], tracer=tracer)
-    if wanted := [x for x in split or [] if x in OF_NETWORKS and not (rows and measured)]:
-        raise InputError(f"split {wanted[0]!r} needs rows of layers and of whole networks: give both --layers and --networks")
     known: dict[Any, frozenset[str]] = {}
     if rows and (split is None or "family" in split):
         from ..adapters.families import families_of
