@@ -95,8 +95,8 @@ def _networks(scores: Sequence[Score]) -> list[str]:
     ]
     told = (
         "Energy of a whole forward pass. An unseen network is told without the rows of its own layers and every pass of its "
-        "name, an unseen task from what occurs in networks of other tasks alone. Baselines are sums over layers: none knows "
-        "of a host."
+        "name, an unseen task from rows of what occurs in networks of other tasks alone, groups of kinds that these lack from "
+        "what other devices teach. Those called `network` were all told. Baselines are sums over layers: none knows of a host."
     )
     return ["", "### Whole networks", "", told, "", *head, *rows] if rows else []
 
