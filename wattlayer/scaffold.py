@@ -454,16 +454,18 @@ class Scaffold:
 
     def taught(self, law: Mapping[str, Sequence[float]]) -> Scaffold:
         """Return this scaffold with rates for groups of which none was measured here: those that other devices have in common
-        by their `law`, else, under "*", what this device's own groups show, in the middle of those that tell of a rate.
+        by their `law`, else, under "*", what this device's own groups show: in the middle of those that tell of a rate, where
+        these are of two kinds or more (convolutions alone say little of a norm).
 
         How long a kernel takes to be issued and to start is the device's own in both.
         """
         own = _common(self.log_rates["*"][_AT["host"]])
-        groups = np.array([row for name, row in self.log_rates.items() if name.startswith("group:")]).reshape(-1, len(RATES))
-        telling = np.abs(groups - own) > _MOVED
-        telling[:, _AT["host"]] = False
-        for i in np.flatnonzero(telling.any(axis=0)):
-            own[i] = np.median(groups[telling[:, i], i])
+        names = [name for name in self.log_rates if name.startswith("group:")]
+        groups, wide = np.array([self.log_rates[x] for x in names]), np.array([x.partition("/")[0] for x in names])
+        for i in (i for i in range(len(RATES)) if names and i != _AT["host"]):
+            telling = np.abs(groups[:, i] - own[i]) > _MOVED
+            if len(set(wide[telling])) > 1:
+                own[i] = np.median(groups[telling, i])
         rates = {**self.log_rates, "*": tuple(own.tolist())}
         for name, row in law.items():
             level, _, rest = name.partition(":")
