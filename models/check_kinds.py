@@ -1,8 +1,9 @@
 """How well is a kind told that a device never showed? `python models/check_kinds.py PATH_TO_TABLES`.
 
-Each kind of at least five layers is left out in turn and told by physics alone, fitted to all others of its device: with what
-other devices teach of groups that are then unmeasured, and without. Prints the mean over kinds, and over their rows, of mean
-absolute log errors of energy. That a device keeps its own host and latency was chosen by these figures.
+Each kind of at least five layers is left out in turn and told by physics alone, fitted to all others of its device: groups that
+are then unmeasured from the common start ("alone"), and by other devices or the device's own groups ("taught"). Prints the mean
+over kinds, and over their rows, of mean absolute log errors of energy. That a device keeps its own host and latency, and which
+of its groups tell, was chosen by these figures.
 """
 
 from __future__ import annotations

@@ -209,9 +209,9 @@ def test_splits_that_rows_do_not_allow_are_refused_and_not_feasible(device, laye
     rows = device.measure(layers[:80])
     networks = passes(layers, rows)  # of floats without images: all of one task
     tasks = layer_tasks(rows, networks)
-    with pytest.raises(InputError, match="two tasks: those measured are all of other"):
+    with pytest.raises(InputError, match="two tasks: these are all of other; measure one of another"):
         list(unseen_networks("task", rows, networks))
-    with pytest.raises(InputError, match="of the task other: leaving it out leaves nothing"):
+    with pytest.raises(InputError, match="of the task other: leaving it out leaves none to train on; add others"):
         list(folds("task", rows, tasks, 0))
     with pytest.raises(InputError, match="needs measured networks"):
         list(unseen_networks("network", rows, []))

@@ -96,7 +96,8 @@ def _metadata(
         rows=len(chosen), layers=len(set(rows.layers)),
         kinds=tuple(sorted(adapted.kinds)), data_sha256=digest(chosen), runs=regressor.runs,
         run_power_shift=regressor.run_power_shift, consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w,
-        log_rates=regressor.scaffold.log_rates, support=adapted.support.points, seed=seed, basis="calibrated", taught_by=(),
+        log_rates=regressor.scaffold.log_rates, support=adapted.support.points, seed=seed, basis="calibrated",
+        taught_by=regressor.taught_by,
         conformal=replace(conformal, widening=base.metadata.conformal.widening, never=base.metadata.conformal.never),
         source=f"{base.name} ({base.metadata.basis}), calibrated with {len(set(rows.layers))} layers of {regressor.hardware}",
     )  # fmt: skip

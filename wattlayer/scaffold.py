@@ -184,6 +184,12 @@ def group_of_cell(cell: str) -> str:
     return (kind.group if kind else "other") + group_suffix(f"/{suffix}")
 
 
+def group_of(name: str) -> str:
+    """Return the group that rates belong to, by their name: that of a cell ("cell:…") or of a group ("group:…")."""
+    level, _, own = name.partition(":")
+    return group_of_cell(own) if level == "cell" else own
+
+
 _OF_GROUP = np.array([group_suffix(x) for x in _SUFFIXES], dtype=object)
 
 
@@ -461,16 +467,15 @@ class Scaffold:
         """
         own = _common(self.log_rates["*"][_AT["host"]])
         names = [name for name in self.log_rates if name.startswith("group:")]
-        groups, wide = np.array([self.log_rates[x] for x in names]), np.array([x.partition("/")[0] for x in names])
-        for i in (i for i in range(len(RATES)) if names and i != _AT["host"]):
-            telling = np.abs(groups[:, i] - own[i]) > _MOVED
-            if len(set(wide[telling])) > 1:
-                own[i] = np.median(groups[telling, i])
+        groups = np.array([self.log_rates[name] for name in names]).reshape(-1, len(RATES))
+        wide, telling = np.array([name.partition("/")[0] for name in names]), np.abs(groups - own) > _MOVED
+        telling[:, _AT["host"]] = False
+        for i, its in enumerate(telling.T):
+            if len(set(wide[its])) > 1:
+                own[i] = np.median(groups[its, i])
         rates = {**self.log_rates, "*": tuple(own.tolist())}
         for name, row in law.items():
-            level, _, rest = name.partition(":")
-            group = group_of_cell(rest) if level == "cell" else rest
-            if name != "*" and next(x for x in lenders(group) if x in self.log_rates) == "*":
+            if name != "*" and next(x for x in lenders(group_of(name)) if x in self.log_rates) == "*":
                 rates[name] = tuple(np.where(_STARTING, own, row).tolist())
         return replace(self, log_rates=rates)
 
@@ -513,7 +518,6 @@ class Scaffold:
 
 _MOVED = 0.1
 """A log rate that lies no farther from `START` than this was hardly told by the layers of its group."""
-
 
 _STARTING = np.isin(RATES, ("host", "latency"))
 

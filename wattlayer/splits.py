@@ -125,7 +125,9 @@ def _left_out(split: str, own: Sequence[Measurement], groups: Groups) -> Iterato
     for name, out in chosen.items():
         fold = _fold(name, own, out)
         if not fold.inside:
-            raise InputError(f"every layer of these rows is of the {split} {name}: leaving it out leaves nothing to train on")
+            raise InputError(
+                f"every layer of these rows is of the {split} {name}: leaving it out leaves none to train on; add others"
+            )
         yield fold
 
 
@@ -175,12 +177,12 @@ def unseen_networks(split: str, measurements: Sequence[Measurement], networks: N
     Raises InputError without networks, or where these are all of one task.
     """
     if not networks:
-        raise InputError(f"the split {split!r} needs measured networks beside layers")
+        raise InputError(f"the split {split!r} needs measured networks beside layers (--networks)")
     layers = [m for m in measurements if m.layer is not None]
     names = [frozenset({str(m.network)}) if split == "network" else tasks_of(trace) for m, trace in networks]
     every = sorted(frozenset[str]().union(*names))
     if split == "task" and len(every) < 2:
-        raise InputError(f"the split 'task' needs networks of two tasks: those measured are all of {every[0]}")
+        raise InputError(f"the split 'task' needs networks of two tasks: these are all of {every[0]}; measure one of another")
     tasks = layer_tasks(layers, networks)
     for name in every:
         own, known = ([pair for pair, its in zip(networks, names) if (name in its) is same] for same in (True, False))

@@ -24,7 +24,7 @@ from .launches import Launches
 from .model import EnergyModel, Metadata, Regressor, checksum, models_folder, payload
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual
-from .scaffold import BLOCKS, LAUNCH_S, RATES, Scaffold, group_of_cell, lenders
+from .scaffold import BLOCKS, LAUNCH_S, RATES, Scaffold, group_of, lenders
 
 TENSOR_CORE_FRAC = 3.4 / 8.0
 """Share of their peak, relative to the vector units' own share, that tensor cores reach on convolutions where no source has them:
@@ -108,8 +108,7 @@ def device_class(device: Hardware) -> str:
 
 
 def _is_convolution(name: str) -> bool:
-    level, _, rest = name.partition(":")
-    return name != "*" and (group_of_cell(rest) if level == "cell" else rest) == "conv"
+    return group_of(name) == "conv"
 
 
 def launch_floor(device: Hardware) -> float | None:
