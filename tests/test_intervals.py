@@ -53,7 +53,7 @@ def at(distance: np.ndarray, beyond: float | np.ndarray = 0.0, time_s: float | n
 
 
 def fit(error: np.ndarray, groups: list[str], distance: np.ndarray) -> Conformal:
-    return Conformal.fit(error, groups, distance, np.arange(len(error)) % 8)
+    return Conformal.fit(error, groups, distance, 0.0)
 
 
 # --- coverage
@@ -115,9 +115,7 @@ def test_widths_grow_by_the_factor_of_their_class():
 
 def test_kinds_left_out_whole_do_not_widen_what_is_far():
     error, distance = errors(4000, 6)
-    own = Conformal.fit(
-        np.append(error, [5.0] * 1000), ["conv"] * 5000, np.append(distance, [NEVER_OCTAVES] * 1000), np.arange(5000), 2.5
-    )
+    own = Conformal.fit(np.append(error, [5.0] * 1000), ["conv"] * 5000, np.append(distance, [NEVER_OCTAVES] * 1000), 0.0, 2.5)
     assert own.widening == fit(error, ["conv"] * 4000, distance).widening and own.never == 2.5
 
 
@@ -313,6 +311,26 @@ def test_correlation_of_known_cases():
     assert correlation(own, blocks) < 0.05
     assert correlation(shared + own, blocks) == pytest.approx(0.5, abs=0.15)
     assert correlation(np.tile([1.0, -1.0], 20), np.repeat(np.arange(20), 2)) == 0.0
+
+
+def test_layers_are_alike_that_were_left_out_together_and_are_of_one_group():
+    """Two groups in every block err each to their own side: blocks alone show nothing of it."""
+    rng = np.random.default_rng(0)
+    blocks, groups = np.repeat(np.arange(20), 40), np.tile(["conv", "norm"], 400)
+    side = {(b, g): x for b in range(20) for g, x in zip(("conv", "norm"), rng.standard_normal(2))}
+    error = np.array([side[b, g] for b, g in zip(blocks, groups)]) + rng.standard_normal(800)
+    assert correlation(error, blocks, groups) == pytest.approx(0.5, abs=0.15)
+    assert correlation(error, blocks) < correlation(error, blocks, groups) - 0.1
+
+
+def test_classes_of_very_unequal_size_do_not_make_errors_look_alike():
+    """Means of two layers scatter more than those of two hundred, whatever they have in common."""
+    rng = np.random.default_rng(0)
+    blocks = np.concatenate([np.repeat(np.arange(5), 200), np.repeat(np.arange(5, 105), 2)])
+    told = [correlation(rng.standard_normal(1200), blocks) for _ in range(20)]
+    assert np.mean(told) < 0.02
+    shared = [correlation(rng.standard_normal(105)[blocks] + rng.standard_normal(1200), blocks) for _ in range(20)]
+    assert np.mean(shared) == pytest.approx(0.5, abs=0.1)
 
 
 def test_correlation_is_taken_as_full_where_nothing_can_be_said():

@@ -18,7 +18,7 @@ from .cliffs import NONE
 from .dataset import Measurement
 from .features import Array, Columns
 from .hardware import Hardware, find_hardware
-from .intervals import Conformal, Support
+from .intervals import Conformal, Support, correlation
 from .labels import looped
 from .model import EnergyModel, Metadata, Regressor, checksum, load_model, payload
 from .power import PowerScaffold
@@ -66,7 +66,8 @@ def calibrate(
     chosen = of_one_device(measurements, hardware, MIN_LAYERS, "calibrate with")
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
     error, adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
-    conformal = Conformal.fit(error, [x.group for x in rows.layers], np.zeros(len(error)), _folds(rows, seed))
+    groups = [x.group for x in rows.layers]
+    conformal = Conformal.fit(error, groups, np.zeros(len(error)), correlation(error, _folds(rows, seed), groups))
     metadata = replace(
         _metadata(base, adapted, chosen, rows, conformal, name, seed),
         left_out_mdape_frac=float(np.median(np.abs(np.expm1(error)))),

@@ -190,9 +190,9 @@ class Conformal:
 
     @staticmethod
     def fit(
-        error: Array, groups: Sequence[str], distance_octaves: Array, blocks: NDArray[np.int64], never: float = ASSUMED_NEVER
+        error: Array, groups: Sequence[str], distance_octaves: Array, common: float, never: float = ASSUMED_NEVER
     ) -> Conformal:  # fmt: skip
-        """Calibrate on out-of-fold log errors [n], their groups, distances and the blocks they were left out in.
+        """Calibrate on out-of-fold log errors [n], their groups and distances, and the `common` share of their variance.
 
         Kinds that were left out whole are told by `never` alone.
         """
@@ -211,7 +211,7 @@ class Conformal:
         # groups with little near take what lies farther as well, scaled back
         every = _by_group(size / np.array(widening)[step], names)
         few = [name for name in every if name != "*" and np.count_nonzero(near & (names == name)) < PRIOR]
-        return Conformal(quantiles | {name: every[name] for name in few}, tuple(widening), never, correlation(error, blocks))
+        return Conformal(quantiles | {name: every[name] for name in few}, tuple(widening), never, common)
 
 
 def _step(distance_octaves: Array) -> NDArray[np.intp]:
@@ -253,16 +253,22 @@ def _quantile(scores: Array) -> float:
     return float(np.sort(scores)[rank - 1])
 
 
-def correlation(error: Array, blocks: NDArray[np.int64]) -> float:
-    """Intra-class correlation of errors by block (one-way analysis of variance), between 0 and 1."""
-    members = [error[blocks == b] for b in np.unique(blocks)]
-    members = [m for m in members if len(m) > 1]
-    if len(members) < 2:
+def correlation(error: Array, *names: Sequence[Any] | NDArray[Any]) -> float:
+    """Intra-class correlation, between 0 and 1, of errors [n] alike in all of `names` ([n] each); 1 where it cannot be told.
+
+    One-way analysis of variance with classes of unequal size (Donner, A review of inference procedures for the intraclass
+    correlation coefficient in the one-way random effects model, International Statistical Review 54, 1986).
+    """
+    code = np.unique(np.column_stack([np.array(x).astype(str) for x in names]), axis=0, return_inverse=True)[1].ravel()
+    size = np.bincount(code)
+    n, classes = len(error), len(size)
+    if classes < 2 or n == classes:
         return 1.0
-    size = float(np.mean([len(m) for m in members]))
-    between = size * float(np.var([m.mean() for m in members], ddof=1))
-    within = float(np.mean([m.var(ddof=1) for m in members]))
-    return float(np.clip((between - within) / max(between + (size - 1) * within, 1e-12), 0.0, 1.0))
+    mean = np.bincount(code, weights=error) / size
+    between = float((size * (mean - error.mean()) ** 2).sum()) / (classes - 1)
+    within = float(((error - mean[code]) ** 2).sum()) / (n - classes)
+    typical = (n - float((size**2).sum()) / n) / (classes - 1)
+    return float(np.clip((between - within) / max(between + (typical - 1) * within, 1e-12), 0.0, 1.0))
 
 
 def total_half_width(energy_j: Array, half_width: Array, correlation: float) -> float:

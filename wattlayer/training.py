@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -260,8 +260,9 @@ def _conformal(rows: Rows, columns: Columns, seed: int, whole: Regressor) -> Con
     # a layer whose like are all left out tells of what is far; its nearest neighbours lie at the block's edge
     told = ~largest & (~alike | (distance > EXTRAPOLATED_OCTAVES))
     never = never_half_width(_kinds_left_out(rows, columns, whole))
-    conformal = Conformal.fit(error[told], groups[told].tolist(), distance[told], block[told], never)
-    conformal = replace(conformal, correlation=correlation(error[alike], block[alike]))
+    # a network repeats layers of one group and about one size: what such have in common stays in its sum
+    common = correlation(error[alike], block[alike], groups[alike])
+    conformal = Conformal.fit(error[told], groups[told].tolist(), distance[told], common, never)
     told |= largest
     return conformal.parted(error[told], groups[told].tolist(), where.take(told), float(np.median(rows.time_s)))
 

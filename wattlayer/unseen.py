@@ -7,6 +7,7 @@ device that is judged; the intervals of a left-out device come from leaving out 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from .dataset import Measurement
 from .errors import InputError
 from .features import FEATURES_VERSION, Array, Columns
 from .hardware import find_hardware
-from .intervals import LEVEL, correlation
+from .intervals import LEVEL
 from .labels import looped
 from .layer import Layer
 from .model import EnergyModel
@@ -73,7 +74,7 @@ def interval_of(samples: Mapping[str, Sample], lessons: Mapping[str, Lesson]) ->
     Devices and not rows are the sample here, and with k of them no finite interval is sure to hold for `LEVEL` of further
     devices while k < 9; the widest is the most that they can say. One device alone says nothing: its interval is a factor of 4.
     Layers of one group err alike on one device: what they have in common stays in the sum over a network, which has few groups.
-    For that groups on devices are the sample.
+    For that groups on devices are the sample, each of which counts once, however many of its layers were measured.
     """
     judged = {name: sample for name, sample in samples.items() if name in lessons}
     if len(judged) < 2:
@@ -85,8 +86,12 @@ def interval_of(samples: Mapping[str, Sample], lessons: Mapping[str, Lesson]) ->
         off = [abs(own - lessons[name].log_rates["*"][RATES.index("host")]) for name, own in hosts.items()]
         host_spread = float(np.expm1(max(off)))
     half_width = max(float(np.quantile(np.abs(e), LEVEL)) for e in errors)
-    alike = np.array([f"{name} {layer.group}" for name, sample in judged.items() for layer in sample.rows.layers])
-    shared = correlation(np.concatenate(errors), np.unique(alike, return_inverse=True)[1])
+    alike: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for (name, sample), own in zip(judged.items(), errors):
+        for layer, error in zip(sample.rows.layers, own.tolist()):
+            alike[name, layer.group].append(error)
+    between = float(np.var([np.mean(x) for x in alike.values()]))
+    shared = between / max(between + float(np.mean([np.var(x) for x in alike.values()])), 1e-12)
     return Interval(half_width / LN2, shared, host_spread)
 
 
