@@ -200,7 +200,8 @@ def accuracy_table() -> str:
     for name in RECIPES:
         scores = json.loads((FOLDER / "evaluations" / f"{name}.json").read_text())["scores"]
         found = {(s["split"], s["predictor"]): s for s in scores if s["subset"] == "all" and s["unit"] == "layer"}
-        passes = {s["subset"]: s for s in scores if s["split"] == "unseen network" and s["predictor"] == "wattlayer"}
+        whole_passes = [s for s in scores if s["unit"] == "network" and s["predictor"] == "wattlayer"]
+        passes = {s["subset"]: s for s in whole_passes if s["split"] == "network"}
         whole = found.get(("family", "wattlayer")) or found.get(("campaign", "wattlayer"))
         inside = [s["coverage_frac"] for s in (found["layer", "wattlayer"], whole, found["size", "wattlayer"]) if s]
         cells = (

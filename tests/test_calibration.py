@@ -244,7 +244,7 @@ def test_trained_once_it_is_found_by_name_and_checked_on_networks(run, home, poo
     assert (code, err) == (0, "") and path.is_file()
     assert "whole networks measured there" in out and "network" in out
     shown = json.loads(run("hardware", "rtx3090", "--json")[1])
-    assert shown["basis"] == "measured" and shown["figures"][0]["split"] == "network"
+    assert shown["basis"] == "measured" and shown["figures"][0]["split"] == "given"
     assert shown["figures"][0]["rows"] == 1 and shown["figures"][0]["mdape_frac"] > 0
     assert "of a measured model: 60 rows of 60 layers" in run("hardware", "rtx3090")[1]
 

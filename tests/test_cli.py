@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -190,6 +192,66 @@ def test_a_full_disk_behind_stdout_ends_in_one_line(network):
         command = [sys.executable, "-c", "from wattlayer.cli import main; main()", "predict", network, "--input", "4x3x64x64"]
         done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     one_line((done.returncode, "", done.stderr), "the result cannot be written")
+
+
+def started(network, *words, redirected="", **environment):
+    """Run the command in a shell of its own, with its streams `redirected`."""
+    command = shlex.join([sys.executable, "-c", "from wattlayer.cli import main; main()", *map(str, words)])
+    variables = os.environ | environment
+    return subprocess.run(f"{command} {redirected}", check=False, shell=True, capture_output=True, timeout=120, env=variables)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_console_that_lacks_a_character_gets_the_rest(network, encoding):
+    done = started(network, "predict", network, "--input", "4x3x64x64", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, b"") and b"costliest" in done.stdout and b"?" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "redirected", "code", "said"),
+    [
+        (["--input", "4x3x64x64"], "2>&-", 0, ""),
+        (["--input", "4x3x64x64"], ">&-", 2, "there is no standard output: give --output FILE"),
+        (["--input", "4x3x64x64", "--output", "out.txt"], ">&- 2>&-", 0, ""),
+        (["--batch", "0"], "2>/dev/full", 2, ""),
+    ],
+)
+def test_a_closed_stream_does_not_end_a_command(network, tmp_path, monkeypatch, words, redirected, code, said):
+    monkeypatch.chdir(tmp_path)
+    done = started(network, "predict", network, *words, redirected=redirected)
+    assert done.returncode == code and said in done.stderr.decode() and b"Traceback" not in done.stderr
+    assert bool(done.stdout) == (redirected == "2>&-") and Path("out.txt").exists() == ("out.txt" in words)
+
+
+def test_measurements_are_not_written_over(run, tmp_path, device, layers):
+    rows, table, image = tmp_path / "rows.jsonl", tmp_path / "rows.csv", tmp_path / "link.jsonl"
+    write_measurements(rows, device.measure(layers[:60]))
+    table.write_text(HEADER + ROW.format(energy="1e-3"))
+    image.symlink_to(rows)
+    before = rows.read_bytes(), table.read_bytes()
+    for output in (rows, image):
+        for words in (["train", rows], ["calibrate", "a30", rows], ["evaluate", "a30", "--layers", rows]):
+            one_line(run(*words, "--output", output), "is a file that is read: name another")
+    one_line(run("import", table, "--output", table), "is a file that is read: name another")
+    assert (rows.read_bytes(), table.read_bytes()) == before
+
+
+def test_rows_of_somebody_else_run_no_code_where_that_is_asked(run, measured_networks):
+    one_line(
+        run("evaluate", "a30", "--networks", measured_networks, "--no-run-code"), "line 2", "is Python code that measured rows"
+    )
+
+
+@pytest.mark.parametrize("words", [["train"], ["calibrate", "a30"], ["evaluate", "a30", "--layers"]])
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_seeds_out_of_range_end_in_one_line(run, tmp_path, device, layers, words, seed):
+    write_measurements(tmp_path / "rows.jsonl", device.measure(layers[:60]))
+    one_line(run(*words, tmp_path / "rows.jsonl", "--seed", seed), "--seed")
+
+
+@pytest.mark.parametrize("words", [["advise", "--batch"], ["whatif", "--dtype", "float16", "--from-batch"]])
+def test_two_batches_are_refused_everywhere(run, network, words):
+    one_line(run(words[0], network, "--input", "8x3x64x64", *words[1:], "4"), "8x3x64x64 says the batch", "batch 4 out")
 
 
 def test_what_a_network_prints_is_no_result(run, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import wattlayer as wl
-from wattlayer.estimate import GAPS
+from wattlayer.estimate import GAPS, estimate_energies_j
 from wattlayer.features import Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.launches import ASSUMED_HOST_S, Launches, wait_s
@@ -73,6 +73,15 @@ def test_many_give_the_same_numbers_as_one_by_one(traced, model):
     together = wl.estimate_many([traced, other], model)
     for trace, e in zip((traced, other), together):
         assert np.allclose(e.layer_energy_j, wl.estimate(trace, model).layer_energy_j, rtol=1e-6)
+
+
+def test_a_network_without_layers_is_refused_among_others_too(traced, model):
+    """In a search a candidate of no joules would win."""
+    empty = wl.trace(nn.Identity(), torch.empty(2, 4))
+    for ask in (wl.estimate_many, estimate_energies_j):
+        with pytest.raises(wl.InputError, match="Identity has no layer to estimate"):
+            ask([traced, empty], model)
+        assert len(ask([], model)) == 0
 
 
 def test_eager_mode_adds_the_gaps_that_the_host_leaves(traced, model):

@@ -16,7 +16,7 @@ from torch import nn
 import wattlayer as wl
 from wattlayer.baselines import BASELINES
 from wattlayer.errors import InputError
-from wattlayer.evaluate import errors, evaluate
+from wattlayer.evaluate import Tracer, errors, evaluate, traced_networks
 from wattlayer.intervals import CLASSES
 from wattlayer.launches import wait_s
 from wattlayer.layer import Operand
@@ -145,7 +145,7 @@ def test_a_network_unseen_is_judged_without_its_layers_and_without_its_passes(de
     rows = device.measure(layers[:80])
     scores = [x for x in evaluate(model, rows, passes(layers, rows), ["network"], baselines=False).scores if x.unit == "network"]
     assert [(x.split, x.subset, x.rows) for x in scores] == [
-        ("unseen network", "all", 8), ("unseen network", "eager", 4), ("unseen network", "graph", 4)
+        ("network", "all", 8), ("network", "eager", 4), ("network", "graph", 4)
     ]  # fmt: skip
     assert 0 < scores[2].mdape_frac < 0.5  # its own layers are unseen
     assert scores[1].time_mdape_frac < 0.1  # the host decides, and the others told of it
@@ -237,14 +237,14 @@ def test_networks_of_an_unseen_task_are_judged_beside_sums_of_the_baselines(devi
     found = evaluate(model, rows, networks, ["task"])
     ours = [x for x in found.scores if x.unit == "network" and x.predictor == "wattlayer"]
     assert [(x.split, x.subset, x.rows) for x in ours] == [
-        ("unseen task", "all", 8), ("unseen task", "eager", 4), ("unseen task", "graph", 4)
+        ("task", "all", 8), ("task", "eager", 4), ("task", "graph", 4)
     ]  # fmt: skip
     assert found.find("task").rows == 60
     (part,) = (x for x in unseen_networks("task", rows, networks) if x.name == "vision")
     train = merge(part.rows)
     graphs = [(m, trace) for m, trace in networks if m.mode == "graph"]
     for name, predict in BASELINES.items():
-        score = found.find("unseen task", name, "graph", "network")
+        score = found.find("task", name, "graph", "network")
         assert (score.rows, score.coverage_frac, score.time_mdape_frac) == (4, None, None)
         if name == "TDP x roofline":  # nothing is fitted: summed by hand
             sums = [predict(train, merge(device.measure(list(t.layers))), "a30").sum() for _, t in graphs]
@@ -282,6 +282,9 @@ def test_measured_networks_are_traced_by_their_names(model, tmp_path):
     row = wl.Measurement("a30", 1e-3, 0.1, network=f"{path}:make", input_shapes=((8, 3, 32, 32),), tf32="none")
     traced = wl.trace(nn.Conv2d(3, 8, 3), torch.empty(8, 3, 32, 32), tf32="none")
     assert evaluate(model, [], [row]).scores == evaluate(model, [], [(row, traced)]).scores
+    path.write_text("raise SystemExit('run')\n")
+    with pytest.raises(InputError, match="is Python code that measured rows name, and --no-run-code"):
+        traced_networks([row], tracer=Tracer(run_code=False))
     with pytest.raises(InputError, match="none of the rows is of a30"):
         evaluate(model, [], [replace(row, hardware="gtx1070")])
 

@@ -156,6 +156,7 @@ EVALUATION = {
         {
             "predictor": "wattlayer",
             "subset": "all",
+            "unit": "layer",
             "split": "layer",
             "rows": 9,
             "mdape_frac": 0.1,

@@ -9,6 +9,7 @@ import pytest
 from test_cli import one_line
 
 import wattlayer as wl
+from wattlayer.adapters.huggingface import AS_DECODER
 from wattlayer.cli.output import rendered
 from wattlayer.decoding import NotAffineError, Passes, between, segments
 from wattlayer.errors import InputError
@@ -107,7 +108,28 @@ def test_waiting_for_the_host_costs(configs):
     assert eager.decode_interval_j[1] - eager.decode_energy_j == pytest.approx(above_j, rel=1e-9)
     text = rendered(*generation_tables(eager))
     (gaps,) = (line.split() for line in text.splitlines() if "(launch gaps)" in line)
+    for g in (graph, eager):  # gaps are of no kind: what is known of layers does not depend on them
+        record = g.to_json()
+        assert record["total"]["gap_energy_j"] == pytest.approx(g.gap_energy_j + g.prefill.gap_energy_j)
+        decode = record["decode"]
+        assert sum(decode["kinds"].values()) + decode["gap_energy_j"] == pytest.approx(decode["energy_j"])
+        assert g.covered_frac == pytest.approx(graph.covered_frac) and g.extrapolated_frac == pytest.approx(
+            graph.extrapolated_frac
+        )
     assert gaps[-1] == f"{(eager.gap_energy_j + eager.prefill.gap_energy_j) / eager.energy_j:.1%}"
+
+
+def test_weights_in_int8_are_read_as_bytes(configs):
+    half, int8 = (predict_generation(configs["llama"], 8, 4, dtype=x) for x in ("float16", "int8"))
+    assert int8.trace.dtype == "int8" and any("int8" in x for x in int8.trace.assumptions)
+    linear = [x for x in int8.trace.layers if x.kind == "linear"]
+    assert linear and all(x.operand("weight").dtype == "int8" and x.dtype == "float16" for x in linear)
+    assert len(int8.step_energy_j) == 4 and int8.decode_kinds_j["linear"] < half.decode_kinds_j["linear"]
+
+
+def test_an_encoder_that_is_run_as_a_decoder_says_so():
+    assert AS_DECODER in predict_generation("hf:bert", 4, 2).to_json()["assumptions"]
+    assert AS_DECODER not in predict_generation("hf:gpt2", 4, 2).trace.assumptions
 
 
 def test_a_prompt_alone(configs):

@@ -24,7 +24,7 @@ from wattlayer.measure.__main__ import main
 from wattlayer.measure.device import DeviceRig, cache_bytes, set_tf32
 from wattlayer.measure.launch import CudaWorkload, HostWorkload, calls_per_graph, eager_launch, graph_launch
 from wattlayer.measure.materialise import with_weights
-from wattlayer.measure.plan import Wanted, linear, reference_layer
+from wattlayer.measure.plan import DEFAULT_NETWORKS, Wanted, linear, reference_layer
 from wattlayer.measure.rebuild import MOST_COPIES, bind, has_nan, rebuild, rotated, try_run
 from wattlayer.measure.rig import CannotRun, Facts, Item
 from wattlayer.measure.values import fill_operand
@@ -169,6 +169,17 @@ def test_measure_on_this_cpu_with_a_stated_power():
     assert measure(layer, assumed(), device="cpu", policy=QUICK, regime="hot").rotated_bytes == 256 * 256 * 4
 
 
+@pytest.mark.parametrize(("name", "value"), [("mode", "graph"), ("mode", "compiled"), ("regime", "diluted"), ("regime", "warm")])
+def test_a_row_never_tells_of_a_mode_or_regime_that_did_not_run(name, value):
+    with pytest.raises(InputError, match=f"{name} '{value}' is not one of"):
+        measure(linear(1, 8, 8, "float32"), assumed(), device="cpu", policy=QUICK, **{name: value})
+
+
+def test_a_meter_may_be_named():
+    with pytest.raises(MeterError, match="no power was stated"):
+        measure(linear(1, 8, 8, "float32"), "assumed-power", device="cpu", policy=QUICK)
+
+
 def test_a_larger_layer_takes_longer():
     small, large = (measure(linear(n, 256, 256, "float32"), assumed(), device="cpu", policy=QUICK) for n in (1, 4096))
     assert large.time_s > 5 * small.time_s
@@ -234,8 +245,8 @@ def tiny_resolve(name, size):
 
 def quick_options(folder: Path, **changed: object) -> Options:
     options = {
-        "output": folder, "networks": ("test:tiny", "test:gone"), "layers": 3, "meter": "assumed-power", "assumed_power_w": 30.0,
-        "device": "cpu", "minutes": 5.0, "warm_up_s": 0.1, "target_frac": 0.5,
+        "output": folder, "networks": ("test:tiny", DEFAULT_NETWORKS[0]), "layers": 3, "meter": "assumed-power",
+        "assumed_power_w": 30.0, "device": "cpu", "minutes": 5.0, "warm_up_s": 0.1, "target_frac": 0.5,
     }  # fmt: skip
     return Options(**(options | changed))
 
@@ -247,7 +258,7 @@ def test_a_whole_campaign_on_this_cpu(tmp_path, monkeypatch):
     said: list[str] = []
     summary = run_campaign(quick_options(tmp_path), say=said.append, resolve=tiny_resolve)
     assert summary.stopped_by == "complete" and summary.done == summary.total
-    assert "test:gone" in said[0] and "left out" in said[0]
+    assert DEFAULT_NETWORKS[0] in said[0] and "left out" in said[0]
     (path,) = tmp_path.glob("*.jsonl")
     rows = read_measurements(path)
     assert {row.meter for row in rows} == {"assumed-power"} and {row.mode for row in rows} == {"eager"}

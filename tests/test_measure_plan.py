@@ -260,7 +260,7 @@ def test_a_calibration_plans_few_telling_layers_the_widest_apart_first():
     assert {"conv", "matmul", "attention", "norm", "elementwise"} <= first
     assert propose(wanted(layers=50, calibration=True), SimulatedRig(), "run", resolve) == found
     with pytest.raises(InputError, match="there is nothing to measure"):
-        propose(wanted(networks=("gone:1",), layers=0, calibration=True), SimulatedRig(), "run", resolve)
+        propose(wanted(networks=DEFAULT_NETWORKS[:1], layers=0, calibration=True), SimulatedRig(), "run", resolve)
 
 
 def test_equal_seeds_give_equal_plans(plan):
@@ -268,15 +268,21 @@ def test_equal_seeds_give_equal_plans(plan):
     assert propose(wanted(seed=1), SimulatedRig(), "run", resolve).items != plan.items
 
 
-def test_networks_that_cannot_be_traced_are_left_out_and_told():
-    found = propose(wanted(networks=("small:32", "gone:1")), SimulatedRig(), "run", resolve)
+def test_default_networks_that_cannot_be_traced_are_left_out_and_told():
+    gone = DEFAULT_NETWORKS[0]
+    found = propose(wanted(networks=("small:32", gone)), SimulatedRig(), "run", resolve)
     assert len(found.networks) == 1
-    assert found.notes and all(note.startswith("gone:1 x") and "no such network" in note for note in found.notes)
+    assert found.notes and all(note.startswith(f"{gone} x") and "no such network" in note for note in found.notes)
+
+
+def test_a_network_that_was_asked_for_and_cannot_be_traced_is_refused():
+    with pytest.raises(InputError, match=r"gone:1 x.*no such network"):
+        propose(wanted(networks=("small:32", "gone:1")), SimulatedRig(), "run", resolve)
 
 
 def test_with_nothing_left_the_plan_is_refused():
-    with pytest.raises(InputError, match=r"there is nothing to measure: gone:1 .*no such network"):
-        propose(wanted(networks=("gone:1",), layers=0), SimulatedRig(), "run", resolve)
+    with pytest.raises(InputError, match=r"there is nothing to measure: .*no such network"):
+        propose(wanted(networks=DEFAULT_NETWORKS[:1], layers=0), SimulatedRig(), "run", resolve)
 
 
 def test_a_model_gets_its_share_of_the_budget():

@@ -14,6 +14,7 @@ from torch import nn
 
 from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model, trace
 from wattlayer.calibration import calibrate
+from wattlayer.dataset import write_measurements
 from wattlayer.features import FEATURES_VERSION, Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.intervals import CLASSES, FADING_OCTAVES, NEVER_OCTAVES
@@ -288,3 +289,20 @@ def test_who_taught_is_kept_in_the_file_and_left_behind_at_calibration(device, l
     assert loaded.metadata.taught_by == loaded.regressor.taught_by == teachers(find_hardware("a30")).hardware
     moved = calibrate(loaded, SyntheticDevice(hardware="rtx2080ti").measure(layers[:30]))
     assert moved.metadata.taught_by == moved.regressor.taught_by == ()
+
+
+def test_a_folder_that_is_not_there_is_told_in_one_line(model, tmp_path):
+    gone = tmp_path / "gone" / "m.json"
+    with pytest.raises(InputError, match=r"m\.json cannot be written: No such file or directory$"):
+        model.save(gone)
+    with pytest.raises(InputError, match=r"m\.json cannot be written: No such file or directory$"):
+        write_measurements(gone, [])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_no_generator_takes_are_refused(seed, device, layers):
+    measurements = device.measure(layers)
+    with pytest.raises(InputError, match=f"seed {seed} must be between 0 and"):
+        EnergyModel.train(measurements, seed=seed)
+    with pytest.raises(InputError, match=f"seed {seed} must be between 0 and"):
+        calibrate(load_model("a30"), measurements, seed=seed)

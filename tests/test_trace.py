@@ -6,7 +6,9 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 from collections import Counter, OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import networks
@@ -492,3 +494,44 @@ def test_modules_that_other_objects_hold_are_those_of_the_network(device):
     first, again = (trace(module, torch.zeros(2, 4)) for _ in range(2))
     assert (first.paths, [x.kind for x in first.layers]) == (("block", ""), ["linear", "mul"])
     assert len(first.layers[1].inputs) == 1 and first == again and not module.helper.kept
+
+
+def test_threads_trace_what_each_would_alone_and_leave_torch_as_it_was() -> None:
+    """The default dtype, the attention fast path and autocast belong to the process."""
+    from wattlayer.adapters.source import build
+
+    def half() -> nn.Module:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float16)
+        try:
+            time.sleep(0.002)
+            return nn.Linear(8, 8)
+        finally:
+            torch.set_default_dtype(before)
+
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, batch_first=True), 2).eval()
+
+    text, numbers = torch.empty(2, 5, 64), torch.empty(4)  # made before: what a thread makes itself is its own affair
+
+    class Made(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", enabled=False):
+                time.sleep(0.002)
+                return torch.zeros(4) + x
+
+    def of(i: int) -> Any:
+        if i % 3 == 0:
+            return build(half, None).weight.dtype
+        return trace(encoder, text).layers if i % 3 == 1 else trace(Made(), numbers).layers
+
+    alone, autocast, enabled = [of(i) for i in range(3)], torch.autocast.__init__, torch.backends.mha.get_fastpath_enabled()
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(of, range(60))) == alone * 20
+    assert torch.get_default_dtype() == torch.float32 and torch.autocast.__init__ is autocast
+    assert torch.backends.mha.get_fastpath_enabled() == enabled
+
+
+def test_a_packed_sequence_may_be_an_input() -> None:
+    packed = nn.utils.rnn.pack_padded_sequence(torch.zeros(5, 2, 8), [5, 3])
+    (lstm,) = (x for x in trace(nn.LSTM(8, 16), packed).layers if x.kind == "lstm")
+    assert lstm.inputs[0].shape == (8, 8) and lstm.operand("batch_sizes").shape == (5,)  # type: ignore[union-attr]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .cliffs import NONE
 from .dataset import Measurement
+from .errors import check_seed
 from .features import Array, Columns
 from .hardware import Hardware, find_hardware
 from .intervals import Conformal, Support, correlation
@@ -63,6 +64,7 @@ def calibrate(
 
     `hardware` picks one device where the rows are of several. Raises InputError for fewer than `MIN_LAYERS` distinct layers.
     """
+    check_seed(seed)
     chosen = of_one_device(measurements, hardware, MIN_LAYERS, "calibrate with")
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
     error, adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)

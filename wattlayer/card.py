@@ -94,9 +94,9 @@ def _networks(scores: Sequence[Score]) -> list[str]:
         "|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     told = (
-        "Energy of a whole forward pass. An unseen network is told without the rows of its own layers and every pass of its "
-        "name, an unseen task from rows of what occurs in networks of other tasks alone, groups of kinds that these lack from "
-        "what other devices teach. Those called `network` were all told. Baselines are sums over layers: none knows of a host."
+        "Energy of a whole forward pass. By `network` each is told without the rows of its own layers and every pass of its "
+        "name, by `task` from rows of what occurs in networks of other tasks alone, groups of kinds that these lack from what "
+        "other devices teach. By `given` nothing was left out. Baselines are sums over layers: none knows of a host."
     )
     return ["", "### Whole networks", "", told, "", *head, *rows] if rows else []
 

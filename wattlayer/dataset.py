@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, writing
 from .layer import Layer, check_tf32
 
 SCHEMA = 1
@@ -127,19 +127,23 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 
 def write_measurements(path: str | Path, measurements: Iterable[Measurement], header: Mapping[str, Any] | None = None) -> int:
-    """Write `measurements` under one header line and return their number; `path` appears only once it is complete."""
+    """Write `measurements` under one header line and return their number; `path` appears only once it is complete.
+
+    Raises InputError where it cannot be written.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     count = 0
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps({"wattlayer_data": SCHEMA, **(header or {})}) + "\n")
-            for measurement in measurements:
-                file.write(json.dumps(measurement.to_json(), allow_nan=False) + "\n")
-                count += 1
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(json.dumps({"wattlayer_data": SCHEMA, **(header or {})}) + "\n")
+                for measurement in measurements:
+                    file.write(json.dumps(measurement.to_json(), allow_nan=False) + "\n")
+                    count += 1
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     return count
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 from .layer import Layer, Operand
+from .rewrite import weights_in_int8
 from .trace import Trace, trace
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class Passes:
                 handle.remove()
         if not kept or kept[-1] is None:
             raise InputError(f"{self._network.name} keeps no cache of keys and values: price its passes with --seq-len")
-        return replace(found, assumptions=(*self._network.assumptions, *found.assumptions)), kept[-1]
+        found = replace(found, assumptions=(*self._network.assumptions, *found.assumptions))
+        return weights_in_int8(found) if self._network.int8_weights else found, kept[-1]
 
 
 def takes(module: Any, name: str) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class WattlayerError(Exception):
     """Anything a user can cause. The command line prints it as one line and exits with 2."""
@@ -17,6 +21,26 @@ class UncoveredKindError(WattlayerError):
 
 class MeterError(WattlayerError):
     """A meter is unavailable, did not advance or contradicts itself."""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Raise InputError naming `path` where writing there meets an operating system's error."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+MOST_SEED = 2**32 - 1
+"""The largest that NumPy's and scikit-learn's generators of random numbers all take."""
+
+
+def check_seed(seed: int) -> int:
+    """Return `seed`, or raise InputError for one that no generator of random numbers takes."""
+    if not 0 <= seed <= MOST_SEED:
+        raise InputError(f"seed {seed} must be between 0 and {MOST_SEED}")
+    return seed
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:

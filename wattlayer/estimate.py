@@ -263,20 +263,16 @@ def estimate_many(
 ) -> list[Estimate]:  # fmt: skip
     """Estimate many networks with one call of the model for all their distinct layers; the same numbers as one by one.
 
-    `n_jobs` spreads the distinct layers over processes through joblib, and over machines under
-    `joblib.parallel_config(backend="dask")`; it pays from about 100,000 distinct layers.
+    Raises InputError for what `estimate` refuses; no traces give none. `n_jobs` spreads the distinct layers over processes
+    through joblib, and over machines under `joblib.parallel_config(backend="dask")`; it pays from about 100,000 distinct layers.
     """
     if mode not in MODES:
         raise InputError(f"mode {mode!r} is not one of {', '.join(MODES)}")
-    empty = next((trace for trace in traces if not trace.batch), None)
-    if empty:
-        shape = "x".join(map(str, empty.inputs[0].shape))
-        raise InputError(f"{empty.network} reads an input of {shape}, a batch of no samples: give it at least one")
+    for trace in traces:
+        _check(trace)
     model = model if isinstance(model, EnergyModel) else load_model(model)
     run_as = [fuse(trace) for trace in traces] if mode == "compiled" else traces
     layers = list(dict.fromkeys(layer for trace in (*traces, *run_as) for layer in trace.unique()))
-    if not layers:
-        raise InputError("there is no layer to estimate: the network runs no operator that moves data")
     prediction = predict_layers(layers, model, run, n_jobs)
     if strict and not prediction.covered.all():
         kinds = sorted({x.kind for x, ok in zip(layers, prediction.covered) if not ok})
@@ -290,11 +286,22 @@ def estimate_many(
     return [replace(x, unfused=_estimate(trace, model, "graph", prediction, index)) for x, trace in zip(estimates, traces)]
 
 
+def _check(trace: Trace) -> None:
+    if not trace.batch:
+        shape = "x".join(map(str, trace.inputs[0].shape))
+        raise InputError(f"{trace.network} reads an input of {shape}, a batch of no samples: give it at least one")
+    if not trace.layers:
+        raise InputError(f"{trace.network} has no layer to estimate: the network runs no operator that moves data")
+
+
 def estimate_energies_j(traces: Sequence[Trace], model: EnergyModel, run: str | None = None) -> Array:
     """Return only the energy [n_traces] of each network in graph mode; the same numbers as `estimate_many`, and faster.
 
-    One call of the model for all distinct layers, then one product with the sparse matrix of their calls.
+    One call of the model for all distinct layers, then one product with the sparse matrix of their calls. Raises InputError for
+    a network that `estimate` refuses: a candidate of no joules would win every search.
     """
+    for trace in traces:
+        _check(trace)
     from scipy.sparse import csr_matrix
 
     index: dict[Layer, int] = {}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .baselines import BASELINES
 from .dataset import Measurement
-from .errors import InputError
+from .errors import InputError, check_seed
 from .estimate import estimate
 from .features import Array
 from .intervals import LEVEL
@@ -129,6 +129,7 @@ def evaluate(
     where there is nothing to score, or a split cannot be made.
     """
     check_splits(splits)
+    check_seed(seed)
     measurements = [m for m in measurements if m.hardware == model.hardware]
     own = [m for m in labels(measurements) if m.layer is not None]
     named = [m for m in networks if isinstance(m, Measurement) and m.hardware == model.hardware]
@@ -148,7 +149,7 @@ def evaluate(
             scores += _scores(name, model.hardware, predictor, answer, _noise_floor(own))
         predicted.append(_predicted(name, answers["wattlayer"]))
     if networks and ("given" in splits or not anew):
-        scores += _network_scores("network", model.hardware, networks, "wattlayer", _priced(networks, model))
+        scores += _network_scores("given", model.hardware, networks, "wattlayer", _priced(networks, model))
     for split in anew:
         scores += _unseen_networks(split, model.hardware, measurements, networks, baselines, seed, progress)
     return Evaluation(model.name, model.sha256, tuple(scores), tuple(predicted))
@@ -162,10 +163,11 @@ def _predicted(split: str, answer: _Answer) -> Predicted:
 
 
 class Tracer:
-    """Traces each measured network once, on the inputs that it was measured on."""
+    """Traces each measured network once, on the inputs that it was measured on; Python files that rows name are run but
+    where `run_code` is False."""
 
-    def __init__(self, progress: Progress = lambda text: None) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress = lambda text: None, run_code: bool = True) -> None:
+        self._progress, self._run_code = progress, run_code
         self._traces: dict[object, Trace | InputError] = {}
 
     def __call__(self, m: Measurement) -> Trace:
@@ -175,7 +177,7 @@ class Tracer:
         if key not in self._traces:
             self._progress(f"tracing {m.network}")
             try:
-                self._traces[key] = trace_network(load_measured(m.network, m.input_shapes, m.dtype), m.tf32)
+                self._traces[key] = trace_network(load_measured(m.network, m.input_shapes, m.dtype, self._run_code), m.tf32)
             except InputError as error:
                 self._traces[key] = error
         found = self._traces[key]
@@ -317,7 +319,7 @@ def _unseen_networks(
     return [
         score
         for predictor in answers[0]
-        for score in _network_scores(f"unseen {split}", hardware, passes, predictor, [x for a in answers for x in a[predictor]])
+        for score in _network_scores(split, hardware, passes, predictor, [x for a in answers for x in a[predictor]])
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from .estimate import SCHEMA, VERSION, Estimate, estimate
 from .features import Array
 from .intervals import LEVEL, total_half_width
 from .launches import wait_s
+from .layer import check_dtype
 from .model import EnergyModel, Metadata, load_model
 from .predict import DEFAULT_HARDWARE
+from .rewrite import INT8_ACTIVATIONS
 from .trace import Trace
 
 MODES = ("graph", "eager")
@@ -138,14 +140,17 @@ class Generation:
     @property
     def covered_frac(self) -> float:
         """Share of the energy in layers whose kind was measured on this hardware."""
-        return (self.prefill.covered_frac * self.prefill.energy_j + sum(x.covered_j for x in self.calls)) / self.energy_j
+        return self._share(self.prefill.covered_frac, sum(x.covered_j for x in self.calls))
 
     @property
     def extrapolated_frac(self) -> float:
         """Share of the energy in layers far outside what was measured."""
-        return (
-            self.prefill.extrapolated_frac * self.prefill.energy_j + sum(x.extrapolated_j for x in self.calls)
-        ) / self.energy_j
+        return self._share(self.prefill.extrapolated_frac, sum(x.extrapolated_j for x in self.calls))
+
+    def _share(self, of_prompt: float, of_steps_j: float) -> float:
+        """Of the energy in layers, launch gaps left out, the share that `of_prompt` of the prompt's and `of_steps_j` are."""
+        prompt_j = self.prefill.energy_j - self.prefill.gap_energy_j
+        return (of_prompt * prompt_j + of_steps_j) / (prompt_j + sum(x.energy_j for x in self.calls))
 
     def to_json(self) -> dict[str, Any]:
         """Return the answer as JSON types; `steps` has one entry a step, energies of the whole batch."""
@@ -161,11 +166,12 @@ class Generation:
                            "tokens_per_j": self.tokens_per_j, "tokens_per_s": self.tokens_per_s},
             "total": {"energy_j": self.energy_j, "energy_low_j": low_j, "energy_high_j": high_j, "interval_frac": LEVEL,
                       "time_s": self.time_s, "power_w": self.energy_j / self.time_s, "covered_frac": self.covered_frac,
-                      "extrapolated_frac": self.extrapolated_frac},
+                      "extrapolated_frac": self.extrapolated_frac,
+                      "gap_energy_j": self.prefill.gap_energy_j + self.gap_energy_j},
             "prefill": {**self.prefill.total},
             "decode": {"energy_j": self.decode_energy_j, "energy_low_j": self.decode_interval_j[0],
                        "energy_high_j": self.decode_interval_j[1], "time_s": float(self.step_time_s.sum()),
-                       "kinds": self.decode_kinds_j},
+                       "gap_energy_j": self.gap_energy_j, "kinds": self.decode_kinds_j},
             "steps": [{"context_tokens": int(c), "time_s": float(t), "energy_j": float(e)} for c, t, e in steps],
         }  # fmt: skip
 
@@ -200,7 +206,9 @@ def predict_generation(
     from .adapters.huggingface import load_causal
 
     model = hardware if isinstance(hardware, EnergyModel) else load_model(hardware)
-    loaded = load_causal(network, prefill + decode, dtype)
+    int8 = check_dtype(dtype) == "int8"
+    loaded = load_causal(network, prefill + decode, INT8_ACTIVATIONS if int8 else dtype)
+    loaded = replace(loaded, int8_weights=int8)
     passes = Passes(loaded, batch, tf32)
     prompt = estimate(passes.prompt(prefill), model, mode, strict)
     if strict and decode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import OrderedDict, defaultdict, deque
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -11,9 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_map
 
 from .constants import remember, value_of
 from .errors import InputError, first_line
+
+TORCH_STATE = threading.RLock()
+"""Held while a network is built or traced: torch's default dtype, its attention fast path and what autocast is belong to the
+process, and another thread would build with this one's dtype, or leave behind what this one had set for a while."""
 
 
 def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: bool = False) -> nn.Module:
@@ -51,6 +58,19 @@ def _whole(module: nn.Module, held: list[torch.Tensor]) -> nn.Module:
         return copy.deepcopy(module, {id(x): x if isinstance(x, nn.Parameter) else tensor_to_meta(x) for x in held})
     except Exception:
         return module
+
+
+def inputs_to_meta(inputs: Any, dtype: torch.dtype | None = None) -> Any:
+    """Return nested inputs with every tensor as `tensor_to_meta` makes it; the batch sizes of packed sequences stay on the host,
+    which reads them."""
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, PackedSequence):
+            indices = (x if x is None else tensor_to_meta(x) for x in (value.sorted_indices, value.unsorted_indices))
+            return PackedSequence(tensor_to_meta(value.data, dtype), value.batch_sizes.cpu(), *indices)
+        return tensor_to_meta(value, dtype) if isinstance(value, torch.Tensor) else value
+
+    return tree_map(converted, inputs, is_leaf=lambda x: isinstance(x, PackedSequence))
 
 
 def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .cliffs import NONE, Cliffs
 from .dataset import Measurement
-from .errors import InputError, nearest
+from .errors import InputError, nearest, writing
 from .features import FEATURES_VERSION, Array, Columns
 from .folder import user_folder
 from .hardware import find_hardware, known_hardware
@@ -216,11 +216,12 @@ class EnergyModel:
         return EnergyModel(metadata, self.regressor, checksum(payload(metadata, self.regressor)))
 
     def save(self, path: str | Path) -> None:
-        """Write the model file; it appears at `path` only once it is complete."""
+        """Write the model file; it appears at `path` only once it is complete. Raises InputError where it cannot be written."""
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(self._payload() | {"sha256": self.sha256}, separators=(",", ":")), encoding="utf-8")
-        os.replace(partial, path)
+        with writing(path):
+            partial.write_text(json.dumps(self._payload() | {"sha256": self.sha256}, separators=(",", ":")), encoding="utf-8")
+            os.replace(partial, path)
 
     def _payload(self) -> dict[str, Any]:
         return payload(self.metadata, self.regressor)

@@ -90,13 +90,18 @@ def load_network(
     return replace(network, int8_weights=int8)
 
 
-def load_measured(name: str, input_shapes: Sequence[tuple[int, ...]], dtype: str = "float32") -> Network:
-    """Load a network by its name with the inputs that it was measured on, by their shapes.
+def load_measured(name: str, input_shapes: Sequence[tuple[int, ...]], dtype: str = "float32", run_code: bool = True) -> Network:
+    """Load a network by its name in measured rows with the inputs that it was measured on, by their shapes.
+
+    Rows may be somebody else's: without `run_code` a Python file that they name is refused.
 
     One shape is that of the first input, several are those of all, in any order. Two dimensions are taken for [batch, tokens]
     where the network reads text. Raises InputError where it takes no such inputs.
     """
-    from .adapters import UnusedSize
+    from .adapters import UnusedSize, runs_code
+
+    if runs_code(name) and not run_code:
+        raise InputError(f"{name} is Python code that measured rows name, and --no-run-code was asked for")
 
     refused: list[InputError] = []
     for size in _sizes(input_shapes):

@@ -25,7 +25,7 @@ from .errors import InputError, first_line
 from .flow import Flow, Memory
 from .kinds import KINDS
 from .layer import Layer, Operand, freeze
-from .meta import tensor_to_meta, to_meta
+from .meta import TORCH_STATE, inputs_to_meta, tensor_to_meta, to_meta
 
 ALLOCATIONS = frozenset(
     {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"}
@@ -43,16 +43,17 @@ def record(
     """
     target = _torch_dtype(dtype)
     module = to_meta(module, target, train_mode)
-    args, kwargs = tree_map(lambda x: tensor_to_meta(x, target) if isinstance(x, torch.Tensor) else x, (args, kwargs))
+    args, kwargs = inputs_to_meta((args, kwargs), target)
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     inputs = tuple(operand("input", x) for x in tensors)  # before the forward, which may change them in place
-    recorder = Recorder(_shared_calls() if cached else None)
-    with _module_paths(module, recorder.path), unfused_attention(), torch.inference_mode():
-        try:
-            with recorder, KnownIndices(), _noted_autocast(recorder):
-                result = module(*args, **kwargs)
-        except Exception as error:  # whatever the user's forward raises is told in one line
-            raise InputError(_reason(module, inputs, recorder.path, error)) from error
+    with TORCH_STATE:
+        recorder = Recorder(_shared_calls() if cached else None)
+        with _module_paths(module, recorder.path), unfused_attention(), torch.inference_mode():
+            try:
+                with recorder, KnownIndices(), _noted_autocast(recorder):
+                    result = module(*args, **kwargs)
+            except Exception as error:  # whatever the user's forward raises is told in one line
+                raise InputError(_reason(module, inputs, recorder.path, error)) from error
     from .trace import AUTOCAST, EVEN_CHOICES
 
     returned = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.layout == torch.strided)
@@ -330,16 +331,13 @@ def _module_paths(module: nn.Module, stack: list[str]) -> Iterator[None]:
             handle.remove()
 
 
-_AUTOCAST = torch.autocast.__init__
-
-
 @contextmanager
 def _noted_autocast(recorder: Recorder) -> Iterator[None]:
     """Note that a forward asks for autocast: a dispatch mode runs below it, and without CUDA torch makes it one that is off.
 
     What a module or a decorator made before its forward is not seen.
     """
-    make = _AUTOCAST
+    make = torch.autocast.__init__
 
     def noted(self: Any, device_type: str, dtype: Any = None, enabled: bool = True, *rest: Any, **named: Any) -> None:
         recorder.autocast = recorder.autocast or bool(enabled)
@@ -348,19 +346,20 @@ def _noted_autocast(recorder: Recorder) -> Iterator[None]:
     torch.autocast.__init__ = noted  # type: ignore[method-assign]
     try:
         yield
-    finally:  # whatever other threads trace meanwhile, the last one leaves torch as it was
+    finally:
         torch.autocast.__init__ = make  # type: ignore[method-assign]
 
 
 @contextmanager
 def unfused_attention() -> Iterator[None]:
     """Describe `nn.MultiheadAttention` by its operators, on every device alike."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
+    with TORCH_STATE:
+        enabled = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 _CURES = (

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .cliffs import NONE, find_cliffs
 from .dataset import Measurement
-from .errors import InputError
+from .errors import InputError, check_seed
 from .estimate import estimate_many
 from .features import FEATURES_VERSION, Array, Columns
 from .hardware import find_hardware
@@ -106,6 +106,7 @@ class Rows:
 
 def train(measurements: list[Measurement], seed: int, hardware: str | None, name: str | None, source: str) -> EnergyModel:
     """Fit a model of one device; see `EnergyModel.train`."""
+    check_seed(seed)
     chosen = of_one_device(measurements, hardware)
     rows = merge(chosen)
     columns = Columns(rows.layers, find_hardware(chosen[0].hardware))

@@ -10,7 +10,7 @@ from types import ModuleType
 from ..errors import InputError, nearest
 from .source import InputSize, Network, UnusedSize
 
-__all__ = ["SOURCES", "InputSize", "Network", "UnusedSize", "names_of", "resolve"]
+__all__ = ["SOURCES", "InputSize", "Network", "UnusedSize", "names_of", "resolve", "runs_code"]
 
 SOURCES = {"torchvision": "torchvision", "timm": "timm", "hf": "huggingface", "diffusers": "diffusers"}
 """Prefix of a network's name, and the module here that loads it."""
@@ -35,7 +35,7 @@ def resolve(name: str, size: InputSize) -> Network:
     prefix, separator, rest = name.partition(":")
     if separator and prefix in SOURCES:
         return _source(SOURCES[prefix]).load(rest, size)
-    if name.endswith(".py") or ".py:" in name:
+    if runs_code(name):
         return _source("pyfile").load(name, size)
     suffix = Path(name).suffix.lower()
     if suffix in FILES:
@@ -47,6 +47,11 @@ def resolve(name: str, size: InputSize) -> Network:
     if separator:
         raise InputError(f"{name!r}: there is no source {prefix!r}; known: {', '.join(SOURCES)}, path/to/file.py:factory")
     return _bare(name, size)
+
+
+def runs_code(name: str) -> bool:
+    """Whether to load the network that `name` stands for is to run a Python file."""
+    return name.partition(":")[0] not in SOURCES and (name.endswith(".py") or ".py:" in name)
 
 
 def names_of(prefix: str) -> list[str]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PREFIX = "hf"
 
+AS_DECODER = "its configuration is an encoder's: run as a decoder, each position sees those before it alone"
+
 
 def names() -> list[str]:
     """Return every model type whose default configuration transformers' `AutoModel` accepts."""
@@ -64,13 +66,14 @@ def load_causal(name: str, tokens: int, dtype: str) -> Network:
     decoder = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     if decoder is None or getattr(config, "is_encoder_decoder", False):
         raise InputError(f"{name} ({config.model_type}) is no decoder of text: price a pass of it with --seq-len")
-    if hasattr(config, "is_decoder"):
+    encoder = getattr(config, "is_decoder", None) is False
+    if encoder:
         config.is_decoder = True  # encoders that can be one (BERT) keep a cache only then
     config.architectures = [decoder]
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and 0 < positions < tokens:
         raise InputError(f"{tokens} tokens are more than the {positions} positions of {name}: ask for fewer")
-    return Network(name, build(lambda: _whole_module(config, dtype), None))
+    return Network(name, build(lambda: _whole_module(config, dtype), None), assumptions=(AS_DECODER,) * encoder)
 
 
 def _config(name: str) -> Any:

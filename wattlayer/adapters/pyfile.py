@@ -22,12 +22,16 @@ def load(name: str, size: InputSize) -> Network:
     tensor or a tuple and kwargs a dict. For a module alone, inputs are float images as `size` says. Raises InputError
     naming the file or the factory and the cure.
     """
+    import torch
+
+    from ..meta import inputs_to_meta
+
     made: list[Any] = []
     factory = _factory(name)
     module = build(lambda: _call(name, factory, made), size.dtype)
     if len(made) == 1:
         return Network(name, module, (_image(name, size),))
-    args, kwargs = _converted(_arguments(name, made), size.dtype)
+    args, kwargs = inputs_to_meta(_arguments(name, made), getattr(torch, size.dtype))
     _refuse_sizes(name, args, kwargs, size)
     return Network(name, module, args, kwargs)
 
@@ -81,15 +85,6 @@ def _arguments(name: str, made: list[Any]) -> tuple[tuple[Any, ...], dict[str, A
     if not isinstance(kwargs, dict):
         raise InputError(f"{name} returned keyword arguments of type {type(kwargs).__name__}: return a dict")
     return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), kwargs
-
-
-def _converted(arguments: Any, dtype: str) -> Any:
-    import torch
-    from torch.utils._pytree import tree_map
-
-    from ..meta import tensor_to_meta
-
-    return tree_map(lambda x: tensor_to_meta(x, getattr(torch, dtype)) if isinstance(x, torch.Tensor) else x, arguments)
 
 
 def _image(name: str, size: InputSize) -> Any:

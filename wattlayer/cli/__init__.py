@@ -6,6 +6,7 @@ To add a command, add a file here and name it in the import below.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -14,7 +15,7 @@ from ..errors import WattlayerError, first_line
 
 from . import predict, report, compare, whatif, advise, data, measure, train, calibrate, hardware, zoo  # isort: skip  (the order of `wattlayer --help`)
 from .app import BAD_INPUT, app
-from .output import reader_may_leave
+from .output import reader_may_leave, ready_streams
 
 __all__ = ["advise", "calibrate", "compare", "data", "hardware", "main", "measure", "predict", "report", "train", "whatif", "zoo"]
 
@@ -35,6 +36,7 @@ def _root(
 def main() -> None:
     """Run the command line; every error a user can cause ends in one line and exit code 2."""
     code = None
+    ready_streams()
     try:
         with reader_may_leave(sys.stdout):
             code = app(standalone_mode=False)
@@ -54,6 +56,6 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    with reader_may_leave(sys.stderr):
+    with suppress(OSError), reader_may_leave(sys.stderr):
         print(f"wattlayer: {first_line(Exception(message), 1000)}", file=sys.stderr)
     sys.exit(BAD_INPUT)

@@ -24,6 +24,7 @@ from .options import (
     SeqOption,
     Tf32,
     Tf32Option,
+    batch_of,
     written_as,
 )  # fmt: skip
 from .output import busy, narrow, rendered, write
@@ -56,7 +57,7 @@ def advise(
         raise InputError(f"top {top} must be at least 1")
     written_as(format, Format.table, Format.json, Format.csv)
     shape = parse_shape(input) if input else None
-    setting = Setting(shape[0] if shape else batch, image_size, seq_len, shape, dtype.value, tf32.value, mode.value)
+    setting = Setting(batch_of(shape, batch), image_size, seq_len, shape, dtype.value, tf32.value, mode.value)
     with busy(f"loading {network}") as tell:
         advice = advice_of(Subject(network, (), setting), load_model(hardware), tell)[:top]
     if format is Format.json:

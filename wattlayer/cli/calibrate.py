@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ..errors import writing
 from .app import app
 from .data import measurements_of
-from .output import writing
+from .options import SeedOption
+from .output import apart
 
 
 @app.command()
@@ -20,18 +22,19 @@ def calibrate(
         Path | None, typer.Option("--output", help="Model file to write; default: your models, by the device's name.")
     ] = None,
     hardware: Annotated[str | None, typer.Option("--hardware", help="Device where the rows are of several.")] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: SeedOption = 0,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows")] = False,
 ) -> None:
     """Adapt MODEL to a device with few measured layers (25 to 200; `wattlayer measure --calibration` picks and measures them)."""
     from ..calibration import calibrate as adapted
     from ..calibration import start_from
 
+    apart(output, *data)
     rows = measurements_of(data, skip_bad_rows)
     base = start_from(model, rows)
     fitted = adapted(base, rows, hardware=hardware, name=None if output is None else output.stem, seed=seed)
     path = output or own_path(fitted.hardware)
-    writing(path, lambda: fitted.save(path))
+    fitted.save(path)
     facts = fitted.metadata
     print(f"{path}: {facts.hardware}, {facts.source}, {facts.rows} rows")
     print(f"layers left out in turn, energy: median error {facts.left_out_mdape_frac:.1%}")
@@ -42,5 +45,6 @@ def own_path(hardware: str) -> Path:
     from ..model import user_models_folder
 
     folder = user_models_folder()
-    writing(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{hardware}.json"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .app import app
-from .output import writing
+from .output import apart
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
@@ -33,8 +33,9 @@ def import_table(
     from ..dataset import write_measurements
     from ..tables import read_table
 
+    apart(output, table)
     content = read_table(table, skip_bad_rows)
-    count = writing(output, lambda: write_measurements(output, content.measurements, {"source": table.name}))
+    count = write_measurements(output, content.measurements, {"source": table.name})
     report_skipped(table, content.bad_rows)
     print(f"{count} measurements written to {output}")
 

@@ -114,7 +114,8 @@ def _evaluated(record: Path) -> list[dict[str, Any]]:
     """Figures of a saved evaluation; raise InputError for a file that is none."""
     try:
         scores = json.loads(record.read_text(encoding="utf-8"))["scores"]
-        found = [_figure(str(x["split"]), x) for x in scores if x["predictor"] == "wattlayer" and x["subset"] == "all"]
+        ours = (x for x in scores if x["predictor"] == "wattlayer" and x["subset"] == "all")
+        found = [{"unit": x["unit"]} | _figure(str(x["split"]), x) for x in ours]
         _ = [_sentence(x) for x in found]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{record} is no evaluation of a model ({first_line(error)}): write it again or remove it") from None
@@ -126,7 +127,8 @@ def _figure(split: str, score: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(figure: dict[str, Any]) -> str:
-    text = f"{figure['split']}: median error of energy {figure['mdape_frac']:.1%} over {figure['rows']} rows"
+    unit = "whole networks, " if figure.get("unit") == "network" else ""
+    text = f"{unit}{figure['split']}: median error of energy {figure['mdape_frac']:.1%} over {figure['rows']} rows"
     if figure.get("p90_ape_frac") is not None:
         text += f", 90 % of them within {figure['p90_ape_frac']:.1%}"
     return text + (f", {figure['coverage_frac']:.0%} in the interval" if figure.get("coverage_frac") is not None else "")

@@ -12,6 +12,7 @@ import typer
 
 from ..errors import MeterError
 from .app import SeveralValues, app
+from .options import SeedOption
 
 if TYPE_CHECKING:
     from ..measure.summary import Tick
@@ -35,7 +36,7 @@ def measure(
     assumed_power_w: Annotated[float | None, typer.Option("--assumed-power-w", help="With --meter assumed-power.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cuda, cuda:N or cpu.")] = None,
     name: Annotated[str | None, typer.Option("--hardware", help="What rows call this device.")] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: SeedOption = 0,
     target_frac: Annotated[float, typer.Option("--target-frac", help="Half width of the 95 % interval to reach.")] = 0.02,
     warm_up_s: Annotated[float, typer.Option("--warm-up-s", help="Load before the meter is characterised.")] = 45.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, measure nothing.")] = False,

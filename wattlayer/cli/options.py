@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
+from ..errors import MOST_SEED, InputError
 
 
 class Format(str, Enum):
@@ -46,6 +46,13 @@ class Mode(str, Enum):
     compiled = "compiled"
 
 
+def batch_of(shape: tuple[int, ...] | None, batch: int, option: str = "batch") -> int:
+    """Return the batch of an input's `shape`, or `batch` without one; raise InputError where they say two."""
+    if shape and batch not in (1, shape[0]):
+        raise InputError(f"input {'x'.join(map(str, shape))} says the batch: leave {option} {batch} out")
+    return shape[0] if shape else batch
+
+
 NetworkArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="resnet50, torchvision:…, timm:…, hf:…, path/to/file.py:factory")
 ]
@@ -57,4 +64,9 @@ InputOption = Annotated[str | None, typer.Option("--input", help="Shape of the i
 DtypeOption = Annotated[Dtype, typer.Option("--dtype")]
 Tf32Option = Annotated[Tf32, typer.Option("--tf32", help="Where float32 may run as TF32; conv is PyTorch's default.")]
 FormatOption = Annotated[Format, typer.Option("--format")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED)]
+RunCodeOption = Annotated[
+    bool,
+    typer.Option("--run-code/--no-run-code", help="Run Python files that measured rows name as networks (FILE.py:FACTORY)."),
+]
 OutputOption = Annotated[Path | None, typer.Option("--output", help="Write the result here instead of to stdout.")]

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from io import TextIOBase, TextIOWrapper
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any, TextIO
 
-from ..errors import InputError
+from ..errors import InputError, writing
 
 WIDE = 80
 """Columns below which lists are written instead of tables of many columns."""
@@ -81,8 +82,8 @@ def _slimmed(part: Any) -> bool:
 def write(result: str | bytes, output: Path | None) -> None:
     """Write a result to `output`, or a text to stdout; raise InputError where the file cannot be written or must be named."""
     if output is not None:
-        data = result if isinstance(result, bytes) else result.encode()
-        writing(output, lambda: output.write_bytes(data))
+        with writing(output):
+            output.write_bytes(result if isinstance(result, bytes) else result.encode())
     elif isinstance(result, bytes):
         raise InputError("this format is binary: give --output FILE")
     else:
@@ -106,9 +107,28 @@ def reader_may_leave(stream: TextIO) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def writing(path: Path, write: Any) -> Any:
-    """Call `write`; raise InputError naming `path` where it meets an operating system's error."""
-    try:
-        return write()
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+def apart(output: Path | None, *inputs: Path) -> None:
+    """Raise InputError where `output` is one of the files that are read: measurements cannot be had again."""
+    if output is not None and any(output.exists() and x.exists() and output.samefile(x) for x in inputs):
+        raise InputError(f"--output {output} is a file that is read: name another, it would be lost")
+
+
+def ready_streams() -> None:
+    """Let neither a character that a console does not know nor a closed stream end a command: the one is written as "?", messages
+    to the other go nowhere, and a result that has nowhere to go is an error that says so."""
+    if sys.stdout is None:
+        sys.stdout = _Closed()
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (to the end of the process)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+class _Closed(TextIOBase):
+    """A standard output that the command was started without."""
+
+    def write(self, text: str) -> int:
+        if text:
+            raise OSError("there is no standard output: give --output FILE")
+        return 0

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, writing
 from .app import SeveralValues, app
 from .calibrate import own_path
 from .data import measurements_of
-from .options import Format, FormatOption, OutputOption, written_as
-from .output import busy, progress, rendered, write, writing
+from .options import Format, FormatOption, OutputOption, RunCodeOption, SeedOption, written_as
+from .output import apart, busy, progress, rendered, write
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
@@ -28,17 +28,19 @@ def train(
         Path | None, typer.Option("--output", help="Model file to write, .json; default: your models, by the device's name.")
     ] = None,
     hardware: Annotated[str | None, typer.Option("--hardware", help="Device to train on where the rows are of several.")] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: SeedOption = 0,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows")] = False,
     source: Annotated[str, typer.Option("--source", help="Where the rows come from, kept in the model.")] = "",
+    run_code: RunCodeOption = True,
 ) -> None:
     """Train a model of one device on measured layers, and check it on whole networks measured there."""
     from ..evaluate import Tracer, traced_networks
     from ..model import EnergyModel
     from ..training import tell_launches
 
+    apart(output, *data)
     with busy("reading measurements") as tell:
-        tracer = Tracer(tell)  # a network that cannot be traced is refused before the work, not after
+        tracer = Tracer(tell, run_code)  # a network that cannot be traced is refused before the work, not after
         rows = measurements_of(data, skip_bad_rows, lambda m: m.network and hardware in (None, m.hardware) and tracer(m))
         networks = traced_networks([m for m in rows if hardware in (None, m.hardware)], tracer=tracer)
     name = None if output is None else output.name.removesuffix(".json")
@@ -46,7 +48,7 @@ def train(
         model = EnergyModel.train(rows, seed=seed, hardware=hardware, name=name, source=source)
     model = tell_launches(model, networks, rows)
     path = output or own_path(model.hardware)
-    writing(path, lambda: model.save(path))
+    model.save(path)
     facts = model.metadata
     print(f"{path}: {facts.hardware}, {facts.rows} rows of {facts.layers} layers, kinds {', '.join(facts.kinds)}")
     _check(model, networks, path)
@@ -65,8 +67,9 @@ def _check(model: EnergyModel, networks: list[tuple[Measurement, Trace]], path: 
     print("whole networks measured there (they and their layers are among the training rows):")
     print(rendered(evaluation_table(result)), end="")
     record = path.parent / "evaluations" / path.name
-    writing(record, lambda: record.parent.mkdir(exist_ok=True))
-    writing(record, lambda: record.write_text(json.dumps(result.to_json()) + "\n", encoding="utf-8"))
+    with writing(record):
+        record.parent.mkdir(exist_ok=True)
+        record.write_text(json.dumps(result.to_json()) + "\n", encoding="utf-8")
 
 
 @app.command(cls=SeveralValues)
@@ -85,9 +88,10 @@ def evaluate(
         ),
     ] = None,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also fit and score the baselines.")] = True,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: SeedOption = 0,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the errors into this .png, .svg or .pdf.")] = None,
+    run_code: RunCodeOption = True,
     format: FormatOption = Format.table,
     output: OutputOption = None,
 ) -> None:
@@ -102,6 +106,7 @@ def evaluate(
     written_as(format, Format.table, Format.json)
     if not layers and not networks:
         raise InputError("give measured rows: --layers FILE, --networks FILE, or both")
+    apart(output, *(layers or ()), *(networks or ()))
     loaded = load_model(model)
     rows = measurements_of(layers or [], skip_bad_rows)
     if split and "hardware" in split:
@@ -110,7 +115,7 @@ def evaluate(
         write(_unseen_hardware(loaded.hardware, rows, seed, format), output)
         return
     with busy("reading measurements") as tell:
-        tracer = Tracer(tell)
+        tracer = Tracer(tell, run_code)
         passes = measurements_of(
             networks or [], skip_bad_rows, lambda m: m.network and m.hardware == loaded.hardware and tracer(m)
         )

@@ -19,6 +19,7 @@ from .options import (
     NetworkArgument,
     OutputOption,
     Tf32,
+    batch_of,
     written_as,
 )
 from .output import busy, narrow, rendered, write
@@ -67,7 +68,7 @@ def whatif(
     written_as(format, Format.table, Format.json, Format.csv)
     shape = parse_shape(input) if input else None
     start = Setting(
-        shape[0] if shape else from_batch,
+        batch_of(shape, from_batch, "from-batch"),
         from_image_size,
         from_seq_len,
         shape,

@@ -14,7 +14,7 @@ from ..layer import Layer
 from ..scaffold import START, Scaffold
 from ..trace import Trace, trace
 from .llm import llm_items
-from .plan import NetworkPlan, Plan, Wanted, make_queue, reference_layer
+from .plan import DEFAULT_NETWORKS, NetworkPlan, Plan, Wanted, make_queue, reference_layer
 from .rig import Item, NetworkCall, Rig
 from .sample import Candidate, Roofline, candidates, draw, most_uncertain, perturbed
 from .shapes import sobol_layers
@@ -42,7 +42,7 @@ Intervals = Callable[[Sequence[Layer]], Sequence[float]]
 def propose(wanted: Wanted, rig: Rig, run: str, resolve: Resolve, intervals: Intervals | None = None) -> Plan:
     """Return the plan of a campaign: equal arguments give equal plans. What cannot be traced is left out and noted.
 
-    Raises InputError when nothing is left.
+    Raises InputError for a network that was asked for and can never be traced, and when nothing is left.
     """
     cuda = "graph" in rig.modes
     roofline = Roofline.of(rig.hardware, cuda, rig.describe().get("memory_bytes"))
@@ -53,6 +53,9 @@ def propose(wanted: Wanted, rig: Rig, run: str, resolve: Resolve, intervals: Int
             traced.append((call, traced_network(call, resolve)))
         except WattlayerError as error:
             notes.append(f"{call.name} x{call.batch} {call.dtype}: {first_line(error, 150)}")
+    nowhere = set(wanted.networks) - set(DEFAULT_NETWORKS) - {call.name for call, _ in traced}
+    if nowhere:  # asked for by name: without them the campaign would not be the one that was meant
+        raise InputError("; ".join(note for note in notes if note.partition(" x")[0] in nowhere))
     whole = [(call, found) for call, found in traced if call in closure_calls(wanted, cuda)]
     pool = replace(wanted, layers=POOL_PER_LAYER * wanted.layers) if wanted.calibration else wanted
     stages = _stages(pool, [found for _, found in traced], [found for _, found in whole], roofline, random)

@@ -7,7 +7,7 @@ from time import time
 from typing import TYPE_CHECKING
 
 from ..dataset import Measurement
-from ..errors import MeterError
+from ..errors import InputError, MeterError
 from ..layer import Layer
 from ..meter import Instrument, Meter, UnknownBoard
 from .estimator import Noise
@@ -16,6 +16,10 @@ from .window import Gauge, Policy, Window, watch
 
 if TYPE_CHECKING:
     import torch
+
+
+REGIMES = ("cold", "hot")
+"""States of the caches that a layer is measured in on its own."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def _foreign(window: Window, session: Session) -> tuple[str, ...]:
 
 def measure(
     layer: Layer,
-    meter: Meter | Instrument | None = None,
+    meter: Meter | Instrument | str | None = None,
     *,
     device: str | torch.device | None = None,
     mode: str | None = None,
@@ -81,15 +85,21 @@ def measure(
     """Measure what one call of `layer` takes on the device at hand.
 
     `device` is "cuda" or "cpu" (default: CUDA where there is one); `mode` is "graph" (CUDA only) or "eager"; weights are
-    "cold" (rotated over at least three times the cache) or "hot". Without a `meter` the device's own is opened. A
-    campaign, which characterises the meter and corrects for drift, is `run_campaign`.
+    "cold" (rotated over at least three times the cache) or "hot". A `meter` may be named; without one the device's own is opened.
+    A campaign, which characterises the meter and corrects for drift, is `run_campaign`.
 
-    Raises MeterError when there is no meter or it gives no energy, and InputError when the layer cannot be run.
+    Raises MeterError when there is no meter or it gives no energy, InputError for a mode or regime that the device has not.
     """
     from .device import DeviceRig
 
-    rig = DeviceRig.open(device, instrument=_instrument(meter), hardware=hardware)
+    if isinstance(meter, str):
+        rig = DeviceRig.open(device, meter=meter, hardware=hardware)
+    else:
+        rig = DeviceRig.open(device, instrument=_instrument(meter), hardware=hardware)
     item = Item(layer, mode=mode or rig.modes[0], regime=regime)
+    for name, value, known in (("mode", item.mode, rig.modes), ("regime", regime, REGIMES)):
+        if value not in known:
+            raise InputError(f"{name} {value!r} is not one of {', '.join(known)}, which this device measures a layer in")
     try:
         workload = rig.prepare(item)
     except CannotRun as error:

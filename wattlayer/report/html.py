@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import writing
 from ..estimate import VERSION, Estimate
 from ..intervals import LEVEL
 from .accounting import J_PER_KWH, Assumptions, Range, account, inference, tokens
@@ -39,10 +39,8 @@ def estimate_page(estimate: Estimate, assumptions: Assumptions | None = None, pa
     """
     page = _page(estimate, assumptions or Assumptions())
     if path is not None:
-        try:
+        with writing(path):
             Path(path).write_text(page, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"the report {path} cannot be written: {error.strerror}") from None
     return page
 
 
