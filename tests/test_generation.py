@@ -129,7 +129,8 @@ def test_weights_in_int8_are_read_as_bytes(configs):
 
 def test_an_encoder_that_is_run_as_a_decoder_says_so():
     assert AS_DECODER in predict_generation("hf:bert", 4, 2).to_json()["assumptions"]
-    assert AS_DECODER not in predict_generation("hf:gpt2", 4, 2).trace.assumptions
+    for decoder in ("hf:gpt2", "hf:gpt_neox"):
+        assert AS_DECODER not in predict_generation(decoder, 4, 2).trace.assumptions
 
 
 def test_a_prompt_alone(configs):

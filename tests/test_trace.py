@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter, OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import networks
@@ -498,16 +499,13 @@ def test_modules_that_other_objects_hold_are_those_of_the_network(device):
 
 def test_threads_trace_what_each_would_alone_and_leave_torch_as_it_was() -> None:
     """The default dtype, the attention fast path and autocast belong to the process."""
-    from wattlayer.adapters.source import build
+    from wattlayer.adapters.huggingface import _module
 
-    def half() -> nn.Module:
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float16)
-        try:
+    class Half:
+        @staticmethod
+        def _from_config(config: Any) -> nn.Module:
             time.sleep(0.002)
             return nn.Linear(8, 8)
-        finally:
-            torch.set_default_dtype(before)
 
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, batch_first=True), 2).eval()
 
@@ -521,7 +519,7 @@ def test_threads_trace_what_each_would_alone_and_leave_torch_as_it_was() -> None
 
     def of(i: int) -> Any:
         if i % 3 == 0:
-            return build(half, None).weight.dtype
+            return _module(Half, SimpleNamespace(), "float16").weight.dtype
         return trace(encoder, text).layers if i % 3 == 1 else trace(Made(), numbers).layers
 
     alone, autocast, enabled = [of(i) for i in range(3)], torch.autocast.__init__, torch.backends.mha.get_fastpath_enabled()
@@ -531,7 +529,18 @@ def test_threads_trace_what_each_would_alone_and_leave_torch_as_it_was() -> None
     assert torch.backends.mha.get_fastpath_enabled() == enabled
 
 
-def test_a_packed_sequence_may_be_an_input() -> None:
+def test_a_packed_sequence_as_an_input_is_refused_with_its_cure() -> None:
     packed = nn.utils.rnn.pack_padded_sequence(torch.zeros(5, 2, 8), [5, 3])
-    (lstm,) = (x for x in trace(nn.LSTM(8, 16), packed).layers if x.kind == "lstm")
-    assert lstm.inputs[0].shape == (8, 8) and lstm.operand("batch_sizes").shape == (5,)  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="a packed sequence is no input: give the padded tensor"):
+        trace(nn.LSTM(8, 16), packed)
+
+
+def test_a_factory_may_trace_in_threads(tmp_path: Any) -> None:
+    from wattlayer.adapters.source import build
+
+    def factory() -> nn.Module:
+        with ThreadPoolExecutor(2) as pool:
+            return nn.Linear(8, max(pool.map(lambda n: len(trace(nn.Linear(8, n), torch.empty(1, 8)).layers), (4, 8))))
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(build, factory, None).result(timeout=60).weight.is_meta

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections import OrderedDict, defaultdict, deque
 from enum import Enum
@@ -13,14 +14,16 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .constants import remember, value_of
 from .errors import InputError, first_line
 
 TORCH_STATE = threading.RLock()
-"""Held while a network is built or traced: torch's default dtype, its attention fast path and what autocast is belong to the
-process, and another thread would build with this one's dtype, or leave behind what this one had set for a while."""
+"""Held while a network is traced, or built under another default dtype: this, the attention fast path and what autocast is
+belong to the process, and another thread would take them over or leave them behind. Factories do not hold it: one may trace in
+threads of its own."""
+os.register_at_fork(before=TORCH_STATE.acquire, after_in_parent=TORCH_STATE.release, after_in_child=TORCH_STATE.release)
 
 
 def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: bool = False) -> nn.Module:
@@ -61,16 +64,12 @@ def _whole(module: nn.Module, held: list[torch.Tensor]) -> nn.Module:
 
 
 def inputs_to_meta(inputs: Any, dtype: torch.dtype | None = None) -> Any:
-    """Return nested inputs with every tensor as `tensor_to_meta` makes it; the batch sizes of packed sequences stay on the host,
-    which reads them."""
-
-    def converted(value: Any) -> Any:
-        if isinstance(value, PackedSequence):
-            indices = (x if x is None else tensor_to_meta(x) for x in (value.sorted_indices, value.unsorted_indices))
-            return PackedSequence(tensor_to_meta(value.data, dtype), value.batch_sizes.cpu(), *indices)
-        return tensor_to_meta(value, dtype) if isinstance(value, torch.Tensor) else value
-
-    return tree_map(converted, inputs, is_leaf=lambda x: isinstance(x, PackedSequence))
+    """Return nested inputs with every tensor as `tensor_to_meta` makes it; raise InputError for a packed sequence."""
+    if any(isinstance(x, PackedSequence) for x in tree_leaves(inputs, is_leaf=lambda x: isinstance(x, PackedSequence))):
+        raise InputError(
+            "a packed sequence is no input: give the padded tensor, and pack it in the forward with lengths in a list"
+        )
+    return tree_map(lambda x: tensor_to_meta(x, dtype) if isinstance(x, torch.Tensor) else x, inputs)
 
 
 def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -61,13 +61,14 @@ def load_causal(name: str, tokens: int, dtype: str) -> Network:
     if source != PREFIX:
         raise InputError(f"{name!r} is no language model of transformers: --prefill and --decode price `hf:…`")
     config = _config(own)
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     decoder = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     if decoder is None or getattr(config, "is_encoder_decoder", False):
         raise InputError(f"{name} ({config.model_type}) is no decoder of text: price a pass of it with --seq-len")
-    encoder = getattr(config, "is_decoder", None) is False
-    if encoder:
+    # decoders have the field too, left at False
+    encoder = getattr(config, "is_decoder", None) is False and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if hasattr(config, "is_decoder"):
         config.is_decoder = True  # encoders that can be one (BERT) keep a cache only then
     config.architectures = [decoder]
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -159,13 +160,16 @@ def _module(architecture: Any, config: Any, dtype: str) -> nn.Module:
     """
     import torch
 
-    previous = torch.get_default_dtype()
+    from ..meta import TORCH_STATE
+
     _set_dtype(config, getattr(torch, dtype))
-    torch.set_default_dtype(getattr(torch, dtype))
-    try:
-        return architecture._from_config(config)
-    finally:
-        torch.set_default_dtype(previous)
+    with TORCH_STATE:
+        previous = torch.get_default_dtype()
+        torch.set_default_dtype(getattr(torch, dtype))
+        try:
+            return architecture._from_config(config)
+        finally:
+            torch.set_default_dtype(previous)
 
 
 def _architectures(config: Any) -> list[Any]:

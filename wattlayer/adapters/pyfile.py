@@ -84,7 +84,9 @@ def _arguments(name: str, made: list[Any]) -> tuple[tuple[Any, ...], dict[str, A
     inputs, kwargs = made[1], made[2] if len(made) == 3 else {}
     if not isinstance(kwargs, dict):
         raise InputError(f"{name} returned keyword arguments of type {type(kwargs).__name__}: return a dict")
-    return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), kwargs
+    # a named tuple (a packed sequence, say) is one input
+    several = isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields")
+    return tuple(inputs) if several else (inputs,), kwargs
 
 
 def _image(name: str, size: InputSize) -> Any:

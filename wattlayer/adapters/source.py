@@ -108,10 +108,10 @@ def build(factory: Callable[[], nn.Module], dtype: str | None) -> nn.Module:
     """
     import torch
 
-    from ..meta import TORCH_STATE, to_meta
+    from ..meta import to_meta
     from .weightless import Weightless
 
-    with TORCH_STATE, Weightless(), warnings.catch_warnings():
+    with Weightless(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about initial weights, of which there are none
         try:
             module = factory()

@@ -47,15 +47,17 @@ def propose(wanted: Wanted, rig: Rig, run: str, resolve: Resolve, intervals: Int
     cuda = "graph" in rig.modes
     roofline = Roofline.of(rig.hardware, cuda, rig.describe().get("memory_bytes"))
     random, notes = Random(wanted.seed), []
+    refused: dict[str, str] = {}
     traced: list[tuple[NetworkCall, Trace]] = []
     for call in network_calls(wanted, cuda):
         try:
             traced.append((call, traced_network(call, resolve)))
         except WattlayerError as error:
             notes.append(f"{call.name} x{call.batch} {call.dtype}: {first_line(error, 150)}")
+            refused.setdefault(call.name, notes[-1])
     nowhere = set(wanted.networks) - set(DEFAULT_NETWORKS) - {call.name for call, _ in traced}
     if nowhere:  # asked for by name: without them the campaign would not be the one that was meant
-        raise InputError("; ".join(note for note in notes if note.partition(" x")[0] in nowhere))
+        raise InputError("; ".join(refused[name] for name in sorted(nowhere)))
     whole = [(call, found) for call, found in traced if call in closure_calls(wanted, cuda)]
     pool = replace(wanted, layers=POOL_PER_LAYER * wanted.layers) if wanted.calibration else wanted
     stages = _stages(pool, [found for _, found in traced], [found for _, found in whole], roofline, random)
