@@ -171,6 +171,20 @@ def test_the_interval_of_a_difference_holds_as_often_as_it_says(model):
     assert 0.87 <= np.mean(held) <= 0.99
 
 
+@pytest.mark.parametrize("alike", ["all", "of one group"])
+def test_what_errs_apart_does_not_cancel(alike):
+    """Forty layers give way to forty of another group: errors shared by all cancel, those of a group do not."""
+    random, rho, groups = np.random.default_rng(0), 0.6, ["conv"] * 40 + ["matmul"] * 40
+    difference_j, width = np.repeat([-1.0, 1.1], 40), np.full(80, 0.2)
+    below, above = spread_j(difference_j, width, width, groups, rho)
+    draws = random.standard_normal((4000, 1 if alike == "all" else 2))
+    shared = np.repeat(draws, 80 // draws.shape[1], axis=1)
+    log = 0.2 / 1.645 * (np.sqrt(rho) * shared + np.sqrt(1 - rho) * random.standard_normal((4000, 80)))
+    off_j = (difference_j * log).sum(axis=1)
+    held = np.mean((-below <= off_j) & (off_j <= above))
+    assert held == 1.0 if alike == "all" else held == pytest.approx(0.9, abs=0.02)
+
+
 def test_it_is_narrower_than_two_estimates_taken_apart(model):
     result = changed(model, Edit(drop=("blocks.1",)))
     apart = sum((e.interval_j[1] - e.interval_j[0]) / 4 for e in (result.before, result.after))

@@ -21,6 +21,7 @@ import numpy as np
 
 from .errors import InputError
 from .estimate import SCHEMA, VERSION, Estimate
+from .kinds import group_of_kind
 from .whatif import gap_spread_j, spread_j
 
 if TYPE_CHECKING:
@@ -196,7 +197,8 @@ def _spread_j(before: Sequence[Call], after: Sequence[Call], correlation: float)
             energies[key] = low, middle, high
             added[key] += sign
     table = np.array([(added[key] * e, high / e - 1, 1 - low / e) for key, (low, e, high) in energies.items()]).reshape(-1, 3)
-    return spread_j(table[:, 0], table[:, 1], table[:, 2], correlation)
+    groups = [group_of_kind(what.partition(" ")[0]) for what, _ in energies]
+    return spread_j(table[:, 0], table[:, 1], table[:, 2], groups, correlation)
 
 
 def _verdict(budget: str, e: Estimate | Generation, limit_j: float, says: str, notes: tuple[str, ...] = ()) -> Verdict:

@@ -35,6 +35,11 @@ KINDS: dict[str, Kind] = {}
 """Every kind with a formula of its own."""
 
 
+def group_of_kind(name: str) -> str:
+    """Return the group of kinds that cost alike: conv, matmul, attention, norm, …; "other" for an unknown kind."""
+    return KINDS[name].group if name in KINDS else "other"
+
+
 def kind(group: str, *names: str, read: Count | None = None, write: Count | None = None) -> Callable[[Count], Count]:
     """Register the decorated FLOP formula for the kinds `names` of `group`."""
 

@@ -16,7 +16,7 @@ from math import prod
 from typing import Any
 
 from .errors import InputError
-from .kinds import KINDS
+from .kinds import KINDS, group_of_kind
 
 DTYPE_BYTES: dict[str, int] = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
@@ -130,7 +130,7 @@ class Layer:
     @property
     def group(self) -> str:
         """The group of kinds that cost alike: conv, matmul, attention, norm, …; "other" for an unknown kind."""
-        return KINDS[self.kind].group if self.kind in KINDS else "other"
+        return group_of_kind(self.kind)
 
     @property
     def known(self) -> bool:

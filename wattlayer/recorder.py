@@ -46,9 +46,9 @@ def record(
     args, kwargs = inputs_to_meta((args, kwargs), target)
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     inputs = tuple(operand("input", x) for x in tensors)  # before the forward, which may change them in place
-    with TORCH_STATE:
+    with unfused_attention(), torch.inference_mode():  # holds TORCH_STATE: calls are shared by default dtype
         recorder = Recorder(_shared_calls() if cached else None)
-        with _module_paths(module, recorder.path), unfused_attention(), torch.inference_mode():
+        with _module_paths(module, recorder.path):
             try:
                 with recorder, KnownIndices(), _noted_autocast(recorder):
                     result = module(*args, **kwargs)

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .features import GROUP_CODES, KIND_CODES, SMALLEST_TILE, Array, Columns
-from .kinds import KINDS
+from .kinds import group_of_kind
 from .layer import Layer
 
 TILES = ((128.0, 128.0), (128.0, 64.0), (64.0, 64.0))
@@ -180,8 +180,7 @@ def group_suffix(suffix: str) -> str:
 def group_of_cell(cell: str) -> str:
     """Return the group (with /tc, /depthwise and the like) that a cell of the scaffold belongs to."""
     name, _, suffix = cell.partition("/")
-    kind = KINDS.get(name)
-    return (kind.group if kind else "other") + group_suffix(f"/{suffix}")
+    return group_of_kind(name) + group_suffix(f"/{suffix}")
 
 
 def group_of(name: str) -> str:

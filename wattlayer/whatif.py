@@ -4,9 +4,10 @@ Before and after are priced by one model, so most of what it gets wrong it gets 
 per sample, in joules, with d_i = (calls after - calls before) x energy of distinct layer i:
 
 - a layer that runs as often as before cancels: d_i = 0;
-- of an error's variance the model's `correlation` is shared by all layers. Up to the narrower of the two mean relative
-  half-widths (of what was added, of what was removed) it moves both sides alike: it counts as that width x |Σ d_i|. What the
-  wider side has beyond that is its own and counts in full;
+- of an error's variance the model's `correlation` is shared, by all layers or by those of one group of kinds alone, whichever
+  is wider: groups that err apart do not cancel. Up to the narrower of the two mean relative half-widths (of what was added, of
+  what was removed) it moves both sides alike: it counts as that width x |Σ d_i|. What the wider side has beyond that is its own
+  and counts in full;
 - the rest of the variance is each layer's own and adds in quadrature;
 - sums of layers, where networks measured whole told of them, may be off by one share before and after, which counts on Σ d_i,
   and the host's time by another, which counts on what it adds to launch gaps or takes from them; both add in quadrature too.
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import InputError, first_line
 from .estimate import Estimate, estimate
@@ -98,8 +100,8 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     """Return the change from one estimate to another of the same model; raise InputError for two models."""
     if before.model_sha256 != after.model_sha256:
         raise InputError(f"the estimates are of two models ({before.model.name}, {after.model.name}): price both with one")
-    difference_j, up, down = _differences(before, after)
-    spreads_j = spread_j(difference_j, up, down, before.model.conformal.correlation)
+    difference_j, up, down, groups = _differences(before, after)
+    spreads_j = spread_j(difference_j, up, down, groups, before.model.conformal.correlation)
     sum_j = before.model.launches_or_assumed.sum_spread_frac * difference_j.sum()
     gaps_j = gap_spread_j(*([x / e.trace.batch for x in (e.gap_energy_j, *e.gap_interval_j)] for e in (before, after)))
     middle = after.energy_per_sample_j - before.energy_per_sample_j
@@ -117,38 +119,47 @@ def gap_spread_j(before_j: Sequence[float], after_j: Sequence[float]) -> tuple[f
     return -min(0.0, *moved), max(0.0, *moved)
 
 
-def spread_j(difference_j: Array, up: Array, down: Array, correlation: float) -> tuple[float, float]:
+def spread_j(
+    difference_j: Array, up: Array, down: Array, groups: Sequence[str], correlation: float
+) -> tuple[float, float]:  # fmt: skip
     """Return how far the interval of Σ difference_j reaches below and above it, in joules: the rule of this module.
 
-    `difference_j` [n] is what each distinct layer adds; `up` and `down` [n] are the relative half-widths of its energy.
+    `difference_j` [n] is what each distinct layer adds, `up` and `down` [n] are the relative half-widths of its energy, `groups`
+    [n] its group of kinds.
     """
-    added = difference_j > 0
-    above = _half_width_j(difference_j, np.where(added, up, down), correlation)
-    below = _half_width_j(difference_j, np.where(added, down, up), correlation)
+    added, code = difference_j > 0, np.unique(np.array(groups, dtype=str), return_inverse=True)[1]
+    above = _half_width_j(difference_j, np.where(added, up, down), code, correlation)
+    below = _half_width_j(difference_j, np.where(added, down, up), code, correlation)
     return below, above
 
 
-def _differences(before: Estimate, after: Estimate) -> tuple[Array, Array, Array]:
-    """Per distinct layer of either: joules per sample added, and the relative widths of its energy up and down."""
+def _differences(before: Estimate, after: Estimate) -> tuple[Array, Array, Array, list[str]]:
+    """Per distinct layer of either: joules per sample added, the relative widths of its energy up and down, and its group."""
     widths: dict[Layer, tuple[float, float, float]] = {}
     for e in (before, after):
         for layer, energy, low, high in zip(e.trace.layers, e.layer_energy_j, e.layer_low_j, e.layer_high_j):
             widths[layer] = float(energy), float(high / energy - 1), float(1 - low / energy)
     calls = [[e.trace.unique()[x] / e.trace.batch for x in widths] for e in (before, after)]
     columns = np.array([(energy * (m - n), up, down) for (energy, up, down), n, m in zip(widths.values(), *calls)]).reshape(-1, 3)
-    return columns[:, 0], columns[:, 1], columns[:, 2]
+    return columns[:, 0], columns[:, 1], columns[:, 2], [x.group for x in widths]
 
 
-def _half_width_j(difference_j: Array, width: Array, correlation: float) -> float:
+def _half_width_j(difference_j: Array, width: Array, group: NDArray[np.intp], correlation: float) -> float:
     """Half-width of Σ difference_j where layers have relative half-widths `width`: the rule in this module's docstring."""
+    of_groups = sum(_shared_j2(difference_j[group == i], width[group == i]) for i in np.unique(group))
+    shared = max(_shared_j2(difference_j, width), of_groups)
+    return float(np.sqrt(correlation * shared + (1 - correlation) * ((difference_j * width) ** 2).sum()))
+
+
+def _shared_j2(difference_j: Array, width: Array) -> float:
+    """Square of what Σ difference_j may be off by where all these layers err alike."""
     size_j, added = np.abs(difference_j), difference_j > 0
     plus_j, minus_j = float(size_j[added].sum()), float(size_j[~added].sum())
     plus, minus = float((size_j * width)[added].sum()), float((size_j * width)[~added].sum())
     sides = [total / of for total, of in ((plus, plus_j), (minus, minus_j)) if of > 0]
     common = min(sides, default=0.0)
     own = (plus - common * plus_j) + (minus - common * minus_j)
-    shared = (common * (plus_j - minus_j)) ** 2 + own**2
-    return float(np.sqrt(correlation * shared + (1 - correlation) * ((size_j * width) ** 2).sum()))
+    return (common * (plus_j - minus_j)) ** 2 + own**2
 
 
 def whatif(

@@ -114,15 +114,18 @@ def apart(output: Path | None, *inputs: Path) -> None:
 
 
 def ready_streams() -> None:
-    """Let neither a character that a console does not know nor a closed stream end a command: the one is written as "?", messages
-    to the other go nowhere, and a result that has nowhere to go is an error that says so."""
+    """Let neither a character that a console does not know nor a closed stream end a command.
+
+    The one is written as its number, so that no two paths become one; messages to the other go nowhere, and a result that has
+    nowhere to go is an error that says so.
+    """
     if sys.stdout is None:
         sys.stdout = _Closed()
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (to the end of the process)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _Closed(TextIOBase):
