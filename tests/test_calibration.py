@@ -228,6 +228,21 @@ def test_calibrated_once_it_is_found_by_name(run, home, pool, tmp_path):
     shown = run("hardware", "rtx3090")[1]
     assert "predictions: of a calibrated model" in shown and "layers left out in turn: median error of energy" in shown
     assert load_model("rtx3090").metadata.basis == "calibrated"
+    # with more rows it starts anew: the calibrated model knows the rows that are left out in turn
+    again = run("calibrate", "rtx3090", data)
+    assert again[1:] == (out, "") and load_model("rtx3090").metadata.source.startswith("rtx3090 (data sheet), calibrated")
+    code, _, err = run("calibrate", path, data, "--output", tmp_path / "again.json")
+    assert code == 2 and "calibrated for rtx3090 already: start from what it came from (rtx3090 (data sheet)" in err
+    assert not (tmp_path / "again.json").exists()
+
+
+def test_rows_that_the_model_was_trained_on_are_refused(model, pool, layers, device):
+    """What they say when they are left out in turn is no error on layers unseen."""
+    with pytest.raises(InputError, match="trained on these very rows"):
+        calibrate(model, device.measure(layers))
+    assert calibrate(model, device.measure(layers[:40])).metadata.rows == 40
+    other = calibrate(calibrate(model, T2080.measure(pool[:40])), [m_as(m, "rtx3090") for m in T2080.measure(pool[:40])])
+    assert other.hardware == "rtx3090", "a calibrated model of another device is a base like any other"
 
 
 def test_trained_once_it_is_found_by_name_and_checked_on_networks(run, home, pool, tmp_path):

@@ -116,6 +116,23 @@ def test_tables_are_imported_trained_on_and_evaluated(run, tmp_path, device, lay
     assert {("training rows", "wattlayer"), ("size", "wattlayer"), ("size", "XGBoost, raw shapes"), ("size", "FLOP")} <= splits
 
 
+def test_few_layers_are_asked_what_they_allow(run, tmp_path, device, layers):
+    """Twenty layers train a model; a fifth less does not."""
+    data, model = tmp_path / "data.jsonl", tmp_path / "mine.json"
+    write_measurements(data, device.measure(layers[:20]))
+    assert run("train", data, "--output", model)[0] == 0
+    code, out, err = run("evaluate", model, "--layers", data, "--format", "json")
+    assert (code, err) == (0, "") and {s["split"] for s in json.loads(out)["scores"]} == {"training rows"}
+
+
+def test_what_judges_other_models_says_so(run, tmp_path, device, layers):
+    data = tmp_path / "data.jsonl"
+    write_measurements(data, [replace(m, hardware="rtx3090") for m in device.measure(layers[:40])])
+    code, _, err = run("evaluate", "rtx3090", "--layers", data, "--split", "given", "--split", "layer", "--no-baselines")
+    assert (code, err) == (0, "rtx3090 is data sheet: 'given' alone judges it, every other split trains anew on these rows\n")
+    assert run("evaluate", "rtx3090", "--layers", data, "--split", "given")[2] == ""
+
+
 def test_import_writes_all_rows_or_nothing(run, tmp_path):
     table, output = tmp_path / "table.csv", tmp_path / "out.jsonl"
     table.write_text(HEADER + ROW.format(energy="0.01") + ROW.format(energy="-1"))

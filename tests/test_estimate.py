@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import wattlayer as wl
-from wattlayer.estimate import GAPS, estimate_energies_j
+from wattlayer.estimate import GAPS, estimate_energies_j, estimate_many
 from wattlayer.features import Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.launches import ASSUMED_HOST_S, Launches, wait_s
@@ -73,6 +73,10 @@ def test_many_give_the_same_numbers_as_one_by_one(traced, model):
     together = wl.estimate_many([traced, other], model)
     for trace, e in zip((traced, other), together):
         assert np.allclose(e.layer_energy_j, wl.estimate(trace, model).layer_energy_j, rtol=1e-6)
+
+
+def test_no_networks_give_no_estimates(model):
+    assert estimate_many([], model) == estimate_many([], model, n_jobs=2) == []
 
 
 def test_a_network_without_layers_is_refused_among_others_too(traced, model):

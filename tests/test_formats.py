@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import time
@@ -82,6 +83,18 @@ def test_an_exported_program_costs_what_its_module_costs(small, pt2):
 
 def test_an_exported_program_is_converted_to_another_dtype(small, pt2):
     assert trace_name(str(pt2), dtype="float16").layers == trace(small, IMAGE, dtype="float16").layers
+
+
+@pytest.mark.parametrize("form", ["pt2", "onnx"])
+def test_a_file_of_another_dtype_than_it_is_priced_in_says_so(small, tmp_path, form):
+    path, halved, image = tmp_path / f"half.{form}", copy.deepcopy(small).half(), IMAGE.half()
+    if form == "pt2":
+        torch.export.save(torch.export.export(halved, (image,)), path)
+    else:
+        export(halved, path, (image,))
+    (said,) = trace_name(str(path)).assumptions
+    assert said == "the file computes in float16 and is priced in float32, as --dtype says"
+    assert trace_name(str(path), dtype="float16").assumptions == ()
 
 
 def test_open_sizes_of_an_exported_program_follow_the_options(small, tmp_path):

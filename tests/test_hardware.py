@@ -242,7 +242,13 @@ def test_a_slip_in_a_file_of_ones_own_is_named_with_its_unit(old, new, told, hom
 
 @pytest.mark.parametrize("field", NUMBERS)
 @pytest.mark.parametrize(
-    ("value", "told"), [("1e30", "must lie between"), ("-1", "must lie between"), ('"many"', "is not a number")]
+    ("value", "told"),
+    [
+        ("1e30", "must lie between"),
+        ("9" * 400, "400 digits must lie between"),
+        ("-1", "must lie between"),
+        ('"many"', "is not a number"),
+    ],
 )
 def test_every_number_is_held_to_its_range_and_unit(field, value, told, home):
     home.mkdir()

@@ -18,6 +18,7 @@ from wattlayer import nas
 from wattlayer.estimate import estimate_energies_j
 from wattlayer.nas.regressor import EnergyRegressor
 from wattlayer.nas.search import crowding, ranks
+from wattlayer.rewrite import trace_as
 
 SPACES = {
     "nas-bench-201": nas.nas_bench_201(cells=2),
@@ -45,10 +46,10 @@ def plain_trace(space: nas.Space, genome: nas.Genome, batch: int = 1, **options)
     with torch.device("meta"):
         network = space.build(genome)
         inputs = [torch.empty(batch, *shape) for shape in space.input_shapes(genome)]
-    return wl.trace(network, *inputs, **options)
+    return trace_as(options.pop("dtype", None), network, *inputs, **options)
 
 
-@pytest.mark.parametrize(("batch", "dtype", "tf32"), [(1, "float32", "conv"), (4, "float16", "all")])
+@pytest.mark.parametrize(("batch", "dtype", "tf32"), [(1, "float32", "conv"), (4, "float16", "all"), (2, "int8", "none")])
 def test_a_candidates_trace_is_the_plain_one(space, batch, dtype, tf32):
     for genome in genomes(space, 4):
         own, plain = space.trace(genome, batch, dtype, tf32), plain_trace(space, genome, batch, dtype=dtype, tf32=tf32)
@@ -56,6 +57,7 @@ def test_a_candidates_trace_is_the_plain_one(space, batch, dtype, tf32):
         assert own.paths == plain.paths
         assert own.inputs == plain.inputs
         assert (own.tf32, own.batch, own.dtype) == (plain.tf32, plain.batch, plain.dtype)
+        assert own.assumptions == plain.assumptions
 
 
 def test_candidates_that_differ_have_their_own_layers():
@@ -202,6 +204,40 @@ def test_searches_for_nothing_are_refused(model):
     ):
         with pytest.raises(wl.InputError, match=reason):
             search()
+
+
+def test_a_model_may_be_named_and_weights_held_in_int8(model):
+    space = SPACES["vision-transformer"]
+    few = genomes(space, 3)
+    table = nas.LookupTable.of(space, "a30", dtype="int8").energy_j(few)
+    assert table == pytest.approx([x for _, x in nas.sweep(space, few, "a30", dtype="int8")], rel=1e-9)
+    assert table == pytest.approx([wl.estimate(space.trace(g, dtype="int8"), model).energy_j for g in few], rel=1e-9)
+    assert (table != nas.LookupTable.of(space, model, dtype="float16").energy_j(few)).all()
+
+
+def test_objectives_that_are_no_table_of_numbers_are_refused():
+    space = SPACES["nas-bench-201"]
+    for objectives, reason in (
+        (lambda genomes: [[float("nan"), 1.0] for _ in genomes], r"genome \(.*\) are nan: give inf"),
+        (lambda genomes: 1.0, r"are \[8, objectives\], not \[\]"),
+        (lambda genomes: np.zeros((len(genomes) - 1, 2)), r"not \[7, 2\]"),
+        (lambda genomes: np.zeros((len(genomes), 0)), r"not \[8, 0\]"),
+    ):
+        with pytest.raises(wl.InputError, match=reason):
+            nas.evolve(space, objectives, population=8, generations=1)
+
+
+def test_one_objective_may_be_a_list_and_impossible_candidates_infinite():
+    space = SPACES["nas-bench-201"]
+    least = nas.evolve(space, lambda genomes: [sum(g) for g in genomes], population=16, generations=40)
+    assert least.genomes == ((0,) * 6,) and least.values.tolist() == [[0.0]]
+
+    def half(genomes):
+        return [[sum(g), -sum(g)] if g[0] else [np.inf, np.inf] for g in genomes]
+
+    front = nas.evolve(space, half, population=16, generations=5)
+    assert np.isfinite(front.values).all() and all(g[0] for g in front.genomes)
+    assert not np.isnan(crowding(np.array([[1.0, np.inf], [2.0, 1.0], [np.inf, np.inf], [np.inf, 0.0]]))).any()
 
 
 def test_the_penalty_is_the_mean_over_candidates(model):

@@ -108,11 +108,27 @@ def test_nothing_is_assumed_that_was_not_stated(small_estimate):
         ({"functional_unit": "a day"}, "a day"),
         ({"functional_unit": "0 inferences"}, "0 inferences"),
         ({"functional_unit": "1..2 inferences"}, "1..2"),
+        ({"functional_unit": "1,5 inferences"}, "1,5"),
+        ({"functional_unit": "3 5 inferences"}, "3 5"),
+        ({"functional_unit": "1 million"}, "1 million"),
+        ({"functional_unit": "1e999 inferences"}, "1e999"),
     ],
 )
 def test_what_cannot_be_accounted_is_refused(stated, named):
     with pytest.raises(InputError, match=re.escape(named)):
         Assumptions(**stated)
+
+
+@pytest.mark.parametrize(
+    ("unit", "count"),
+    [
+        ("1 million tokens", (1e6, "tokens")), ("2.5 Thousand requests", (2500, "requests")), ("1 000 images", (1000, "images")),
+        ("1\u202f000\u202f000 images", (1e6, "images")), ("1_000.5 x", (1000.5, "x")), ("1e6 inferences", (1e6, "inferences")),
+        ("1'000 day's images", (1000, "day's images")),
+    ],
+)  # fmt: skip
+def test_functional_units_are_read_as_people_write_them(unit, count):
+    assert Assumptions(functional_unit=unit).count() == count
 
 
 def test_tokens_count_as_parts_of_an_inference(model, small_estimate):
@@ -126,6 +142,8 @@ def test_tokens_count_as_parts_of_an_inference(model, small_estimate):
     )
     with pytest.raises(InputError, match="does not read tokens"):
         account(small_estimate, Assumptions(functional_unit="5 tokens"))
+    with pytest.raises(InputError, match="output tokens: a pass is counted by the tokens that it reads"):
+        account(read, Assumptions(functional_unit="5 output tokens"))
 
 
 def test_numbers_read_as_people_write_them():

@@ -110,6 +110,11 @@ def test_dynamically_quantised_linears_are_counted_with_their_packed_weights() -
     (layer,) = trace(quantised, torch.randn(3, 32)).layers
     assert (layer.kind, layer.flop) == ("quantized::linear_dynamic", 2 * 3 * 32 * 16)
     assert layer.read_bytes == 4 * 3 * 32 + 32 * 16
+    assert trace(quantised, torch.empty(3, 32, device="meta")).layers == (layer,), "no value is needed"
+    deep = nn.Sequential(nn.Conv1d(4, 32, 1), nn.Linear(7, 16), nn.Tanh(), nn.Linear(16, 5))
+    deep = torch.ao.quantization.quantize_dynamic(deep, {nn.Linear}, dtype=torch.qint8)
+    traced = trace(deep, torch.empty(2, 4, 7, device="meta"))
+    assert [x.outputs[0].shape for x in traced.layers if "dynamic" in x.kind] == [(2, 32, 16), (2, 32, 5)]
 
 
 def test_layer_survives_json(trap: Any) -> None:

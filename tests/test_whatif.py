@@ -329,6 +329,18 @@ def test_only_what_can_be_priced_is_advised(knowing):
     assert not advise(Subject(net(), (INPUT,)), none_measured)
 
 
+def test_a_compiler_is_not_advised_what_it_does_itself(knowing):
+    advice = advise(Subject(net(), (INPUT,), Setting(mode="compiled")), knowing)
+    edits = {x.change.edit.describe() for x in advice}
+    assert any("--batch" in x for x in edits) and not {"--fold-norm", "--fuse-attention"} & edits
+    assert all(x.change.before.mode == x.change.after.mode == "compiled" for x in advice)
+
+
+def test_no_advice_says_why(run, network):  # noqa: F811
+    code, out, _ = run("advise", network, "--input", "4x3x64x64", "--hardware", "v100-sxm")
+    assert code == 0 and "no change is sure to save" in out and "kinds never measured there" in out
+
+
 LLAMA_3_8B = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,

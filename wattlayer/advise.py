@@ -70,12 +70,13 @@ def _price(subject: Subject, model: EnergyModel, before: Estimate, edit: Edit, p
     """Return the change of one edit; None where it cannot be made, prices no certain saving or lies beyond the model."""
     progress(f"pricing {edit.describe()}")
     try:
-        after = subject.trace(edit)
+        traced = subject.trace(edit)
+        if traced.layers == (before.unfused or before).trace.layers and edit.mode is None:
+            return None
+        after = estimate(traced, model, subject.setting.after(edit).mode)
     except InputError:
         return None
-    if after.layers == before.trace.layers and edit.mode is None:
-        return None
-    result = change(before, estimate(after, model, subject.setting.after(edit).mode), edit)
+    result = change(before, after, edit)
     priced = result.interval_j[1] < 0 and result.after.covered_frac >= COVERED_FRAC
     return result if priced else None
 

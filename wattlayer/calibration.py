@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from .cliffs import NONE
 from .dataset import Measurement
-from .errors import check_seed
+from .errors import InputError, check_seed
 from .features import Array, Columns
-from .hardware import Hardware, find_hardware
+from .hardware import Hardware, find_hardware, known_hardware
 from .intervals import Conformal, Support, correlation
 from .labels import looped
-from .model import EnergyModel, Metadata, Regressor, checksum, load_model, payload
+from .model import EnergyModel, Metadata, Regressor, checksum, load_model, models_folder, payload, shipped_models
 from .power import PowerScaffold
 from .residual import Residual, model_features
 from .scaffold import BLOCKS, RATES, Scaffold, cells, group_of_cell, groups, lenders
@@ -62,10 +62,12 @@ def calibrate(
 ) -> EnergyModel:
     """Return `base` adapted to the device that `measurements` are of; deterministic by `seed`.
 
-    `hardware` picks one device where the rows are of several. Raises InputError for fewer than `MIN_LAYERS` distinct layers.
+    `hardware` picks one device where the rows are of several. Raises InputError for fewer than `MIN_LAYERS` distinct layers, and
+    for a `base` that was trained on these rows or calibrated for their device: its errors on rows left out would be false.
     """
     check_seed(seed)
     chosen = of_one_device(measurements, hardware, MIN_LAYERS, "calibrate with")
+    _refuse_told(base, chosen)
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
     error, adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
     groups = [x.group for x in rows.layers]
@@ -77,12 +79,27 @@ def calibrate(
     return EnergyModel(metadata, adapted.regressor, checksum(payload(metadata, adapted.regressor)))
 
 
+def _refuse_told(base: EnergyModel, chosen: Sequence[Measurement]) -> None:
+    """Raise InputError where `base` knows the rows that are to be left out in turn."""
+    facts, device = base.metadata, chosen[0].hardware
+    if facts.basis == "calibrated" and base.hardware == device:
+        raise InputError(
+            f"model {base.name!r} was calibrated for {device} already: start from what it came from ({facts.source}), "
+            "with old and new rows together"
+        )
+    if facts.data_sha256 == digest(chosen):
+        raise InputError(f"model {base.name!r} was trained on these very rows: calibrate with others, or use it as it is")
+
+
 def start_from(name: str, measurements: Sequence[Measurement]) -> EnergyModel:
     """Return the model called `name` to calibrate with `measurements`; raise InputError as `load_model` does.
 
+    The name of a device whose own model was calibrated means what is known of it without: the shipped model or the data sheet.
     Where it rests on a data sheet and all rows were measured in eager mode it launches as such loops do, not as graphs.
     """
     model = load_model(name)
+    if model.metadata.basis == "calibrated" and name in known_hardware():
+        model = EnergyModel.load(models_folder() / f"{name}.json") if name in shipped_models() else from_data_sheet(name)
     loops = model.metadata.basis == "data sheet" and looped(measurements)
     return from_data_sheet(model.hardware, looped=True) if loops else model
 

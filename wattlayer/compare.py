@@ -142,7 +142,7 @@ def compare(
     setting = Setting(shape[0] if shape else 1, image_size, seq_len, shape, dtype, tf32, mode)
     once = [x for i, x in enumerate(names) if isinstance(x, Subject) or x not in names[:i]]
     subjects = [x if isinstance(x, Subject) else Subject(x, (), setting) for x in once]
-    loaded = [x if isinstance(x, EnergyModel) else load_model(x) for x in devices]
+    loaded = [load_model(x) for x in devices]
     models = {(x.hardware, x.sha256, x.metadata.conditions): x for x in loaded}.values()
     traces = _traces(subjects, _listed(batch), tell)
     estimates = [e for model in models for e in estimate_many(traces, model, mode, strict)]

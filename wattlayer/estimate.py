@@ -270,7 +270,7 @@ def estimate_many(
         raise InputError(f"mode {mode!r} is not one of {', '.join(MODES)}")
     for trace in traces:
         _check(trace)
-    model = model if isinstance(model, EnergyModel) else load_model(model)
+    model = load_model(model)
     run_as = [fuse(trace) for trace in traces] if mode == "compiled" else traces
     layers = list(dict.fromkeys(layer for trace in (*traces, *run_as) for layer in trace.unique()))
     prediction = predict_layers(layers, model, run, n_jobs)
@@ -318,7 +318,7 @@ def predict_layers(layers: Sequence[Layer], model: EnergyModel, run: str | None 
     """Predict `layers` [n] in the board state of campaign `run`; raise InputError for one that the model does not know."""
     if run is not None and run not in model.metadata.runs:
         raise InputError(f"model {model.name} knows no campaign {run!r}; it knows {', '.join(map(repr, model.metadata.runs))}")
-    if n_jobs == 1:
+    if n_jobs == 1 or not layers:
         return model.predict(layers, None if run is None else [run] * len(layers))
     from joblib import Parallel, delayed, effective_n_jobs
 

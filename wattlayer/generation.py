@@ -205,7 +205,7 @@ def predict_generation(
             raise InputError(f"{name} {value} must be at least {least}")
     from .adapters.huggingface import load_causal
 
-    model = hardware if isinstance(hardware, EnergyModel) else load_model(hardware)
+    model = load_model(hardware)
     int8 = check_dtype(dtype) == "int8"
     loaded = load_causal(network, prefill + decode, INT8_ACTIVATIONS if int8 else dtype)
     loaded = replace(loaded, int8_weights=int8)

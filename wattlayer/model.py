@@ -337,12 +337,14 @@ def model_path(name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def load_model(name: str | Path) -> EnergyModel:
-    """Load a model by name (the user's own, then a shipped one) or by its path.
+def load_model(name: str | Path | EnergyModel) -> EnergyModel:
+    """Load a model by name (the user's own, then a shipped one) or by its path; one that is loaded is returned as it is.
 
     The name of a device that has no model gives one made from its data sheet, whose metadata say so (`basis`). Raises
     InputError for any other name, naming what there is.
     """
+    if isinstance(name, EnergyModel):
+        return name
     text = str(name)
     if text.endswith((".json", ".ubj")) or os.sep in text:
         return EnergyModel.load(text)

@@ -11,7 +11,7 @@ from .errors import InputError
 from .estimate import Estimate, estimate
 from .layer import check_dtype
 from .model import EnergyModel, load_model
-from .rewrite import INT8_ACTIVATIONS, weights_in_int8
+from .rewrite import INT8_ACTIVATIONS, trace_as, weights_in_int8
 from .trace import Trace, trace
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def predict(
     `8x3x224x224`; default dtype float32), or an `nn.Module` with its `inputs` and `kwargs`, whose own dtype stays unless
     `dtype` says otherwise. Raises InputError for anything that cannot be used, UncoveredKindError under `strict`.
     """
-    model = hardware if isinstance(hardware, EnergyModel) else load_model(hardware)
+    model = load_model(hardware)
     if isinstance(network, str):
         if inputs or kwargs:
             raise InputError("inputs go with a module; a network's name is sized by batch, image_size, seq_len or input")
@@ -52,9 +52,7 @@ def predict(
         given = next((name for name, value in sizes.items() if value is not None), None)
         if given:
             raise InputError(f"{given} {sizes[given]!r} sizes a network's name; a module comes with its inputs: leave it out")
-        int8 = (dtype is not None and check_dtype(dtype)) == "int8"
-        traced = trace(network, *inputs, kwargs=kwargs, dtype=INT8_ACTIVATIONS if int8 else dtype, tf32=tf32)
-        traced = weights_in_int8(traced) if int8 else traced
+        traced = trace_as(dtype, network, *inputs, kwargs=kwargs, tf32=tf32)
     return estimate(traced, model, mode=mode, strict=strict)
 
 

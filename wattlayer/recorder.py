@@ -132,6 +132,9 @@ class Recorder(TorchDispatchMode):
                 # its meta registration knows bfloat16 only, its kernels all
                 half = tree_map(lambda x: x.bfloat16() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, args)
                 return func(*half, **kwargs).to(args[0].dtype)
+            if func in _DYNAMIC:  # has no meta kernel; the packed weight [features, shared] knows its own shape
+                features = torch.ops.quantized.linear_unpack(args[1])[0].shape[0]
+                return args[0].new_empty((*args[0].shape[:-1], features))
             if all(x.is_meta for x in tensors):
                 if not _needs_values(error):
                     raise
@@ -139,6 +142,10 @@ class Recorder(TorchDispatchMode):
             # small, freshly made real tensors among meta ones
             meta = tree_map(lambda x: tensor_to_meta(x) if isinstance(x, torch.Tensor) else x, (args, kwargs))
             return self._run(func, *meta)
+
+
+_DYNAMIC = (torch.ops.quantized.linear_dynamic.default, torch.ops.quantized.linear_relu_dynamic.default)
+"""Products of dynamically quantised linear layers."""
 
 
 def _needs_values(error: Exception) -> bool:

@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
+from typing import TYPE_CHECKING, Any
 
-from .layer import Layer, Operand
-from .trace import INT8_WEIGHTS, Trace
+from .layer import Layer, Operand, check_dtype
+from .trace import INT8_WEIGHTS, Trace, trace
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ALIGNMENT = 8
 """Channels of half precision that tensor cores take at once (NVIDIA, "Matrix multiplication background", DU-09799)."""
@@ -93,6 +97,13 @@ def weights_in_int8(trace: Trace) -> Trace:
     changed = {x: _int8(x) for x in trace.unique()}
     layers = tuple(changed[x] for x in trace.layers)
     return replace(trace, layers=layers, assumptions=(*trace.assumptions, INT8_WEIGHTS))
+
+
+def trace_as(dtype: str | None, module: nn.Module, *inputs: Any, **options: Any) -> Trace:
+    """Return `wattlayer.trace(module, *inputs, **options)` in `dtype`, "int8" among them; raise InputError as it does."""
+    if dtype is None or check_dtype(dtype) != "int8":
+        return trace(module, *inputs, dtype=dtype, **options)
+    return weights_in_int8(trace(module, *inputs, dtype=INT8_ACTIVATIONS, **options))
 
 
 def _int8(layer: Layer) -> Layer:

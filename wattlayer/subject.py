@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, first_line
 from .predict import load_network, trace_network
-from .rewrite import INT8_ACTIVATIONS, aligned, folded, fused, weights_in_int8
-from .trace import Trace, trace
+from .rewrite import aligned, folded, fused, trace_as
+from .trace import Trace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -126,10 +126,8 @@ class Subject:
         return replace(loaded, module=edited(to_meta(loaded.module), edit.replace, edit.drop))
 
     def _trace_module(self, loaded: Network, edit: Edit) -> Trace:
-        s, int8 = self.setting.after(edit), self.setting.after(edit).dtype == "int8"
-        dtype = INT8_ACTIVATIONS if int8 else s.dtype
-        traced = trace(loaded.module, *loaded.args, kwargs=loaded.kwargs, dtype=dtype, tf32=s.tf32, network=loaded.name)
-        return weights_in_int8(traced) if int8 else traced
+        s = self.setting.after(edit)
+        return trace_as(s.dtype, loaded.module, *loaded.args, kwargs=loaded.kwargs, tf32=s.tf32, network=loaded.name)
 
 
 def _resize_tensors(inputs: tuple[Any, ...], edit: Edit) -> tuple[Any, ...]:

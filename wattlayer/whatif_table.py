@@ -53,7 +53,8 @@ def _title(x: Change, start: str) -> str:
 def advice_table(advice: Sequence[Advice], start: str) -> list[RenderableType]:
     """Return the advice for a terminal, the largest saving first."""
     if not advice:
-        return [_plain(f"{start}: no change is sure to save; intervals of all that was tried reach zero")]
+        why = "either its interval reaches zero or most of the energy afterwards is in kinds never measured there"
+        return [_plain(f"{start}: no change is sure to save; of all that was tried, {why}")]
     table = _table(_title(advice[0].change, start), "#", "change", "mind")
     for i, x in enumerate(advice, 1):
         table.add_row(str(i), _plain(x.change.edit.describe()), _plain(x.mind), *_figures(x.change))

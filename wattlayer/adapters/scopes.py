@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,3 +139,12 @@ def conversion(tensors: Iterable[torch.Tensor], dtype: str) -> dict[torch.dtype,
         if x.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             elements[x.dtype] = elements.get(x.dtype, 0) + x.numel()
     return {max(elements, key=elements.__getitem__): getattr(torch, dtype)} if elements else {}
+
+
+def converted(dtypes: Mapping[torch.dtype, torch.dtype]) -> tuple[str, ...]:
+    """Say of a file that computes in another dtype than float32, the default, that it was converted."""
+    return tuple(
+        f"the file computes in {str(own)[6:]} and is priced in {str(asked)[6:]}, as --dtype says"
+        for own, asked in dtypes.items()
+        if own not in (torch.float32, asked)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,6 +128,8 @@ def evaluate(
         known = families_of((m.layer for m in rows if m.layer is not None), configuration, progress)
     own = [m for m in labels(rows) if m.layer is not None and m.hardware == loaded.hardware]
     splits = split or _every_split(own, known, measured)
+    if (basis := loaded.metadata.basis) != "measured" and set(splits) - {"given"}:
+        print(f"{model} is {basis}: 'given' alone judges it, every other split trains anew on these rows", file=sys.stderr)
     result = score(loaded, rows, measured, splits, known, baselines, seed, progress)
     progress("")
     if plot is not None:
@@ -140,12 +143,12 @@ def evaluate(
 def _every_split(
     own: list[Measurement], families: dict[Any, frozenset[str]], networks: list[tuple[Measurement, Trace]]
 ) -> list[str]:
-    """What is always asked of rows of layers, and of the other splits those that these rows and networks allow."""
+    """`given`, and of the other splits those that these rows and networks allow."""
     from ..splits import feasible, layer_tasks
 
     tasks = layer_tasks(own, networks)
-    more = [x for x in ("family", "network", "task") if feasible(x, own, tasks if x == "task" else families, networks)]
-    return ["given", "layer", "size", *more]
+    more = ("layer", "size", "family", "network", "task")
+    return ["given", *(x for x in more if feasible(x, own, tasks if x == "task" else families, networks))]
 
 
 def _unseen_hardware(hardware: str, rows: list[Measurement], seed: int, format: Format) -> str:

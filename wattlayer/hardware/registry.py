@@ -32,6 +32,9 @@ NUMBERS: dict[str, tuple[float, float, str]] = {
 }
 """Fields that hold one number: the least and the most that it can be, and its unit. Beyond that lies a slip of the unit."""
 
+LARGEST = 10**18
+"""Whole numbers beyond this are told by their digits: TOML writes larger ones than a float holds."""
+
 FLOP_PER_S = (1e9, 1e17, "FLOP/s, 10.3e12 for 10.3 TFLOP/s")
 OPTIONAL = {"dram_bytes", "l2_bytes_per_s", "transforms", "boards", "kind"}
 FIELDS = ("title", "kind", "peak_flop_per_s", *NUMBERS, "transforms", "boards", "sources")
@@ -108,7 +111,8 @@ def _number(field: str, value: Any, allowed: tuple[float, float, str]) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{field} {value!r} is not a number ({unit})")
     if not least <= value <= most:
-        raise InputError(f"{field} {value:g} must lie between {least:g} and {most:g} ({unit})")
+        told = f"of {len(str(abs(value)))} digits" if isinstance(value, int) and abs(value) > LARGEST else f"{value:g}"
+        raise InputError(f"{field} {told} must lie between {least:g} and {most:g} ({unit})")
     if field == "units" and value != int(value):
         raise InputError(f"{field} {value:g} is not whole ({unit})")
     return float(value)

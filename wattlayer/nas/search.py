@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..estimate import estimate_energies_j
 from ..features import Array
-from ..model import EnergyModel
+from ..model import EnergyModel, load_model
 from .space import Genome, Space
 
 Objectives = Callable[[Sequence[Genome]], Any]
-"""From n genomes to an array [n, objectives], every one to be made small."""
+"""From n genomes to an array [n, objectives], or [n] of one objective, every one to be made small; infinite for a candidate
+that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def ranks(values: Array) -> NDArray[np.int64]:
 def crowding(values: Array) -> Array:
     """Return how far apart [n] the neighbours of each row are, infinite at the ends (NSGA-II: Deb et al., 2002)."""
     distance = np.zeros(len(values))
-    for column in values.T:
+    for column in np.minimum(values, np.finfo(np.float64).max / 4).T:  # infinities have no difference
         order = np.argsort(column, kind="stable")
         gap = (column[order][2:] - column[order][:-2]) / max(float(np.ptp(column)), 1e-300)
         distance[order[1:-1]] += gap
@@ -73,7 +75,7 @@ def evolve(
     """Search `space` by crossover and mutation, selecting by rank and crowding; return the front of all candidates seen.
 
     `objectives` gets only genomes that it was not asked about before. Deterministic by `seed`. Raises InputError for a
-    population below 1.
+    population below 1, and for objectives of another shape or that are no numbers.
     """
     if population < 1:
         raise InputError(f"population {population} must be at least 1")
@@ -92,8 +94,16 @@ def evolve(
 
 def _ask(known: dict[Genome, Array], genomes: Sequence[Genome], objectives: Objectives) -> None:
     new = [g for g in dict.fromkeys(genomes) if g not in known]
-    if new:
-        known.update(zip(new, np.asarray(objectives(new), dtype=np.float64)))
+    if not new:
+        return
+    values = np.asarray(objectives(new), dtype=np.float64)
+    if values.ndim not in (1, 2) or len(values) != len(new) or not values.size:
+        raise InputError(f"objectives of {len(new)} genomes are [{len(new)}, objectives], not {list(values.shape)}")
+    table = values.reshape(len(new), -1)
+    wrong = np.isnan(table).any(axis=1)
+    if wrong.any():  # nothing beats what is no number: it would fill the front
+        raise InputError(f"objectives of genome {new[int(np.argmax(wrong))]} are nan: give inf for a candidate that cannot be")
+    known.update(zip(new, table))
 
 
 def _child(space: Space, mother: Genome, father: Genome, mutate_frac: float, rng: random.Random) -> Genome:
@@ -108,7 +118,7 @@ def _select(genomes: list[Genome], known: dict[Genome, Array], count: int) -> li
 
 
 def sweep(
-    space: Space, genomes: Iterable[Sequence[int]], model: EnergyModel, batch: int = 1, dtype: str = "float32",
+    space: Space, genomes: Iterable[Sequence[int]], model: EnergyModel | str | Path, batch: int = 1, dtype: str = "float32",
     tf32: str = "conv", n_jobs: int = 1, chunk: int = 256,
 ) -> Iterator[tuple[Genome, float]]:  # fmt: skip
     """Yield each candidate with its energy (J per pass of the batch) by the full estimate, in the order given.
@@ -121,6 +131,7 @@ def sweep(
         raise InputError(f"chunk {chunk} must be at least 1")
     from joblib import Parallel, delayed
 
+    model = load_model(model)
     chunks = _chunks(genomes, chunk)
     jobs = (delayed(_energies_j)(space, part, model, batch, dtype, tf32) for part in chunks)
     results = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InputError
 from ..layer import Layer, Operand
-from ..trace import Trace, trace
+from ..rewrite import INT8_ACTIVATIONS, trace_as
+from ..trace import INT8_WEIGHTS, Trace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,9 +112,12 @@ class Space:
             for slot in self.slots
             for path, part in slot.parts(*(genome[i] for i in slot.positions))
         ]
-        inputs = tuple(Operand("input", (batch, *shape), dtype) for shape in self.input_shapes(genome))
+        int8 = dtype == "int8"
+        read = INT8_ACTIVATIONS if int8 else dtype
+        inputs = tuple(Operand("input", (batch, *shape), read) for shape in self.input_shapes(genome))
         layers = tuple(chain.from_iterable(layers for _, layers in pieces))
-        return Trace(self.name, layers, tuple(chain.from_iterable(paths for paths, _ in pieces)), inputs, tf32)
+        paths = tuple(chain.from_iterable(paths for paths, _ in pieces))
+        return Trace(self.name, layers, paths, inputs, tf32, (INT8_WEIGHTS,) * int8)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -133,7 +137,7 @@ def part_layers(part: Part, batch: int, dtype: str, tf32: str) -> tuple[tuple[st
     with torch.device("meta"):
         module = part.build().eval()
         inputs = [torch.empty(batch, *shape) for shape in part.input_shapes]
-    traced = trace(module, *inputs, dtype=dtype, tf32=tf32, cached=True)
+    traced = trace_as(dtype, module, *inputs, tf32=tf32, cached=True)
     return traced.paths, tuple(_INTERNED.setdefault(layer, layer) for layer in traced.layers)
 
 

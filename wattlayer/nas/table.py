@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..errors import InputError
 from ..estimate import predict_layers
 from ..features import Array
 from ..layer import Layer
-from ..model import EnergyModel
+from ..model import EnergyModel, load_model
 from .space import Placed, Slot, Space, part_layers
 
 CHUNK = 1 << 14
@@ -39,12 +40,14 @@ class LookupTable:
 
     @staticmethod
     def of(
-        space: Space, model: EnergyModel, batch: int = 1, dtype: str = "float32", tf32: str = "conv", run: str | None = None
-    ) -> LookupTable:
+        space: Space, model: EnergyModel | str | Path, batch: int = 1, dtype: str = "float32", tf32: str = "conv",
+        run: str | None = None,
+    ) -> LookupTable:  # fmt: skip
         """Trace and predict every part of `space` once; keywords are those of `wattlayer.predict` in graph mode.
 
         Raises InputError for a batch below 1, an unknown `dtype`, `tf32` or `run` and for a space without layers.
         """
+        model = load_model(model)
         counts = [_counts(slot, space, batch, dtype, tf32) for slot in space.slots]
         layers = list({layer: None for table in counts for calls in table for layer in calls})
         if not layers:

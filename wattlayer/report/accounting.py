@@ -16,7 +16,12 @@ from ..trace import Trace
 J_PER_KWH = 3.6e6
 """By definition: 1,000 W for 3,600 s."""
 
-_UNIT = re.compile(r"\s*([\d.,_eE+]+)\s+(\S.*?)\s*")
+_GROUPED = r"\d{1,3}(?P<mark>[,_' \u00a0\u202f])\d{3}(?:(?P=mark)\d{3})*(?:\.\d+)?"
+_PLAIN = r"\d+(?:\.\d+)?(?:e\+?\d+)?"
+_POWERS = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
+_UNIT = re.compile(
+    rf"\s*(?P<number>{_GROUPED}|{_PLAIN})\s+(?:(?P<power>{'|'.join(_POWERS)})\s+)?(?P<name>[^\d\s].*?)\s*", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,14 @@ class Assumptions:
     def count(self) -> tuple[float, str]:
         """Return how many of what a functional unit is: `(1000.0, "inferences")`."""
         found = _UNIT.fullmatch(self.functional_unit)
-        try:
-            number = float(found[1].replace(",", "").replace("_", "")) if found else 0.0
-        except ValueError:
-            number = 0.0
-        if found is None or not (isfinite(number) and number > 0):
-            raise InputError(f"functional unit {self.functional_unit!r} is not a number and a name, like '1,000 inferences'")
-        return number, found[2]
+        if found is not None and found["name"].lower() not in _POWERS:
+            number = float(re.sub(r"[^\d.eE]", "", found["number"])) * _POWERS.get((found["power"] or "").lower(), 1.0)
+            if isfinite(number) and number > 0:
+                return number, found["name"]
+        raise InputError(
+            f"functional unit {self.functional_unit!r} is not a positive number and a name, like '1,000 inferences' or "
+            "'1 million tokens'"
+        )
 
 
 @dataclass(frozen=True)
@@ -120,8 +126,10 @@ def tokens(trace: Trace) -> int | None:
 
 
 def _inferences(trace: Trace, number: float, name: str) -> float:
-    if name.lower() not in ("token", "tokens"):
+    if "token" not in name.lower():
         return number
+    if name.lower() not in ("token", "tokens"):
+        raise InputError(f"functional unit of {name}: a pass is counted by the tokens that it reads, say tokens or inferences")
     each = tokens(trace)
     if not each:
         raise InputError(f"functional unit of {name}: {trace.network} does not read tokens; count inferences")

@@ -12,8 +12,7 @@ from warnings import catch_warnings, simplefilter
 
 from ..errors import InputError, first_line, nearest
 from ..layer import Layer, Operand
-from ..rewrite import INT8_ACTIVATIONS, weights_in_int8
-from ..trace import trace
+from ..rewrite import trace_as
 
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
@@ -49,12 +48,11 @@ def layer_of_module(
         inputs = [torch.empty(shape, dtype=kind, device="meta") for shape in input_shapes]
     except (TypeError, RuntimeError):
         raise InputError(f"input shapes {input_shapes} are beyond what a tensor can have") from None
-    int8 = dtype == "int8"
     with catch_warnings():
         simplefilter("ignore")  # torch's advice on how to write a module is no news to who measured it
-        traced = trace(module, *inputs, dtype=INT8_ACTIVATIONS if int8 else dtype, tf32=tf32, train_mode=train_mode)
-    layers = [x for x in (weights_in_int8(traced) if int8 else traced).layers if not _is_beside(x)]
-    if int8 and not any(x.dtype == "int8" for layer in layers for x in layer.inputs):
+        traced = trace_as(dtype, module, *inputs, tf32=tf32, train_mode=train_mode)
+    layers = [x for x in traced.layers if not _is_beside(x)]
+    if dtype == "int8" and not any(x.dtype == "int8" for layer in layers for x in layer.inputs):
         name = type(module).__name__
         raise InputError(f"dtype 'int8' holds the weights of linear layers, which {name} is not: say its own dtype")
     if len(layers) != 1:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, first_line
-from ..scopes import Declared, bind, conversion, empty, made
+from ..scopes import Declared, bind, conversion, converted, empty, made
 from ..source import InputSize, Network, require
 from .fold import Declarations, fold
 from .fuse import fuse
@@ -49,7 +49,7 @@ def load(name: str, size: InputSize) -> Network:
         folded = fold(reader, nodes, {**tensors, **given}, names, declarations)
         outputs = [x.name for x in graph.output if x.name in folded.tensors]
         module = OnnxNetwork(fuse(folded, outputs), list(given), outputs, folded.tensors, declarations)
-    return Network(name, module, tuple(given.values()))
+    return Network(name, module, tuple(given.values()), assumptions=converted(dtypes))
 
 
 def _parse(path: Path) -> Any:

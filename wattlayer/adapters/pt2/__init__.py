@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..scopes import bind, conversion, made
+from ..scopes import bind, conversion, converted, made
 from ..source import InputSize, Network
 from .archive import read_model
 from .network import ExportedNetwork
@@ -23,4 +23,5 @@ def load(name: str, size: InputSize) -> Network:
     floating = [*program.weights.values(), *(made(x, symbols) for x in program.inputs)]
     dtypes = conversion(floating, size.dtype)
     inputs = [made(x, symbols) for x in program.inputs]
-    return Network(name, ExportedNetwork(program, symbols, dtypes), tuple(x.to(dtypes.get(x.dtype, x.dtype)) for x in inputs))
+    given = tuple(x.to(dtypes.get(x.dtype, x.dtype)) for x in inputs)
+    return Network(name, ExportedNetwork(program, symbols, dtypes), given, assumptions=converted(dtypes))
