@@ -236,6 +236,38 @@ def test_an_onnx_model_costs_what_its_module_costs(small, tmp_path, exporter):
     assert [p for p, x in zip(traced.paths, traced.layers) if x.group == "matmul"] == ["qkv", "mlp.0", "mlp.2", "head"]
 
 
+class Causal(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(64, 192)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = (y.unflatten(-1, (4, 16)).transpose(1, 2) for y in self.qkv(x).chunk(3, -1))
+        return nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
+
+
+@pytest.mark.parametrize(("dynamo", "opset"), [(False, 16), (False, 18), (False, 20), (True, 18), (True, 20)])
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(), nn.Mish(), nn.Hardswish(), nn.Softplus(), nn.LayerNorm(64), Causal(),
+        nn.PReLU(), nn.ELU(),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_exporters_take_apart_by_opset_is_put_together(module, dynamo, opset, tmp_path):
+    # a large causal mask is made by nodes, a small one folded: here, or by the newer exporter into a weight, which is never read
+    lengths = {8, 200} - ({8} if dynamo else set()) if isinstance(module, Causal) else {8}
+    for n in lengths:
+        x = torch.zeros(2, n, 64)
+        path = export(module.eval(), tmp_path / f"{n}.onnx", (x,), dynamo=dynamo, opset_version=opset)
+        read, own = (
+            [(y.kind, y.flop, y.argument("is_causal", None)) for y in traced.layers]
+            for traced in (trace_name(str(path)), trace(module, x))
+        )
+        assert read == own
+
+
 def test_batch_norm_that_the_exporter_folds_is_gone(small, tmp_path):
     traced = trace_name(str(export(small, tmp_path / "net.onnx", dynamo=False)))
     folded = Small().eval()

@@ -78,7 +78,8 @@ def einsum(node: Node, *operands: Tensor) -> Tensor:
 @operator("wattlayer.Attention")
 def fused_attention(node: Node, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """`scaled_dot_product_attention`, put together again by fuse; a `turned` key is [..., head size, positions]."""
-    return functional.scaled_dot_product_attention(query, key.transpose(-1, -2) if node.get("turned") else key, value, mask)
+    key, causal = key.transpose(-1, -2) if node.get("turned") else key, node.get("is_causal", False)
+    return functional.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
 
 
 @operator("Attention")

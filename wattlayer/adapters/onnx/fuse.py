@@ -177,8 +177,20 @@ def _attention(graph: Graph, node: Node, bound: Bound) -> Node | None:
     untouched = "K" in bound  # the key before dimensions were merged, turned and parted again
     if untouched and graph.shape(bound["K"]) != (*graph.shape(bound["v"])[:-1], graph.shape(bound["q"])[-1]):
         return None
-    inputs = tuple(bound[v] for v in ("q", "K" if untouched else "k", "v", "m") if v in bound)
-    return replace(node, op="Attention", domain="wattlayer", inputs=inputs, attributes={"turned": not untouched})
+    causal = "m" in bound and _is_causal(graph, bound["m"])
+    inputs = tuple(bound[v] for v in ("q", "K" if untouched else "k", "v", "m") if v in bound and not (causal and v == "m"))
+    attributes = {"turned": not untouched, "is_causal": causal}
+    return replace(node, op="Attention", domain="wattlayer", inputs=inputs, attributes=attributes)
+
+
+def _is_causal(graph: Graph, mask: str) -> bool:
+    """Whether `mask` is `is_causal=True` written out: made of a lower triangle, anew in each pass or, if small, folded before."""
+    known = graph.folded.tensors[mask]
+    if not known.is_meta and known.dim() == 2:
+        allowed = torch.ones(known.shape, dtype=torch.bool).tril()
+        return torch.equal(known == 0, allowed) and torch.equal(known.isneginf(), ~allowed)
+    found = next(graph.find(_CAUSAL, mask, {}), None)
+    return found is not None and any(x.op == "Trilu" and not x.get("upper", 1) for x in found[1])
 
 
 def _layer_norm(graph: Graph, node: Node, bound: Bound) -> Node | None:
@@ -224,9 +236,16 @@ def _exchange(graph: Graph, node: Node) -> tuple[int, int] | None:
 
 _SCALED = "(MatMul (Mul q #) (Mul k #))"
 _MERGED = "(MatMul (Mul q #) (Mul (Reshape (Transpose (Reshape K))) #))"
+_CAUSAL = ("Where", (("Equal", (("Trilu", ("x",)), "#")), "#", "#"))
 _CENTRED = "(Sub x (ReduceMean x))"
 _EXCHANGE = "(Concat (Slice x) (Slice x))"
 _CUBE = "(Mul x (Mul x x))"
+
+
+def _tanh(cube: str) -> str:
+    """1 + tanh(a (x + b x³)), of Gaussian error linear units."""
+    return f"(Add # (Tanh (Mul # (Add x (Mul # {cube})))))"
+
 
 _RULES = {
     "(Add (MatMul x w) b)": _linear,
@@ -236,8 +255,11 @@ _RULES = {
     f"(MatMul (Softmax {_SCALED}) v)": _attention,
     f"(MatMul (Softmax (Add {_SCALED} m)) v)": _attention,
     "(Mul (Mul x (Add (Erf (Div x #)) #)) #)": _as("Gelu", "x"),
-    f"(Mul (Mul # x) (Add # (Tanh (Mul # (Add x (Mul # {_CUBE}))))))": _as("Gelu", "x", approximate="tanh"),
+    "(Mul x (Mul # (Add (Erf (Div x #)) #)))": _as("Gelu", "x"),
+    f"(Mul # (Mul x {_tanh(_CUBE)}))": _as("Gelu", "x", approximate="tanh"),
+    f"(Mul x (Mul # {_tanh('(Pow x #)')}))": _as("Gelu", "x", approximate="tanh"),
     "(Mul x (Sigmoid x))": _as("Swish", "x"),
+    "(Where (Greater x #) x (Softplus x))": _as("Softplus", "x"),
     "(Mul x (HardSigmoid x))": _as("HardSwish", "x"),
     "(Mul x (Tanh (Softplus x)))": _as("Mish", "x"),
     f"(Add (Mul (Div {_CENTRED} (Sqrt (Add (ReduceMean (Pow {_CENTRED} #)) #))) w) b)": _layer_norm,
