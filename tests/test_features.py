@@ -172,6 +172,8 @@ PRODUCTS = {
     "sum of products": (
         Layer("addbmm", (op("self", 2, 6), op("batch1", 3, 2, 4), op("batch2", 3, 4, 6)), (op("output", 2, 6),)), (3, 2, 6, 4),
     ),
+    "experts": (Layer("_grouped_mm", (op("self", 12, 4), op("mat2", 3, 4, 6)), (op("output", 12, 6),)), (3, 4, 6, 4)),
+    "idle experts": (Layer("_grouped_mm", (op("self", 2, 4), op("mat2", 64, 4, 6)), (op("output", 2, 6),)), (2, 1, 6, 4)),
     "distances": (Layer("cdist", (op("x1", 2, 3, 4), op("x2", 2, 5, 4)), (op("output", 2, 3, 5),)), (2, 3, 5, 4)),
     "packed weight": (Layer("quantized::linear_dynamic", (op("X", 2, 3, 5),), (op("output", 2, 3, 7),)), (1, 6, 7, 5)),
     "attention": (

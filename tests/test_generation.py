@@ -15,6 +15,7 @@ from wattlayer.decoding import NotAffineError, Passes, between, segments
 from wattlayer.errors import InputError
 from wattlayer.generation import predict_generation
 from wattlayer.report.generation import generation_tables
+from wattlayer.trace import EVEN_CHOICES
 
 pytest.importorskip("transformers")
 
@@ -54,6 +55,22 @@ def test_no_step_differs_from_its_own_trace(configs, name):
         made = [between(a, b, context - segment.first, of) for a, b in segment.calls]
         assert made == list(passes(configs[name]).step(context).layers)
     assert (len(found) > 1) == (name == "mistral"), "only a window that fills up bends the sizes"
+
+
+def test_a_token_costs_the_experts_that_it_goes_to_however_many_there_are(tmp_path):
+    """Two of four experts or of 64: a step of one token reads two, a prompt of many tokens all."""
+    steps, prompts = [], []
+    for experts in (4, 64):
+        path = tmp_path / f"{experts}.json"
+        sizes = SMALL["mixtral"] | {"hidden_size": 256, "intermediate_size": 896, "num_local_experts": experts}
+        path.write_text(json.dumps({"model_type": "mixtral", **sizes}))
+        request = wl.predict_generation(f"hf:{path}", 64, 2, hardware="a30", dtype="float16")
+        assert EVEN_CHOICES in request.prefill.trace.assumptions
+        products = [x.read_bytes for x in request.prefill.trace.layers if x.kind == "_grouped_mm"]
+        prompts.append(sum(products))
+        steps.append(request.step_energy_j[0])
+    assert steps[1] == pytest.approx(steps[0], rel=0.05)  # the router's own product grows
+    assert prompts[1] > 8 * prompts[0]
 
 
 def test_a_step_reads_the_cache_that_the_prompt_filled(configs):

@@ -70,6 +70,10 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
     "grouped mm": (
         layer("_grouped_mm", [op("self", 10, 4), op("mat2", 3, 4, 6)], op("output", 10, 6)), 2 * 10 * 4 * 6, 4 * 112, 4 * 60,
     ),
+    "grouped mm of more matrices than rows": (
+        layer("_grouped_mm", [op("self", 2, 4), op("mat2", 64, 4, 6)], op("output", 2, 6)),
+        2 * 2 * 4 * 6, 4 * (8 + 2 * 24), 4 * 12,
+    ),
     "attention": (
         layer("scaled_dot_product_attention",
               [op("query", 2, 4, 6, 8), op("key", 2, 4, 9, 8), op("value", 2, 4, 9, 5)], op("output", 2, 4, 6, 5)),

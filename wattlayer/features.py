@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .hardware import Hardware
-from .kinds import KINDS, pooled_axes, window_elements
+from .kinds import KINDS, matrices_met, pooled_axes, window_elements
 from .layer import DTYPE_BYTES, Layer, Operand
 
 FEATURES_VERSION = 9
@@ -253,7 +253,7 @@ def _matmul(layer: Layer) -> dict[str, float]:
         return _OF_OTHER_OPERANDS[layer.kind](layer)
     left, right = (layer.inputs[1], layer.inputs[2]) if layer.kind in ("addmm", "baddbmm", "addbmm") else layer.inputs[:2]
     out = layer.outputs[0]
-    batches = prod(right.shape[:-2]) if len(right.shape) > 2 and layer.kind != "_grouped_mm" else 1
+    batches = prod(right.shape[:-2]) if len(right.shape) > 2 else 1
     if layer.kind in ("linear", "matmul") and len(right.shape) < 3 and not _is_one_matrix(left):
         batches = prod(left.shape[:-2])
     n = right.shape[-2:][0] if layer.kind in _BY_ROWS else right.shape[-1] if len(right.shape) > 1 else 1
@@ -295,10 +295,21 @@ def _dynamic(layer: Layer) -> dict[str, float]:
     }  # fmt: skip
 
 
+def _grouped(layer: Layer) -> dict[str, float]:
+    """Rows parted among matrices: as many products as there are matrices that rows meet, of as many rows each."""
+    rows, weight = layer.inputs[:2]
+    met, (k, n) = max(1, matrices_met(layer)), weight.shape[-2:]
+    return {
+        "batches": met, "m": rows.elements / max(1, k * met), "n": n, "k": k, "in_channels": k, "out_channels": n,
+        "weight_bytes": met * k * n * DTYPE_BYTES[weight.dtype],
+    }  # fmt: skip
+
+
 _BY_ROWS = ("linear", "_weight_int8pack_mm", "cdist", "_cdist_forward")
 """Products whose second operand is [n, k]."""
 _OF_OTHER_OPERANDS: dict[str, Callable[[Layer], dict[str, Any]]] = {
-    "_trilinear": _trilinear, "quantized::linear_dynamic": _dynamic, "quantized::linear_relu_dynamic": _dynamic,
+    "_trilinear": _trilinear, "_grouped_mm": _grouped,
+    "quantized::linear_dynamic": _dynamic, "quantized::linear_relu_dynamic": _dynamic,
 }  # fmt: skip
 _AT_INT8_RATE = ("_int_mm", "_scaled_mm")
 """Products of bytes, whose output's dtype says nothing of their rate; float8 runs at that of int8 (H100 white paper, table 2)."""

@@ -114,7 +114,20 @@ def solve_triangular(layer: Layer) -> int:
     return layer.outputs[0].elements * layer.inputs[0].shape[-1]
 
 
-@kind("matmul", "_grouped_mm")
+def matrices_met(layer: Layer) -> int:
+    """How many matrices [E, K, N] rows [rows, K] meet, each one of them and spread evenly: no more than there are rows."""
+    rows, matrices = (x.shape for x in layer.inputs[:2])
+    return min(matrices[0], rows[0]) if len(matrices) == 3 and len(rows) == 2 else prod(matrices[:-2])
+
+
+def _met_bytes(layer: Layer) -> int:
+    """Matrices that no row meets are not read: of 64 experts one token reads those that it goes to."""
+    weight = layer.inputs[1]
+    of_all = prod(weight.shape[:-2])
+    return sum(x.size_bytes for x in layer.inputs) - weight.size_bytes + weight.size_bytes * matrices_met(layer) // max(1, of_all)
+
+
+@kind("matmul", "_grouped_mm", read=_met_bytes)
 def grouped_mm(layer: Layer) -> int:
     """2 · rows · K · N: each row meets the matrix of its own group only."""
     return 2 * layer.inputs[0].elements * layer.inputs[1].shape[-1]

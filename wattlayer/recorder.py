@@ -57,7 +57,8 @@ def record(
     from .trace import AUTOCAST, EVEN_CHOICES
 
     returned = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.layout == torch.strided)
-    assumed = (EVEN_CHOICES,) * recorder._constants.assumed + (AUTOCAST,) * recorder.autocast
+    even = recorder._constants.assumed or any(layer.kind == "_grouped_mm" for _, layer in recorder.calls)
+    assumed = (EVEN_CHOICES,) * even + (AUTOCAST,) * recorder.autocast
     return recorder.calls, inputs, assumed, recorder.memory.flow(returned)
 
 

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "bfloat16")
 """What `dtype` may convert a network to."""
 
-EVEN_CHOICES = (
-    "the network reads which entries are largest, which only weights could tell: assumed spread evenly (tokens over experts)"
-)
+EVEN_CHOICES = "which entries are largest only weights tell: assumed even (tokens over experts; idle experts are not read)"
 """Said of a trace whose operators depend on a router's choice: with uneven loads it has fewer, larger matrix products."""
 
 AUTOCAST = "torch.autocast is not followed: every operator is taken in the dtype of its own tensors, which `dtype` converts"
