@@ -32,7 +32,29 @@ def test_batch_norms_cost_nothing_and_the_residual_is_one_layer():
     assert kinds(trace) == ["conv2d", "relu", "conv2d", "add relu"]
     fused, image = trace.layers[-1], 2 * 8 * 16 * 16
     assert (fused.read_bytes, fused.write_bytes, fused.flop) == (2 * 4 * image, 4 * image, 2 * image)
-    assert trace.layers[0].operand("bias").shape == (8,)
+    assert not any(x.operand("bias") for x in trace.layers), "what reads the convolution adds it"
+
+
+def test_a_bias_goes_to_the_kernel_after_its_convolution_or_stays_a_pass_of_its_own():
+    def biases(*after):
+        net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), *after).eval()
+        trace = fuse(wl.trace(net, torch.empty(2, 8, 16, 16)))
+        assert [len(x) for x in trace.flow.reads] == [len(x.inputs) for x in trace.layers]
+        return [x.operand("bias") is not None for x in trace.layers if x.group == "conv"]
+
+    assert biases(nn.ReLU()) == [False]
+    assert biases(nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 8, 1)) == [False, True], "the last one's is added in memory"
+    assert biases(nn.Conv2d(8, 8, 1), nn.ReLU()) == [True, False], "a library reads it next"
+    assert biases(nn.MaxPool2d(2)) == [True], "and so do windows"
+
+
+def test_compiling_saves_where_batch_norms_follow_convolutions():
+    """On a GPU a bias of its own would cost as much as the norm that it came of."""
+    estimate = wl.predict(Residual().eval(), torch.empty(64, 8, 64, 64), mode="compiled")
+    convolutions = [sum(e.layer_energy_j[i] for i, x in enumerate(e.trace.layers) if x.group == "conv")
+                    for e in (estimate, estimate.unfused)]  # fmt: skip
+    assert convolutions[0] == pytest.approx(convolutions[1], rel=1e-12)
+    assert estimate.energy_j < estimate.unfused.energy_j
 
 
 def test_a_batch_norm_in_train_mode_stays():
@@ -113,7 +135,15 @@ def test_a_changed_trace_no_longer_says_what_feeds_what():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
     estimate = wl.predict(net, torch.empty(1, 3, 8, 8))
     with pytest.raises(InputError, match="compiled"):
-        estimate.whatif(net, (torch.empty(1, 3, 8, 8),), fold_norm=True, mode="compiled")
+        estimate.whatif(net, (torch.empty(1, 3, 8, 8),), fuse_attention=True, mode="compiled")
+
+
+def test_a_compiler_folds_norms_whether_it_is_asked_or_not():
+    net, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval(), torch.empty(1, 3, 8, 8)
+    graph, compiled = (wl.predict(net, x, mode=mode) for mode in ("graph", "compiled"))
+    both = graph.whatif(net, (x,), fold_norm=True, mode="compiled")
+    assert both.after.energy_j == compiled.energy_j
+    assert compiled.whatif(net, (x,), fold_norm=True).change_j == 0.0
 
 
 def test_channels_last_is_recorded_as_strides_and_compiles():

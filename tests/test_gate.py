@@ -225,6 +225,8 @@ def test_exit_codes_and_reports_of_the_command(run, network, tmp_path):  # noqa:
     assert code == 1 and json.loads(out)["batch"] == 4
     assert err.count("::error title=") == 1 and err.count("::notice title=") == 1 and "over the budget of 1.01" in err
     assert ElementTree.parse(report).getroot().get("failures") == "1"
+    one_line(run(*arguments, *gate, "--input", "8x3x64x64"), "batch 4 against 8")
+    assert not report.exists(), "the verdict on an earlier run is none on one that was refused"
 
 
 def test_a_gate_without_a_budget_or_under_other_conditions_is_bad_input(run, network, tmp_path):  # noqa: F811

@@ -172,7 +172,7 @@ def test_what_cannot_be_priced_is_refused_in_one_line(name, tokens, reason):
         predict_generation(name, *tokens)
 
 
-def test_on_the_command_line(configs, run):
+def test_on_the_command_line(configs, run, tmp_path):
     words = ["predict", configs["llama"], "--prefill", "12", "--decode", "6", "--batch", "2", "--dtype", "bfloat16"]
     record = json.loads(run(*words, "--format", "json")[1])
     assert record["schema"] == 1 and record["generation"]["new_tokens"] == 6 and len(record["steps"]) == 6
@@ -184,6 +184,10 @@ def test_on_the_command_line(configs, run):
     assert "12 + 6 tokens" in table and "a request" in table and "tokens in the cache" in table
     assert run(*words, "--format", "csv")[1].splitlines()[0] == "context_tokens,time_s,energy_j"
     assert run(*words, "--budget-j", "1e-9")[0] == 1
+    saved = tmp_path / "saved.json"
+    run(*words, "--format", "json", "--output", saved)
+    one_line(run(*words, "--budget-frac-of", saved), "budget-frac-of", "does not go with --prefill and --decode")
+    one_line(run("predict", configs["llama"], "--budget-frac-of", saved), "is of a request (--prefill, --decode)")
     one_line(run(*words, "--seq-len", "5"), "seq-len 5 does not go with --prefill")
     one_line(run(*words, "--format", "html"), "html")
 

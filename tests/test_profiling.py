@@ -77,6 +77,15 @@ def test_a_measured_run_gives_joules_per_call_beside_the_prediction(model, clock
     assert "predicted / measured" in str(p) and "over 4 calls" in str(p)
 
 
+def test_one_input_needs_no_tuple(model, clock):
+    module = Slow(clock).eval()
+    with profile(module, INPUTS[0], hardware=model, meter=Counter(clock), clock=clock) as p:
+        module(*INPUTS)
+        module(*INPUTS)
+    assert p.predicted.energy_j == wl.predict(module, *INPUTS, hardware=model, mode="eager").energy_j
+    assert "other shapes" not in p.note
+
+
 def test_a_run_too_short_for_its_counter_is_an_error_not_a_number(model, clock):
     module = Slow(clock, 0.01).eval()
     with (

@@ -291,12 +291,19 @@ def test_a_table_without_a_good_row_is_refused(path):
         (NETWORKS.replace("mode,", ""), "has no column mode "),
         ("a,b\n1,2\n", "has no column"),
         (LAYERS + 'a30,"unclosed', "not a CSV table"),
+        (LAYERS.strip() + ",energy_j\n" + GOOD, "two columns energy_j"),
+        (LAYERS.replace(",", ";") + GOOD, "separated by ';': write commas"),
+        (LAYERS.replace(",", "\t") + GOOD, r"separated by '\\t'"),
     ],
-    ids=["empty", "renamed", "network without mode", "another table", "unclosed quote"],
+    ids=["empty", "renamed", "network without mode", "another table", "unclosed quote", "twice", "semicolons", "tabs"],
 )
 def test_a_file_of_no_known_format_is_refused(path, text, reason):
     with pytest.raises(InputError, match=reason):
         read(path, text, skip_bad_rows=True)
+
+
+def test_blanks_around_the_names_of_columns_are_no_part_of_them(path):
+    assert read(path, LAYERS.replace(",", " , ") + GOOD) == read(path, LAYERS + GOOD)
 
 
 def test_gzip_byte_order_marks_and_our_own_files_are_read(tmp_path, path):

@@ -111,7 +111,7 @@ def fuse(trace: Trace) -> Trace:
     group, its argument `of` names the kinds in it, and its path is that of its last call. Raises InputError for a trace that
     does not know which call feeds which.
     """
-    folded_trace = folded(trace)
+    folded_trace = _biases_in_next(folded(trace))
     flow = _flow(folded_trace)
     groups = sorted(_Groups(folded_trace.layers, flow).found(), key=lambda members: members[-1])
     readers, results = flow.readers(), set(flow.results)
@@ -288,6 +288,26 @@ def folded(trace: Trace) -> Trace:
         paths=tuple(trace.paths[i] for i in kept),
         flow=Flow(tuple(reads), tuple(writes[i] for i in kept), flow.results),
     )
+
+
+def _biases_in_next(trace: Trace) -> Trace:
+    """Return `trace` with convolutions that leave their bias to a generated kernel which reads what they wrote.
+
+    On GPUs Inductor adds it there (kernel/conv.py), where its few numbers cost nothing. What a library or a window reads next
+    must lie in memory with its bias: there it stays, as a pass of its own.
+    """
+    flow = _flow(trace)
+    readers = flow.readers()
+    layers, reads = list(trace.layers), list(flow.reads)
+    for i, layer in enumerate(trace.layers):
+        at = next((n for n, x in enumerate(layer.inputs) if x.name == "bias"), None) if layer.group == "conv" else None
+        if at is None:
+            continue
+        after = [domain(trace.layers[reader]) for value in flow.writes[i] for reader in readers.get(value, ())]
+        if any(x is not None and not x.window for x in after):
+            layers[i] = replace(layer, inputs=(*layer.inputs[:at], *layer.inputs[at + 1 :]))
+            reads[i] = (*reads[i][:at], *reads[i][at + 1 :])
+    return replace(trace, layers=tuple(layers), flow=replace(flow, reads=tuple(reads)))
 
 
 def _scales(layer: Layer) -> bool:

@@ -158,6 +158,8 @@ def _frac(text: str) -> float:
 def _baseline(path: Path, frac: float) -> Baseline:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if "steps" in record:
+            raise InputError(f"baseline {path} is of a request (--prefill, --decode) and not of a pass; {CURE}")
         energy_j, calls, facts = float(record["total"]["energy_j"]), _calls(record["layers"]), _facts(record)
         gap_j, low_j, high_j = (float(record["total"][name]) for name in ("gap_energy_j", "gap_low_j", "gap_high_j"))
         sound = record["schema"] == SCHEMA and 0 < energy_j < math.inf and 0 <= low_j <= gap_j <= high_j < math.inf

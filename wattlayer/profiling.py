@@ -131,7 +131,7 @@ class Profile:
 
 def profile(
     module: nn.Module,
-    inputs: tuple[Any, ...] = (),
+    inputs: Any = (),
     *,
     kwargs: Mapping[str, Any] | None = None,
     hardware: str | Path | EnergyModel | None = None,
@@ -141,7 +141,7 @@ def profile(
     tf32: str = "conv",
     clock: Clock | None = None,
 ) -> Profile:
-    """Predict `module(*inputs, **kwargs)` and, in a `with` block that calls it, measure it too.
+    """Predict `module(*inputs, **kwargs)` and, in a `with` block that calls it, measure it too; a single input needs no tuple.
 
     `hardware` is what is predicted for (default: the device that the module is on where it is known, else the A30, with a
     note). `meter` is a meter, the name of one ("nvml", "rapl", "zeus", "assumed-power" with its `assumed_power_w`), or None
@@ -150,7 +150,8 @@ def profile(
     """
     found, note = (hardware, "") if hardware is not None else _known_hardware(module)
     opened, reason = _open(module, meter, assumed_power_w)
-    predicted = predict(module, *inputs, hardware=found, mode=mode, tf32=tf32, kwargs=kwargs)
+    given = inputs if isinstance(inputs, tuple | list) else (inputs,)
+    predicted = predict(module, *given, hardware=found, mode=mode, tf32=tf32, kwargs=kwargs)
     return Profile(module, predicted, opened, f"{note} {reason}".strip(), clock or SystemClock())
 
 

@@ -97,15 +97,16 @@ class Subject:
     def trace(self, edit: Edit = UNCHANGED) -> Trace:
         """Trace the network as `edit` leaves it; raise InputError where that does not run."""
         loaded = self.load(edit)
-        tf32 = self.setting.after(edit).tf32
+        setting = self.setting.after(edit)
         try:
-            traced = trace_network(loaded, tf32) if isinstance(self.network, str) else self._trace_module(loaded, edit)
+            traced = trace_network(loaded, setting.tf32) if isinstance(self.network, str) else self._trace_module(loaded, edit)
         except InputError as error:
             if edit.drop or edit.replace:
                 raise InputError(f"after {edit.describe()} the network does not run: {first_line(error)}") from error
             raise
         traced = aligned(traced) if edit.align else traced
-        traced = folded(traced) if edit.fold_norm else traced
+        # a compiler folds them itself, and asks what feeds what
+        traced = folded(traced) if edit.fold_norm and setting.mode != "compiled" else traced
         return fused(traced) if edit.fuse_attention else traced
 
     def load(self, edit: Edit = UNCHANGED) -> Network:

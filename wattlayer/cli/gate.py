@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, writing
 from .app import OVER_BUDGET
 from .output import reader_may_leave, write
 
@@ -36,6 +36,9 @@ def budgets_of(budget_j: float | None, frac_of: str | None, junit: Path | None, 
     found = budgets(budget_j, frac_of)
     if not found and (junit is not None or github):
         raise InputError("there is no budget to report: give --budget-j or --budget-frac-of")
+    if junit is not None:
+        with writing(junit):  # what an earlier run reported is no verdict on this one, should it be refused
+            junit.unlink(missing_ok=True)
     return found
 
 

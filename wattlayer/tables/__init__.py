@@ -60,7 +60,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Measurement | str]]:
     try:
         with _open(path) as file:
             reader = csv.DictReader(file, strict=True)
-            table = _format(path, tuple(reader.fieldnames or ()))
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            table = _format(path, tuple(reader.fieldnames))
             for row in reader:
                 try:
                     yield reader.line_num, table.measurement(_complete(row))
@@ -78,9 +79,15 @@ def _open(path: Path) -> TextIO:
 
 
 def _format(path: Path, columns: tuple[str, ...]):  # type: ignore[no-untyped-def]
+    twice = [name for name in columns if name and columns.count(name) > 1]
+    if twice:
+        raise InputError(f"{path} has two columns {twice[0]}: leave one of them out")
     for table in FORMATS:
         if set(table.COLUMNS) <= set(columns):
             return table
+    mark = next((mark for mark in (";", "\t", "|") if len(columns) == 1 and mark in columns[0]), None)
+    if mark:
+        raise InputError(f"{path} has its columns separated by {mark!r}: write commas")
     closest = max(FORMATS, key=lambda table: len(set(table.COLUMNS) & set(columns)) / len(table.COLUMNS))
     missing = ", ".join(c for c in closest.COLUMNS if c not in columns)
     raise InputError(f"{path} has no column {missing} (a table of {closest.NAME} needs {', '.join(closest.COLUMNS)})")
