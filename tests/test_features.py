@@ -35,13 +35,14 @@ DATA = Path(__file__).parents[1] / "data"
 
 NAMES_DIGEST = {1: "a7c6fbf03c116f2f", 2: "bbdf414f3360892f", 3: "bbdf414f3360892f", 4: "bbdf414f3360892f",
                 5: "bbdf414f3360892f", 6: "bbdf414f3360892f", 7: "bbdf414f3360892f", 8: "bbdf414f3360892f",
-                9: "bbdf414f3360892f"}  # fmt: skip
+                9: "bbdf414f3360892f", 10: "bbdf414f3360892f"}  # fmt: skip
 """SHA-256 of the feature names by version: a changed list needs a new version and a new line here. The third counts the tiles and
 waves of attention otherwise, the fourth the bytes of operands that products copy, the fifth blocks of batch norm in eval mode,
 queries of heads that share keys, cells of recurrent layers and which operands are expanded, the sixth the tiles of 1x1
 convolutions on tensor cores image by image, and inputs and state of recurrent layers together, the seventh the windows of
 poolings that adapt, no tiles of products by a vector and what convolutions copy, the eighth thin tiles of products and what
-convolutions skip on CPUs, the ninth counts these nowhere as moved."""
+convolutions skip on CPUs, the ninth counts these nowhere as moved, the tenth leaves a bias that is a kernel of its own to the
+scaffold and parts the rows of grouped products among the matrices that they meet."""
 
 
 class Oddments(nn.Module):
@@ -188,6 +189,20 @@ PRODUCTS = {
 def test_products_by_hand(name):
     layer, expected = PRODUCTS[name]
     assert tuple(sizes(layer)[x] for x in ("batches", "m", "n", "k")) == expected
+
+
+@pytest.mark.parametrize(("device", "told"), [("a30", 0.0), ("xeon-gold-5120", 1.0)])
+def test_a_bias_that_is_a_kernel_of_its_own_is_physics_alone(device, told):
+    """On a GPU what is learned sees no difference, the scaffold does; a processor adds it within the convolution."""
+    layers = [first(nn.Conv2d(16, 32, 3, bias=bias), 8, 16, 56, 56) for bias in (True, False)]
+    columns = Columns(layers, HARDWARE[device])
+    table = featurise(columns)
+    for name in ("bias", "operands"):
+        column = table[:, FEATURE_NAMES.index(name)]
+        assert column[0] - column[1] == told
+    physics, passed_s = terms(columns), 2 * 4 * 8 * 32 * 54 * 54 / HARDWARE[device].dram_bytes_per_s
+    assert physics.beside_s[0] - physics.beside_s[1] == pytest.approx(passed_s * (1 - told), rel=1e-3)
+    assert physics.further[0] - physics.further[1] == 1 - told
 
 
 def calls(name: str, function, *operands: torch.Tensor) -> int:

@@ -302,6 +302,13 @@ def test_a_file_of_no_known_format_is_refused(path, text, reason):
         read(path, text, skip_bad_rows=True)
 
 
+def test_more_power_than_any_device_draws_is_a_slip_of_a_unit(path):
+    """The A30 is limited to 165 W."""
+    assert len(read(path, LAYERS + GOOD.replace("0.003", "0.0098")).measurements) == 1
+    with pytest.raises(InputError, match=r"0.01 J in 2e-05 s is 500 W, of a device limited to 165 W: check the units"):
+        read(path, LAYERS + GOOD.replace("0.003", "0.01"))
+
+
 def test_blanks_around_the_names_of_columns_are_no_part_of_them(path):
     assert read(path, LAYERS.replace(",", " , ") + GOOD) == read(path, LAYERS + GOOD)
 

@@ -24,7 +24,7 @@ from .hardware import Hardware
 from .kinds import KINDS, matrices_met, pooled_axes, window_elements
 from .layer import DTYPE_BYTES, Layer, Operand
 
-FEATURES_VERSION = 9
+FEATURES_VERSION = 10
 
 Array = NDArray[np.float64]
 
@@ -503,6 +503,12 @@ class Columns:
         at_once = np.where(self["element_bytes"] < 4, 8.0, np.where(self["tf32"] > 0, 4.0, 1.0))
         return ~(self.is_conv & (self["in_channels"] % at_once != 0) | self.depthwise | self.by_vector)
 
+    @property
+    def separate_bias(self) -> Array:
+        """1 where a bias is a kernel of its own, which reads and writes the output once more [n_layers]: that of a convolution on
+        GPUs, that of a product where ATen adds it afterwards."""
+        return self["bias"] * self.is_conv * (self.hardware.kind != "cpu") + self["added"]
+
     @cached_property
     def is_conv(self) -> NDArray[np.bool_]:
         return np.asarray(self["group_code"] == GROUP_CODES["conv"])
@@ -660,9 +666,11 @@ FEATURES: tuple[Feature, ...] = (
     Feature("log2_k_to_n", lambda c: _log(c["k"] / np.maximum(c["n"], 1e-9))),
     Feature("log2_m_to_n", lambda c: _log(c["m"] / np.maximum(c["n"], 1e-9))),
     Feature("log2_matrix", lambda c: _log(c["k"] * c["n"])),
-    *_plain(
-        "stride", "dilation", "causal", "transposed", "train", "operands", "element_bytes", "channels_last", "strided", "bias"
-    ),
+    *_plain("stride", "dilation", "causal", "transposed", "train"),
+    # what a bias costs that is a kernel of its own physics knows: learned, it would tell networks with batch norms from others
+    Feature("operands", lambda c: c["operands"] - c.separate_bias),
+    *_plain("element_bytes", "channels_last", "strided"),
+    Feature("bias", lambda c: c["bias"] - c.separate_bias),
     Feature("tensor_core", lambda c: c.tensor_core),
     Feature("depthwise", lambda c: c.depthwise.astype(float)),
     Feature("positions_multiple", lambda c: _multiple(c["out_positions"], 4, 8)),

@@ -255,7 +255,7 @@ class Terms:
 def terms(columns: Columns) -> Terms:
     """Return the bounds of every layer; launches are in microseconds and rows and serial steps in nanoseconds each."""
     device, m, (_, _, k) = columns.hardware, columns["m"], columns.product
-    matrix, bias = columns.matrix_like & ~columns.depthwise, _separate_bias(columns)
+    matrix, bias = columns.matrix_like & ~columns.depthwise, columns.separate_bias
     per_unit = device.units / columns.peak_flop_per_s  # seconds that one unit takes for a FLOP
     # what is recurrent does one product after another
     turns = np.where(columns["group_code"] == GROUP_CODES["recurrent"], np.maximum(columns["batches"], 1.0), 1.0)
@@ -346,12 +346,6 @@ def _transformed_s(columns: Columns) -> tuple[Array, Array]:
         frequencies = _FFT_TILE * (_FFT_TILE / 2.0 + 1.0)
         fft[rows] = tiled_s(rows, outputs[rows], 2.0 * frequencies, 8.0 * frequencies)
     return winograd, fft
-
-
-def _separate_bias(columns: Columns) -> Array:
-    """1 where a bias is a kernel of its own, which reads and writes the output once more: that of a convolution on GPUs, that of
-    a product where ATen adds it afterwards."""
-    return columns["bias"] * columns.is_conv * (columns.hardware.kind != "cpu") + columns["added"]
 
 
 def from_dram_frac(l2_share: Array, edge: Array | float) -> Array:
