@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import time
 import warnings
@@ -266,6 +267,30 @@ def test_what_exporters_take_apart_by_opset_is_put_together(module, dynamo, opse
             for traced in (trace_name(str(path)), trace(module, x))
         )
         assert read == own
+
+
+class Masked(nn.Module):
+    """Attention under a mask that the network makes itself."""
+
+    def __init__(self, diagonal: int, hidden: float, seen: float, of_input: bool = False) -> None:
+        super().__init__()
+        self.diagonal, self.hidden, self.seen, self.of_input = diagonal, hidden, seen, of_input
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n = x.shape[1]
+        triangle = torch.tril(x[0, :, :n] if self.of_input else torch.ones(n, n), diagonal=self.diagonal)
+        mask = torch.where(triangle == 0, self.hidden, self.seen)
+        heads = x.unflatten(-1, (4, -1)).transpose(1, 2)
+        return nn.functional.scaled_dot_product_attention(heads, heads, heads, mask)
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("n", [8, 200])
+@pytest.mark.parametrize("mask", [(4, -math.inf, 0.0), (0, 0.0, -math.inf), (0, -1.0, 0.0), (0, -math.inf, 0.0, True)])
+def test_a_mask_that_is_not_causal_stays_a_mask(mask, n, dynamo, tmp_path):
+    path = export(Masked(*mask).eval(), tmp_path / "masked.onnx", (torch.zeros(2, n, 256),), dynamo=dynamo, opset_version=18)
+    (attention,) = (x for x in trace_name(str(path)).layers if x.kind == "scaled_dot_product_attention")
+    assert attention.operand("attn_mask") is not None and not attention.argument("is_causal", False)
 
 
 def test_batch_norm_that_the_exporter_folds_is_gone(small, tmp_path):

@@ -48,6 +48,21 @@ def test_a_bias_goes_to_the_kernel_after_its_convolution_or_stays_a_pass_of_its_
     assert biases(nn.MaxPool2d(2)) == [True], "and so do windows"
 
 
+@pytest.mark.parametrize("other", [lambda conv, x: x, lambda conv, x: conv(x), lambda conv, x: nn.functional.max_pool2d(x, 2)])
+def test_a_bias_stays_where_the_convolution_is_read_from_memory_as_well(other):
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1, bias=False)
+
+        def forward(self, x):
+            x = self.first(x)
+            return other(self.second, x), x.relu()
+
+    trace = fuse(wl.trace(Both().eval(), torch.empty(2, 8, 16, 16)))
+    assert trace.layers[0].operand("bias") is not None
+
+
 def test_compiling_saves_where_batch_norms_follow_convolutions():
     """On a GPU a bias of its own would cost as much as the norm that it came of."""
     estimate = wl.predict(Residual().eval(), torch.empty(64, 8, 64, 64), mode="compiled")

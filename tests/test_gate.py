@@ -227,6 +227,14 @@ def test_exit_codes_and_reports_of_the_command(run, network, tmp_path):  # noqa:
     assert ElementTree.parse(report).getroot().get("failures") == "1"
     one_line(run(*arguments, *gate, "--input", "8x3x64x64"), "batch 4 against 8")
     assert not report.exists(), "the verdict on an earlier run is none on one that was refused"
+    report.write_text("earlier")
+    one_line(run(*arguments, "--budget-frac-of", tmp_path / "none.json", "--junit", report), "none.json cannot be read")
+    assert not report.exists()
+    kept, link = tmp_path / "kept.xml", tmp_path / "link.xml"
+    kept.write_text("earlier")
+    link.symlink_to(kept)
+    assert run(*arguments, *gate[:-3], "--junit", link)[0] == 0
+    assert link.is_symlink() and ElementTree.parse(kept).getroot().get("failures") == "0"
 
 
 def test_a_gate_without_a_budget_or_under_other_conditions_is_bad_input(run, network, tmp_path):  # noqa: F811

@@ -218,7 +218,9 @@ def test_a_model_may_be_named_and_weights_held_in_int8(model):
 def test_objectives_that_are_no_table_of_numbers_are_refused():
     space = SPACES["nas-bench-201"]
     for objectives, reason in (
-        (lambda genomes: [[float("nan"), 1.0] for _ in genomes], r"genome \(.*\) are nan: give inf"),
+        (lambda genomes: [[float("nan"), 1.0] for _ in genomes], r"genome \(.*\) are \[nan, 1.0\]: give finite numbers, or inf"),
+        (lambda genomes: [[-np.inf] for _ in genomes], r"are \[-inf\]"),
+        (lambda genomes: [[1.0] * (1 + i % 2) for i, _ in enumerate(genomes)], "no table of numbers"),
         (lambda genomes: 1.0, r"are \[8, objectives\], not \[\]"),
         (lambda genomes: np.zeros((len(genomes) - 1, 2)), r"not \[7, 2\]"),
         (lambda genomes: np.zeros((len(genomes), 0)), r"not \[8, 0\]"),
@@ -233,10 +235,12 @@ def test_one_objective_may_be_a_list_and_impossible_candidates_infinite():
     assert least.genomes == ((0,) * 6,) and least.values.tolist() == [[0.0]]
 
     def half(genomes):
-        return [[sum(g), -sum(g)] if g[0] else [np.inf, np.inf] for g in genomes]
+        return [[sum(g), -sum(g)] if g[0] else [np.inf, -99.0] for g in genomes]
 
     front = nas.evolve(space, half, population=16, generations=5)
-    assert np.isfinite(front.values).all() and all(g[0] for g in front.genomes)
+    assert len(front.genomes) > 1 and np.isfinite(front.values).all() and all(g[0] for g in front.genomes)
+    nothing = nas.evolve(space, lambda genomes: [np.inf for _ in genomes], population=4, generations=1)
+    assert nothing.genomes == () and nothing.values.shape == (0, 1)
     assert not np.isnan(crowding(np.array([[1.0, np.inf], [2.0, 1.0], [np.inf, np.inf], [np.inf, 0.0]]))).any()
 
 

@@ -112,6 +112,8 @@ def test_nothing_is_assumed_that_was_not_stated(small_estimate):
         ({"functional_unit": "3 5 inferences"}, "3 5"),
         ({"functional_unit": "1 million"}, "1 million"),
         ({"functional_unit": "1e999 inferences"}, "1e999"),
+        ({"functional_unit": "1.000 images"}, "1.000"),
+        ({"functional_unit": "1 million million images"}, "million million"),
     ],
 )
 def test_what_cannot_be_accounted_is_refused(stated, named):
@@ -124,7 +126,9 @@ def test_what_cannot_be_accounted_is_refused(stated, named):
     [
         ("1 million tokens", (1e6, "tokens")), ("2.5 Thousand requests", (2500, "requests")), ("1 000 images", (1000, "images")),
         ("1\u202f000\u202f000 images", (1e6, "images")), ("1_000.5 x", (1000.5, "x")), ("1e6 inferences", (1e6, "inferences")),
-        ("1'000 day's images", (1000, "day's images")),
+        ("1'000 day's images", (1000, "day's images")), ("2 3D volumes", (2, "3D volumes")),
+        (".5 inferences", (0.5, "inferences")),
+        ("100 512-token prompts", (100, "512-token prompts")), ("1e-3 images", (1e-3, "images")),
     ],
 )  # fmt: skip
 def test_functional_units_are_read_as_people_write_them(unit, count):
@@ -142,6 +146,9 @@ def test_tokens_count_as_parts_of_an_inference(model, small_estimate):
     )
     with pytest.raises(InputError, match="does not read tokens"):
         account(small_estimate, Assumptions(functional_unit="5 tokens"))
+    for unit in ("10 tokenizer calls", "10 512-token prompts"):
+        assert account(read, Assumptions(functional_unit=unit)).inferences == 10
+    assert account(read, Assumptions(functional_unit="64 input tokens")).inferences == 1
     with pytest.raises(InputError, match="output tokens: a pass is counted by the tokens that it reads"):
         account(read, Assumptions(functional_unit="5 output tokens"))
 

@@ -111,6 +111,9 @@ def test_dynamically_quantised_linears_are_counted_with_their_packed_weights() -
     assert (layer.kind, layer.flop) == ("quantized::linear_dynamic", 2 * 3 * 32 * 16)
     assert layer.read_bytes == 4 * 3 * 32 + 32 * 16
     assert trace(quantised, torch.empty(3, 32, device="meta")).layers == (layer,), "no value is needed"
+    for wrong in (torch.randn(3, 31), torch.empty(3, 31, device="meta")):
+        with pytest.raises(InputError, match="3x31"):
+            trace(quantised, wrong)
     deep = nn.Sequential(nn.Conv1d(4, 32, 1), nn.Linear(7, 16), nn.Tanh(), nn.Linear(16, 5))
     deep = torch.ao.quantization.quantize_dynamic(deep, {nn.Linear}, dtype=torch.qint8)
     traced = trace(deep, torch.empty(2, 4, 7, device="meta"))

@@ -291,10 +291,10 @@ def folded(trace: Trace) -> Trace:
 
 
 def _biases_in_next(trace: Trace) -> Trace:
-    """Return `trace` with convolutions that leave their bias to a generated kernel which reads what they wrote.
+    """Return `trace` with convolutions that leave their bias to the generated kernels which read what they wrote.
 
-    On GPUs Inductor adds it there (kernel/conv.py), where its few numbers cost nothing. What a library or a window reads next
-    must lie in memory with its bias: there it stays, as a pass of its own.
+    On GPUs Inductor adds it there (kernel/conv.py), where its few numbers cost nothing. What a library, a window or the caller
+    reads as well must lie in memory with its bias: there it stays, as a pass of its own.
     """
     flow = _flow(trace)
     readers = flow.readers()
@@ -304,7 +304,8 @@ def _biases_in_next(trace: Trace) -> Trace:
         if at is None:
             continue
         after = [domain(trace.layers[reader]) for value in flow.writes[i] for reader in readers.get(value, ())]
-        if any(x is not None and not x.window for x in after):
+        in_memory = any(x is None or x.window for x in after) or not set(flow.writes[i]).isdisjoint(flow.results)
+        if after and not in_memory:
             layers[i] = replace(layer, inputs=(*layer.inputs[:at], *layer.inputs[at + 1 :]))
             reads[i] = (*reads[i][:at], *reads[i][at + 1 :])
     return replace(trace, layers=tuple(layers), flow=replace(flow, reads=tuple(reads)))

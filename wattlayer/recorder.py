@@ -133,9 +133,11 @@ class Recorder(TorchDispatchMode):
                 # its meta registration knows bfloat16 only, its kernels all
                 half = tree_map(lambda x: x.bfloat16() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, args)
                 return func(*half, **kwargs).to(args[0].dtype)
-            if func in _DYNAMIC:  # has no meta kernel; the packed weight [features, shared] knows its own shape
-                features = torch.ops.quantized.linear_unpack(args[1])[0].shape[0]
-                return args[0].new_empty((*args[0].shape[:-1], features))
+            if func in _DYNAMIC and args[0].is_meta:  # has no meta kernel; the packed weight knows its own shape
+                features, shared = torch.ops.quantized.linear_unpack(args[1])[0].shape
+                if args[0].shape[-1:] == (shared,):
+                    return args[0].new_empty((*args[0].shape[:-1], features))
+                raise RuntimeError(f"an input of {args[0].shape[-1:]} features does not fit a weight of {shared}") from error
             if all(x.is_meta for x in tensors):
                 if not _needs_values(error):
                     raise

@@ -33,12 +33,12 @@ def budgets_of(budget_j: float | None, frac_of: str | None, junit: Path | None, 
     """Return the budgets that options name; InputError for one that is none, and for reports without a budget."""
     from ..gate import budgets
 
+    if junit is not None and junit.is_file() and not junit.is_symlink():
+        with writing(junit):  # what an earlier run reported is no verdict on this one, should it be refused
+            junit.unlink()
     found = budgets(budget_j, frac_of)
     if not found and (junit is not None or github):
         raise InputError("there is no budget to report: give --budget-j or --budget-frac-of")
-    if junit is not None:
-        with writing(junit):  # what an earlier run reported is no verdict on this one, should it be refused
-            junit.unlink(missing_ok=True)
     return found
 
 

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..estimate import estimate_energies_j
 from ..features import Array
 from ..model import EnergyModel, load_model
 from .space import Genome, Space
 
 Objectives = Callable[[Sequence[Genome]], Any]
-"""From n genomes to an array [n, objectives], or [n] of one objective, every one to be made small; infinite for a candidate
-that cannot be."""
+"""From n genomes to an array [n, objectives], or [n] of one objective, every one to be made small; inf in any of them for
+a candidate that cannot be, which is in no front."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def evolve(
         _ask(known, children, objectives)
         parents = _select(list(dict.fromkeys([*parents, *children])), known, population)
     genomes, values = list(known), np.array(list(known.values()))
-    chosen = [int(i) for i in np.lexsort(values.T[::-1]) if i in set(np.flatnonzero(pareto(values)).tolist())]
+    best = pareto(values) & np.isfinite(values).all(axis=1)
+    chosen = [int(i) for i in np.lexsort(values.T[::-1]) if best[i]]
     return Front(tuple(genomes[i] for i in chosen), values[chosen])
 
 
@@ -96,13 +97,21 @@ def _ask(known: dict[Genome, Array], genomes: Sequence[Genome], objectives: Obje
     new = [g for g in dict.fromkeys(genomes) if g not in known]
     if not new:
         return
-    values = np.asarray(objectives(new), dtype=np.float64)
-    if values.ndim not in (1, 2) or len(values) != len(new) or not values.size:
-        raise InputError(f"objectives of {len(new)} genomes are [{len(new)}, objectives], not {list(values.shape)}")
-    table = values.reshape(len(new), -1)
-    wrong = np.isnan(table).any(axis=1)
+    try:
+        values = np.array(objectives(new), dtype=np.float64)
+    except ValueError as error:
+        raise InputError(f"objectives of {len(new)} genomes are no table of numbers: {first_line(error)}") from None
+    columns = len(next(iter(known.values()))) if known else None
+    table = values.reshape(len(new), -1) if len(values.shape) in (1, 2) and len(values) == len(new) and values.size else None
+    if table is None or columns not in (None, table.shape[1]):
+        raise InputError(
+            f"objectives of {len(new)} genomes are [{len(new)}, {columns or 'objectives'}], not {list(values.shape)}"
+        )
+    wrong = (np.isnan(table) | np.isneginf(table)).any(axis=1)
     if wrong.any():  # nothing beats what is no number: it would fill the front
-        raise InputError(f"objectives of genome {new[int(np.argmax(wrong))]} are nan: give inf for a candidate that cannot be")
+        told = f"objectives of genome {new[int(np.argmax(wrong))]} are {table[int(np.argmax(wrong))].tolist()}"
+        raise InputError(f"{told}: give finite numbers, or inf for a candidate that cannot be")
+    table[np.isinf(table).any(axis=1)] = np.inf
     known.update(zip(new, table))
 
 

@@ -17,10 +17,12 @@ J_PER_KWH = 3.6e6
 """By definition: 1,000 W for 3,600 s."""
 
 _GROUPED = r"\d{1,3}(?P<mark>[,_' \u00a0\u202f])\d{3}(?:(?P=mark)\d{3})*(?:\.\d+)?"
-_PLAIN = r"\d+(?:\.\d+)?(?:e\+?\d+)?"
+_PLAIN = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?"
+_EITHER = re.compile(r"\d{1,3}(?:\.\d{3})+")
+"""A thousand to some, one to others."""
 _POWERS = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
 _UNIT = re.compile(
-    rf"\s*(?P<number>{_GROUPED}|{_PLAIN})\s+(?:(?P<power>{'|'.join(_POWERS)})\s+)?(?P<name>[^\d\s].*?)\s*", re.IGNORECASE
+    rf"\s*(?P<number>{_GROUPED}|{_PLAIN})\s+(?:(?P<power>{'|'.join(_POWERS)})\s+)?(?P<name>(?=\S*[^\W\d])\S.*?)\s*", re.IGNORECASE
 )
 
 
@@ -57,8 +59,8 @@ class Assumptions:
     def count(self) -> tuple[float, str]:
         """Return how many of what a functional unit is: `(1000.0, "inferences")`."""
         found = _UNIT.fullmatch(self.functional_unit)
-        if found is not None and found["name"].lower() not in _POWERS:
-            number = float(re.sub(r"[^\d.eE]", "", found["number"])) * _POWERS.get((found["power"] or "").lower(), 1.0)
+        if found and not _EITHER.fullmatch(found["number"]) and found["name"].split()[0].lower() not in _POWERS:
+            number = float(re.sub(r"[^\d.eE+-]", "", found["number"])) * _POWERS.get((found["power"] or "").lower(), 1.0)
             if isfinite(number) and number > 0:
                 return number, found["name"]
         raise InputError(
@@ -126,9 +128,10 @@ def tokens(trace: Trace) -> int | None:
 
 
 def _inferences(trace: Trace, number: float, name: str) -> float:
-    if "token" not in name.lower():
+    words = name.lower().split()
+    if words[-1] not in ("token", "tokens"):
         return number
-    if name.lower() not in ("token", "tokens"):
+    if words[:-1] not in ([], ["input"]):
         raise InputError(f"functional unit of {name}: a pass is counted by the tokens that it reads, say tokens or inferences")
     each = tokens(trace)
     if not each:

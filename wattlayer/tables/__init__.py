@@ -99,7 +99,8 @@ def _format(path: Path, columns: tuple[str, ...]):  # type: ignore[no-untyped-de
     for table in FORMATS:
         if set(table.COLUMNS) <= set(columns):
             return table
-    mark = next((mark for mark in (";", "\t", "|") if len(columns) == 1 and mark in columns[0]), None)
+    header = ",".join(columns)
+    mark = next((mark for mark in (";", "\t", "|") if header.count(mark) > header.count(",")), None)
     if mark:
         raise InputError(f"{path} has its columns separated by {mark!r}: write commas")
     closest = max(FORMATS, key=lambda table: len(set(table.COLUMNS) & set(columns)) / len(table.COLUMNS))

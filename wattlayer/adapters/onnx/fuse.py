@@ -188,9 +188,15 @@ def _is_causal(graph: Graph, mask: str) -> bool:
     known = graph.folded.tensors[mask]
     if not known.is_meta and known.dim() == 2:
         allowed = torch.ones(known.shape, dtype=torch.bool).tril()
-        return torch.equal(known == 0, allowed) and torch.equal(known.isneginf(), ~allowed)
-    found = next(graph.find(_CAUSAL, mask, {}), None)
-    return found is not None and any(x.op == "Trilu" and not x.get("upper", 1) for x in found[1])
+        return torch.equal(known == 0, allowed) and torch.equal(known <= _HIDDEN, ~allowed)
+    for _, (where, equal, triangle) in graph.find(_CAUSAL, mask, {}):
+        ones = graph.maker.get(triangle.inputs[0])
+        constant = graph.weight(triangle.inputs[0]) if ones is None else ones.op == "Expand" and graph.number(ones.inputs[0])
+        said = [*where.inputs[1:], equal.inputs[1], *filter(None, triangle.inputs[1:])]
+        hidden, *others = numbers = [scalar(graph.folded.tensors[x]) for x in said]
+        known_all = all(isinstance(x, int | float) for x in numbers)
+        return constant and not triangle.get("upper", 1) and known_all and hidden <= _HIDDEN and not any(others)
+    return False
 
 
 def _layer_norm(graph: Graph, node: Node, bound: Bound) -> Node | None:
@@ -237,6 +243,8 @@ def _exchange(graph: Graph, node: Node) -> tuple[int, int] | None:
 _SCALED = "(MatMul (Mul q #) (Mul k #))"
 _MERGED = "(MatMul (Mul q #) (Mul (Reshape (Transpose (Reshape K))) #))"
 _CAUSAL = ("Where", (("Equal", (("Trilu", ("x",)), "#")), "#", "#"))
+_HIDDEN = torch.finfo(torch.float16).min
+"""What masks add to hide a position: minus infinity or, from the newer exporter, the least number of the dtype."""
 _CENTRED = "(Sub x (ReduceMean x))"
 _EXCHANGE = "(Concat (Slice x) (Slice x))"
 _CUBE = "(Mul x (Mul x x))"
