@@ -66,8 +66,8 @@ def test_rows_are_the_numbers_of_predict(compared):
 
 def test_each_network_is_traced_once_per_batch_whatever_the_number_of_devices(monkeypatch):
     traced = []
-    real = subject_module.trace
-    monkeypatch.setattr(subject_module, "trace", lambda *a, **k: traced.append(1) or real(*a, **k))
+    real = subject_module.trace_as
+    monkeypatch.setattr(subject_module, "trace_as", lambda *a, **k: traced.append(1) or real(*a, **k))
     wl.compare(subjects(), ["a30", "rtx2080ti", "gtx1070"], batch=[1, 2])
     assert len(traced) == 3 * 2
 

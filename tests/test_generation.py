@@ -136,12 +136,15 @@ def test_waiting_for_the_host_costs(configs):
     assert gaps[-1] == f"{(eager.gap_energy_j + eager.prefill.gap_energy_j) / eager.energy_j:.1%}"
 
 
-def test_weights_in_int8_are_read_as_bytes(configs):
-    half, int8 = (predict_generation(configs["llama"], 8, 4, dtype=x) for x in ("float16", "int8"))
+def test_weights_in_int8_are_read_as_bytes(tmp_path):
+    """Of layers wide enough that reading weights is what a step costs."""
+    wide = SMALL["llama"] | {"hidden_size": 2048, "intermediate_size": 5632}
+    (tmp_path / "wide.json").write_text(json.dumps({"model_type": "llama", **wide}))
+    half, int8 = (predict_generation(f"hf:{tmp_path / 'wide.json'}", 8, 4, dtype=x) for x in ("float16", "int8"))
     assert int8.trace.dtype == "int8" and any("int8" in x for x in int8.trace.assumptions)
     linear = [x for x in int8.trace.layers if x.kind == "linear"]
     assert linear and all(x.operand("weight").dtype == "int8" and x.dtype == "float16" for x in linear)
-    assert len(int8.step_energy_j) == 4 and int8.decode_kinds_j["linear"] < half.decode_kinds_j["linear"]
+    assert len(int8.step_energy_j) == 4 and int8.decode_kinds_j["linear"] < 0.9 * half.decode_kinds_j["linear"]
 
 
 def test_an_encoder_that_is_run_as_a_decoder_says_so():
