@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .hardware import Hardware
 from .kinds import KINDS, matrices_met, pooled_axes, window_elements
-from .layer import DTYPE_BYTES, Layer, Operand
+from .layer import DTYPE_BYTES, SCALE, Layer, Operand
 
 FEATURES_VERSION = 10
 
@@ -113,7 +113,7 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
         "write_bytes": float(layer.write_bytes),
         "samples": float(inputs[0].shape[0]) if inputs and inputs[0].shape else 1.0,
         "train": float(bool(layer.argument("training", False) or layer.argument("active", False))),
-        "operands": float(len(inputs)),
+        "operands": float(sum(x.name != SCALE for x in inputs)),
         "element_bytes": float(DTYPE_BYTES[layer.dtype]),
         "channels_last": float(bool(inputs) and inputs[0].channels_last),
         "strided": float(_lies_apart(layer)),

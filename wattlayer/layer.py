@@ -31,6 +31,10 @@ TF32_MODES = ("none", "conv", "all")
 NETWORK_DTYPES = ("float32", "float16", "bfloat16", "int8")
 """What a whole network can be asked to run in; int8 holds the weights of its linear layers so, all else is float16."""
 
+SCALE = "scale"
+"""The operand that weights held in int8 bring along, a number an output channel. It was measured nowhere: as one operand more it
+would look like a bias to what is learned, which does not count it."""
+
 Argument = None | bool | int | float | str | tuple["Argument", ...]
 
 

@@ -135,9 +135,9 @@ class Recorder(TorchDispatchMode):
                 return func(*half, **kwargs).to(args[0].dtype)
             if func in _DYNAMIC and args[0].is_meta:  # has no meta kernel; the packed weight knows its own shape
                 features, shared = torch.ops.quantized.linear_unpack(args[1])[0].shape
-                if args[0].shape[-1:] == (shared,):
-                    return args[0].new_empty((*args[0].shape[:-1], features))
-                raise RuntimeError(f"an input of {args[0].shape[-1:]} features does not fit a weight of {shared}") from error
+                if args[0].shape[-1:] != (shared,):
+                    raise RuntimeError(f"a weight for {shared} features meets an input of {list(args[0].shape)}") from error
+                return args[0].new_empty((*args[0].shape[:-1], features))
             if all(x.is_meta for x in tensors):
                 if not _needs_values(error):
                     raise

@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from .layer import Layer, Operand, check_dtype
+from .layer import SCALE, Layer, Operand, check_dtype
 from .trace import INT8_WEIGHTS, Trace, trace
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _int8(layer: Layer) -> Layer:
     weight = layer.operand("weight")
     if layer.kind != "linear" or weight is None or "float" not in weight.dtype:
         return layer
-    scale = Operand("scale", weight.shape[:1], weight.dtype)
+    scale = Operand(SCALE, weight.shape[:1], weight.dtype)
     inputs = tuple(replace(x, dtype="int8") if x is weight else x for x in layer.inputs)
     return replace(layer, inputs=(*inputs, scale))
 

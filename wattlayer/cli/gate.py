@@ -29,13 +29,18 @@ GithubOption = Annotated[
 ]
 
 
-def budgets_of(budget_j: float | None, frac_of: str | None, junit: Path | None, github: bool) -> list[Budget | Baseline]:
-    """Return the budgets that options name; InputError for one that is none, and for reports without a budget."""
+def budgets_of(
+    budget_j: float | None, frac_of: str | None, junit: Path | None, github: bool, of_request: bool
+) -> list[Budget | Baseline]:
+    """Return the budgets that options name; InputError for one that is none, for reports without a budget, and for a baseline
+    of a request."""
     from ..gate import budgets
 
     if junit is not None and junit.is_file() and not junit.is_symlink():
         with writing(junit):  # what an earlier run reported is no verdict on this one, should it be refused
             junit.unlink()
+    if of_request and frac_of is not None:
+        raise InputError(f"budget-frac-of {frac_of} does not go with --prefill and --decode: give --budget-j")
     found = budgets(budget_j, frac_of)
     if not found and (junit is not None or github):
         raise InputError("there is no budget to report: give --budget-j or --budget-frac-of")

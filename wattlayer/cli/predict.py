@@ -72,13 +72,12 @@ def predict(
     from ..operating import operated
     from ..predict import load_network, trace_network
 
-    if (prefill is not None or decode is not None) and budget_frac_of:
-        raise InputError(f"budget-frac-of {budget_frac_of} does not go with --prefill and --decode: give --budget-j")
-    budgets = budgets_of(budget_j, budget_frac_of, junit, github)
+    of_request = prefill is not None or decode is not None
+    budgets = budgets_of(budget_j, budget_frac_of, junit, github, of_request)
     if top < 1 or depth < 1:
         raise InputError(f"{'top' if top < 1 else 'depth'} {top if top < 1 else depth} must be at least 1")
     model = operated(load_model(hardware), power_limit_w, clock_mhz)
-    if prefill is not None or decode is not None:
+    if of_request:
         others = {"image-size": image_size, "seq-len": seq_len, "input": input}
         request = priced(network, prefill, decode, others, batch=batch, hardware=model, dtype=dtype.value, tf32=tf32.value,
                          mode=mode.value, strict=strict)  # fmt: skip

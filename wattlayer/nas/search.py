@@ -101,16 +101,15 @@ def _ask(known: dict[Genome, Array], genomes: Sequence[Genome], objectives: Obje
         values = np.array(objectives(new), dtype=np.float64)
     except ValueError as error:
         raise InputError(f"objectives of {len(new)} genomes are no table of numbers: {first_line(error)}") from None
-    columns = len(next(iter(known.values()))) if known else None
-    table = values.reshape(len(new), -1) if len(values.shape) in (1, 2) and len(values) == len(new) and values.size else None
-    if table is None or columns not in (None, table.shape[1]):
-        raise InputError(
-            f"objectives of {len(new)} genomes are [{len(new)}, {columns or 'objectives'}], not {list(values.shape)}"
-        )
-    wrong = (np.isnan(table) | np.isneginf(table)).any(axis=1)
-    if wrong.any():  # nothing beats what is no number: it would fill the front
-        told = f"objectives of genome {new[int(np.argmax(wrong))]} are {table[int(np.argmax(wrong))].tolist()}"
-        raise InputError(f"{told}: give finite numbers, or inf for a candidate that cannot be")
+    table = values[:, None] if values.ndim == 1 else values
+    width = len(next(iter(known.values()))) if known else None
+    if table.ndim != 2 or not table.size or table.shape != (len(new), width or table.shape[1]):
+        raise InputError(f"objectives of {len(new)} genomes are [{len(new)}, {width or 'objectives'}], not {list(values.shape)}")
+    for genome, row in zip(new, table):
+        if np.isnan(row).any() or np.isneginf(row).any():  # nothing beats what is no number: it would fill the front
+            raise InputError(
+                f"objectives of genome {genome} are {row.tolist()}: give finite numbers, or inf for a candidate that cannot be"
+            )
     table[np.isinf(table).any(axis=1)] = np.inf
     known.update(zip(new, table))
 

@@ -189,14 +189,18 @@ def _is_causal(graph: Graph, mask: str) -> bool:
     if not known.is_meta and known.dim() == 2:
         allowed = torch.ones(known.shape, dtype=torch.bool).tril()
         return torch.equal(known == 0, allowed) and torch.equal(known <= _HIDDEN, ~allowed)
-    for _, (where, equal, triangle) in graph.find(_CAUSAL, mask, {}):
-        ones = graph.maker.get(triangle.inputs[0])
-        constant = graph.weight(triangle.inputs[0]) if ones is None else ones.op == "Expand" and graph.number(ones.inputs[0])
-        said = [*where.inputs[1:], equal.inputs[1], *filter(None, triangle.inputs[1:])]
-        hidden, *others = numbers = [scalar(graph.folded.tensors[x]) for x in said]
-        known_all = all(isinstance(x, int | float) for x in numbers)
-        return constant and not triangle.get("upper", 1) and known_all and hidden <= _HIDDEN and not any(others)
-    return False
+    found = next(graph.find(_CAUSAL, mask, {}), None)
+    if found is None:
+        return False
+    where, equal, triangle = found[1]
+    ones = graph.maker.get(triangle.inputs[0])
+    constant = graph.weight(triangle.inputs[0]) if ones is None else ones.op == "Expand" and graph.number(ones.inputs[0])
+    # what hides, what shows, what the triangle is compared with and, where it is given, its offset
+    said = [*where.inputs[1:], equal.inputs[1], *filter(None, triangle.inputs[1:])]
+    hidden, *zeros = numbers = [scalar(graph.folded.tensors[x]) for x in said]
+    if triangle.get("upper", 1) or not constant or not all(isinstance(x, int | float) for x in numbers):
+        return False
+    return bool(hidden <= _HIDDEN) and not any(zeros)
 
 
 def _layer_norm(graph: Graph, node: Node, bound: Bound) -> Node | None:
@@ -242,7 +246,7 @@ def _exchange(graph: Graph, node: Node) -> tuple[int, int] | None:
 
 _SCALED = "(MatMul (Mul q #) (Mul k #))"
 _MERGED = "(MatMul (Mul q #) (Mul (Reshape (Transpose (Reshape K))) #))"
-_CAUSAL = ("Where", (("Equal", (("Trilu", ("x",)), "#")), "#", "#"))
+_CAUSAL = _expression("(Where (Equal (Trilu x) #) # #)")
 _HIDDEN = torch.finfo(torch.float16).min
 """What masks add to hide a position: minus infinity or, from the newer exporter, the least number of the dtype."""
 _CENTRED = "(Sub x (ReduceMean x))"
