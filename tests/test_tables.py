@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -307,6 +308,16 @@ def test_more_power_than_any_device_draws_is_a_slip_of_a_unit(path):
     assert len(read(path, LAYERS + GOOD.replace("0.003", "0.0098")).measurements) == 1
     with pytest.raises(InputError, match=r"0.01 J in 2e-05 s is 500 W, of a device limited to 165 W: check the units"):
         read(path, LAYERS + GOOD.replace("0.003", "0.01"))
+
+
+def test_so_it_is_in_a_dataset_but_for_a_device_that_is_described_elsewhere(tmp_path, path):
+    (row,) = read(path, LAYERS + GOOD).measurements
+    own = tmp_path / "own.jsonl"
+    write_measurements(own, [replace(row, energy_j=0.01)])
+    with pytest.raises(InputError, match=r"own.jsonl, line 2: 0.01 J in 2e-05 s is 500 W.*check the units"):
+        read_table(own)
+    write_measurements(own, [replace(row, energy_j=0.01, hardware="board-of-elsewhere")])
+    assert len(read_table(own).measurements) == 1
 
 
 def test_blanks_around_the_names_of_columns_are_no_part_of_them(path):
