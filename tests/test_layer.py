@@ -164,6 +164,50 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
         layer("index_put", [op("self", 100, 4), op("indices", 5, dtype="int64"), op("values", 5, 4)], op("output", 100, 4)),
         0, 40 + 80, 80,
     ),
+    "index_put of one value": (
+        layer("index_put", [op("self", 9, 4), op("indices", 5, dtype="int64"), op("values")], op("output", 9, 4)), 0, 40 + 4, 80,
+    ),
+    "index_put along the second axis, which adds": (
+        layer(
+            "index_put", [op("self", 9, 4), op("indices", 3, dtype="int64"), op("values", 3)], op("output", 9, 4),
+            indexed_axes=(1,), accumulate=True,
+        ),
+        0, 24 + 12 + 4 * 27, 4 * 27,
+    ),
+    "index_put along two axes": (
+        layer(
+            "index_put",
+            [op("self", 9, 4, 7), op("indices", 3, 1, dtype="int64"), op("indices", 2, dtype="int64"), op("values", 7)],
+            op("output", 9, 4, 7),
+        ),
+        0, 24 + 16 + 28, 4 * 3 * 2 * 7,
+    ),
+    "index_put of one value by a mask": (
+        layer("index_put", [op("self", 9, 4), op("indices", 9, dtype="bool"), op("values")], op("output", 9, 4)),
+        0, 9 + 4 + 144, 144,
+    ),
+    "index_put by a mask, of as many values as it chooses": (
+        layer("index_put", [op("self", 9, 4), op("indices", 9, dtype="bool"), op("values", 2, 4)], op("output", 9, 4)),
+        0, 9 + 32, 32,
+    ),
+    "embedding bags": (
+        layer(
+            "embedding_bag", [op("weight", 1000, 16), op("indices", 14, dtype="int64"), op("offsets", 2, dtype="int64")],
+            op("output", 2, 16),
+        ),
+        14 * 16, 14 * 64 + 14 * 8 + 2 * 8, 2 * 64,
+    ),
+    "weighed embedding bags": (
+        layer(
+            "_embedding_bag",
+            [
+                op("weight", 1000, 16), op("indices", 14, dtype="int64"), op("offsets", 2, dtype="int64"),
+                op("per_sample_weights", 14),
+            ],
+            op("output", 2, 16),
+        ),
+        2 * 14 * 16, 14 * 64 + 14 * 8 + 2 * 8 + 14 * 4, 2 * 64,
+    ),
     "embedding": (
         layer("embedding", [op("weight", 1000, 16), op("indices", 2, 7, dtype="int64")], op("output", 2, 7, 16)),
         0, 14 * 64 + 14 * 8, 14 * 64,

@@ -91,6 +91,23 @@ def test_every_layer_of_a_network_runs_from_its_record_alone(zoo):
         assert not has_nan(try_run(rebuild(layer, "cpu"))), layer.kind
 
 
+def test_a_put_along_a_later_axis_is_rebuilt_along_it():
+    class Puts(nn.Module):
+        def forward(self, x, i):
+            x = x.clone()
+            x[:, i, 1:] = 0.0
+            x[i, :, i] = 1.0
+            return x
+
+    puts = [x for x in trace(Puts(), torch.zeros(6, 4, 5), torch.arange(3)).layers if x.kind == "index_put"]
+    generator = torch.Generator().manual_seed(0)
+    for layer, gaps in zip(puts, ([True, False], [False, True, False]), strict=True):
+        tensors = [fill_operand(layer, i, generator, False) for i in range(len(layer.inputs))]
+        _, arguments = bind(layer, tensors)
+        assert [x is None for x in arguments["indices"]] == gaps
+        assert not has_nan(try_run(rebuild(layer, "cpu")))
+
+
 def test_rebuilt_outputs_have_the_recorded_shapes_or_the_layer_is_refused():
     right = linear(4, 8, 16, "float32")
     try_run(rebuild(right, "cpu"))

@@ -24,7 +24,7 @@ from wattlayer.crosscheck import count_with_torch, torch_counts
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
 from wattlayer.meta import tensor_to_meta, to_meta
-from wattlayer.trace import AUTOCAST, Trace, trace
+from wattlayer.trace import AUTOCAST, UNLIKE_DTYPES, Trace, trace
 
 
 def counted_flop(traced: Trace) -> int:
@@ -71,6 +71,11 @@ TRAPS: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {
     "decoder layer": (nn.TransformerDecoderLayer(16, 4, 32), (torch.randn(5, 2, 16), torch.randn(6, 2, 16)), {}),
     "asks for values": (networks.AsksForValues(), (torch.randn(2, 6, 4),), {"mask": torch.ones(2, 6, dtype=torch.bool)}),
     "catches": (networks.Catches(), (torch.randn(2, 8),), {}),
+    "complex convolutions": (
+        nn.Sequential(nn.Conv2d(3, 4, 3, dtype=torch.complex64), nn.ConvTranspose2d(4, 2, 3, 2, dtype=torch.complex64)),
+        (torch.randn(1, 3, 8, 8, dtype=torch.complex64),),
+        {},
+    ),
     "unbatched convolution": (nn.Conv2d(3, 4, 3), (torch.randn(3, 8, 8),), {}),
     "grouped-query attention": (
         GroupedQuery := type(
@@ -394,6 +399,57 @@ def test_lengths_on_meta_are_refused_with_the_cure() -> None:
     assert trace(Packs(), x, [5, 3]).layers[-1].outputs[0].shape == (8, 3)
     with pytest.raises(InputError, match="give pack_padded_sequence the lengths as a list"):
         trace(Packs(), x, torch.tensor([5, 3]))
+
+
+class Runs(nn.Module):
+    def __init__(self, forward: Any) -> None:
+        super().__init__()
+        self.run = forward
+
+    def forward(self, *args: Any) -> Any:
+        return self.run(*args)
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs", "cure"),
+    [
+        (
+            Runs(lambda x: torch.stft(x, 64, window=torch.ones(64), return_complex=True)),
+            (torch.zeros(99),),
+            "make it where the input is",
+        ),
+        (nn.Embedding(9, 4), (torch.zeros(2, 3),), "an embedding takes whole numbers, not float32: give token ids"),
+        (nn.Bilinear(3, 4, 5), (torch.zeros(2, 3),), r"its forward misses 1 required positional argument: 'input2'"),
+    ],
+)
+def test_what_meta_tensors_and_torch_say_is_told_with_a_cure(module: nn.Module, inputs: Any, cure: str) -> None:
+    with pytest.raises(InputError, match=cure):
+        trace(module, *inputs)
+
+
+def test_a_put_remembers_which_axes_are_indexed() -> None:
+    def puts(x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        x[i] = 0.0
+        x[:, i] = 1.0
+        x[i, :, i] = 2.0
+        return x
+
+    x, i = torch.zeros(4, 5, 6), torch.arange(3)
+    first, second, outer = (layer for layer in trace(Runs(puts), x, i).layers if layer.kind == "index_put")
+    assert (first.argument("indexed_axes"), first.write_bytes) == (None, 4 * 3 * 30)
+    assert (second.argument("indexed_axes"), second.write_bytes) == ((1,), 4 * 3 * 24)
+    assert (outer.argument("indexed_axes"), outer.write_bytes) == ((0, 2), 4 * 3 * 5)
+
+
+def test_products_that_torch_refuses_for_their_dtypes_are_told() -> None:
+    """The meta device takes them: a stray `.float()` under `--dtype bfloat16` would pass unseen."""
+    module, x = Runs(lambda x: nn.functional.linear(x.float(), weight.to(x.dtype))), torch.zeros(2, 3)
+    weight = torch.zeros(4, 3)
+    with pytest.raises(RuntimeError, match="dtype"):
+        module(x.bfloat16())
+    assert trace(module, x).assumptions == ()
+    assert trace(module, x, dtype="bfloat16").assumptions == (UNLIKE_DTYPES,)
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")

@@ -9,14 +9,14 @@ those for normalisation follow `fvcore.nn.jit_handles` (4 or 5 FLOP per element,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import log2, prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .layer import Layer
+    from .layer import Layer, Operand
 
 Count = Callable[["Layer"], int]
 
@@ -33,6 +33,9 @@ class Kind:
 
 KINDS: dict[str, Kind] = {}
 """Every kind with a formula of its own."""
+INDEX_PUTS = ("index_put", "_index_put_impl", "_unsafe_index_put")
+INDEXED_AXES = "indexed_axes"
+"""An argument of theirs that no operator has: which axes are indexed, where these are not the first."""
 
 
 def group_of_kind(name: str) -> str:
@@ -62,6 +65,11 @@ def _output_bytes(layer: Layer) -> int:
     return sum(x.size_bytes for x in layer.outputs)
 
 
+def _broadcast_elements(operands: Sequence[Operand]) -> int:
+    """Elements of what operands are broadcast to."""
+    return prod(0 if 0 in sizes else max(sizes) for sizes in zip_longest(*(x.shape[::-1] for x in operands), fillvalue=1))
+
+
 def _all_but_first_bytes(layer: Layer) -> int:
     """An in-place operator that overwrites its target does not read it."""
     return sum(x.size_bytes for x in layer.inputs[1:])
@@ -72,28 +80,61 @@ def _gathered_bytes(layer: Layer) -> int:
     return _output_bytes(layer) + _all_but_first_bytes(layer)
 
 
-def _scattered_bytes(layer: Layer) -> int:
-    """A scatter in place writes as many elements as it is given, not the whole target."""
-    return max((x.size_bytes for x in layer.inputs[1:] if x.name in ("values", "source", "src")), default=0)
+def _put_elements(layer: Layer) -> int:
+    """Elements of the target that indices choose; the values are spread over them.
+
+    Of a mask only the values may tell how many it chooses; where they are a single one, or spread, that may be all.
+    """
+    target, values, indices = layer.inputs[0], layer.inputs[-1], layer.inputs[1:-1]
+    if _is_masked(layer):
+        alone = len(indices) == 1 and len(values.shape) == len(target.shape) - len(indices[0].shape) + 1
+        return values.elements if alone and values.elements > 1 else target.elements
+    axes = layer.argument(INDEXED_AXES, range(len(indices)))
+    rest = prod(n for axis, n in enumerate(target.shape) if axis not in axes)
+    return _broadcast_elements(indices) * rest
+
+
+def _is_masked(layer: Layer) -> bool:
+    return any(x.dtype in ("bool", "uint8") for x in layer.inputs[1:-1])
+
+
+def _put_write_bytes(layer: Layer) -> int:
+    """Of all elements of the target, those that are chosen."""
+    return _put_elements(layer) * layer.inputs[0].element_bytes
+
+
+def _put_read_bytes(layer: Layer) -> int:
+    """Values and indices; where values are added, and where a mask may leave elements as they are, these as well."""
+    kept = layer.argument("accumulate", False) or (_is_masked(layer) and layer.inputs[-1].elements == 1)
+    return _all_but_first_bytes(layer) + kept * _put_write_bytes(layer)
+
+
+def _pooled_bytes(layer: Layer) -> int:
+    """A bag reads a row of the table for each index, and what says which they are and how they weigh."""
+    weight, indices = layer.inputs[:2]
+    return indices.elements * weight.shape[-1] * weight.element_bytes + _all_but_first_bytes(layer)
 
 
 # --- matrix-like kinds: these equal torch.utils.flop_counter
 
 
+def _convolved(shape: Sequence[int], weight: Operand) -> int:
+    """2 · batch · positions · weights; a complex one is made of three real ones (aten/src/ATen/native/Convolution.cpp)."""
+    axes = len(weight.shape) - 2
+    positions = prod(shape[: -axes - 1]) * prod(shape[-axes:])
+    return 2 * positions * weight.elements * (3 if weight.dtype.startswith("complex") else 1)
+
+
 @kind("conv", "conv1d", "conv2d", "conv3d", "torchvision::deform_conv2d")
 def conv(layer: Layer) -> int:
     """2 · batch · output positions · weights (flop_counter.conv_flop_count)."""
-    weight, out = layer.inputs[1], layer.outputs[0]
-    spatial = len(weight.shape) - 2
-    return 2 * prod(out.shape[:-spatial - 1]) * prod(out.shape[-spatial:]) * weight.elements  # fmt: skip
+    return _convolved(layer.outputs[0].shape, layer.inputs[1])
 
 
 @kind("conv", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def conv_transpose(layer: Layer) -> int:
     """2 · batch · input positions · weights (flop_counter.conv_flop_count, transposed)."""
-    x, weight = layer.inputs[:2]
-    spatial = len(weight.shape) - 2
-    return 2 * prod(x.shape[:-spatial - 1]) * prod(x.shape[-spatial:]) * weight.elements  # fmt: skip
+    return _convolved(layer.inputs[0].shape, layer.inputs[1])
 
 
 @kind("matmul", "linear", "matmul", "mm", "bmm", "mv", "dot", "vdot", "_scaled_mm", "_int_mm", "_weight_int8pack_mm")
@@ -344,7 +385,7 @@ def pdist(layer: Layer) -> int:
 @kind("elementwise", "cosine_similarity")
 def cosine_similarity(layer: Layer) -> int:
     """6 per pair of elements: a multiply-add each for the product and for both norms."""
-    return 6 * prod(max(sizes) for sizes in zip_longest(*(x.shape[::-1] for x in layer.inputs), fillvalue=1))
+    return 6 * _broadcast_elements(layer.inputs)
 
 
 # --- element-wise kinds: one FLOP per output element
@@ -388,8 +429,8 @@ def fused(layer: Layer) -> int:
 )
 @kind("copy", *"index index_select gather take take_along_dim masked_select _unsafe_index".split(), read=_gathered_bytes)
 @kind("copy", *"copy fill zero random normal uniform exponential set_data".split(), read=_all_but_first_bytes)
-@kind("copy", "index_put", "_index_put_impl", "_unsafe_index_put", read=_all_but_first_bytes, write=_scattered_bytes)
-@kind("embedding", "embedding", "embedding_bag", "_embedding_bag", read=_gathered_bytes)
+@kind("copy", *INDEX_PUTS, read=_put_read_bytes, write=_put_write_bytes)
+@kind("embedding", "embedding", read=_gathered_bytes)
 @kind(
     "creation",
     *"""zeros zeros_like ones ones_like full full_like arange linspace logspace eye rand randn randint rand_like
@@ -400,6 +441,13 @@ def fused(layer: Layer) -> int:
 def move(layer: Layer) -> int:
     """Moving bytes computes nothing."""
     return 0
+
+
+@kind("embedding", "embedding_bag", "_embedding_bag", read=_pooled_bytes)
+def embedding_bag(layer: Layer) -> int:
+    """One per element of every row that is pooled, two where rows are weighed."""
+    weight, indices = layer.inputs[:2]
+    return (2 if layer.operand("per_sample_weights") else 1) * indices.elements * weight.shape[-1]
 
 
 def _when_active(count: Count) -> Count:

@@ -62,12 +62,17 @@ class Operand:
         return prod(self.shape)
 
     @property
+    def element_bytes(self) -> int:
+        """Bytes of one number."""
+        return DTYPE_BYTES[self.dtype]
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of the distinct elements: a dimension expanded with stride 0 counts once."""
         if self.strides is None:
-            return self.elements * DTYPE_BYTES[self.dtype]
+            return self.elements * self.element_bytes
         distinct = prod(n for n, stride in zip(self.shape, self.strides) if stride or n == 0)
-        return distinct * DTYPE_BYTES[self.dtype]
+        return distinct * self.element_bytes
 
     @property
     def steps(self) -> tuple[int, ...]:

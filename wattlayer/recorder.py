@@ -8,7 +8,7 @@ composites are decomposed into the operators that they really run (`einsum` into
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from operator import itemgetter
@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .constants import Constants, KnownIndices, is_alias, tensors_in
 from .errors import InputError, first_line
 from .flow import Flow, Memory
-from .kinds import KINDS
+from .kinds import INDEX_PUTS, INDEXED_AXES, KINDS
 from .layer import Layer, Operand, freeze
 from .meta import TORCH_STATE, inputs_to_meta, tensor_to_meta, to_meta
 
@@ -32,6 +32,10 @@ ALLOCATIONS = frozenset(
     | {"resize", "set_", "detach", "lift"}
 )
 """Operators that move no data although they return a fresh tensor."""
+
+
+PRODUCTS = frozenset("linear matmul mm bmm mv dot vdot addmm baddbmm addbmm addmv addr".split())  # noqa: SIM905
+"""Kinds whose operands have one dtype."""
 
 
 def record(
@@ -54,11 +58,12 @@ def record(
                     result = module(*args, **kwargs)
             except Exception as error:  # whatever the user's forward raises is told in one line
                 raise InputError(_reason(module, inputs, recorder.path, error)) from error
-    from .trace import AUTOCAST, EVEN_CHOICES
+    from .trace import AUTOCAST, EVEN_CHOICES, UNLIKE_DTYPES
 
     returned = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.layout == torch.strided)
     even = recorder._constants.assumed or any(layer.kind == "_grouped_mm" for _, layer in recorder.calls)
-    assumed = (EVEN_CHOICES,) * even + (AUTOCAST,) * recorder.autocast
+    unlike = not recorder.autocast and any(_has_unlike_dtypes(layer) for _, layer in recorder.calls)
+    assumed = (EVEN_CHOICES,) * even + (AUTOCAST,) * recorder.autocast + (UNLIKE_DTYPES,) * unlike
     return recorder.calls, inputs, assumed, recorder.memory.flow(returned)
 
 
@@ -205,6 +210,8 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
     if idle or not any(x.is_meta for x in tensors) or _is_view(inputs, tensors, writes):
         return None
     defaults = _defaults(func)
+    if kind in INDEX_PUTS:
+        given.append((INDEXED_AXES, _indexed_axes(dict(given)["indices"])))
     arguments = ((n, v if (kind, n) in _COSTLY else _argument(v)) for n, v in given if not any(True for _ in tensors_in(v)))
     return Layer(
         kind=kind,
@@ -212,6 +219,17 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
         outputs=tuple(operand("output", x, layout=False) for x in tensors),
         arguments=tuple(sorted((n, v) for n, v in arguments if v not in (None, defaults.get(n)) and n not in _IRRELEVANT)),
     )
+
+
+def _has_unlike_dtypes(layer: Layer) -> bool:
+    """Whether a product's factors differ in dtype, which the meta device does not check."""
+    return layer.kind in PRODUCTS and len({x.dtype for x in layer.inputs}) > 1
+
+
+def _indexed_axes(indices: Sequence[torch.Tensor | None]) -> tuple[int, ...] | None:
+    """The axes that are indexed, of `x[:, i]` the second; None where they are the first, as a record has no gaps."""
+    axes = tuple(axis for axis, index in enumerate(indices) if index is not None)
+    return None if axes == tuple(range(len(axes))) else axes
 
 
 def _check_axes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -375,6 +393,18 @@ def unfused_attention() -> Iterator[None]:
 _CURES = (
     (r"no rule registered for \w+ (\w+)", r"\1, which takes functions, is not traced: call the one that runs in its place"),
     ("batch_sizes should always be on CPU", "give pack_padded_sequence the lengths as a list"),
+    (
+        r"window must be on the same device .* meta and window on cpu",
+        "its window lies on the CPU: make it where the input is, as a GPU needs as well (device=x.device)",
+    ),
+    (
+        r"argument #1 'indices' to have one of the following scalar types: Long, Int; but got torch\.(\w+)",
+        r"an embedding takes whole numbers, not \1: give token ids (a factory of a .py file returns (module, inputs))",
+    ),
+    (
+        r"missing (\d+ required positional arguments?: .*)",
+        r"its forward misses \1 (a factory of a .py file returns (module, inputs))",
+    ),
 )
 """What torch says of recorders and of meta tensors, as patterns, and what to tell the user in its place."""
 

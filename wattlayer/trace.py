@@ -23,6 +23,9 @@ EVEN_CHOICES = "which entries are largest only weights tell: assumed even (token
 AUTOCAST = "torch.autocast is not followed: every operator is taken in the dtype of its own tensors, which `dtype` converts"
 """Said of a trace whose forward asks for autocast or ran under it."""
 
+UNLIKE_DTYPES = "products of tensors of unlike dtypes, which PyTorch refuses: taken in the dtype of the first"
+"""Said of a trace with such products: the meta device alone takes them, and so do networks that a cast made unlike."""
+
 INT8_WEIGHTS = (
     "weights of linear layers are held in int8, one scale an output channel, and multiplied in float16: none was measured"
 )

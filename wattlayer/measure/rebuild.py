@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import first_line
+from ..kinds import INDEX_PUTS, INDEXED_AXES
 from ..layer import Layer
 from .rig import CannotRun
 from .values import fill_operand
@@ -164,7 +165,7 @@ def _arguments(overload: Any, layer: Layer, tensors: Tensors, device: torch.devi
     operands: dict[str, Tensors] = {}
     for x, tensor in zip(layer.inputs, tensors):
         operands.setdefault(_known_name(x.name, schema), []).append(tensor)
-    recorded = {_known_name(name, schema): value for name, value in layer.arguments}
+    recorded = {_known_name(name, schema): value for name, value in layer.arguments if name != INDEXED_AXES}
     if not set(operands) <= set(schema) or not set(recorded) <= set(schema):
         return None
     arguments: dict[str, Any] = {}
@@ -199,15 +200,18 @@ def _entries(value: Any) -> tuple[Any, ...]:
 def _operand(tensors: Tensors, kind: str, layer: Layer) -> Any:
     if "List" not in kind:
         return tensors[0]
-    if layer.kind in ("index", "index_put", "_index_put_impl", "_unsafe_index", "_unsafe_index_put"):
+    if layer.kind in ("index", "_unsafe_index"):
         return [*_whole_dimensions(layer), *tensors]
+    if layer.kind in INDEX_PUTS:
+        at = dict(zip(layer.argument(INDEXED_AXES, range(len(tensors))), tensors))
+        return [at.get(axis) for axis in range(max(at) + 1)]
     return tensors
 
 
 def _whole_dimensions(layer: Layer) -> list[None]:
     """The dimensions before the first index: of `x[:, i]` the record keeps i, and the output tells its place."""
     indices = [x for x in layer.inputs if x.name == "indices"]
-    if "put" in layer.kind or not layer.outputs or any(x.dtype in ("bool", "uint8") for x in indices):
+    if not layer.outputs or any(x.dtype in ("bool", "uint8") for x in indices):
         return []
     source, result = layer.inputs[0].shape, layer.outputs[0].shape
     common = torch.broadcast_shapes(*(x.shape for x in indices))

@@ -24,10 +24,11 @@ def generation_tables(generation: Generation) -> list[RenderableType]:
     from rich.text import Text
 
     g, (low, high) = generation, generation.interval_j
+    prompt = "" if g.new_tokens else " of the prompt"
     head = Text.from_markup(
         f"[bold]{escaped(g.trace.network)}[/] on [bold]{g.model.hardware}[/] · {g.trace.dtype} · batch {g.batch} · "
         f"{g.prompt_tokens} + {g.new_tokens} tokens · {g.prefill.mode} mode\n"
-        f"energy  [bold]{small(g.energy_per_request_j, 'J')}[/] a request, {small(g.energy_per_token_j, 'J')} a token, "
+        f"energy  [bold]{small(g.energy_per_request_j, 'J')}[/] a request, {small(g.energy_per_token_j, 'J')} a token{prompt}, "
         f"{g.tokens_per_j:.3g} tokens a joule\n"
         f"batch   {small(g.energy_j, 'J')}  ({small(low, 'J')} to {small(high, 'J')} at {LEVEL:.0%})   {small(g.time_s, 's')}   "
         f"{g.tokens_per_s:.3g} tokens/s while decoding\n"
