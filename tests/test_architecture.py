@@ -20,7 +20,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     for row in (
         # level 0
         "errors flow kinds folder",
-        "layer hardware meter constants",
+        "whole layer hardware meter constants",
         # level 1a
         "features dataset meta edits",
         # level 1b

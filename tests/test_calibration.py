@@ -201,7 +201,7 @@ def test_telling_layers_leave_less_unknown_than_random_ones(model, pool):
 def test_what_is_picked_stands_for_the_middle_as_well(model, pool):
     """Layers are nearer to one of their kind among the picks than among the extremes that rates alone ask for."""
     device, count = HARDWARE["rtx2080ti"], 30
-    likeness = alike(pool, Columns(pool, device))
+    likeness = alike(Columns(pool, device))
     assert np.diag(likeness) == pytest.approx(1) and (likeness >= 0).all() and (likeness == likeness.T).all()
     told = most_informative(pool, count, model.regressor.scaffold, device)
     with pytest.MonkeyPatch.context() as patch:

@@ -17,7 +17,9 @@ import pytest
 from conftest import needs_torchvision
 from test_estimate import SCHEMA_1
 
+from wattlayer import transfer
 from wattlayer.dataset import write_measurements
+from wattlayer.features import FEATURES_VERSION
 
 HEADER = "hardware,layer_repr,input_shape,dtype,tf32,time_s,energy_j\n"
 ROW = 'a30,"Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))",8x3x32x32,float32,conv,1e-4,{energy}\n'
@@ -349,6 +351,24 @@ def test_hardware_lists_devices_and_names_one(run):
     assert "sources" in run("hardware", "a30")[1]
     assert "transforms: no  [measured (data/h200-sxm)" in run("hardware", "h200-sxm")[1]
     one_line(run("hardware", "a31"), "a31", "a30")
+
+
+@pytest.mark.parametrize(("features", "told"), [(FEATURES_VERSION, False), (FEATURES_VERSION - 1, True)])
+def test_error_figures_of_earlier_features_are_called_so(run, monkeypatch, features, told):
+    learned = transfer.read_learned()
+    monkeypatch.setattr(transfer, "read_learned", lambda: learned | {"curves_features": features})
+    out = run("hardware", "l4")[1]
+    assert "unmeasured a30: median error" in out
+    assert (f"measured with features version {features}, not with today's" in out) is told
+    assert json.loads(run("hardware", "l4", "--json")[1])["figures_features"] == features
+    assert "features version" not in run("hardware", "a30")[1]
+
+
+@pytest.mark.parametrize("words", [("train",), ("calibrate", "a30")])
+def test_a_model_is_written_where_it_can_be_opened(run, tmp_path, words):
+    one_line(
+        run(*words, tmp_path / "none.csv", "--output", tmp_path / "mine.txt"), "mine.txt does not end in .json", "mine.txt.json"
+    )
 
 
 def test_measuring_without_a_meter_names_each_that_was_tried(run, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,21 @@ def test_nothing_is_left_behind_when_writing_fails(path):
     assert read_measurements(path) == [NETWORK]
     with pytest.raises(RuntimeError, match="fell off"):
         write_measurements(path.with_name("new.jsonl"), failing())
+    assert [p.name for p in path.parent.iterdir()] == ["rows.jsonl"]
+
+
+def test_of_several_writers_each_writes_a_whole_file(path):
+    """The one that ends last wins; none takes, empties or removes the unfinished file of another."""
+
+    def slow(inner: list[Measurement]) -> Iterator[Measurement]:
+        yield PLAIN
+        assert write_measurements(path, inner) == len(inner)
+        yield PLAIN
+
+    assert write_measurements(path, slow([])) == 2, "in one thread, within each other"
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda n: write_measurements(path, [PLAIN] * n), [1, 200] * 20)) == {1, 200}
+    assert len(read_measurements(path)) in (1, 200)
     assert [p.name for p in path.parent.iterdir()] == ["rows.jsonl"]
 
 

@@ -237,6 +237,18 @@ def test_exit_codes_and_reports_of_the_command(run, network, tmp_path):  # noqa:
     assert link.is_symlink() and ElementTree.parse(kept).getroot().get("failures") == "0"
 
 
+def test_a_run_does_not_take_the_place_of_its_own_baseline(run, network, tmp_path):  # noqa: F811
+    """It would exceed its budget once and keep to it ever after."""
+    arguments = ("predict", network, "--input", "4x3x64x64", "--format", "json")
+    saved, report = tmp_path / "saved.json", tmp_path / "report.xml"
+    run(*arguments, "--output", saved)
+    content, gate = saved.read_text(), ("--budget-frac-of", f"{saved}=1.01")
+    one_line(run(*arguments, *gate, "--output", saved), f"--output {saved} is a file that is read")
+    one_line(run(*arguments, *gate, "--junit", saved), f"--junit {saved} is a file that is read")
+    one_line(run(*arguments, *gate, "--output", report, "--junit", report), f"--junit {report} is where --output goes")
+    assert saved.read_text() == content and not report.exists()
+
+
 def test_a_gate_without_a_budget_or_under_other_conditions_is_bad_input(run, network, tmp_path):  # noqa: F811
     arguments = ("predict", network, "--input", "4x3x64x64", "--format", "json")
     saved = tmp_path / "saved.json"

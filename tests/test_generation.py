@@ -198,6 +198,9 @@ def test_on_the_command_line(configs, run, tmp_path):
     assert not report.exists()
     one_line(run("predict", configs["llama"], "--budget-frac-of", saved), "is of a request (--prefill, --decode)")
     one_line(run(*words, "--seq-len", "5"), "seq-len 5 does not go with --prefill")
+    for option in (("--top", "3"), ("--depth", "2"), ("--check-flops",)):
+        one_line(run(*words, *option), f"{option[0][2:]} {option[-1] if len(option) > 1 else True} does not go with --prefill")
+    assert "a token of the prompt," in run(*words, "--decode", "0")[1]
     one_line(run(*words, "--format", "html"), "html")
 
 

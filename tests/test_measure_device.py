@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import needs_torchvision
 from fake_cuda import FakeCuda, install
+from filelock import FileLock
 from torch import nn
 
 from wattlayer.dataset import read_measurements
@@ -281,6 +282,11 @@ def test_a_whole_campaign_on_this_cpu(tmp_path, monkeypatch):
     assert {row.meter for row in rows} == {"assumed-power"} and {row.mode for row in rows} == {"eager"}
     calls = propose.network_calls(Wanted(("test:tiny",), ("float32",)), cuda=False)
     assert sum(row.network == "test:tiny" for row in rows) == len(calls)
+    with (
+        FileLock(tmp_path / "campaign.lock"),
+        pytest.raises(InputError, match="another session measures into it: wait for its end"),
+    ):
+        run_campaign(quick_options(tmp_path, resume=True), resolve=tiny_resolve)
     with pytest.raises(InputError, match="is a campaign already: add --resume"):
         run_campaign(quick_options(tmp_path), resolve=tiny_resolve)
     again = run_campaign(quick_options(tmp_path, resume=True), resolve=tiny_resolve)

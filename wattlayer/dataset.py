@@ -7,15 +7,15 @@ a session; an attempt that gave no energy is a line `{"failed": [flags], …}`. 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, writing
+from .errors import InputError
 from .layer import Layer, check_tf32
+from .whole import whole_file
 
 SCHEMA = 1
 MODES = ("graph", "eager", "compiled")
@@ -131,19 +131,12 @@ def write_measurements(path: str | Path, measurements: Iterable[Measurement], he
 
     Raises InputError where it cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     count = 0
-    with writing(path):
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(json.dumps({"wattlayer_data": SCHEMA, **(header or {})}) + "\n")
-                for measurement in measurements:
-                    file.write(json.dumps(measurement.to_json(), allow_nan=False) + "\n")
-                    count += 1
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with whole_file(Path(path)) as file:
+        file.write(json.dumps({"wattlayer_data": SCHEMA, **(header or {})}) + "\n")
+        for measurement in measurements:
+            file.write(json.dumps(measurement.to_json(), allow_nan=False) + "\n")
+            count += 1
     return count
 
 

@@ -135,10 +135,15 @@ def budgets(budget_j: float | None, frac_of: str | None) -> list[Budget | Baseli
             raise InputError(f"budget-j {budget_j} must be above 0")
         found.append(Budget(budget_j))
     if frac_of is not None:
-        name, sign, share = frac_of.rpartition("=")
-        whole = not sign or Path(frac_of).exists()
-        found.append(_baseline(Path(frac_of if whole else name), 1.0 if whole else _frac(share)))
+        path, share = saved(frac_of)
+        found.append(_baseline(path, _frac(share)))
     return found
+
+
+def saved(frac_of: str) -> tuple[Path, str]:
+    """Return the file and the share that `FILE` or `FILE=FRAC` names; a file of that whole name comes first."""
+    name, sign, share = frac_of.rpartition("=")
+    return (Path(name), share) if sign and not Path(frac_of).exists() else (Path(frac_of), "1")
 
 
 def _over(energy_j: float, limit_j: float) -> bool:

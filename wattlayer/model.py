@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .cliffs import NONE, Cliffs
 from .dataset import Measurement
-from .errors import InputError, nearest, writing
+from .errors import InputError, nearest
 from .features import FEATURES_VERSION, Array, Columns
 from .folder import user_folder
 from .hardware import find_hardware, known_hardware
@@ -32,6 +32,7 @@ from .layer import Layer
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
 from .scaffold import Scaffold
+from .whole import whole_file
 
 SCHEMA = 12
 
@@ -217,11 +218,8 @@ class EnergyModel:
 
     def save(self, path: str | Path) -> None:
         """Write the model file; it appears at `path` only once it is complete. Raises InputError where it cannot be written."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        with writing(path):
-            partial.write_text(json.dumps(self._payload() | {"sha256": self.sha256}, separators=(",", ":")), encoding="utf-8")
-            os.replace(partial, path)
+        with whole_file(Path(path)) as file:
+            file.write(json.dumps(self._payload() | {"sha256": self.sha256}, separators=(",", ":")))
 
     def _payload(self) -> dict[str, Any]:
         return payload(self.metadata, self.regressor)
@@ -346,7 +344,7 @@ def load_model(name: str | Path | EnergyModel) -> EnergyModel:
     if isinstance(name, EnergyModel):
         return name
     text = str(name)
-    if text.endswith((".json", ".ubj")) or os.sep in text:
+    if text.endswith(".json") or os.sep in text:
         return EnergyModel.load(text)
     path = model_path(text)
     if path is not None:

@@ -33,7 +33,7 @@ def most_informative(layers: Sequence[Layer], count: int, scaffold: Scaffold, de
     """
     columns = Columns(layers, device)
     design, sd = rate_design(scaffold.log_rates, columns)
-    covariance = (design * sd**2) @ design.T + MISFIT_SD**2 * alike(layers, columns)
+    covariance = (design * sd**2) @ design.T + MISFIT_SD**2 * alike(columns)
     chosen: list[int] = []
     while len(chosen) < min(count, len(layers)):
         seen = NOISE_SD**2 + np.diag(covariance)
@@ -45,7 +45,7 @@ def most_informative(layers: Sequence[Layer], count: int, scaffold: Scaffold, de
     return chosen
 
 
-def alike(layers: Sequence[Layer], columns: Columns) -> Array:
+def alike(columns: Columns) -> Array:
     """Return how much of the misfit layers share, [n_layers, n_layers]: 1 with themselves, 0 between kinds."""
     points, kinds = positions(columns), columns.of_kind(lambda x: x.kind)
     squared = (points**2).sum(axis=1)

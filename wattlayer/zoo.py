@@ -75,19 +75,20 @@ def visit(name: str, hardware: str | None = None, time_limit_s: float = TIME_LIM
     def spent_s() -> tuple[float, float]:
         return time.perf_counter() - started, time.process_time() - cpu_started
 
+    model = None if hardware is None else _model(hardware)
     try:
         with _alarm(time_limit_s), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network = resolve(name, InputSize())
             with Reads() as reads:
                 traced = trace_network(network)
+        outcome = _counted(traced, spent_s(), reads.unread_frac(network.module))
+        if model is None or not traced.layers:
+            return outcome
+        result = estimate(traced, model)
     except Exception as error:  # a sweep goes on: what one network raises is its reason
         told = first_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
         return Outcome(name, told, *spent_s())
-    outcome = _counted(traced, spent_s(), reads.unread_frac(network.module))
-    if hardware is None or not traced.layers:
-        return outcome
-    result = estimate(traced, _model(hardware))
     uncovered = tuple(sorted(result.uncovered_kinds()))
     return replace(outcome, hardware=hardware, covered_frac=result.covered_frac, uncovered_kinds=uncovered)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import writing
+from ..errors import InputError, writing
 from .app import app
 from .data import measurements_of
 from .options import SeedOption
@@ -30,6 +30,7 @@ def calibrate(
     from ..calibration import start_from
 
     apart(output, *data)
+    model_file(output)
     rows = measurements_of(data, skip_bad_rows)
     base = start_from(model, rows)
     fitted = adapted(base, rows, hardware=hardware, name=None if output is None else output.stem, seed=seed)
@@ -38,6 +39,12 @@ def calibrate(
     facts = fitted.metadata
     print(f"{path}: {facts.hardware}, {facts.source}, {facts.rows} rows")
     print(f"layers left out in turn, energy: median error {facts.left_out_mdape_frac:.1%}")
+
+
+def model_file(output: Path | None) -> None:
+    """Raise InputError for an `output` that `--hardware` would not take for a file."""
+    if output is not None and output.suffix != ".json":
+        raise InputError(f"--output {output} does not end in .json, by which model files are known: write {output}.json")
 
 
 def own_path(hardware: str) -> Path:

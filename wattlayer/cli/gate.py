@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InputError, writing
 from .app import OVER_BUDGET
-from .output import reader_may_leave, write
+from .output import apart, one_file, reader_may_leave, write
 
 if TYPE_CHECKING:
     from ..gate import Baseline, Budget, Verdict
@@ -30,12 +30,17 @@ GithubOption = Annotated[
 
 
 def budgets_of(
-    budget_j: float | None, frac_of: str | None, junit: Path | None, github: bool, of_request: bool
+    budget_j: float | None, frac_of: str | None, junit: Path | None, github: bool, of_request: bool, output: Path | None
 ) -> list[Budget | Baseline]:
-    """Return the budgets that options name; InputError for one that is none, for reports without a budget, and for a baseline
-    of a request."""
-    from ..gate import budgets
+    """Return the budgets that options name; InputError for one that is none, for reports without a budget, for a baseline of a
+    request, and for an `output` or a report that would take a baseline's place."""
+    from ..gate import budgets, saved
 
+    baseline = saved(frac_of)[:1] if frac_of is not None else ()
+    apart(output, *baseline)
+    apart(junit, *baseline, option="junit")
+    if junit is not None and output is not None and one_file(junit, output):
+        raise InputError(f"--junit {junit} is where --output goes: name another")
     if junit is not None and junit.is_file() and not junit.is_symlink():
         with writing(junit):  # what an earlier run reported is no verdict on this one, should it be refused
             junit.unlink()

@@ -51,14 +51,21 @@ def _here(name: str | None) -> str:
 
 def _one(name: str, as_json: bool) -> str:
     from ..hardware import find_hardware
+    from ..unseen import older_features
 
     device = find_hardware(name)
     basis, told = _basis(name)
-    figures = _figures(name, basis)
+    figures, features = _figures(name, basis), _figures_features(basis)
     if as_json:
         facts = {f.name: getattr(device, f.name) for f in fields(device)}
-        return json.dumps(facts | {"basis": basis, "figures": figures}) + "\n"
-    lines = [*_facts(device), "", f"predictions: {told}", *(f"  {_sentence(x)}" for x in figures)]
+        return json.dumps(facts | {"basis": basis, "figures": figures, "figures_features": features}) + "\n"
+    lines = [
+        *_facts(device),
+        "",
+        f"predictions: {told}",
+        *(f"  {_sentence(x)}" for x in figures),
+        *(f"  {x}" for x in older_features(features)),
+    ]
     return "\n".join(lines if figures else [*lines, "  no error figure is at hand"]) + "\n"
 
 
@@ -120,6 +127,14 @@ def _evaluated(record: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{record} is no evaluation of a model ({first_line(error)}): write it again or remove it") from None
     return found
+
+
+def _figures_features(basis: str) -> int:
+    """The features version that error figures are of: those of other devices' curves take long and may be older than today's."""
+    from ..features import FEATURES_VERSION
+    from ..transfer import read_learned
+
+    return int(read_learned()["curves_features"]) if basis == "data sheet" else FEATURES_VERSION
 
 
 def _figure(split: str, score: dict[str, Any]) -> dict[str, Any]:

@@ -107,10 +107,15 @@ def reader_may_leave(stream: TextIO) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def apart(output: Path | None, *inputs: Path) -> None:
-    """Raise InputError where `output` is one of the files that are read: measurements cannot be had again."""
-    if output is not None and any(output.exists() and x.exists() and output.samefile(x) for x in inputs):
-        raise InputError(f"--output {output} is a file that is read: name another, it would be lost")
+def apart(output: Path | None, *inputs: Path, option: str = "output") -> None:
+    """Raise InputError where `output`, of the option of that name, is one of `inputs`: measurements cannot be had again."""
+    if output is not None and any(one_file(output, x) for x in inputs):
+        raise InputError(f"--{option} {output} is a file that is read: name another, it would be lost")
+
+
+def one_file(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one file, were they there."""
+    return a.samefile(b) if a.exists() and b.exists() else a.absolute() == b.absolute()
 
 
 def ready_streams() -> None:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from ..trace import Trace
 
 
+DEPTH, TOP = 1, 10
+
+
 @app.command()
 def predict(
     network: NetworkArgument,
@@ -52,8 +55,8 @@ def predict(
     mode: Annotated[Mode, typer.Option("--mode", help="graph: no gaps; eager: one by one; compiled: fused.")] = Mode.graph,
     format: FormatOption = Format.table,
     output: OutputOption = None,
-    depth: Annotated[int, typer.Option("--depth", help="Parts of a module's path to sum by.")] = 1,
-    top: Annotated[int, typer.Option("--top", help="Costliest layers to show.")] = 10,
+    depth: Annotated[int, typer.Option("--depth", help="Parts of a module's path to sum by.")] = DEPTH,
+    top: Annotated[int, typer.Option("--top", help="Costliest layers to show.")] = TOP,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse layers of kinds never measured on the hardware.")] = False,
     budget_j: BudgetOption = None,
     budget_frac_of: FracOption = None,
@@ -73,12 +76,13 @@ def predict(
     from ..predict import load_network, trace_network
 
     of_request = prefill is not None or decode is not None
-    budgets = budgets_of(budget_j, budget_frac_of, junit, github, of_request)
+    budgets = budgets_of(budget_j, budget_frac_of, junit, github, of_request, output)
     if top < 1 or depth < 1:
         raise InputError(f"{'top' if top < 1 else 'depth'} {top if top < 1 else depth} must be at least 1")
     model = operated(load_model(hardware), power_limit_w, clock_mhz)
     if of_request:
-        others = {"image-size": image_size, "seq-len": seq_len, "input": input}
+        others = {"image-size": image_size, "seq-len": seq_len, "input": input, "check-flops": check_flops,
+                  "top": top if top != TOP else None, "depth": depth if depth != DEPTH else None}  # fmt: skip
         request = priced(network, prefill, decode, others, batch=batch, hardware=model, dtype=dtype.value, tf32=tf32.value,
                          mode=mode.value, strict=strict)  # fmt: skip
         write(generation_text(request, format), output)

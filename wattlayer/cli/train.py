@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InputError, writing
 from .app import SeveralValues, app
-from .calibrate import own_path
+from .calibrate import model_file, own_path
 from .data import measurements_of
 from .options import Format, FormatOption, OutputOption, RunCodeOption, SeedOption, written_as
 from .output import apart, busy, progress, rendered, write
@@ -40,6 +40,7 @@ def train(
     from ..training import tell_launches
 
     apart(output, *data)
+    model_file(output)
     with busy("reading measurements") as tell:
         tracer = Tracer(tell, run_code)  # a network that cannot be traced is refused before the work, not after
         rows = measurements_of(data, skip_bad_rows, lambda m: m.network and hardware in (None, m.hardware) and tracer(m))

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..dataset import SCHEMA, Measurement
 from ..errors import InputError
+from ..whole import whole_file
 
 Attempt = tuple[str, int]
 """Key of an item and the number of the attempt at it."""
@@ -79,7 +80,8 @@ class Journal:
             record = json.loads(line)
             row = changed.get((record.get("key"), record.get("attempt", 1))) if "energy_j" in record else None
             lines.append(json.dumps(row.to_json(), allow_nan=False) if row else line)
-        write_whole(self.path, "\n".join(lines) + "\n")
+        with whole_file(self.path) as file:
+            file.write("\n".join(lines) + "\n")
         self.rows = [changed.get((row.key, row.attempt), row) for row in self.rows]
 
     def _append(self, record: Mapping[str, Any]) -> None:
@@ -101,13 +103,3 @@ def _mended(path: Path) -> str:
         return whole.decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text: restore it or begin anew") from None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is either all there or as it was before."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

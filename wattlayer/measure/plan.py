@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..layer import Layer, Operand
-from .journal import write_whole
+from ..whole import whole_file
 from .rig import Item, NetworkCall
 
 PLAN_SCHEMA = 1
@@ -76,7 +76,8 @@ class Plan:
         networks = [{"call": asdict(x.call), "layers": x.layers} for x in self.networks]
         items = [item.to_json() for item in self.items]
         record = {"wattlayer_plan": PLAN_SCHEMA, "run": self.run, "seed": self.seed, "notes": self.notes, "networks": networks}
-        write_whole(path, json.dumps(record | {"items": items}))
+        with whole_file(path) as file:
+            file.write(json.dumps(record | {"items": items}))
 
     @staticmethod
     def load(path: Path) -> Plan:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, writing
 from ..layer import Layer
 from .campaign import Campaign
 from .journal import Journal
@@ -74,6 +75,37 @@ def run_campaign(
     """
     rig = rig or open_rig(options)
     deadline_s = rig.clock.now() + 60 * options.minutes
+    with _alone(options):
+        return _run(options, rig, deadline_s, progress, say, resolve)
+
+
+@contextmanager
+def _alone(options: Options) -> Iterator[None]:
+    """Keep other sessions out of the folder: two that write one journal lose rows. Raises InputError where another is in."""
+    from filelock import FileLock, Timeout
+
+    if options.dry_run and not options.output.exists():
+        yield
+        return
+    with writing(options.output):
+        options.output.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(options.output / "campaign.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"{options.output}: another session measures into it: wait for its end, or give another --output"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run(
+    options: Options, rig: Rig, deadline_s: float, progress: Callable[[Tick], None], say: Callable[[str], None],
+    resolve: Resolve | None,
+) -> Summary | None:  # fmt: skip
     plan_path = _plan_path(options, rig)
     begun = plan_path is not None
     plan = Plan.load(plan_path) if plan_path else _propose(options, rig, resolve)
@@ -82,7 +114,6 @@ def run_campaign(
         say(f"{plan.describe()}\n  about {minutes:.0f} minutes at {SECONDS_EACH} s each, and one to two more a session")
     if options.dry_run:
         return None
-    options.output.mkdir(parents=True, exist_ok=True)
     if not begun:
         plan.save(options.output / f"{plan.run}.plan.json")
     journal = Journal(options.output / f"{plan.run}.jsonl")
