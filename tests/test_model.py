@@ -21,9 +21,9 @@ from wattlayer.intervals import CLASSES, FADING_OCTAVES, NEVER_OCTAVES
 from wattlayer.kinds import KINDS
 from wattlayer.model import SCHEMA, checksum, shipped_models
 from wattlayer.power import CONSUMERS
-from wattlayer.residual import Residual
+from wattlayer.residual import MODEL_FEATURES, Residual
 from wattlayer.scaffold import RATES
-from wattlayer.training import BLOCKS, FOLDS, LARGEST_FRAC, RECIPE, _folds, fit, merge
+from wattlayer.training import BLOCKS, FOLDS, FULLNESS, LARGEST_FRAC, RECIPE, _folds, boost, fit, merge
 from wattlayer.transfer import teachers
 
 
@@ -306,3 +306,15 @@ def test_seeds_that_no_generator_takes_are_refused(seed, device, layers):
         EnergyModel.train(measurements, seed=seed)
     with pytest.raises(InputError, match=f"seed {seed} must be between 0 and"):
         calibrate(load_model("a30"), measurements, seed=seed)
+
+
+@pytest.mark.parametrize("feature", FULLNESS)
+def test_what_is_learned_of_time_never_rises_with_fuller_tiles_and_that_of_power_may(feature):
+    random = np.random.default_rng(0)
+    for names, rises in ((MODEL_FEATURES[:-1], False), (MODEL_FEATURES, True)):
+        table, column = random.random((400, len(names))), names.index(feature)
+        booster = boost(table, table[:, column] + table[:, 0], seed=0, recipe=replace(RECIPE, rounds=30))
+        fuller = np.repeat(table[:20], 11, axis=0)
+        fuller[:, column] = np.tile(np.linspace(0, 1, 11), 20)
+        steps = np.diff(booster.inplace_predict(fuller).reshape(20, 11), axis=1)
+        assert steps.max() > 0.01 if rises else steps.max() <= 0

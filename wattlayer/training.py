@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from .trace import Trace
 
 
+FULLNESS = (
+    "k_aligned", "n_aligned", "m_filled_128", "n_filled_128", "n_filled_64", "wave_fill_128", "wave_fill_64", "wave_fill_128x64",
+)  # fmt: skip
+"""Features of how full vectors, tiles and waves are: work that fills them better never takes longer."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What is fitted, and how the boosters are trained; every variant of `models/ablate.py` is another recipe."""
@@ -59,21 +65,21 @@ class Recipe:
     """Whether both are told where a library takes another algorithm."""
     taught: bool = True
     """Whether what these rows show nothing of is told by other devices and by all that they show."""
-    monotone: tuple[tuple[str, int], ...] = ()
-    """Features along which the learned part may only rise (1) or only fall (-1)."""
+    falling: tuple[str, ...] = FULLNESS
+    """Features along which what trees learn of time may only fall."""
     unseen: tuple[str, ...] = ()
     """Features that the boosters must do without."""
 
     def parameters(self, names: Sequence[str], seed: int) -> dict[str, Any]:
-        """Return XGBoost's parameters for a table with the columns `names`."""
-        signs = dict(self.monotone)
-        monotone = {"monotone_constraints": "(" + ",".join(str(signs.get(name, 0)) for name in names) + ")"} if signs else {}
+        """Return XGBoost's parameters for a table with the columns `names`, of which power's has its physical answer as well."""
+        falling = () if MODEL_FEATURES[-1] in names else self.falling
+        signs = ",".join("-1" if name in falling else "0" for name in names)
         # 64 bins take 40 % less time than 256; one thread: sums in another order would make another model, and parallel
         # work is done over folds
         return {
             "objective": "reg:squarederror", "tree_method": "hist", "max_bin": 64, "learning_rate": self.learning_rate,
             "max_depth": self.max_depth, "min_child_weight": self.min_child_weight, "subsample": self.subsample_frac,
-            "colsample_bytree": 0.5, "reg_lambda": 1.0, "nthread": 1, "seed": seed, **monotone,
+            "colsample_bytree": 0.5, "reg_lambda": 1.0, "nthread": 1, "seed": seed, "monotone_constraints": f"({signs})",
         }  # fmt: skip
 
 
