@@ -191,7 +191,7 @@ VARIANTS: dict[str, Callable[[str, Rows, Rows, Rows], Array]] = {
     "no physical part of power": alone(replace(RECIPE, power=NoPower)),
     "not factored: energy as one number": unfactored,
     "no features of tiles and waves": alone(replace(RECIPE, unseen=QUANTISATION)),
-    "not monotone: fuller tiles may take longer": alone(replace(RECIPE, falling=())),
+    "not monotone: aligned sizes may take longer": alone(replace(RECIPE, falling=())),
     "time learned jointly on both devices, campaigns not told apart": joint,
     "scaffolds only, no trees": scaffolds_only,
     "trees' hyper-parameters chosen in each fold by nested cross-validation": nested,

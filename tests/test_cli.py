@@ -366,9 +366,10 @@ def test_error_figures_of_earlier_features_are_called_so(run, monkeypatch, featu
 
 @pytest.mark.parametrize("words", [("train",), ("calibrate", "a30")])
 def test_a_model_is_written_where_it_can_be_opened(run, tmp_path, words):
-    one_line(
-        run(*words, tmp_path / "none.csv", "--output", tmp_path / "mine.txt"), "mine.txt does not end in .json", "mine.txt.json"
-    )
+    table = tmp_path / "none.csv"
+    one_line(run(*words, table, "--output", "mine.txt"), "mine.txt does not end in .json", "mine.txt.json")
+    for opened in ("mine.json", tmp_path / "mine.txt"):
+        one_line(run(*words, table, "--output", opened), "none.csv cannot be read")
 
 
 def test_measuring_without_a_meter_names_each_that_was_tried(run, tmp_path):

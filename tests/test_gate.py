@@ -246,7 +246,22 @@ def test_a_run_does_not_take_the_place_of_its_own_baseline(run, network, tmp_pat
     one_line(run(*arguments, *gate, "--output", saved), f"--output {saved} is a file that is read")
     one_line(run(*arguments, *gate, "--junit", saved), f"--junit {saved} is a file that is read")
     one_line(run(*arguments, *gate, "--output", report, "--junit", report), f"--junit {report} is where --output goes")
+    within = tmp_path / "folder" / ".." / "report.xml"
+    within.parent.parent.mkdir()
+    one_line(run(*arguments, *gate, "--output", report, "--junit", within), f"--junit {within} is where --output goes")
     assert saved.read_text() == content and not report.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("predict", "--budget-j", "1", "--junit"), *((x, "--output") for x in ("predict", "trace", "report", "advise", "compare"))],
+    ids=lambda words: f"{words[0]} {words[-1]}",
+)
+def test_no_result_takes_the_place_of_the_networks_own_file(run, network, tmp_path, words):  # noqa: F811
+    source = Path(network.rpartition(":")[0])
+    before, (command, *options) = source.read_text(), words
+    one_line(run(command, network, "--input", "4x3x64x64", *options, source), f"{options[-1]} {source} is a file that is read")
+    assert source.read_text() == before
 
 
 def test_a_gate_without_a_budget_or_under_other_conditions_is_bad_input(run, network, tmp_path):  # noqa: F811

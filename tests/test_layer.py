@@ -190,6 +190,24 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
         layer("index_put", [op("self", 9, 4), op("indices", 9, dtype="bool"), op("values", 2, 4)], op("output", 9, 4)),
         0, 9 + 32, 32,
     ),
+    "index_put of one row, spread, by a mask": (
+        layer("index_put", [op("self", 9, 4), op("indices", 9, dtype="bool"), op("values", 4)], op("output", 9, 4)),
+        0, 9 + 16 + 144, 144,
+    ),
+    "index_put of a column by a mask of the second axis": (
+        layer(
+            "index_put", [op("self", 9, 4), op("indices", 4, dtype="bool"), op("values", 9, 1)], op("output", 9, 4),
+            indexed_axes=(1,),
+        ),
+        0, 4 + 36 + 144, 144,
+    ),
+    "index_put of as many columns as a mask of the second axis chooses, spread": (
+        layer(
+            "index_put", [op("self", 9, 4), op("indices", 4, dtype="bool"), op("values", 1, 2)], op("output", 9, 4),
+            indexed_axes=(1,),
+        ),
+        0, 4 + 8, 4 * 9 * 2,
+    ),
     "embedding bags": (
         layer(
             "embedding_bag", [op("weight", 1000, 16), op("indices", 14, dtype="int64"), op("offsets", 2, dtype="int64")],

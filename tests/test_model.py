@@ -23,7 +23,7 @@ from wattlayer.model import SCHEMA, checksum, shipped_models
 from wattlayer.power import CONSUMERS
 from wattlayer.residual import MODEL_FEATURES, Residual
 from wattlayer.scaffold import RATES
-from wattlayer.training import BLOCKS, FOLDS, FULLNESS, LARGEST_FRAC, RECIPE, _folds, boost, fit, merge
+from wattlayer.training import ALIGNMENT, BLOCKS, FOLDS, LARGEST_FRAC, RECIPE, _folds, boost, fit, merge
 from wattlayer.transfer import teachers
 
 
@@ -308,8 +308,8 @@ def test_seeds_that_no_generator_takes_are_refused(seed, device, layers):
         calibrate(load_model("a30"), measurements, seed=seed)
 
 
-@pytest.mark.parametrize("feature", FULLNESS)
-def test_what_is_learned_of_time_never_rises_with_fuller_tiles_and_that_of_power_may(feature):
+@pytest.mark.parametrize("feature", ALIGNMENT)
+def test_what_trees_learn_of_time_never_rises_with_alignment_and_that_of_power_may(feature):
     random = np.random.default_rng(0)
     for names, rises in ((MODEL_FEATURES[:-1], False), (MODEL_FEATURES, True)):
         table, column = random.random((400, len(names))), names.index(feature)

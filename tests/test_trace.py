@@ -452,6 +452,21 @@ def test_products_that_torch_refuses_for_their_dtypes_are_told() -> None:
     assert trace(module, x, dtype="bfloat16").assumptions == (UNLIKE_DTYPES,)
 
 
+def test_unlike_dtypes_are_told_of_what_torch_refuses_alone() -> None:
+    image, window = torch.zeros(1, 2, 5, 5), torch.zeros(3, 2, 3, 3, dtype=torch.bfloat16)
+    convolves, adds = Runs(nn.functional.conv2d), Runs(torch.addr)
+    with pytest.raises(RuntimeError, match="type"):
+        convolves(image, window)
+    assert trace(convolves, image, window).assumptions == (UNLIKE_DTYPES,)
+    vectors = torch.zeros(2, 3), torch.zeros(2, dtype=torch.bfloat16), torch.zeros(3)
+    assert adds(*vectors).dtype == torch.float32 and trace(adds, *vectors).assumptions == ()
+
+
+def test_a_call_within_a_forward_that_misses_an_argument_is_told_as_it_is() -> None:
+    with pytest.raises(InputError, match=r"Linear.__init__\(\) missing 1 required positional argument: 'out_features'"):
+        trace(Runs(lambda x: nn.Linear(x.shape[-1])), torch.zeros(2, 3))  # type: ignore[call-arg]
+
+
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
 @pytest.mark.parametrize(("device", "dtype"), [("cuda", torch.float16), ("cpu", torch.bfloat16)])
 def test_autocast_is_told(device: str, dtype: torch.dtype) -> None:

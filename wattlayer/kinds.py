@@ -80,32 +80,26 @@ def _gathered_bytes(layer: Layer) -> int:
     return _output_bytes(layer) + _all_but_first_bytes(layer)
 
 
-def _put_elements(layer: Layer) -> int:
-    """Elements of the target that indices choose; the values are spread over them.
-
-    Of a mask only the values may tell how many it chooses; where they are a single one, or spread, that may be all.
-    """
+def _put_elements(layer: Layer) -> int | None:
+    """Elements of the target that indices choose; None for a mask of which the values do not tell how many it chooses."""
     target, values, indices = layer.inputs[0], layer.inputs[-1], layer.inputs[1:-1]
-    if _is_masked(layer):
-        alone = len(indices) == 1 and len(values.shape) == len(target.shape) - len(indices[0].shape) + 1
-        return values.elements if alone and values.elements > 1 else target.elements
-    axes = layer.argument(INDEXED_AXES, range(len(indices)))
-    rest = prod(n for axis, n in enumerate(target.shape) if axis not in axes)
-    return _broadcast_elements(indices) * rest
-
-
-def _is_masked(layer: Layer) -> bool:
-    return any(x.dtype in ("bool", "uint8") for x in layer.inputs[1:-1])
+    axes = layer.argument(INDEXED_AXES, tuple(range(len(indices))))
+    if not any(x.dtype in ("bool", "uint8") for x in indices):
+        return _broadcast_elements(indices) * prod(n for axis, n in enumerate(target.shape) if axis not in axes)
+    first, masked = axes[0], len(indices[0].shape)  # a mask takes as many axes as it has, and the values one for them
+    told = len(indices) == 1 and len(values.shape) == len(target.shape) - masked + 1 and values.shape[first] != 1
+    return values.shape[first] * prod(target.shape[:first] + target.shape[first + masked :]) if told else None
 
 
 def _put_write_bytes(layer: Layer) -> int:
-    """Of all elements of the target, those that are chosen."""
-    return _put_elements(layer) * layer.inputs[0].element_bytes
+    """Of all elements of the target, those that are chosen, which may be all."""
+    chosen = _put_elements(layer)
+    return (layer.inputs[0].elements if chosen is None else chosen) * layer.inputs[0].element_bytes
 
 
 def _put_read_bytes(layer: Layer) -> int:
     """Values and indices; where values are added, and where a mask may leave elements as they are, these as well."""
-    kept = layer.argument("accumulate", False) or (_is_masked(layer) and layer.inputs[-1].elements == 1)
+    kept = layer.argument("accumulate", False) or _put_elements(layer) is None
     return _all_but_first_bytes(layer) + kept * _put_write_bytes(layer)
 
 

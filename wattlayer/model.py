@@ -335,6 +335,11 @@ def model_path(name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def is_file_name(text: str) -> bool:
+    """Whether `load_model` takes `text` for a file and not for a model or a device."""
+    return text.endswith(".json") or os.sep in text
+
+
 def load_model(name: str | Path | EnergyModel) -> EnergyModel:
     """Load a model by name (the user's own, then a shipped one) or by its path; one that is loaded is returned as it is.
 
@@ -344,7 +349,7 @@ def load_model(name: str | Path | EnergyModel) -> EnergyModel:
     if isinstance(name, EnergyModel):
         return name
     text = str(name)
-    if text.endswith(".json") or os.sep in text:
+    if is_file_name(text):
         return EnergyModel.load(text)
     path = model_path(text)
     if path is not None:

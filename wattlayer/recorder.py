@@ -34,7 +34,10 @@ ALLOCATIONS = frozenset(
 """Operators that move no data although they return a fresh tensor."""
 
 
-PRODUCTS = frozenset("linear matmul mm bmm mv dot vdot addmm baddbmm addbmm addmv addr".split())  # noqa: SIM905
+PRODUCTS = frozenset(
+    {"linear", "matmul", "mm", "bmm", "mv", "dot", "vdot", "addmm", "baddbmm", "addbmm", "addmv"}
+    | {f"{name}{axes}d" for name in ("conv", "conv_transpose") for axes in (1, 2, 3)}
+)
 """Kinds whose operands have one dtype."""
 
 
@@ -402,7 +405,7 @@ _CURES = (
         r"an embedding takes whole numbers, not \1: give token ids (a factory of a .py file returns (module, inputs))",
     ),
     (
-        r"missing (\d+ required positional arguments?: .*)",
+        r"forward\(\) missing (\d+ required positional arguments?: .*)",
         r"its forward misses \1 (a factory of a .py file returns (module, inputs))",
     ),
 )

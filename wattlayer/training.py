@@ -36,10 +36,9 @@ if TYPE_CHECKING:
     from .trace import Trace
 
 
-FULLNESS = (
-    "k_aligned", "n_aligned", "m_filled_128", "n_filled_128", "n_filled_64", "wave_fill_128", "wave_fill_64", "wave_fill_128x64",
-)  # fmt: skip
-"""Features of how full vectors, tiles and waves are: work that fills them better never takes longer."""
+ALIGNMENT = ("k_aligned", "n_aligned")
+"""Features of whole vectors: a product of such sizes never takes longer. Tiles and waves the scaffold charges in full, of which
+trees may give something back."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Recipe:
     """Whether both are told where a library takes another algorithm."""
     taught: bool = True
     """Whether what these rows show nothing of is told by other devices and by all that they show."""
-    falling: tuple[str, ...] = FULLNESS
+    falling: tuple[str, ...] = ALIGNMENT
     """Features along which what trees learn of time may only fall."""
     unseen: tuple[str, ...] = ()
     """Features that the boosters must do without."""

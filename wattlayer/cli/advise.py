@@ -27,7 +27,7 @@ from .options import (
     batch_of,
     written_as,
 )  # fmt: skip
-from .output import busy, narrow, rendered, write
+from .output import apart, busy, narrow, rendered, write
 from .whatif import starting
 
 
@@ -55,6 +55,7 @@ def advise(
 
     if top < 1:
         raise InputError(f"top {top} must be at least 1")
+    apart(output, network, hardware)
     written_as(format, Format.table, Format.json, Format.csv)
     shape = parse_shape(input) if input else None
     setting = Setting(batch_of(shape, batch), image_size, seq_len, shape, dtype.value, tf32.value, mode.value)

@@ -43,7 +43,9 @@ def calibrate(
 
 def model_file(output: Path | None) -> None:
     """Raise InputError for an `output` that `--hardware` would not take for a file."""
-    if output is not None and output.suffix != ".json":
+    from ..model import is_file_name
+
+    if output is not None and not is_file_name(str(output)):
         raise InputError(f"--output {output} does not end in .json, by which model files are known: write {output}.json")
 
 

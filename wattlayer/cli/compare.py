@@ -24,7 +24,7 @@ from .options import (
     Tf32Option,
     written_as,
 )  # fmt: skip
-from .output import busy, narrow, rendered, write
+from .output import apart, busy, narrow, rendered, write
 from .whatif import batches
 
 TABLE_COLUMNS = 120
@@ -63,6 +63,7 @@ def compare(
     if not networks:
         raise InputError(f"{', '.join(known)} says where: name a network to compare there")
     devices = [name for text in [*(hardware or ["a30"]), *known] for name in text.split(",")]
+    apart(output, *networks, *devices)
     sizes = batches(batch) if batch else ()
     with busy("comparing") as tell:
         result = compared(

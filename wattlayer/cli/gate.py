@@ -30,15 +30,16 @@ GithubOption = Annotated[
 
 
 def budgets_of(
-    budget_j: float | None, frac_of: str | None, junit: Path | None, github: bool, of_request: bool, output: Path | None
-) -> list[Budget | Baseline]:
+    budget_j: float | None, frac_of: str | None, junit: Path | None, github: bool, of_request: bool, output: Path | None,
+    *inputs: str,
+) -> list[Budget | Baseline]:  # fmt: skip
     """Return the budgets that options name; InputError for one that is none, for reports without a budget, for a baseline of a
-    request, and for an `output` or a report that would take a baseline's place."""
+    request, and for an `output` or a report that would take the place of a baseline or of one of `inputs`."""
     from ..gate import budgets, saved
 
-    baseline = saved(frac_of)[:1] if frac_of is not None else ()
-    apart(output, *baseline)
-    apart(junit, *baseline, option="junit")
+    read = (*inputs, *(saved(frac_of)[:1] if frac_of is not None else ()))
+    apart(output, *read)
+    apart(junit, *read, option="junit")
     if junit is not None and output is not None and one_file(junit, output):
         raise InputError(f"--junit {junit} is where --output goes: name another")
     if junit is not None and junit.is_file() and not junit.is_symlink():

@@ -18,7 +18,7 @@ def priced(network: str, prefill: int | None, decode: int | None, others: dict[s
     from ..generation import predict_generation
 
     for name, value in others.items():
-        if value:
+        if value is not None:
             raise InputError(f"{name} {value} does not go with --prefill and --decode: leave it out")
     with busy(f"predicting {network}"):
         return predict_generation(network, 1 if prefill is None else prefill, decode or 0, **options)

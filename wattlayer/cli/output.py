@@ -107,15 +107,19 @@ def reader_may_leave(stream: TextIO) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def apart(output: Path | None, *inputs: Path, option: str = "output") -> None:
-    """Raise InputError where `output`, of the option of that name, is one of `inputs`: measurements cannot be had again."""
-    if output is not None and any(one_file(output, x) for x in inputs):
+def apart(output: Path | None, *inputs: Path | str, option: str = "output") -> None:
+    """Raise InputError where `output`, of the option of that name, is one of `inputs`: what was measured or written is lost else.
+
+    Inputs are files, or names of networks and models, which may be files (`net.py:factory`).
+    """
+    files = [Path(text) for x in inputs for text in (str(x), str(x).rpartition(":")[0])]
+    if output is not None and any(one_file(output, x) for x in files if x.is_file()):
         raise InputError(f"--{option} {output} is a file that is read: name another, it would be lost")
 
 
 def one_file(a: Path, b: Path) -> bool:
     """Whether two paths lead to one file, were they there."""
-    return a.samefile(b) if a.exists() and b.exists() else a.absolute() == b.absolute()
+    return a.samefile(b) if a.exists() and b.exists() else a.resolve() == b.resolve()
 
 
 def ready_streams() -> None:

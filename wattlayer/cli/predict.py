@@ -30,14 +30,11 @@ from .options import (
     Tf32Option,
     written_as,
 )  # fmt: skip
-from .output import busy, named, rendered, write
+from .output import apart, busy, named, rendered, write
 
 if TYPE_CHECKING:
     from ..estimate import Estimate
     from ..trace import Trace
-
-
-DEPTH, TOP = 1, 10
 
 
 @app.command()
@@ -55,8 +52,8 @@ def predict(
     mode: Annotated[Mode, typer.Option("--mode", help="graph: no gaps; eager: one by one; compiled: fused.")] = Mode.graph,
     format: FormatOption = Format.table,
     output: OutputOption = None,
-    depth: Annotated[int, typer.Option("--depth", help="Parts of a module's path to sum by.")] = DEPTH,
-    top: Annotated[int, typer.Option("--top", help="Costliest layers to show.")] = TOP,
+    depth: Annotated[int | None, typer.Option("--depth", help="Parts of a module's path to sum by. Default 1.")] = None,
+    top: Annotated[int | None, typer.Option("--top", help="Costliest layers to show. Default 10.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse layers of kinds never measured on the hardware.")] = False,
     budget_j: BudgetOption = None,
     budget_frac_of: FracOption = None,
@@ -76,13 +73,14 @@ def predict(
     from ..predict import load_network, trace_network
 
     of_request = prefill is not None or decode is not None
-    budgets = budgets_of(budget_j, budget_frac_of, junit, github, of_request, output)
-    if top < 1 or depth < 1:
-        raise InputError(f"{'top' if top < 1 else 'depth'} {top if top < 1 else depth} must be at least 1")
+    budgets = budgets_of(budget_j, budget_frac_of, junit, github, of_request, output, network, hardware)
+    for name, value in (("top", top), ("depth", depth)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value} must be at least 1")
     model = operated(load_model(hardware), power_limit_w, clock_mhz)
     if of_request:
-        others = {"image-size": image_size, "seq-len": seq_len, "input": input, "check-flops": check_flops,
-                  "top": top if top != TOP else None, "depth": depth if depth != DEPTH else None}  # fmt: skip
+        others = {"image-size": image_size, "seq-len": seq_len, "input": input, "check-flops": check_flops or None,
+                  "top": top, "depth": depth}  # fmt: skip
         request = priced(network, prefill, decode, others, batch=batch, hardware=model, dtype=dtype.value, tf32=tf32.value,
                          mode=mode.value, strict=strict)  # fmt: skip
         write(generation_text(request, format), output)
@@ -92,7 +90,7 @@ def predict(
         traced = trace_network(loaded, tf32.value)
         result = estimate(traced, model, mode=mode.value, strict=strict)
     verdicts = [budget.judge(result) for budget in budgets]
-    write(_estimate_text(result, format, top, depth, output), output)
+    write(_estimate_text(result, format, top or 10, depth or 1, output), output)
     if check_flops:
         from ..crosscheck import check_flops as compare
 
@@ -142,6 +140,7 @@ def trace(
     from ..predict import load_network, trace_network
     from ..report import trace_json, trace_table
 
+    apart(output, network)
     with busy(f"tracing {network}"):
         traced: Trace = trace_network(load_network(network, batch, image_size, seq_len, input, dtype.value), tf32.value)
     written_as(format, Format.table, Format.json)

@@ -21,7 +21,7 @@ from .options import (
     Tf32,
     Tf32Option,
 )
-from .output import busy, named, write
+from .output import apart, busy, named, write
 
 STATED = "What you state: nothing is assumed for it"
 
@@ -58,6 +58,7 @@ def report(
 
     stated = Assumptions(grid_gco2_per_kwh, price_per_kwh, currency, embodied_gco2, functional_unit)
     named(output)
+    apart(output, network, hardware)
     with busy(f"predicting {network}"):
         result = predict(
             network, hardware=hardware, batch=batch, image_size=image_size, seq_len=seq_len, input=input, dtype=dtype.value,

@@ -22,7 +22,7 @@ from .options import (
     batch_of,
     written_as,
 )
-from .output import busy, narrow, rendered, write
+from .output import apart, busy, narrow, rendered, write
 
 if TYPE_CHECKING:
     from ..subject import Setting
@@ -65,6 +65,7 @@ def whatif(
     from ..subject import Edit, Setting, Subject, replacements
     from ..whatif import whatif as price
 
+    apart(output, network, hardware)
     written_as(format, Format.table, Format.json, Format.csv)
     shape = parse_shape(input) if input else None
     start = Setting(

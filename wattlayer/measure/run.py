@@ -84,17 +84,18 @@ def _alone(options: Options) -> Iterator[None]:
     """Keep other sessions out of the folder: two that write one journal lose rows. Raises InputError where another is in."""
     from filelock import FileLock, Timeout
 
-    if options.dry_run and not options.output.exists():
+    if options.dry_run:
         yield
         return
     with writing(options.output):
         options.output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(options.output / "campaign.lock", timeout=0)
+        path = options.output / "campaign.lock"
+        lock = FileLock(path, timeout=0)
         try:
             lock.acquire()
         except Timeout:
             raise InputError(
-                f"{options.output}: another session measures into it: wait for its end, or give another --output"
+                f"{path}: another session measures into this folder: wait for its end, or remove the file if there is none"
             ) from None
     try:
         yield
