@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from rig import Device, SimulatedRig, SimulatedWorkload, Thermals, layer_segment
 
-from wattlayer.dataset import Measurement, read_measurements
+from wattlayer.dataset import Measurement, check_one_board, read_measurements
 from wattlayer.errors import InputError, MeterError
 from wattlayer.layer import Layer
 from wattlayer.measure.campaign import Campaign
-from wattlayer.measure.drift import correct_drift, join_campaigns, repeatability
+from wattlayer.measure.drift import correct_drift, repeatability
 from wattlayer.measure.journal import Journal
 from wattlayer.measure.plan import NetworkPlan, Plan, linear, make_queue, reference_layer
 from wattlayer.measure.rig import DeviceLost, Item, NetworkCall
@@ -404,15 +404,21 @@ def test_drift_is_subtracted_as_watts():
         correct_drift([row, replace(row, hardware="a30")])
 
 
-def test_files_of_one_board_join_and_those_of_two_do_not(tmp_path):
+def test_files_of_one_board_join_and_those_of_two_do_not(tmp_path, run):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     finished(tmp_path / "a", planned(6))
     finished(tmp_path / "b", planned(6), simulated(seed=1))
     paths = [tmp_path / "a" / "rows.jsonl", tmp_path / "b" / "rows.jsonl"]
-    assert len(join_campaigns(paths)) == sum(len(read_measurements(path)) for path in paths)
+    check_one_board(paths)
     paths[1].write_text(paths[1].read_text().replace('"board": "sim"', '"board": "other"'))
-    with pytest.raises(InputError, match="come from 2 boards"):
-        join_campaigns(paths)
+    with pytest.raises(InputError, match="come from 2 boards of simulated"):
+        check_one_board(paths)
+    for command in (["train"], ["calibrate", "a30"]):
+        code, _, said = run(*command, *paths, "--output", tmp_path / "model.json")
+        assert code == 2 and "come from 2 boards of simulated: take those of one board" in said
+        assert not (tmp_path / "model.json").exists()
+    paths[1].write_text(paths[1].read_text().replace('"hardware": "simulated"', '"hardware": "second"'))
+    check_one_board(paths)  # two devices have two boards
 
 
 # --- the plan

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,36 @@ def numbered_measurements(path: str | Path) -> Iterator[tuple[int, Measurement |
                 yield number, Measurement.from_json(record)
         except InputError as error:
             yield number, str(error)
+
+
+def check_one_board(paths: Iterable[str | Path]) -> None:
+    """Raise InputError where campaigns of one device's name in `paths` were measured on several boards.
+
+    Boards of one name draw other powers for the same work (data/README.md), and share no reference layer to join them by.
+    Files that name no board, such as tables made elsewhere, pass.
+    """
+    found: dict[str, dict[str, str | Path]] = {}
+    for path in paths:
+        for header in _headers(Path(path)):
+            meter = header.get("meter")
+            if isinstance(meter, dict) and isinstance(board := meter.get("board"), str):
+                found.setdefault(str(header.get("hardware")), {}).setdefault(board, path)
+    for hardware, files in found.items():
+        if len(files) > 1:
+            raise InputError(
+                f"{', '.join(map(str, files.values()))} come from {len(files)} boards of {hardware}: take those of one board"
+            )
+
+
+def _headers(path: Path) -> Iterator[dict[str, Any]]:
+    """The headers of a dataset's sessions; none of a file of another format, or of lines that cannot be read."""
+    if path.suffix != ".jsonl":
+        return
+    with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as file:
+        for line in file:
+            if '"wattlayer_data"' in line:
+                with suppress(InputError):
+                    yield _object(line)
 
 
 def _is_json(line: str) -> bool:

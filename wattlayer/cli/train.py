@@ -35,12 +35,14 @@ def train(
     run_code: RunCodeOption = True,
 ) -> None:
     """Train a model of one device on measured layers, and check it on whole networks measured there."""
+    from ..dataset import check_one_board
     from ..evaluate import Tracer, traced_networks
     from ..model import EnergyModel
     from ..training import tell_launches
 
     apart(output, *data)
     model_file(output)
+    check_one_board(data)
     with busy("reading measurements") as tell:
         tracer = Tracer(tell, run_code)  # a network that cannot be traced is refused before the work, not after
         rows = measurements_of(data, skip_bad_rows, lambda m: m.network and hardware in (None, m.hardware) and tracer(m))

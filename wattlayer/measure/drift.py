@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 
 from ..dataset import Measurement
 from ..errors import InputError
-from .journal import Journal
 
 REFERENCE_SOURCE = "reference"
 
@@ -46,17 +44,6 @@ def _corrected(row: Measurement, references: Sequence[Measurement], level_w: flo
     turns = sorted((x.measured_at_s or 0.0, x.power_w) for x in references)
     drift_w = float(np.interp(row.measured_at_s, [t for t, _ in turns], [w for _, w in turns])) - level_w
     return replace(row, energy_corrected_j=row.energy_j - drift_w * row.time_s)
-
-
-def join_campaigns(paths: Sequence[Path]) -> list[Measurement]:
-    """Return the rows of several files of one board, corrected to one level of the reference layer.
-
-    Raises InputError where the headers name different boards: their energies have no common scale.
-    """
-    boards = {header.get("meter", {}).get("board") for path in paths for header in Journal(path).headers}
-    if len(boards) > 1:
-        raise InputError(f"{', '.join(map(str, paths))} come from {len(boards)} boards: train on them apart, or on one of them")
-    return correct_drift([row for path in paths for row in Journal(path).rows])
 
 
 @dataclass(frozen=True)
