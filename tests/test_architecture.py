@@ -20,7 +20,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     for row in (
         # level 0
         "errors flow kinds folder",
-        "whole layer hardware meter constants",
+        "whole layer hardware meter constants composite",
         # level 1a
         "features dataset meta edits",
         # level 1b
@@ -70,6 +70,7 @@ TORCH_AT_TOP = (
         "adapters/detection",
         "adapters/scopes",
         "adapters/weightless",
+        "composite",
         "constants",
         "crosscheck",
         "edits",
@@ -78,7 +79,7 @@ TORCH_AT_TOP = (
         "reads",
         "recorder",
     }
-    | {f"adapters/pt2/{name}" for name in ("composite", "network", "program")}
+    | {f"adapters/pt2/{name}" for name in ("network", "program")}
     | {f"adapters/onnx/{name}" for name in ("compute", "elementwise", "fold", "fuse", "graph", "layout", "network", "operators")}
     | {"adapters/onnx/tensors"}
     | {f"measure/{name}" for name in ("device", "launch", "llm", "materialise", "rebuild", "record", "shapes", "values")}

@@ -24,7 +24,7 @@ from wattlayer.adapters import InputSize, resolve
 from wattlayer.adapters.torchvision import import_torchvision
 from wattlayer.errors import InputError
 from wattlayer.predict import trace_name
-from wattlayer.trace import trace
+from wattlayer.trace import UNKNOWN_ARITHMETIC, trace
 
 
 class Small(nn.Module):
@@ -392,6 +392,126 @@ def test_an_operator_of_another_domain_is_an_uncovered_layer(tmp_path):
     first, second = trace_name(str(path)).layers
     assert (first.kind, first.known, first.read_bytes, first.write_bytes) == ("own::Fancy", False, 32, 64)
     assert second.inputs[0].shape == (2, 8)
+
+
+def test_an_operator_whose_arithmetic_nobody_knows_is_told(tmp_path):
+    foreign = node("Fancy", ["x"], ["y"], domain="own")
+    path = made(tmp_path / "net.onnx", [foreign], values=[("y", FLOAT, (2, 8))])
+    assert trace_name(str(path)).assumptions == (UNKNOWN_ARITHMETIC.format("own::Fancy"),)
+
+
+def test_overloads_of_a_function_are_told_apart(tmp_path):
+    helper = pytest.importorskip("onnx").helper
+    functions, calls = [], []
+    for overload, op, inputs in (("a", "Relu", ["x"]), ("b", "MatMul", ["x", "x"])):
+        function = helper.make_function("own", "F", ["x"], ["y"], [node(op, inputs, ["y"])], [helper.make_opsetid("", 20)])
+        function.overload = overload
+        functions.append(function)
+        calls.append(node("F", ["x" if overload == "a" else "h"], ["h" if overload == "a" else "y"], domain="own"))
+        calls[-1].overload = overload
+    path = made(tmp_path / "net.onnx", calls, [("x", FLOAT, (4, 4))], functions=functions)
+    assert [x.kind for x in trace_name(str(path)).layers] == ["relu", "matmul"]
+
+
+def out_shape(path: Path) -> tuple[int, ...]:
+    return trace_name(str(path)).layers[-1].outputs[0].shape
+
+
+IMAGES = [("x", FLOAT, (1, 3, 32, 48))]
+
+
+@pytest.mark.parametrize(
+    ("pads", "strides", "kernel"),
+    [
+        ([0, 0, 1, 1], [2, 2], [2, 2]),
+        ([1, 0, 0, 1], [3, 2], [2, 3]),
+        ([0, 0, 2, 2], [2, 3], [4, 3]),
+        ([0, 1, 3, 2], [4, 4], [3, 5]),
+    ],
+)
+def test_pooling_whose_size_is_rounded_up_begins_no_window_in_padding(tmp_path, pads, strides, kernel):
+    """As onnx.shape_inference has it."""
+    onnx = pytest.importorskip("onnx")
+    pool = node("MaxPool", ["x"], ["y"], kernel_shape=kernel, strides=strides, pads=pads, ceil_mode=1)
+    path = made(tmp_path / "net.onnx", [pool], IMAGES, opset=22)
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(str(path))).graph.output[0].type.tensor_type.shape.dim
+    assert out_shape(path) == tuple(d.dim_value for d in inferred)
+
+
+def test_average_pooling_with_gaps_is_refused(tmp_path):
+    path = made(tmp_path / "net.onnx", [node("AveragePool", ["x"], ["y"], kernel_shape=[3, 3], dilations=[2, 2])], IMAGES)
+    with pytest.raises(InputError, match="averages windows with gaps"):
+        trace_name(str(path))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "attributes", "shape"),
+    [
+        ([1, 3, 64, 64], {"keep_aspect_ratio_policy": "not_larger"}, (1, 3, 32, 48)),
+        ([64, 64], {"axes": [2, 3], "keep_aspect_ratio_policy": "not_smaller"}, (1, 3, 64, 96)),
+        ([64, 64], {"axes": [2, 3]}, (1, 3, 64, 64)),
+        ([64, 64], {"axes": [-1, -2], "keep_aspect_ratio_policy": "not_larger"}, (1, 3, 43, 64)),
+    ],
+)
+def test_resizing_follows_its_axes_and_keeps_the_aspect_where_asked(tmp_path, sizes, attributes, shape):
+    resize = node("Resize", ["x", "", "", "sizes"], ["y"], mode="linear", **attributes)
+    assert out_shape(made(tmp_path / "net.onnx", [resize], IMAGES, weights=[("sizes", np.array(sizes))])) == shape
+
+
+def test_scales_may_be_of_some_axes(tmp_path):
+    resize = node("Resize", ["x", "", "scales"], ["y"], mode="linear", axes=[2, 3])
+    scales = [("scales", np.array([2.0, 0.5], dtype=np.float32))]
+    assert out_shape(made(tmp_path / "net.onnx", [resize], IMAGES, weights=scales)) == (1, 3, 64, 24)
+
+
+@pytest.mark.parametrize("module", [nn.ReflectionPad2d((2, 2, 0, 0)), nn.ReplicationPad2d((2, 2, 0, 0))])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_padding_of_the_last_axis_alone_is_read(module, tmp_path, exporter):
+    x = torch.zeros(1, 8, 16, 16)
+    file = export(module, tmp_path / "net.onnx", (x,), **EXPORTERS[exporter])
+    assert [(x.kind, x.outputs[0].shape) for x in trace_name(str(file)).layers] == [
+        (layer.kind, layer.outputs[0].shape) for layer in wl.trace(module, x).layers
+    ]
+
+
+class Hides(nn.Module):
+    def forward(self, q: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return nn.functional.scaled_dot_product_attention(q, q, q, mask)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_attention_under_a_mask_of_switches_is_put_together(tmp_path, exporter):
+    inputs = torch.zeros(2, 3, 16, 8), torch.ones(2, 1, 16, 16, dtype=torch.bool)
+    file = export(Hides(), tmp_path / "net.onnx", inputs, **EXPORTERS[exporter])
+    (layer,) = trace_name(str(file)).layers
+    assert layer.kind == "scaled_dot_product_attention" and layer.operand("attn_mask").dtype == "bool"
+
+
+def test_an_output_that_is_not_read_is_named_where_it_is_needed(tmp_path):
+    norm = node("LayerNormalization", ["x", "w"], ["h", "mu"], axis=-1)
+    nodes, weights = [norm, node("Add", ["h", "mu"], ["y"])], [("w", np.ones(4, dtype=np.float32))]
+    with pytest.raises(InputError, match=r"reads 'mu', an output of LayerNormalization \(h\) that is not read"):
+        trace_name(str(made(tmp_path / "net.onnx", nodes, weights=weights)))
+
+
+def test_a_rectified_recurrent_layer_is_one(tmp_path):
+    file = export(nn.RNN(8, 4, nonlinearity="relu"), tmp_path / "net.onnx", (torch.zeros(5, 2, 8),), dynamo=False)
+    assert "rnn_relu" in [x.kind for x in trace_name(str(file)).layers]
+
+
+def test_a_block_without_gradients_names_its_cure(tmp_path):
+    class Frozen(nn.Module):
+        def forward(self, x):
+            with torch.no_grad():
+                y = x * 2
+            return y + 1
+
+    exported = torch.export.export(Frozen(), (torch.zeros(2, 3),))
+    torch.export.save(exported, tmp_path / "net.pt2")
+    with pytest.raises(InputError, match=r"block of torch.no_grad\(\).*run_decompositions"):
+        trace_name(str(tmp_path / "net.pt2"))
+    torch.export.save(exported.run_decompositions({}), tmp_path / "net.pt2")
+    assert [x.kind for x in trace_name(str(tmp_path / "net.pt2")).layers] == ["mul", "add"]
 
 
 def test_a_function_of_the_model_is_written_out(tmp_path):

@@ -164,6 +164,43 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
         layer("index_put", [op("self", 100, 4), op("indices", 5, dtype="int64"), op("values", 5, 4)], op("output", 100, 4)),
         0, 40 + 80, 80,
     ),
+    "index_put into a copy": (
+        layer(
+            "index_put", [op("self", 100, 4), op("indices", 5, dtype="int64"), op("values", 5, 4)], op("output", 100, 4),
+            copied=True,
+        ),
+        0, 40 + 80 + 1600, 80 + 1600,
+    ),
+    "index_copy of a token into a cache": (
+        layer(
+            "index_copy", [op("self", 2, 9, 4), op("index", 1, dtype="int64"), op("source", 2, 1, 4)], op("output", 2, 9, 4),
+            dim=1,
+        ),
+        0, 8 + 32, 32,
+    ),
+    "index_add reads what it adds to": (
+        layer("index_add", [op("self", 9, 4), op("index", 3, dtype="int64"), op("source", 3, 4)], op("output", 9, 4), dim=0),
+        0, 24 + 48 + 48, 48,
+    ),
+    "index_fill": (layer("index_fill", [op("self", 9, 4), op("index", 3, dtype="int64")], op("output", 9, 4), dim=1), 0, 24, 108),
+    "scatter of one number": (
+        layer("scatter", [op("self", 9, 4), op("index", 3, 2, dtype="int64")], op("output", 9, 4), dim=0), 0, 48, 24,
+    ),
+    "scatter_add": (
+        layer("scatter_add", [op("self", 9, 4), op("index", 3, 2, dtype="int64"), op("src", 3, 2)], op("output", 9, 4), dim=0),
+        0, 48 + 24 + 24, 24,
+    ),
+    "put": (
+        layer("put", [op("self", 9, 4), op("index", 3, dtype="int64"), op("source", 3)], op("output", 9, 4)), 0, 24 + 12, 12,
+    ),
+    "embedding_renorm": (
+        layer("embedding_renorm", [op("self", 1000, 16), op("indices", 5, dtype="int64")], op("output", 1000, 16)),
+        3 * 5 * 16, 5 * 64 + 40, 5 * 64,
+    ),
+    "grouped matrices by the columns of one": (
+        layer("_grouped_mm", [op("self", 4, 6, 3), op("mat2", 3, 8), op("offs", 4, dtype="int32")], op("output", 6, 8)),
+        2 * 6 * 3 * 8, 4 * 72 + 4 * 24 + 16, 4 * 48,
+    ),
     "index_put of one value": (
         layer("index_put", [op("self", 9, 4), op("indices", 5, dtype="int64"), op("values")], op("output", 9, 4)), 0, 40 + 4, 80,
     ),

@@ -109,6 +109,19 @@ def test_a_put_along_a_later_axis_is_rebuilt_along_it():
         assert not has_nan(try_run(rebuild(layer, "cpu")))
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_write_in_place_is_rebuilt_in_place(copied):
+    class Adds(nn.Module):
+        def forward(self, x, i, y):
+            return x.index_add(0, i, y) if copied else x.index_add_(0, i, y)
+
+    (layer,) = trace(Adds(), torch.zeros(6, 4), torch.arange(3), torch.ones(3, 4)).layers
+    generator = torch.Generator().manual_seed(0)
+    overload, _ = bind(layer, [fill_operand(layer, i, generator, False) for i in range(len(layer.inputs))])
+    assert overload._schema.is_mutable is not copied
+    assert not has_nan(try_run(rebuild(layer, "cpu")))
+
+
 def test_rebuilt_outputs_have_the_recorded_shapes_or_the_layer_is_refused():
     right = linear(4, 8, 16, "float32")
     try_run(rebuild(right, "cpu"))

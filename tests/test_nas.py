@@ -15,6 +15,7 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer import nas
+from wattlayer.errors import InputError
 from wattlayer.estimate import estimate_energies_j
 from wattlayer.nas.regressor import EnergyRegressor
 from wattlayer.nas.search import crowding, ranks
@@ -342,3 +343,9 @@ def test_the_regressor_learns_and_its_interval_holds():
         EnergyRegressor(target="log").fit(X, y)
     with pytest.raises(ValueError, match="not one of"):
         EnergyRegressor(target="cubic").fit(X, y)
+
+
+@pytest.mark.parametrize("size", [30, 18, 2])
+def test_a_cell_space_of_sizes_that_cannot_be_halved_twice_is_refused(size):
+    with pytest.raises(InputError, match=f"image size {size} is not a multiple of 4"):
+        nas.nas_bench_201(1, 16, size)

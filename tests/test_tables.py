@@ -310,6 +310,21 @@ def test_more_power_than_any_device_draws_is_a_slip_of_a_unit(path):
         read(path, LAYERS + GOOD.replace("0.003", "0.01"))
 
 
+def test_less_power_than_an_idle_device_draws_is_one_as_well(path):
+    """The A30 draws some 30 W idle; energy in watt-hours is 3,600 times less."""
+    with pytest.raises(InputError, match=r"W, of a device that draws \d+ W idle: check the units"):
+        read(path, LAYERS + GOOD.replace("0.003", str(0.003 / 3600)))
+
+
+@pytest.mark.parametrize(("written", "said"), [("false", "write False"), ("maybe", "bias=maybe is neither True nor False")])
+def test_a_switch_that_python_does_not_know_is_refused(path, written, said):
+    row = f"a30,Linear(in_features=8, out_features=4, bias={written}),5x8,,,0.001,0.1\n".replace("Linear(", '"Linear(').replace(
+        "),", ')",'
+    )
+    with pytest.raises(InputError, match=said):
+        read(path, "hardware,layer_repr,input_shape,dtype,tf32,time_s,energy_j\n" + row)
+
+
 def test_so_it_is_in_a_dataset_but_for_a_device_that_is_described_elsewhere(tmp_path, path):
     (row,) = read(path, LAYERS + GOOD).measurements
     own = tmp_path / "own.jsonl"

@@ -24,7 +24,7 @@ from wattlayer.crosscheck import count_with_torch, torch_counts
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
 from wattlayer.meta import tensor_to_meta, to_meta
-from wattlayer.trace import AUTOCAST, UNLIKE_DTYPES, Trace, trace
+from wattlayer.trace import AUTOCAST, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES, Trace, trace
 
 
 def counted_flop(traced: Trace) -> int:
@@ -440,6 +440,57 @@ def test_a_put_remembers_which_axes_are_indexed() -> None:
     assert (first.argument("indexed_axes"), first.write_bytes) == (None, 4 * 3 * 30)
     assert (second.argument("indexed_axes"), second.write_bytes) == ((1,), 4 * 3 * 24)
     assert (outer.argument("indexed_axes"), outer.write_bytes) == ((0, 2), 4 * 3 * 5)
+
+
+def test_writes_in_place_touch_what_they_write_and_others_copy_their_target() -> None:
+    cache, token, place = torch.zeros(1, 8, 2048, 64), torch.zeros(1, 8, 1, 64), torch.tensor([5])
+    (placed,) = trace(Runs(lambda x, i, y: x.index_copy_(2, i, y)), cache, place, token).layers
+    (copied,) = trace(Runs(lambda x, i, y: x.index_copy(2, i, y)), cache, place, token).layers
+    assert (placed.argument("copied"), placed.read_bytes, placed.write_bytes) == (None, 2048 + 8, 2048)
+    assert (copied.argument("copied"), copied.read_bytes - placed.read_bytes) == (True, 4 * cache.numel())
+    (put,) = trace(Runs(lambda x, i, y: x.index_put((i,), y)), torch.zeros(2048, 64), place, torch.zeros(1, 64)).layers
+    assert put.write_bytes == 4 * 64 * (2048 + 1)
+
+
+def test_views_in_place_cost_nothing_and_results_given_in_out_are_not_read() -> None:
+    x = torch.zeros(64, 64)
+    assert [layer.kind for layer in trace(Runs(lambda x: x.unsqueeze_(0).transpose_(0, 1).mul(2)), x).layers] == ["mul"]
+    (sigmoid,) = trace(Runs(lambda x, y: torch.sigmoid(x, out=y)), x, x.clone()).layers
+    assert (sigmoid.read_bytes, sigmoid.write_bytes) == (4 * 64 * 64, 4 * 64 * 64)
+
+
+@torch.library.custom_op("wattlayer_tests::scale_into", mutates_args={"out"})
+def scale_into(x: torch.Tensor, out: torch.Tensor) -> None:
+    out.copy_(2 * x)
+
+
+def test_an_operator_that_returns_nothing_is_priced_by_what_it_writes() -> None:
+    def run(x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        scale_into(x, out)
+        return out
+
+    traced = trace(Runs(run), torch.zeros(64, 64))
+    (scaled,) = traced.layers
+    assert (scaled.kind, scaled.known, scaled.write_bytes) == ("wattlayer_tests::scale_into", False, 4 * 64 * 64)
+    assert traced.assumptions == (UNKNOWN_ARITHMETIC.format("wattlayer_tests::scale_into"),)
+
+
+def test_a_decomposed_module_has_the_layers_of_its_own() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(8, 16, 3),
+        nn.BatchNorm2d(16),
+        nn.InstanceNorm2d(16),
+        nn.ConvTranspose2d(16, 8, 2),
+        nn.GroupNorm(2, 8),
+        nn.Softmax(1),
+    ).eval()
+    x = torch.zeros(2, 8, 12, 12)
+    parts = torch.export.export(module, (x,)).run_decompositions().module()
+    whole, decomposed = trace(module, x), trace(parts, x)
+    kinds = [layer.kind for layer in whole.layers]
+    assert [layer.kind for layer in decomposed.layers] == [{"instance_norm": "batch_norm"}.get(name, name) for name in kinds]
+    assert [layer.flop for layer in decomposed.layers] == [layer.flop for layer in whole.layers]
 
 
 def test_products_that_torch_refuses_for_their_dtypes_are_told() -> None:

@@ -36,6 +36,10 @@ KINDS: dict[str, Kind] = {}
 INDEX_PUTS = ("index_put", "_index_put_impl", "_unsafe_index_put")
 INDEXED_AXES = "indexed_axes"
 """An argument of theirs that no operator has: which axes are indexed, where these are not the first."""
+PLACED = (*INDEX_PUTS, "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_reduce", "put")
+"""Kinds that write to places of their first operand."""
+COPIED = "copied"
+"""An argument of theirs that no operator has: whether the first operand is copied before, as everywhere but in place."""
 
 
 def group_of_kind(name: str) -> str:
@@ -80,6 +84,17 @@ def _gathered_bytes(layer: Layer) -> int:
     return _output_bytes(layer) + _all_but_first_bytes(layer)
 
 
+def _placed_elements(layer: Layer) -> int | None:
+    """Elements of the target that are written to; None where only values tell how many."""
+    if layer.kind in INDEX_PUTS:
+        return _put_elements(layer)
+    target, index = layer.inputs[0], layer.operand("index")
+    if index is None or layer.kind == "put" or layer.kind.startswith("scatter"):
+        return None if index is None else index.elements
+    axis = layer.argument("dim", 0)
+    return index.elements * target.elements // max(1, target.shape[axis] if target.shape else 1)
+
+
 def _put_elements(layer: Layer) -> int | None:
     """Elements of the target that indices choose; None for a mask of which the values do not tell how many it chooses."""
     target, values, indices = layer.inputs[0], layer.inputs[-1], layer.inputs[1:-1]
@@ -91,16 +106,22 @@ def _put_elements(layer: Layer) -> int | None:
     return values.shape[first] * prod(target.shape[:first] + target.shape[first + masked :]) if told else None
 
 
-def _put_write_bytes(layer: Layer) -> int:
+def _placed_bytes(layer: Layer) -> int:
     """Of all elements of the target, those that are chosen, which may be all."""
-    chosen = _put_elements(layer)
+    chosen = _placed_elements(layer)
     return (layer.inputs[0].elements if chosen is None else chosen) * layer.inputs[0].element_bytes
 
 
-def _put_read_bytes(layer: Layer) -> int:
-    """Values and indices; where values are added, and where a mask may leave elements as they are, these as well."""
-    kept = layer.argument("accumulate", False) or _put_elements(layer) is None
-    return _all_but_first_bytes(layer) + kept * _put_write_bytes(layer)
+def _placed_write_bytes(layer: Layer) -> int:
+    """What is written to, after all of the target where it is copied."""
+    return _placed_bytes(layer) + layer.argument(COPIED, False) * layer.inputs[0].size_bytes
+
+
+def _placed_read_bytes(layer: Layer) -> int:
+    """Values and indices; where values are added, and where a mask may leave elements as they are, these; what is copied."""
+    added = layer.argument("accumulate", False) or layer.argument("reduce") or layer.kind.endswith(("_add", "_reduce"))
+    kept = bool(added) or _placed_elements(layer) is None
+    return _all_but_first_bytes(layer) + kept * _placed_bytes(layer) + layer.argument(COPIED, False) * layer.inputs[0].size_bytes
 
 
 def _pooled_bytes(layer: Layer) -> int:
@@ -137,7 +158,7 @@ def matmul(layer: Layer) -> int:
     return 2 * layer.outputs[0].elements * layer.inputs[0].shape[-1]
 
 
-@kind("matmul", "addmm", "baddbmm", "addmv")
+@kind("matmul", "addmm", "baddbmm", "addmv", "_addmm_activation")
 def addmm(layer: Layer) -> int:
     """2 · output elements · shared dimension; the addition rides along free, as in flop_counter."""
     return 2 * layer.outputs[0].elements * layer.inputs[1].shape[-1]
@@ -162,10 +183,12 @@ def _met_bytes(layer: Layer) -> int:
     return sum(x.size_bytes for x in layer.inputs) - weight.size_bytes + weight.size_bytes * matrices_met(layer) // max(1, of_all)
 
 
-@kind("matmul", "_grouped_mm", read=_met_bytes)
+@kind("matmul", "_grouped_mm", "_scaled_grouped_mm", read=_met_bytes)
 def grouped_mm(layer: Layer) -> int:
-    """2 · rows · K · N: each row meets the matrix of its own group only."""
-    return 2 * layer.inputs[0].elements * layer.inputs[1].shape[-1]
+    """2 · rows · K · N: each row meets the matrix of its own group only; of [E, rows, K] by [K, N] each column does."""
+    a, b = layer.inputs[:2]
+    groups = a.shape[0] if len(a.shape) == 3 and len(b.shape) == 2 else 1
+    return 2 * a.elements * b.shape[-1] // max(1, groups)
 
 
 @kind("matmul", "addbmm")
@@ -419,11 +442,11 @@ def fused(layer: Layer) -> int:
     pixel_unshuffle channel_shuffle native_channel_shuffle tril triu upsample_nearest1d upsample_nearest2d
     upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d im2col col2im unfold_copy reshape_copy rot90
     diag_embed diag _unsafe_view to_dense one_hot _nested_tensor_from_mask slice_scatter select_scatter
-    scatter scatter_add scatter_reduce index_add index_copy diagonal_scatter lift_fresh""".split(),
+    diagonal_scatter lift_fresh""".split(),
 )
 @kind("copy", *"index index_select gather take take_along_dim masked_select _unsafe_index".split(), read=_gathered_bytes)
 @kind("copy", *"copy fill zero random normal uniform exponential set_data".split(), read=_all_but_first_bytes)
-@kind("copy", *INDEX_PUTS, read=_put_read_bytes, write=_put_write_bytes)
+@kind("copy", *PLACED, read=_placed_read_bytes, write=_placed_write_bytes)
 @kind("embedding", "embedding", read=_gathered_bytes)
 @kind(
     "creation",
@@ -435,6 +458,18 @@ def fused(layer: Layer) -> int:
 def move(layer: Layer) -> int:
     """Moving bytes computes nothing."""
     return 0
+
+
+def _rows_bytes(layer: Layer) -> int:
+    """As many rows of the table as there are indices."""
+    weight, indices = layer.inputs[:2]
+    return indices.elements * weight.shape[-1] * weight.element_bytes
+
+
+@kind("embedding", "embedding_renorm", read=lambda layer: _rows_bytes(layer) + layer.inputs[1].size_bytes, write=_rows_bytes)
+def embedding_renorm(layer: Layer) -> int:
+    """3 per element of the rows that are asked for: square and add, then scaled to the norm they may have at most."""
+    return 3 * layer.inputs[1].elements * layer.inputs[0].shape[-1]
 
 
 @kind("embedding", "embedding_bag", "_embedding_bag", read=_pooled_bytes)

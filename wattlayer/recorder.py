@@ -20,10 +20,11 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .composite import COMPOSITES
 from .constants import Constants, KnownIndices, is_alias, tensors_in
 from .errors import InputError, first_line
 from .flow import Flow, Memory
-from .kinds import INDEX_PUTS, INDEXED_AXES, KINDS
+from .kinds import COPIED, INDEX_PUTS, INDEXED_AXES, KINDS, PLACED
 from .layer import Layer, Operand, freeze
 from .meta import TORCH_STATE, inputs_to_meta, tensor_to_meta, to_meta
 
@@ -61,12 +62,14 @@ def record(
                     result = module(*args, **kwargs)
             except Exception as error:  # whatever the user's forward raises is told in one line
                 raise InputError(_reason(module, inputs, recorder.path, error)) from error
-    from .trace import AUTOCAST, EVEN_CHOICES, UNLIKE_DTYPES
+    from .trace import AUTOCAST, EVEN_CHOICES, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES
 
     returned = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.layout == torch.strided)
     even = recorder._constants.assumed or any(layer.kind == "_grouped_mm" for _, layer in recorder.calls)
     unlike = not recorder.autocast and any(_has_unlike_dtypes(layer) for _, layer in recorder.calls)
     assumed = (EVEN_CHOICES,) * even + (AUTOCAST,) * recorder.autocast + (UNLIKE_DTYPES,) * unlike
+    foreign = sorted({layer.kind for _, layer in recorder.calls if "::" in layer.kind and layer.kind not in KINDS})
+    assumed += (UNKNOWN_ARITHMETIC.format(", ".join(foreign)),) * bool(foreign)
     return recorder.calls, inputs, assumed, recorder.memory.flow(returned)
 
 
@@ -102,6 +105,10 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        whole = COMPOSITES.get(_schema(func)[0])
+        if whole is not None:
+            with self:
+                return whole(*args, **kwargs)
         if _decomposes(func):
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -205,14 +212,19 @@ def _empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype)
 def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Layer | None:
     """Describe one call as a Layer; None when it moves nothing (a view, an allocation, a size query)."""
     kind, names, writes = _schema(func)
-    tensors = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
     given = list(zip(names, args)) + list(kwargs.items())
-    inputs = [(name, x) for name, value in given for x in tensors_in(value)]
+    outs, written = _written(func)
+    inputs = [(name, x) for name, value in given for x in tensors_in(value) if name not in outs]
+    tensors = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+    if not tensors and not func._schema.returns:  # what only changes its operands gives these
+        tensors = [x for name, value in given for x in tensors_in(value) if name in written]
     # what runs on real tensors is the host's own bookkeeping, not work of the device
     idle = kind in ALLOCATIONS or (kind == "dropout" and not dict(given).get("train"))  # in eval, in place too
-    if idle or not any(x.is_meta for x in tensors) or _is_view(inputs, tensors, writes):
+    if idle or torch.Tag.inplace_view in func.tags or not any(x.is_meta for x in tensors) or _is_view(inputs, tensors, writes):
         return None
     defaults = _defaults(func)
+    if kind in PLACED and (not writes or outs & dict(given).keys()):
+        given.append((COPIED, True))
     if kind in INDEX_PUTS:
         given.append((INDEXED_AXES, _indexed_axes(dict(given)["indices"])))
     arguments = ((n, v if (kind, n) in _COSTLY else _argument(v)) for n, v in given if not any(True for _ in tensors_in(v)))
@@ -282,6 +294,13 @@ def _schema(func: Any) -> tuple[str, tuple[str, ...], bool]:
         name = {"max": "maximum", "min": "minimum"}.get(name, name)
     kind = name if namespace == "aten" else f"{namespace}::{name}"
     return kind, tuple(a.name for a in func._schema.arguments), func._schema.is_mutable
+
+
+@cache
+def _written(func: Any) -> tuple[frozenset[str], frozenset[str]]:
+    """Return which arguments an operator only writes its result to (`out`), and all that it writes to."""
+    written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    return frozenset(a.name for a in written if a.is_out), frozenset(a.name for a in written)
 
 
 @cache

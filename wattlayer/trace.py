@@ -26,6 +26,11 @@ AUTOCAST = "torch.autocast is not followed: every operator is taken in the dtype
 UNLIKE_DTYPES = "products of tensors of unlike dtypes, which PyTorch refuses: taken in the dtype of the first"
 """Said of a trace with such products: the meta device alone takes them, and so do networks that a cast made unlike."""
 
+UNKNOWN_ARITHMETIC = (
+    "the arithmetic of {} is not known: it is counted as one FLOP an element of the output, which may be far too little"
+)
+"""Said of a trace with operators of other libraries, by their names: of those nothing but shapes is known."""
+
 INT8_WEIGHTS = (
     "weights of linear layers are held in int8, one scale an output channel, and multiplied in float16: none was measured"
 )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import first_line
-from ..kinds import INDEX_PUTS, INDEXED_AXES
+from ..kinds import COPIED, INDEX_PUTS, INDEXED_AXES, PLACED
 from ..layer import Layer
 from .rig import CannotRun
 from .values import fill_operand
@@ -126,7 +126,8 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 def bind(layer: Layer, tensors: Tensors, device: torch.device | str | None = None) -> tuple[Any, dict[str, Any]]:
     """Return the overload that takes what was recorded, and its arguments by name; what has no operands is made on `device`."""
     candidates = []
-    for overload in _overloads(layer.kind):
+    in_place = layer.kind in PLACED and not layer.argument(COPIED, False)
+    for overload in _overloads(layer.kind, in_place):
         arguments = _arguments(overload, layer, tensors, tensors[0].device if tensors else device)
         if arguments is not None:
             candidates.append((_distance(overload, layer), overload, arguments))
@@ -137,11 +138,11 @@ def bind(layer: Layer, tensors: Tensors, device: torch.device | str | None = Non
     return overload, arguments
 
 
-def _overloads(kind: str) -> list[Any]:
-    """Every overload of an operator; of one that exists in place only (`copy_`, `index_put_`), those."""
+def _overloads(kind: str, in_place: bool = False) -> list[Any]:
+    """Every overload of an operator; of one that was called `in_place` or exists so only (`copy_`), those."""
     namespace, _, name = kind.rpartition("::")
     operators = getattr(torch.ops, namespace or "aten")
-    for candidate in (name, name + "_"):
+    for candidate in (name + "_", name) if in_place else (name, name + "_"):
         try:
             packet = getattr(operators, candidate)
             return [getattr(packet, x) for x in packet.overloads() if "out" not in x]
@@ -165,7 +166,7 @@ def _arguments(overload: Any, layer: Layer, tensors: Tensors, device: torch.devi
     operands: dict[str, Tensors] = {}
     for x, tensor in zip(layer.inputs, tensors):
         operands.setdefault(_known_name(x.name, schema), []).append(tensor)
-    recorded = {_known_name(name, schema): value for name, value in layer.arguments if name != INDEXED_AXES}
+    recorded = {_known_name(name, schema): value for name, value in layer.arguments if name not in (INDEXED_AXES, COPIED)}
     if not set(operands) <= set(schema) or not set(recorded) <= set(schema):
         return None
     arguments: dict[str, Any] = {}

@@ -42,6 +42,7 @@ def nas_bench_201(cells: int = 5, channels: int = 16, size: int = 32, classes: i
 
     Edges come node by node: (0→1), (0→2), (1→2), (0→3), (1→3), (2→3). The defaults are the benchmark's on CIFAR-10.
     """
+    _multiples([size], 4)  # halved twice
     slots = [_fixed("stem", ConvNorm(3, channels, size))]
     for stage in range(3):
         width, edge = channels << stage, size >> stage

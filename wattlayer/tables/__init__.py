@@ -22,6 +22,9 @@ from . import getzner, irene, layers, networks, neurstruc
 MOST_OF_LIMIT = 3.0
 """Times its power limit that a device may seem to draw; of seven measured devices one was seen at 1.46 times."""
 
+LEAST_OF_IDLE = 0.05
+"""Share of its idle power that a device seems to draw at least: idle powers are assumed where nobody measured them."""
+
 FORMATS = (layers, networks, irene, getzner, neurstruc)
 
 
@@ -66,10 +69,11 @@ def _plausible(m: Measurement) -> Measurement:
         device = find_hardware(m.hardware)
     except InputError:
         return m  # a dataset may be of a device that is described elsewhere
+    what = f"{m.energy_j:g} J in {m.time_s:g} s is {m.power_w:.4g} W, of a device"
     if m.power_w > MOST_OF_LIMIT * device.max_w:
-        raise InputError(
-            f"{m.energy_j:g} J in {m.time_s:g} s is {m.power_w:.4g} W, of a device limited to {device.max_w:g} W: check the units"
-        )
+        raise InputError(f"{what} limited to {device.max_w:g} W: check the units")
+    if m.power_w < LEAST_OF_IDLE * device.idle_w:
+        raise InputError(f"{what} that draws {device.idle_w:g} W idle: check the units (energy is all that the device draws)")
     return m
 
 

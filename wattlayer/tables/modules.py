@@ -79,6 +79,8 @@ def parse_call(text: str) -> Call:
 
 def _literal(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Name):
+        if (meant := {"true": "True", "false": "False", "null": "None"}.get(node.id.lower())) is not None:
+            raise InputError(f"layer_repr {text[:80]!r} has {node.id}, which Python does not: write {meant}")
         return node.id
     try:
         return ast.literal_eval(node)
@@ -97,8 +99,12 @@ def build_module(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
         raise InputError(f"layer_repr names {name!r}, which is not a layer of torch.nn{nearest(name, leaves)}")
     build = classes[name]
     try:
-        if "device" in kwargs or "device" in signature(build).bind(*args, **kwargs).arguments:
+        given = signature(build).bind(*args, **kwargs)
+        if "device" in kwargs or "device" in given.arguments:
             raise InputError("the device is not part of a layer")
+        for argument, value in given.arguments.items():
+            if isinstance(value, str) and isinstance(given.signature.parameters[argument].default, bool):
+                raise InputError(f"{argument}={value[:20]} is neither True nor False")
         with torch.device("meta"), _few_parameters():
             return build(*args, **kwargs)
     except Exception as error:  # the arguments are whatever the table holds

@@ -167,7 +167,7 @@ def max_pool(node: Node, x: Tensor) -> Any:
     rank = _rank(node, x)
     kernel, strides = spatial(node, "kernel_shape", rank, 1), spatial(node, "strides", rank, 1)
     dilations = spatial(node, "dilations", rank, 1)
-    x, pads = padding(node, x, kernel, strides, dilations)
+    x, pads = padding(node, x, kernel, strides, dilations, bool(node.get("ceil_mode", 0)))
     indices = len(node.outputs) > 1 and bool(node.outputs[1])
     return _MAX[rank](x, kernel, strides, pads, dilations, bool(node.get("ceil_mode", 0)), indices)
 
@@ -177,7 +177,12 @@ def average_pool(node: Node, x: Tensor) -> Tensor:
     """`avg_pool1d` to `3d`."""
     rank = _rank(node, x)
     kernel, strides = spatial(node, "kernel_shape", rank, 1), spatial(node, "strides", rank, 1)
-    x, pads = padding(node, x, kernel, strides, spatial(node, "dilations", rank, 1))
+    dilations = spatial(node, "dilations", rank, 1)
+    if any(n != 1 for n in dilations):
+        raise InputError(
+            f"{node.label} averages windows with gaps (dilations {dilations}), which are not read: export it without"
+        )
+    x, pads = padding(node, x, kernel, strides, dilations, bool(node.get("ceil_mode", 0)))
     return _MEAN[rank](x, kernel, strides, pads, bool(node.get("ceil_mode", 0)), bool(node.get("count_include_pad", 0)))
 
 
@@ -213,6 +218,7 @@ def recurrent(
     if node.op == "LSTM":
         out, h, c = torch.lstm(x, (state, state if cell is None else cell), parameters, *options)
     else:
-        function: Any = torch.gru if node.op == "GRU" else torch.rnn_tanh
+        rectified = str(*node.get("activations", ("",))[:1]).lower() == "relu"
+        function: Any = torch.gru if node.op == "GRU" else torch.rnn_relu if rectified else torch.rnn_tanh
         (out, h), c = function(x, state, parameters, *options), None
     return out.unflatten(-1, (directions, size)).transpose(1, 2), h, c

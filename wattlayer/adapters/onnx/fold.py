@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
@@ -41,6 +40,8 @@ class Folded:
     tensors: dict[str, torch.Tensor]
     weights: set[str]
     nodes: list[Node] = field(default_factory=list)
+    unread: dict[str, str] = field(default_factory=dict)
+    """Outputs that operators here do not give, each with the node that has it."""
 
 
 def fold(
@@ -57,7 +58,7 @@ def fold(
             pending.pop()
             continue
         node = _without_sequence(node, folded.tensors)
-        _check_names(node, folded.tensors)
+        _check_names(node, folded)
         if node.op == "If" and not node.domain:
             pending.append(_taken(reader, node, folded))
             continue
@@ -66,6 +67,7 @@ def fold(
         if spent > MOST_KNOWN_TOGETHER:
             raise InputError(f"{node.label}: arithmetic of shapes has grown beyond that of any network")
         folded.tensors.update(results)
+        folded.unread.update(dict.fromkeys((x for x in node.outputs if x and x not in results), node.label))
         if any(x.is_meta for x in results.values()):
             folded.nodes.append(node)
             if all(x in folded.weights or not folded.tensors[x].is_meta for x in node.inputs if x):
@@ -158,8 +160,14 @@ def _without_sequence(node: Node, tensors: Mapping[str, torch.Tensor]) -> Node:
     return replace(node, op="Split", inputs=node.inputs[:1], outputs=parts, attributes=attributes)
 
 
-def _check_names(node: Node, tensors: Mapping[str, Any]) -> None:
+def _check_names(node: Node, folded: Folded) -> None:
+    tensors = folded.tensors
     missing = [x for x in node.inputs if x and x not in tensors]
+    if missing and missing[0] in folded.unread:
+        raise InputError(
+            f"{node.label} reads {missing[0][:60]!r}, an output of {folded.unread[missing[0]]} that is not read:"
+            " export the network without it"
+        )
     if missing:
         raise InputError(
             f"{node.label} reads {missing[0][:60]!r}, which nothing before it gives:"

@@ -171,6 +171,7 @@ def _linear(graph: Graph, node: Node, bound: Bound) -> Node | None:
 
 def _attention(graph: Graph, node: Node, bound: Bound) -> Node | None:
     soft = graph.maker[node.inputs[0]]
+    soft = graph.maker[soft.inputs[2]] if soft.op == "Where" else soft  # rows that a boolean mask hides wholly count as zero
     rank = graph.folded.tensors[soft.outputs[0]].dim()
     if soft.get("axis", -1) not in (-1, rank - 1) or rank < 3:
         return None
@@ -178,9 +179,20 @@ def _attention(graph: Graph, node: Node, bound: Bound) -> Node | None:
     if untouched and graph.shape(bound["K"]) != (*graph.shape(bound["v"])[:-1], graph.shape(bound["q"])[-1]):
         return None
     causal = "m" in bound and _is_causal(graph, bound["m"])
+    if "m" in bound:
+        bound = {**bound, "m": _boolean(graph, bound["m"])}
     inputs = tuple(bound[v] for v in ("q", "K" if untouched else "k", "v", "m") if v in bound and not (causal and v == "m"))
     attributes = {"turned": not untouched, "is_causal": causal}
     return replace(node, op="Attention", domain="wattlayer", inputs=inputs, attributes=attributes)
+
+
+def _boolean(graph: Graph, mask: str) -> str:
+    """The mask of switches that the exporter turned into zeros and minus infinity, or `mask` itself."""
+    for bound, (where,) in graph.find(_SWITCHED, mask, {}):
+        shown, hidden = (scalar(graph.folded.tensors[x]) for x in where.inputs[1:])
+        if shown == 0 and isinstance(hidden, int | float) and hidden <= _HIDDEN:
+            return bound["c"]
+    return mask
 
 
 def _is_causal(graph: Graph, mask: str) -> bool:
@@ -249,9 +261,15 @@ _MERGED = "(MatMul (Mul q #) (Mul (Reshape (Transpose (Reshape K))) #))"
 _CAUSAL = _expression("(Where (Equal (Trilu x) #) # #)")
 _HIDDEN = torch.finfo(torch.float16).min
 """What masks add to hide a position: minus infinity or, from the newer exporter, the least number of the dtype."""
+_SWITCHED = _expression("(Where c # #)")
 _CENTRED = "(Sub x (ReduceMean x))"
 _EXCHANGE = "(Concat (Slice x) (Slice x))"
 _CUBE = "(Mul x (Mul x x))"
+
+
+def _unless_nan(soft: str) -> str:
+    """A softmax whose rows without any shown position are set to zero, as masks of switches are exported."""
+    return f"(Where (IsNaN {soft}) # {soft})"
 
 
 def _tanh(cube: str) -> str:
@@ -266,6 +284,8 @@ _RULES = {
     f"(MatMul (Softmax (Add {_MERGED} m)) v)": _attention,
     f"(MatMul (Softmax {_SCALED}) v)": _attention,
     f"(MatMul (Softmax (Add {_SCALED} m)) v)": _attention,
+    f"(MatMul {_unless_nan(f'(Softmax (Add {_MERGED} m))')} v)": _attention,
+    f"(MatMul {_unless_nan(f'(Softmax (Add {_SCALED} m))')} v)": _attention,
     "(Mul (Mul x (Add (Erf (Div x #)) #)) #)": _as("Gelu", "x"),
     "(Mul x (Mul # (Add (Erf (Div x #)) #)))": _as("Gelu", "x"),
     f"(Mul # (Mul x {_tanh(_CUBE)}))": _as("Gelu", "x", approximate="tanh"),

@@ -64,7 +64,7 @@ class Reader:
 
     def __init__(self, model: Any, dtypes: Mapping[torch.dtype, torch.dtype]) -> None:
         self.dtypes = dtypes
-        self._functions = {(x.domain, x.name): x for x in model.functions}
+        self._functions = {(x.domain, x.name, x.overload): x for x in model.functions}
         self._versions = {_domain(x.domain): x.version for x in model.opset_import}
         self._read = 0
 
@@ -77,7 +77,7 @@ class Reader:
             if self._read > MOST_NODES:
                 raise InputError(f"the model has more than {MOST_NODES} nodes with its functions written out")
             attributes = self._attributes(proto, rename, given or {}, depth)
-            function = self._functions.get((proto.domain, proto.op_type))
+            function = self._functions.get((proto.domain, proto.op_type, proto.overload))
             if function is not None:
                 yield from self._body(function, proto, rename, attributes, depth)
                 continue

@@ -200,9 +200,11 @@ def pad(node: Node, x: Tensor, given: Tensor | None = None, value: Tensor | None
     if len(pads) != 2 * len(where):
         raise InputError(f"{node.label}: {len(pads)} pads for {len(where)} axes")
     by_axis = {axis: (pads[i], pads[i + len(where)]) for i, axis in enumerate(where)}
-    first = min((axis for axis, ends in by_axis.items() if any(ends)), default=x.dim())
-    flat = [n for axis in reversed(range(first, x.dim())) for n in by_axis.get(axis, (0, 0))]
     mode = {"edge": "replicate", "wrap": "circular"}.get(node.get("mode", "constant"), node.get("mode", "constant"))
+    first = min((axis for axis, ends in by_axis.items() if any(ends)), default=x.dim())
+    if mode != "constant" and 2 < x.dim() > first > 2:  # PyTorch reflects and repeats all spatial axes, or none
+        first = 2
+    flat = [n for axis in reversed(range(first, x.dim())) for n in by_axis.get(axis, (0, 0))]
     return functional.pad(x, flat, mode) if flat else x
 
 
@@ -217,6 +219,8 @@ def resize(node: Node, x: Tensor, *given: Tensor | None) -> Tensor:
     if mode == "nearest":
         return functional.interpolate(x, target[2:], mode="nearest")
     names = {"linear": ("linear", "bilinear", "trilinear"), "cubic": ("", "bicubic", "")}.get(mode, ("", "", ""))
+    if not names[rank - 1]:
+        raise InputError(f"{node.label}: mode {mode[:20]!r} of {rank} spatial dimensions is not read: export it with another")
     corners = node.get("coordinate_transformation_mode") == "align_corners"
     return functional.interpolate(
         x, target[2:], mode=names[rank - 1], align_corners=corners, antialias=bool(node.get("antialias", 0))
@@ -224,17 +228,27 @@ def resize(node: Node, x: Tensor, *given: Tensor | None) -> Tensor:
 
 
 def _target(node: Node, x: Tensor, given: list[Tensor]) -> list[int]:
-    last = given[-1] if given else None
-    if last is not None and not last.is_floating_point():
-        return ints(node, last)
     from ...constants import value_of
 
-    scales = node.get("scales") if last is None else value_of(last)
-    if scales is None or len(scales) != x.dim():
+    where = [axis % x.dim() for axis in node.get("axes", range(x.dim()))]
+    last = given[-1] if given else None
+    target = list(x.shape)
+    if last is not None and not last.is_floating_point():
+        sizes, policy = ints(node, last), node.get("keep_aspect_ratio_policy", "stretch")
+        if policy != "stretch" and len(sizes) == len(where):
+            scale = (min if policy == "not_larger" else max)(n / x.shape[axis] for n, axis in zip(sizes, where))
+            sizes = [floor(x.shape[axis] * scale + 0.5) for axis in where]
+    else:
+        scales = node.get("scales") if last is None else value_of(last)
+        sizes = [] if scales is None else [floor(x.shape[axis] * float(s)) for axis, s in zip(where, scales)]
+        sizes = sizes if scales is not None and len(scales) == len(where) else []
+    if len(sizes) != len(where):
         raise InputError(
-            f"{node.label} needs scales or sizes for {x.dim()} dimensions that are known: export it with fixed sizes"
+            f"{node.label} needs scales or sizes for {len(where)} dimensions that are known: export it with fixed sizes"
         )
-    return [floor(n * float(s)) for n, s in zip(x.shape, scales)]
+    for axis, size in zip(where, sizes):
+        target[axis] = size
+    return target
 
 
 @operator("DepthToSpace", "SpaceToDepth")

@@ -35,7 +35,10 @@ def ints(node: Node, x: torch.Tensor | None) -> list[int]:
     """Return the values of a tensor of sizes, axes or indices; raise InputError where only running the network gives them."""
     value = None if x is None else value_of(x)
     if value is None:
-        raise InputError(f"{node.label} needs values that only running the network could give: export it with fixed sizes")
+        raise InputError(
+            f"{node.label} needs values that only running the network could give: export it with fixed sizes, which are in the"
+            " file itself where weights are external data (size_threshold=1024)"
+        )
     return [int(n) for n in value.reshape(-1).tolist()]
 
 
@@ -62,13 +65,21 @@ def spatial(node: Node, name: str, rank: int, default: int) -> tuple[int, ...]:
 
 
 def padding(
-    node: Node, x: torch.Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    node: Node, x: torch.Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], ceil: bool = False
 ) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """Return the input, padded where before and after differ, and the symmetric padding that is left to the operator."""
+    """Return the input, padded where before and after differ, and the symmetric padding that is left to the operator.
+
+    Where sizes are rounded up (`ceil`), no window begins in the padding behind the input, as in PyTorch.
+    """
     rank = len(kernel)
     before, after = _pads(node, x, kernel, strides, dilations)
     if before == after:
         return x, before
+    if ceil:
+        spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations)]
+        inside = [n + p for n, p in zip(x.shape[2:], before)]
+        last = [min(-(-(n + p - w) // s), (n - 1) // s) for n, p, w, s in zip(inside, after, spans, strides)]
+        after = tuple(i * s + w - n for i, s, w, n in zip(last, strides, spans, inside))
     flat = [n for pair in zip(reversed(before), reversed(after)) for n in pair]
     return torch.nn.functional.pad(x, flat), (0,) * rank
 

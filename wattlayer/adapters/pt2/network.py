@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from ...composite import COMPOSITES
 from ...errors import InputError
 from ..scopes import grow, made, record_opaque
-from .composite import COMPOSITES
 from .program import Call, Program, Reference
 
 LARGEST_INT = 2**63

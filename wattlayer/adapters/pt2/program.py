@@ -95,7 +95,14 @@ def _program(file: str, graph: Mapping[str, Any], specs: list[Mapping[str, Any]]
     return Program(file, calls, weights, tuple(inputs), constants, declared, outputs)
 
 
+_WRAPPED = {"wrap_with_set_grad_enabled": "torch.no_grad()", "wrap_with_autocast": "torch.autocast"}
+"""What the exporter calls a block of these within a forward; its decompositions write the block out."""
+
+
 def _call(node: Mapping[str, Any]) -> Call:
+    block = _WRAPPED.get(_text(node["target"]).rpartition(".")[2])
+    if block:
+        raise InputError(f"the graph holds a block of {block}, which is not read: save exported.run_decompositions({{}}) instead")
     arguments = tuple((_text(x["name"]), parse(x["arg"])) for x in node["inputs"])
     stack = _text((node.get("metadata") or {}).get("nn_module_stack", ""))
     path = stack.rsplit(";", 1)[-1].split(",")[1] if stack.count(",") > 1 else ""
@@ -108,7 +115,9 @@ def parse(argument: Mapping[str, Any]) -> Any:
     if kind in _PARSED:
         return _PARSED[kind](value)
     if kind in ("as_graph", "as_custom_obj", "as_operator"):
-        raise InputError(f"the graph calls with {kind.removeprefix('as_')} (control flow or foreign objects), which is not read")
+        raise InputError(
+            f"the graph holds an argument {kind.removeprefix('as_')} (control flow or foreign objects), which is not read"
+        )
     raise ValueError(f"an argument of kind {kind[:40]!r}")
 
 

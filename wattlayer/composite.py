@@ -21,6 +21,8 @@ def _convolution(
     transposed: bool,
     output_padding: Sequence[int],
     groups: int,
+    *_: bool,
+    **__: bool,
 ) -> Tensor:
     spatial = weight.dim() - 2
     plain = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
@@ -40,6 +42,13 @@ def _batch_norm(
     eps: float,
 ) -> tuple[Tensor, None, None]:
     return functional.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps), None, None
+
+
+def _batch_norm_legit(input: Tensor, weight: Tensor | None, bias: Tensor | None, *stats: Any, **named: Any) -> tuple[Any, ...]:
+    """What instance norms come to, and batch norms in train mode: without statistics of before it takes those of its input."""
+    training = named["training"] if "training" in named else stats[-3]
+    mean, variance = (*stats[:-3], None, None)[:2] if len(stats) > 3 else (named.get("running_mean"), named.get("running_var"))
+    return functional.batch_norm(input, mean, variance, weight, bias, training or mean is None), None, None
 
 
 def _layer_norm(
@@ -77,6 +86,8 @@ def _lifted(self: Tensor) -> Tensor:
 
 COMPOSITES: dict[str, Callable[..., Any]] = {
     "convolution": _convolution,
+    "_convolution": _convolution,
+    "_native_batch_norm_legit": _batch_norm_legit,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "native_layer_norm": _layer_norm,
     "native_group_norm": _group_norm,
