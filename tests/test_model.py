@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,3 +322,24 @@ def test_what_trees_learn_of_time_never_rises_with_alignment_and_that_of_power_m
         fuller[:, column] = np.tile(np.linspace(0, 1, 11), 20)
         steps = np.diff(booster.inplace_predict(fuller).reshape(20, 11), axis=1)
         assert steps.max() > 0.01 if rises else steps.max() <= 0
+
+
+def test_a_forked_process_reads_and_asks_models_as_well():
+    """Threads of a parent are not there in a child: what waits for them waits for ever."""
+    code = """
+import multiprocessing, sys
+import wattlayer as wl
+
+def ask(path):
+    return wl.predict("resnet18", hardware=path).energy_j
+
+here = ask(sys.argv[1])
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    assert pool.apply_async(ask, (sys.argv[1],)).get(60) == here
+"""
+    path = Path(__file__).parents[1] / "models" / "gtx1070.json"
+    threaded = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], check=False, capture_output=True, text=True, timeout=200, env=threaded
+    )
+    assert done.returncode == 0, done.stderr

@@ -63,8 +63,11 @@ class Residual:
         """Rebuild from JSON types; raise KeyError, TypeError, ValueError or XGBoostError for anything else."""
         import xgboost
 
-        # one thread: to wake others for one network takes longer than its answer
-        trees = xgboost.Booster({"nthread": 1}, model_file=bytearray(json.dumps(record["trees"]), "utf-8"))
+        # one thread: to wake others for one network takes longer than its answer, and a forked process would wait for its
+        # parent's for ever; reading takes threads as well, so it is told before
+        one = {"nthread": 1} if "nthread" in xgboost.get_config() else {}
+        with xgboost.config_context(**one):
+            trees = xgboost.Booster({"nthread": 1}, model_file=bytearray(json.dumps(record["trees"]), "utf-8"))
         return Residual(trees, Kriging.from_json(record["neighbours"]))
 
 
