@@ -417,6 +417,7 @@ def test_files_of_one_board_join_and_those_of_two_do_not(tmp_path, run):
         code, _, said = run(*command, *paths, "--output", tmp_path / "model.json")
         assert code == 2 and "come from 2 boards of simulated: take those of one board" in said
         assert not (tmp_path / "model.json").exists()
+    check_one_board(paths, "another device")
     paths[1].write_text(paths[1].read_text().replace('"hardware": "simulated"', '"hardware": "second"'))
     check_one_board(paths)  # two devices have two boards
 

@@ -487,6 +487,20 @@ def test_attention_under_a_mask_of_switches_is_put_together(tmp_path, exporter):
     assert layer.kind == "scaled_dot_product_attention" and layer.operand("attn_mask").dtype == "bool"
 
 
+def test_a_mask_of_several_attentions_stays_as_it_is_made(tmp_path):
+    class Shares(nn.Module):
+        def forward(self, q, k, v, m):
+            mask = torch.where(m, 0.0, torch.finfo(torch.float32).min)
+            hidden = nn.functional.scaled_dot_product_attention(q, k, v, mask)
+            return nn.functional.scaled_dot_product_attention(hidden, k, v, mask)
+
+    inputs = *(torch.zeros(2, 3, 16, 8) for _ in range(3)), torch.ones(2, 1, 16, 16, dtype=torch.bool)
+    path = export(Shares(), tmp_path / "net.onnx", inputs, dynamo=True, optimize=False, verbose=False)
+    layers = trace_name(str(path)).layers
+    assert [x.kind for x in layers] == ["where", *["scaled_dot_product_attention"] * 2]
+    assert {x.operand("attn_mask").dtype for x in layers[1:]} == {"float32"}
+
+
 def test_an_output_that_is_not_read_is_named_where_it_is_needed(tmp_path):
     norm = node("LayerNormalization", ["x", "w"], ["h", "mu"], axis=-1)
     nodes, weights = [norm, node("Add", ["h", "mu"], ["y"])], [("w", np.ones(4, dtype=np.float32))]

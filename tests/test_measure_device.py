@@ -19,6 +19,7 @@ from torch import nn
 
 from wattlayer.dataset import read_measurements
 from wattlayer.errors import InputError, MeterError
+from wattlayer.kinds import PLACED
 from wattlayer.layer import Layer, Operand
 from wattlayer.measure import Options, device, measure, propose, run_campaign
 from wattlayer.measure.__main__ import main
@@ -109,13 +110,27 @@ def test_a_put_along_a_later_axis_is_rebuilt_along_it():
         assert not has_nan(try_run(rebuild(layer, "cpu")))
 
 
-@pytest.mark.parametrize("copied", [False, True])
-def test_a_write_in_place_is_rebuilt_in_place(copied):
-    class Adds(nn.Module):
-        def forward(self, x, i, y):
-            return x.index_add(0, i, y) if copied else x.index_add_(0, i, y)
+WRITES = {
+    "index_add": lambda x, i, y, suffix: getattr(x, f"index_add{suffix}")(0, i, y),
+    "index_copy": lambda x, i, y, suffix: getattr(x, f"index_copy{suffix}")(0, i, y),
+    "index_fill": lambda x, i, y, suffix: getattr(x, f"index_fill{suffix}")(0, i, 1.0),
+    "index_reduce": lambda x, i, y, suffix: getattr(x, f"index_reduce{suffix}")(0, i, y, "amax"),
+    "index_put": lambda x, i, y, suffix: getattr(x, f"index_put{suffix}")((i,), y),
+    "put": lambda x, i, y, suffix: getattr(x, f"put{suffix}")(i, y[:, 0]),
+    "scatter": lambda x, i, y, suffix: getattr(x, f"scatter{suffix}")(0, i[:, None], y),
+    "scatter_add": lambda x, i, y, suffix: getattr(x, f"scatter_add{suffix}")(0, i[:, None], y),
+    "scatter_reduce": lambda x, i, y, suffix: getattr(x, f"scatter_reduce{suffix}")(0, i[:, None], y, "sum"),
+}
 
-    (layer,) = trace(Adds(), torch.zeros(6, 4), torch.arange(3), torch.ones(3, 4)).layers
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("kind", [x for x in PLACED if not x.startswith("_")])
+def test_a_write_by_index_is_rebuilt_as_it_was_called(kind, copied):
+    class Writes(nn.Module):
+        def forward(self, x, i, y):
+            return WRITES[kind](x, i, y, "" if copied else "_")
+
+    (layer,) = (x for x in trace(Writes(), torch.zeros(6, 4), torch.arange(3), torch.ones(3, 4)).layers if x.kind == kind)
     generator = torch.Generator().manual_seed(0)
     overload, _ = bind(layer, [fill_operand(layer, i, generator, False) for i in range(len(layer.inputs))])
     assert overload._schema.is_mutable is not copied

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map_only
 from wattlayer.adapters import Network
 from wattlayer.crosscheck import count_with_torch, torch_counts
 from wattlayer.errors import InputError
+from wattlayer.fusion import fuse
 from wattlayer.layer import Layer
 from wattlayer.meta import tensor_to_meta, to_meta
 from wattlayer.trace import AUTOCAST, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES, Trace, trace
@@ -491,6 +492,54 @@ def test_a_decomposed_module_has_the_layers_of_its_own() -> None:
     kinds = [layer.kind for layer in whole.layers]
     assert [layer.kind for layer in decomposed.layers] == [{"instance_norm": "batch_norm"}.get(name, name) for name in kinds]
     assert [layer.flop for layer in decomposed.layers] == [layer.flop for layer in whole.layers]
+
+
+def test_what_decomposed_norms_return_beside_their_output_is_there() -> None:
+    """Autograd and functorch read the statistics."""
+    norm, x = (
+        nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Unflatten(1, (4, 2)), nn.GroupNorm(2, 4)).eval(),
+        torch.zeros(2, 8),
+    )
+
+    def force(x: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone().requires_grad_(True)
+            return torch.autograd.grad(norm.to("meta")(x).sum(), x)[0]
+
+    kinds = [layer.kind for layer in trace(Runs(force), x).layers]
+    assert {"layer_norm", "group_norm"} <= set(kinds)
+    batch = nn.BatchNorm2d(3).eval().to("meta")
+    traced = trace(Runs(torch.vmap(batch)), torch.zeros(5, 2, 3, 4, 4))
+    assert "batch_norm" in [layer.kind for layer in traced.layers]
+    (mean, *_) = trace(Runs(lambda x: torch.native_layer_norm(x, [8], None, None, 1e-5)[1] + 1), x).layers[1:]
+    assert mean.inputs[0].shape == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu"])
+def test_decomposed_attention_stays_causal(name: str) -> None:
+    decomposed = getattr(torch.ops.aten, name)
+    q = torch.zeros(2, 3, 16, 8)
+    (layer,) = trace(Runs(lambda q: decomposed(q, q, q, 0.0, True)[0]), q).layers
+    whole = trace(Runs(lambda q: nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)), q).layers[0]
+    assert layer == whole
+
+
+def test_a_decomposed_softmax_of_halves_may_give_floats() -> None:
+    x = torch.zeros(2, 9, 4, dtype=torch.float16)
+    (layer,) = trace(Runs(lambda x: torch.ops.aten._softmax(x, 1, True)), x, dtype="float16").layers
+    assert layer.outputs[0].dtype == "float32" and layer.write_bytes == 4 * 72
+
+
+def test_what_returns_nothing_still_stands_between_what_it_reads_and_what_reads_it() -> None:
+    def run(x: torch.Tensor) -> torch.Tensor:
+        a = torch.relu(x)
+        out = torch.empty_like(a)
+        scale_into(a, out)
+        return a + out
+
+    assert [layer.kind for layer in fuse(trace(Runs(run), torch.zeros(64, 64))).layers] == [
+        "relu", "wattlayer_tests::scale_into", "add"
+    ]  # fmt: skip
 
 
 def test_products_that_torch_refuses_for_their_dtypes_are_told() -> None:

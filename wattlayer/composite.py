@@ -21,8 +21,7 @@ def _convolution(
     transposed: bool,
     output_padding: Sequence[int],
     groups: int,
-    *_: bool,
-    **__: bool,
+    **_: bool,
 ) -> Tensor:
     spatial = weight.dim() - 2
     plain = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
@@ -44,11 +43,17 @@ def _batch_norm(
     return functional.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps), None, None
 
 
-def _batch_norm_legit(input: Tensor, weight: Tensor | None, bias: Tensor | None, *stats: Any, **named: Any) -> tuple[Any, ...]:
+def _batch_norm_legit(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    **_: float,
+) -> tuple[Tensor, None, None]:
     """What instance norms come to, and batch norms in train mode: without statistics of before it takes those of its input."""
-    training = named["training"] if "training" in named else stats[-3]
-    mean, variance = (*stats[:-3], None, None)[:2] if len(stats) > 3 else (named.get("running_mean"), named.get("running_var"))
-    return functional.batch_norm(input, mean, variance, weight, bias, training or mean is None), None, None
+    return functional.batch_norm(input, running_mean, running_var, weight, bias, training or running_mean is None), None, None
 
 
 def _layer_norm(
@@ -64,19 +69,24 @@ def _group_norm(
 
 
 def _softmax(self: Tensor, dim: int, half_to_float: bool) -> Tensor:
-    return torch.softmax(self, dim)
+    return torch.softmax(self, dim, dtype=torch.float32 if half_to_float else None)
 
 
 def _log_softmax(self: Tensor, dim: int, half_to_float: bool) -> Tensor:
-    return torch.log_softmax(self, dim)
+    return torch.log_softmax(self, dim, dtype=torch.float32 if half_to_float else None)
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, attn_bias: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:
-    return functional.scaled_dot_product_attention(query, key, value, attn_bias), None
-
-
-def _attention_on_host(query: Tensor, key: Tensor, value: Tensor, *_: Any, **options: Any) -> tuple[Tensor, None]:
-    return _attention(query, key, value, options.get("attn_mask"))
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    mask = attn_bias if attn_mask is None else attn_mask
+    return functional.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal and mask is None), None
 
 
 def _lifted(self: Tensor) -> Tensor:
@@ -94,9 +104,9 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "_softmax": _softmax,
     "_log_softmax": _log_softmax,
     "lift_fresh_copy": _lifted,
-    "_scaled_dot_product_flash_attention_for_cpu": _attention_on_host,
-    "_scaled_dot_product_flash_attention": _attention_on_host,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_scaled_dot_product_flash_attention": _attention,
     "_scaled_dot_product_efficient_attention": _attention,
     "_scaled_dot_product_fused_attention_overrideable": _attention,
 }
-"""By the name of the decomposed operator; arguments are those of its schema."""
+"""By the name of the decomposed operator, whose arguments they take by name; of several results they give the first."""

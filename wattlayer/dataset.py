@@ -176,8 +176,8 @@ def numbered_measurements(path: str | Path) -> Iterator[tuple[int, Measurement |
             yield number, str(error)
 
 
-def check_one_board(paths: Iterable[str | Path]) -> None:
-    """Raise InputError where campaigns of one device's name in `paths` were measured on several boards.
+def check_one_board(paths: Iterable[str | Path], hardware: str | None = None) -> None:
+    """Raise InputError where campaigns of one device's name in `paths`, if given of `hardware`, were measured on several boards.
 
     Boards of one name draw other powers for the same work (data/README.md), and share no reference layer to join them by.
     Files that name no board, such as tables made elsewhere, pass.
@@ -188,10 +188,10 @@ def check_one_board(paths: Iterable[str | Path]) -> None:
             meter = header.get("meter")
             if isinstance(meter, dict) and isinstance(board := meter.get("board"), str):
                 found.setdefault(str(header.get("hardware")), {}).setdefault(board, path)
-    for hardware, files in found.items():
-        if len(files) > 1:
+    for name, files in found.items():
+        if len(files) > 1 and hardware in (None, name):
             raise InputError(
-                f"{', '.join(map(str, files.values()))} come from {len(files)} boards of {hardware}: take those of one board"
+                f"{', '.join(map(str, files.values()))} come from {len(files)} boards of {name}: take those of one board"
             )
 
 

@@ -105,10 +105,12 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        whole = COMPOSITES.get(_schema(func)[0])
-        if whole is not None:
+        kind, names, _ = _schema(func)
+        if kind in COMPOSITES and not _written(func)[0]:
             with self:
-                return whole(*args, **kwargs)
+                whole = COMPOSITES[kind](**dict(zip(names, args)), **kwargs)
+            # statistics and the like, which autograd and functorch read
+            return (whole[0], *self._run(func, args, kwargs)[1:]) if isinstance(whole, tuple) else whole
         if _decomposes(func):
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -125,7 +127,7 @@ class Recorder(TorchDispatchMode):
                 self._seen[key] = layer, _again(func, args, kwargs, result)
         if layer is not None:
             self.calls.append((self.path[-1], layer))
-            self.memory.add(tensors_in((args, kwargs)), tensors_in(result))
+            self.memory.add(*([x for _, x in part] for part in _operands(func, args, kwargs, result)))
         return result
 
     def compute(self, func: Any, args: Any, kwargs: Any, again: Again | None = None) -> Any:
@@ -209,21 +211,21 @@ def _empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype)
     return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
 
 
+Named = list[tuple[str, torch.Tensor]]
+
+
 def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Layer | None:
     """Describe one call as a Layer; None when it moves nothing (a view, an allocation, a size query)."""
     kind, names, writes = _schema(func)
     given = list(zip(names, args)) + list(kwargs.items())
-    outs, written = _written(func)
-    inputs = [(name, x) for name, value in given for x in tensors_in(value) if name not in outs]
-    tensors = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
-    if not tensors and not func._schema.returns:  # what only changes its operands gives these
-        tensors = [x for name, value in given for x in tensors_in(value) if name in written]
+    inputs, outputs = _operands(func, args, kwargs, result)
+    tensors = [x for _, x in outputs]
     # what runs on real tensors is the host's own bookkeeping, not work of the device
     idle = kind in ALLOCATIONS or (kind == "dropout" and not dict(given).get("train"))  # in eval, in place too
     if idle or torch.Tag.inplace_view in func.tags or not any(x.is_meta for x in tensors) or _is_view(inputs, tensors, writes):
         return None
     defaults = _defaults(func)
-    if kind in PLACED and (not writes or outs & dict(given).keys()):
+    if kind in PLACED and (not writes or _written(func)[0] & dict(given).keys()):
         given.append((COPIED, True))
     if kind in INDEX_PUTS:
         given.append((INDEXED_AXES, _indexed_axes(dict(given)["indices"])))
@@ -294,6 +296,19 @@ def _schema(func: Any) -> tuple[str, tuple[str, ...], bool]:
         name = {"max": "maximum", "min": "minimum"}.get(name, name)
     kind = name if namespace == "aten" else f"{namespace}::{name}"
     return kind, tuple(a.name for a in func._schema.arguments), func._schema.is_mutable
+
+
+def _operands(func: Any, args: Any, kwargs: Any, result: Any) -> tuple[Named, Named]:
+    """Return the tensors that a call reads, by the names of its arguments, and those that it writes.
+
+    `out=` is not read; a call that returns nothing gives what it writes to.
+    """
+    outs, written = _written(func)
+    given = [(name, x) for name, value in (*zip(_schema(func)[1], args), *kwargs.items()) for x in tensors_in(value)]
+    inputs = [(name, x) for name, x in given if name not in outs]
+    if not func._schema.returns:
+        return inputs, [(name, x) for name, x in given if name in written]
+    return inputs, [("output", x) for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
 
 
 @cache

@@ -32,7 +32,7 @@ def calibrate(
 
     apart(output, *data)
     model_file(output)
-    check_one_board(data)
+    check_one_board(data, hardware)
     rows = measurements_of(data, skip_bad_rows)
     base = start_from(model, rows)
     fitted = adapted(base, rows, hardware=hardware, name=None if output is None else output.stem, seed=seed)

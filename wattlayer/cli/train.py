@@ -42,7 +42,7 @@ def train(
 
     apart(output, *data)
     model_file(output)
-    check_one_board(data)
+    check_one_board(data, hardware)
     with busy("reading measurements") as tell:
         tracer = Tracer(tell, run_code)  # a network that cannot be traced is refused before the work, not after
         rows = measurements_of(data, skip_bad_rows, lambda m: m.network and hardware in (None, m.hardware) and tracer(m))

@@ -21,7 +21,8 @@ INDEXED = {
     "index_select": ("self", None), "take_along_dim": ("self", None), "scatter": ("self", None), "scatter_add": ("self", None),
     "index_add": ("self", None), "index_copy": ("self", None), "index": ("self", "place"), "index_put": ("self", "place"),
     "_unsafe_index": ("self", "place"), "_index_put_impl": ("self", "place"), "_unsafe_index_put": ("self", "place"),
-    "scatter_reduce": ("self", None), "take": ("self", "all"), "one_hot": ("self", "classes"), "bincount": ("self", "classes"),
+    "scatter_reduce": ("self", None), "take": ("self", "all"), "one_hot": ("self", "classes"), "index_fill": ("self", None),
+    "index_reduce": ("self", None), "put": ("self", "all"), "bincount": ("self", "classes"),
 }  # fmt: skip
 """Kinds with indices: what is indexed, and along which dimension (None: the call's `dim`)."""
 

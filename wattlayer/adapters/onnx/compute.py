@@ -194,6 +194,13 @@ def global_pool(node: Node, x: Tensor) -> Tensor:
     return function(x, (1,) * rank)
 
 
+def _rnn(node: Node) -> Any:
+    names = {name.lower() for name in node.get("activations", ("tanh",))}
+    if names not in ({"tanh"}, {"relu"}):
+        raise InputError(f"{node.label}: activations {', '.join(sorted(names))[:60]} are not read: Tanh or Relu alone are")
+    return torch.rnn_relu if names == {"relu"} else torch.rnn_tanh
+
+
 @operator("LSTM", "GRU", "RNN")
 def recurrent(
     node: Node,
@@ -218,7 +225,6 @@ def recurrent(
     if node.op == "LSTM":
         out, h, c = torch.lstm(x, (state, state if cell is None else cell), parameters, *options)
     else:
-        rectified = str(*node.get("activations", ("",))[:1]).lower() == "relu"
-        function: Any = torch.gru if node.op == "GRU" else torch.rnn_relu if rectified else torch.rnn_tanh
+        function: Any = torch.gru if node.op == "GRU" else _rnn(node)
         (out, h), c = function(x, state, parameters, *options), None
     return out.unflatten(-1, (directions, size)).transpose(1, 2), h, c

@@ -187,7 +187,9 @@ def _attention(graph: Graph, node: Node, bound: Bound) -> Node | None:
 
 
 def _boolean(graph: Graph, mask: str) -> str:
-    """The mask of switches that the exporter turned into zeros and minus infinity, or `mask` itself."""
+    """The mask of switches that the exporter turned, for one attention alone, into zeros and minus infinity, or `mask` itself."""
+    if len(graph.readers.get(mask, ())) != 1:
+        return mask
     for bound, (where,) in graph.find(_SWITCHED, mask, {}):
         shown, hidden = (scalar(graph.folded.tensors[x]) for x in where.inputs[1:])
         if shown == 0 and isinstance(hidden, int | float) and hidden <= _HIDDEN:
