@@ -349,3 +349,17 @@ def test_the_regressor_learns_and_its_interval_holds():
 def test_a_cell_space_of_sizes_that_cannot_be_halved_twice_is_refused(size):
     with pytest.raises(InputError, match=f"image size {size} is not a multiple of 4"):
         nas.nas_bench_201(1, 16, size)
+
+
+@pytest.mark.parametrize("batch", [2.0, "4", True, None])
+def test_a_batch_that_is_no_whole_number_is_refused(batch):
+    space = nas.nas_bench_201(1)
+    for ask in (lambda: nas.LookupTable.of(space, "a30", batch=batch), lambda: space.trace((0,) * 6, batch=batch)):
+        with pytest.raises(InputError, match=f"batch {batch!r} is not a whole number"):
+            ask()
+
+
+@pytest.mark.parametrize("value", ["3", None, [1], float("nan")])
+def test_a_genome_of_something_else_than_numbers_is_refused(value):
+    with pytest.raises(InputError, match="position 2 of a genome"):
+        nas.nas_bench_201(1).trace((0, 0, value, 0, 0, 0))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InputError
@@ -78,7 +79,7 @@ class Space:
         if len(genome) != len(self.choices):
             raise InputError(f"a genome of {self.name} has {len(self.choices)} positions, not {len(genome)}")
         for i, (value, count) in enumerate(zip(genome, self.choices)):
-            if not 0 <= value < count or int(value) != value:
+            if not _is_choice(value, count):
                 raise InputError(f"position {i} of a genome of {self.name} is {value}, not one of 0 to {count - 1}")
         return tuple(int(x) for x in genome)
 
@@ -106,6 +107,7 @@ class Space:
 
         Raises InputError for a genome of another space, a batch below 1 and an unknown `dtype` or `tf32`.
         """
+        check_batch(batch)
         genome = self.check(genome)
         pieces = [
             placed_layers(path, part, batch, dtype, tf32)
@@ -132,13 +134,26 @@ def part_layers(part: Part, batch: int, dtype: str, tf32: str) -> tuple[tuple[st
     """Return a part's own module paths and its layers, traced alone on meta tensors of `dtype`."""
     import torch
 
-    if batch < 1:
-        raise InputError(f"batch {batch} must be at least 1")
     with torch.device("meta"):
         module = part.build().eval()
         inputs = [torch.empty(batch, *shape) for shape in part.input_shapes]
     traced = trace_as(dtype, module, *inputs, tf32=tf32, cached=True)
     return traced.paths, tuple(_INTERNED.setdefault(layer, layer) for layer in traced.layers)
+
+
+def check_batch(batch: Any) -> None:
+    """Raise InputError for a batch that is no whole number of at least 1; asked before caches, to which 2.0 is 2."""
+    if isinstance(batch, bool) or not isinstance(batch, Integral):
+        raise InputError(f"batch {batch!r} is not a whole number")
+    if batch < 1:
+        raise InputError(f"batch {batch} must be at least 1")
+
+
+def _is_choice(value: Any, count: int) -> bool:
+    try:
+        return bool(0 <= value < count and int(value) == value)
+    except (TypeError, ValueError):  # text, None, an array
+        return False
 
 
 _INTERNED: dict[Layer, Layer] = {}

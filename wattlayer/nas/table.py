@@ -16,7 +16,7 @@ from ..estimate import predict_layers
 from ..features import Array
 from ..layer import Layer
 from ..model import EnergyModel, load_model
-from .space import Placed, Slot, Space, part_layers
+from .space import Placed, Slot, Space, check_batch, part_layers
 
 CHUNK = 1 << 14
 """Candidates summed at a time: small enough that a chunk's columns stay in the processor's cache."""
@@ -47,6 +47,7 @@ class LookupTable:
 
         Raises InputError for a batch below 1, an unknown `dtype`, `tf32` or `run` and for a space without layers.
         """
+        check_batch(batch)
         model = load_model(model)
         counts = [_counts(slot, space, batch, dtype, tf32) for slot in space.slots]
         layers = list({layer: None for table in counts for calls in table for layer in calls})
