@@ -127,7 +127,10 @@ class Recorder(TorchDispatchMode):
                 self._seen[key] = layer, _again(func, args, kwargs, result)
         if layer is not None:
             self.calls.append((self.path[-1], layer))
-            self.memory.add(*([x for _, x in part] for part in _operands(func, args, kwargs, result)))
+            if _written(func)[1]:  # few operators write to their arguments
+                self.memory.add(*([x for _, x in part] for part in _operands(func, args, kwargs, result)))
+            else:
+                self.memory.add(tensors_in((args, kwargs)), tensors_in(result))
         return result
 
     def compute(self, func: Any, args: Any, kwargs: Any, again: Again | None = None) -> Any:
