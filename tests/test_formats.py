@@ -513,6 +513,13 @@ def test_a_rectified_recurrent_layer_is_one(tmp_path):
     assert "rnn_relu" in [x.kind for x in trace_name(str(file)).layers]
 
 
+def test_a_recurrent_layer_of_another_activation_is_refused(tmp_path):
+    weights = [(name, np.zeros((1, 4, n), dtype=np.float32)) for name, n in (("w", 8), ("r", 4))]
+    rnn = node("RNN", ["x", "w", "r"], ["y"], hidden_size=4, activations=["Sigmoid"])
+    with pytest.raises(InputError, match="activations sigmoid are not read: Tanh or Relu alone are"):
+        trace_name(str(made(tmp_path / "net.onnx", [rnn], [("x", FLOAT, (5, 2, 8))], weights=weights)))
+
+
 def test_a_block_without_gradients_names_its_cure(tmp_path):
     class Frozen(nn.Module):
         def forward(self, x):

@@ -312,7 +312,7 @@ def test_a_whole_campaign_on_this_cpu(tmp_path, monkeypatch):
     assert sum(row.network == "test:tiny" for row in rows) == len(calls)
     with (
         FileLock(tmp_path / "campaign.lock"),
-        pytest.raises(InputError, match=r"campaign\.lock: another session measures into this folder"),
+        pytest.raises(InputError, match=r"campaign\.lock: another session measures into this folder: wait for its end"),
     ):
         run_campaign(quick_options(tmp_path, resume=True), resolve=tiny_resolve)
     with pytest.raises(InputError, match="is a campaign already: add --resume"):

@@ -318,9 +318,7 @@ def test_less_power_than_an_idle_device_draws_is_one_as_well(path):
 
 @pytest.mark.parametrize(("written", "said"), [("false", "write False"), ("maybe", "bias=maybe is neither True nor False")])
 def test_a_switch_that_python_does_not_know_is_refused(path, written, said):
-    row = f"a30,Linear(in_features=8, out_features=4, bias={written}),5x8,,,0.001,0.1\n".replace("Linear(", '"Linear(').replace(
-        "),", ')",'
-    )
+    row = f'a30,"Linear(in_features=8, out_features=4, bias={written})",5x8,,,0.001,0.1\n'
     with pytest.raises(InputError, match=said):
         read(path, "hardware,layer_repr,input_shape,dtype,tf32,time_s,energy_j\n" + row)
 

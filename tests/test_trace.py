@@ -496,10 +496,8 @@ def test_a_decomposed_module_has_the_layers_of_its_own() -> None:
 
 def test_what_decomposed_norms_return_beside_their_output_is_there() -> None:
     """Autograd and functorch read the statistics."""
-    norm, x = (
-        nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Unflatten(1, (4, 2)), nn.GroupNorm(2, 4)).eval(),
-        torch.zeros(2, 8),
-    )
+    norm = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Unflatten(1, (4, 2)), nn.GroupNorm(2, 4)).eval()
+    x = torch.zeros(2, 8)
 
     def force(x: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(False), torch.enable_grad():

@@ -89,8 +89,10 @@ def _placed_elements(layer: Layer) -> int | None:
     if layer.kind in INDEX_PUTS:
         return _put_elements(layer)
     target, index = layer.inputs[0], layer.operand("index")
-    if index is None or layer.kind == "put" or layer.kind.startswith("scatter"):
-        return None if index is None else index.elements
+    if index is None:
+        return None
+    if layer.kind == "put" or layer.kind.startswith("scatter"):
+        return index.elements
     axis = layer.argument("dim", 0)
     return index.elements * target.elements // max(1, target.shape[axis] if target.shape else 1)
 

@@ -215,6 +215,7 @@ def _empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype)
 
 
 Named = list[tuple[str, torch.Tensor]]
+"""Tensors of a call, each with the name of its argument; results are all called "output"."""
 
 
 def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Layer | None:

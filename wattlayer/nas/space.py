@@ -105,7 +105,8 @@ class Space:
     def trace(self, genome: Sequence[int], batch: int = 1, dtype: str = "float32", tf32: str = "conv") -> Trace:
         """Return the candidate's trace from its parts; equal to `wattlayer.trace(space.build(genome), …)`.
 
-        Raises InputError for a genome of another space, a batch below 1 and an unknown `dtype` or `tf32`.
+        Raises InputError for a genome of another space, a batch that is no whole number of at least 1 and an
+        unknown `dtype` or `tf32`.
         """
         check_batch(batch)
         genome = self.check(genome)

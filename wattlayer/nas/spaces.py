@@ -41,6 +41,7 @@ def nas_bench_201(cells: int = 5, channels: int = 16, size: int = 32, classes: i
     """Return NAS-Bench-201: position i is the operation (0 to 4) of edge i in three stages of `cells` equal cells.
 
     Edges come node by node: (0→1), (0→2), (1→2), (0→3), (1→3), (2→3). The defaults are the benchmark's on CIFAR-10.
+    Raises InputError for a `size` that is no multiple of 4.
     """
     _multiples([size], 4)  # halved twice
     slots = [_fixed("stem", ConvNorm(3, channels, size))]

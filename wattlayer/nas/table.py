@@ -45,7 +45,8 @@ class LookupTable:
     ) -> LookupTable:  # fmt: skip
         """Trace and predict every part of `space` once; keywords are those of `wattlayer.predict` in graph mode.
 
-        Raises InputError for a batch below 1, an unknown `dtype`, `tf32` or `run` and for a space without layers.
+        Raises InputError for a batch that is no whole number of at least 1, an unknown `dtype`, `tf32` or `run` and for a
+        space without layers.
         """
         check_batch(batch)
         model = load_model(model)

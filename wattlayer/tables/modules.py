@@ -80,7 +80,7 @@ def parse_call(text: str) -> Call:
 def _literal(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Name):
         if (meant := {"true": "True", "false": "False", "null": "None"}.get(node.id.lower())) is not None:
-            raise InputError(f"layer_repr {text[:80]!r} has {node.id}, which Python does not: write {meant}")
+            raise InputError(f"layer_repr {text[:80]!r} has {node.id}, which Python does not know: write {meant}")
         return node.id
     try:
         return ast.literal_eval(node)

@@ -240,8 +240,8 @@ def _target(node: Node, x: Tensor, given: list[Tensor]) -> list[int]:
             sizes = [floor(x.shape[axis] * scale + 0.5) for axis in where]
     else:
         scales = node.get("scales") if last is None else value_of(last)
-        sizes = [] if scales is None else [floor(x.shape[axis] * float(s)) for axis, s in zip(where, scales)]
-        sizes = sizes if scales is not None and len(scales) == len(where) else []
+        factors = [] if scales is None or len(scales) != len(where) else [float(s) for s in scales]
+        sizes = [floor(x.shape[axis] * s) for axis, s in zip(where, factors)]
     if len(sizes) != len(where):
         raise InputError(
             f"{node.label} needs scales or sizes for {len(where)} dimensions that are known: export it with fixed sizes"

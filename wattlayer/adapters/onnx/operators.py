@@ -36,8 +36,8 @@ def ints(node: Node, x: torch.Tensor | None) -> list[int]:
     value = None if x is None else value_of(x)
     if value is None:
         raise InputError(
-            f"{node.label} needs values that only running the network could give: export it with fixed sizes, which are in the"
-            " file itself where weights are external data (size_threshold=1024)"
+            f"{node.label} needs values that only running the network could give: export it with fixed sizes, and where weights"
+            " are external data keep sizes in the file (size_threshold=1024)"
         )
     return [int(n) for n in value.reshape(-1).tolist()]
 
