@@ -170,6 +170,13 @@ PRODUCTS = {
         Layer("_weight_int8pack_mm", (op("self", 6, 5), op("mat2", 7, 5, dtype="int8"), op("scales", 7)), (op("output", 6, 7),)),
         (1, 6, 7, 5),
     ),
+    "tiles of a packed weight": (
+        Layer(
+            "_weight_int4pack_mm", (op("self", 6, 64), op("mat2", 2, 2, 32, 2, dtype="int32"), op("qScaleAndZeros", 2, 16, 2)),
+            (op("output", 6, 16),),
+        ),
+        (1, 6, 16, 64),
+    ),
     "sum of products": (
         Layer("addbmm", (op("self", 2, 6), op("batch1", 3, 2, 4), op("batch2", 3, 4, 6)), (op("output", 2, 6),)), (3, 2, 6, 4),
     ),

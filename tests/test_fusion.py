@@ -146,6 +146,21 @@ def test_int8_holds_the_weights_of_linear_layers_in_a_byte_each(tmp_path):
     )
 
 
+def test_int4_holds_two_weights_in_a_byte_and_a_scale_and_zero_point_for_128(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 65)).eval()
+    half, int4 = (wl.predict(net, torch.empty(4, 3, 8, 8), dtype=x).trace for x in ("float16", "int4"))
+    before, after = half.layers[-1], int4.layers[-1]
+    assert (after.kind, after.flop, after.dtype, int4.dtype) == ("linear", before.flop, "float16", "int4")
+    read = {x.name: x.size_bytes for x in after.inputs}
+    assert read["weight"] == 65 * 288 // 2 and read["scale"] == 65 * 3 * 2 * 2, "three groups of a channel, two numbers each"
+    assert before.read_bytes - after.read_bytes == 65 * 288 * 2 - read["weight"] - read["scale"]
+    assert half.layers[:-1] == int4.layers[:-1] and any("int4" in x for x in int4.assumptions)
+    path = tmp_path / "net.py"
+    path.write_text("from torch import nn\n\n\ndef net():\n    return nn.Linear(4096, 4096)\n")
+    energy_j = [wl.predict(f"{path}:net", input="1x4096", dtype=x, hardware="a30").energy_j for x in ("float16", "int8", "int4")]
+    assert energy_j == sorted(energy_j, reverse=True) and energy_j[2] < 0.9 * energy_j[1]
+
+
 def test_a_changed_trace_no_longer_says_what_feeds_what():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
     estimate = wl.predict(net, torch.empty(1, 3, 8, 8))

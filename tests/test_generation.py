@@ -147,6 +147,8 @@ def test_weights_in_int8_are_read_as_bytes(configs, tmp_path):
     (tmp_path / "wide.json").write_text(json.dumps({"model_type": "llama", **wide}))
     half, int8 = (predict_generation(f"hf:{tmp_path / 'wide.json'}", 8, 4, dtype=x) for x in ("float16", "int8"))
     assert int8.decode_kinds_j["linear"] < 0.9 * half.decode_kinds_j["linear"]
+    int4 = predict_generation(f"hf:{tmp_path / 'wide.json'}", 8, 4, dtype="int4")
+    assert int4.trace.dtype == "int4" and int4.decode_kinds_j["linear"] < 0.9 * int8.decode_kinds_j["linear"]
 
 
 def test_an_encoder_that_is_run_as_a_decoder_says_so():

@@ -128,6 +128,17 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
         layer("_weight_int8pack_mm", [op("self", 4, 8), op("mat2", 5, 8, dtype="int8"), op("scales", 5)], op("output", 4, 5)),
         2 * 4 * 8 * 5, 4 * 32 + 40 + 4 * 5, 80,
     ),
+    "product with a weight of two numbers a byte": (
+        layer("linear", [op("input", 4, 8), op("weight", 5, 7, dtype="int4"), op("scale", 5, 1, 2)], op("output", 4, 5)),
+        2 * 4 * 8 * 5, 4 * 32 + 18 + 4 * 10, 80,
+    ),
+    "product with tiles of a packed weight": (
+        layer(
+            "_weight_int4pack_mm_for_cpu", [op("self", 4, 8), op("mat2", 5, 4, dtype="uint8"), op("qScaleAndZeros", 1, 5, 2)],
+            op("output", 4, 5),
+        ),
+        2 * 4 * 8 * 5, 4 * 32 + 20 + 4 * 10, 80,
+    ),
     "sum of products": (
         layer("addbmm", [op("self", 2, 5), op("batch1", 3, 2, 4), op("batch2", 3, 4, 5)], op("output", 2, 5)),
         2 * 3 * 2 * 4 * 5, 4 * (10 + 24 + 60), 4 * 10,

@@ -126,6 +126,28 @@ def test_dynamically_quantised_linears_are_counted_with_their_packed_weights() -
     assert [x.outputs[0].shape for x in traced.layers if "dynamic" in x.kind] == [(2, 32, 16), (2, 32, 5)]
 
 
+class PackedLinear(nn.Module):
+    """A linear layer as torchao's kernels for GPUs hold it: two numbers of four bits a byte, in tiles of eight channels."""
+
+    def __init__(self, features: int, channels: int, group: int = 32) -> None:
+        super().__init__()
+        self.weight = nn.Buffer(torch.empty(channels // 8, features // (2 * 16), 32, 1, dtype=torch.int32))
+        self.scales = nn.Buffer(torch.empty(features // group, channels, 2, dtype=torch.bfloat16))
+        self.group = group
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten._weight_int4pack_mm(x, self.weight, self.group, self.scales)
+
+
+def test_products_with_weights_in_four_bits_are_counted_as_they_are_packed() -> None:
+    (layer,) = trace(PackedLinear(64, 16), torch.empty(3, 64, dtype=torch.bfloat16)).layers
+    assert (layer.kind, layer.known, layer.dtype) == ("_weight_int4pack_mm", True, "bfloat16")
+    assert layer.flop == 2 * 3 * 64 * 16 and layer.outputs[0].shape == (3, 16)
+    assert layer.read_bytes == 2 * 3 * 64 + 64 * 16 // 2 + 2 * 2 * 16 * 2
+    with pytest.raises(InputError, match="3x64x1"):
+        trace(PackedLinear(64, 16), torch.empty(3, 64, 1, dtype=torch.bfloat16))
+
+
 def test_layer_survives_json(trap: Any) -> None:
     module, args, kwargs = trap
     for layer in trace(module, *args, kwargs=kwargs).unique():

@@ -244,7 +244,7 @@ def test_an_estimate_answers_what_if(model):
 
 
 @pytest.mark.parametrize("mode", ["graph", "compiled"])
-@pytest.mark.parametrize("dtype", [None, "float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", [None, "float16", "bfloat16", "int8", "int4"])
 def test_an_estimate_knows_again_what_it_was_made_of(model, dtype, mode):
     before = wl.predict(net(), INPUT, hardware=model, dtype=dtype, tf32="none", mode=mode)
     same = before.whatif(net(), (INPUT,), hardware=model)

@@ -32,7 +32,8 @@ MATRIX_GROUPS = ("conv", "matmul", "attention", "recurrent")
 
 _TORCH_OMITS = (
     "_grouped_mm", "torchvision::deform_conv2d", "mv", "dot", "vdot", "addmv", "linalg_solve_triangular", "_int_mm", "addbmm",
-    "_weight_int8pack_mm", "_trilinear", "cdist", "_cdist_forward", "quantized::linear_dynamic", "quantized::linear_relu_dynamic",
+    "_weight_int8pack_mm", "_weight_int4pack_mm", "_weight_int4pack_mm_for_cpu", "_trilinear", "cdist", "_cdist_forward",
+    "quantized::linear_dynamic", "quantized::linear_relu_dynamic",
 )  # fmt: skip
 """Kinds of these groups that it leaves out."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 from .layer import Layer, Operand
-from .rewrite import weights_in_int8
+from .rewrite import with_weights
 from .trace import Trace, trace
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Passes:
         if not kept or kept[-1] is None:
             raise InputError(f"{self._network.name} keeps no cache of keys and values: price its passes with --seq-len")
         found = replace(found, assumptions=(*self._network.assumptions, *found.assumptions))
-        return weights_in_int8(found) if self._network.int8_weights else found, kept[-1]
+        return with_weights(found, self._network.weights), kept[-1]
 
 
 def takes(module: Any, name: str) -> bool:

@@ -164,9 +164,9 @@ def _across_bytes(layer: Layer) -> int:
         walked = next((-i for x in operands[:1] for i, n in enumerate(reversed(x.shape), 1) if n > 1), -1)
     across = 0
     for x in operands:
-        expanded = x.size_bytes != x.elements * DTYPE_BYTES[x.dtype]  # what is read again comes from a cache
+        expanded = x.size_bytes != x.bytes_of(x.elements)  # what is read again comes from a cache
         if len(x.shape) >= -walked and x.shape[walked] > 1 and not expanded:
-            size = DTYPE_BYTES[x.dtype]
+            size = x.bytes_of(1)
             read = min(x.elements, elements) if layer.group == "copy" else x.elements  # of a table what is taken
             across += read * (min(max(_SECTOR_BYTES, size), max(x.steps[walked], 1) * size) - size)
     return across
@@ -202,7 +202,7 @@ def _conv(layer: Layer) -> dict[str, float]:
         "weight_bytes": weight.size_bytes,
         "transposed": transposed,
         "copies": copied,
-        "copied_bytes": x.elements * DTYPE_BYTES[x.dtype] * copied,
+        "copied_bytes": x.bytes_of(x.elements) * copied,
         "skipped_bytes": 0.0 if transposed else x.size_bytes * (1.0 - _touched_frac(layer, spatial)),
     }  # fmt: skip
 
@@ -271,7 +271,7 @@ def _matmul(layer: Layer) -> dict[str, float]:
         "transposed": layer.kind in _BY_ROWS,
         "copies": len(copied),
         "added": added,
-        "copied_bytes": sum(x.elements * DTYPE_BYTES[x.dtype] for x in copied),  # written in full, what is expanded as well
+        "copied_bytes": sum(x.bytes_of(x.elements) for x in copied),  # written in full, what is expanded as well
     }
 
 
@@ -285,13 +285,13 @@ def _trilinear(layer: Layer) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _dynamic(layer: Layer) -> dict[str, float]:
-    """As `linear`, but the weight, packed to a byte a number, is no operand."""
-    x, n = layer.inputs[0], layer.outputs[0].shape[-1]
+def _packed_weight(layer: Layer) -> dict[str, float]:
+    """As `linear`, but the weight is packed: into an operand of a shape of its own, or to a byte a number and none at all."""
+    x, n, weight = layer.inputs[0], layer.outputs[0].shape[-1], layer.operand("mat2")
     k = x.shape[-1]
     return {
-        "batches": 1, "m": x.elements / max(1, k), "n": n, "k": k,
-        "in_channels": k, "out_channels": n, "weight_bytes": n * k, "transposed": True,
+        "batches": 1, "m": x.elements / max(1, k), "n": n, "k": k, "in_channels": k, "out_channels": n,
+        "weight_bytes": n * k if weight is None else weight.size_bytes, "transposed": True,
     }  # fmt: skip
 
 
@@ -301,7 +301,7 @@ def _grouped(layer: Layer) -> dict[str, float]:
     met, (k, n) = max(1, matrices_met(layer)), weight.shape[-2:]
     return {
         "batches": met, "m": rows.elements / max(1, k * met), "n": n, "k": k, "in_channels": k, "out_channels": n,
-        "weight_bytes": met * k * n * DTYPE_BYTES[weight.dtype],
+        "weight_bytes": weight.bytes_of(met * k * n),
     }  # fmt: skip
 
 
@@ -309,7 +309,10 @@ _BY_ROWS = ("linear", "_weight_int8pack_mm", "cdist", "_cdist_forward")
 """Products whose second operand is [n, k]."""
 _OF_OTHER_OPERANDS: dict[str, Callable[[Layer], dict[str, Any]]] = {
     "_trilinear": _trilinear, "_grouped_mm": _grouped,
-    "quantized::linear_dynamic": _dynamic, "quantized::linear_relu_dynamic": _dynamic,
+    **dict.fromkeys(
+        ("quantized::linear_dynamic", "quantized::linear_relu_dynamic", "_weight_int4pack_mm", "_weight_int4pack_mm_for_cpu"),
+        _packed_weight,
+    ),
 }  # fmt: skip
 _AT_INT8_RATE = ("_int_mm", "_scaled_mm")
 """Products of bytes, whose output's dtype says nothing of their rate; float8 runs at that of int8 (H100 white paper, table 2)."""
@@ -417,7 +420,7 @@ def _normed(layer: Layer) -> dict[str, float]:
             raise ValueError(shape)
         rows = x.elements / max(1, prod(shape))
     return {"batches": 1, "m": rows, "n": x.elements / max(1.0, rows), "k": 1, "copies": copied,
-            "copied_bytes": x.elements * DTYPE_BYTES[x.dtype] * copied, **_image(layer)}  # fmt: skip
+            "copied_bytes": x.bytes_of(x.elements) * copied, **_image(layer)}  # fmt: skip
 
 
 def _pooled(layer: Layer) -> dict[str, float]:

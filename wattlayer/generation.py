@@ -16,10 +16,9 @@ from .estimate import SCHEMA, VERSION, Estimate, estimate
 from .features import Array
 from .intervals import LEVEL, total_half_width
 from .launches import wait_s
-from .layer import check_dtype
 from .model import EnergyModel, Metadata, load_model
 from .predict import DEFAULT_HARDWARE
-from .rewrite import INT8_ACTIVATIONS
+from .rewrite import computes_in
 from .trace import Trace
 
 MODES = ("graph", "eager")
@@ -206,9 +205,7 @@ def predict_generation(
     from .adapters.huggingface import load_causal
 
     model = load_model(hardware)
-    int8 = check_dtype(dtype) == "int8"
-    loaded = load_causal(network, prefill + decode, INT8_ACTIVATIONS if int8 else dtype)
-    loaded = replace(loaded, int8_weights=int8)
+    loaded = replace(load_causal(network, prefill + decode, computes_in(dtype)), weights=dtype)
     passes = Passes(loaded, batch, tf32)
     prompt = estimate(passes.prompt(prefill), model, mode, strict)
     if strict and decode:

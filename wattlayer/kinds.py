@@ -111,7 +111,7 @@ def _put_elements(layer: Layer) -> int | None:
 def _placed_bytes(layer: Layer) -> int:
     """Of all elements of the target, those that are chosen, which may be all."""
     chosen = _placed_elements(layer)
-    return (layer.inputs[0].elements if chosen is None else chosen) * layer.inputs[0].element_bytes
+    return layer.inputs[0].bytes_of(layer.inputs[0].elements if chosen is None else chosen)
 
 
 def _placed_write_bytes(layer: Layer) -> int:
@@ -129,7 +129,7 @@ def _placed_read_bytes(layer: Layer) -> int:
 def _pooled_bytes(layer: Layer) -> int:
     """A bag reads a row of the table for each index, and what says which they are and how they weigh."""
     weight, indices = layer.inputs[:2]
-    return indices.elements * weight.shape[-1] * weight.element_bytes + _all_but_first_bytes(layer)
+    return weight.bytes_of(indices.elements * weight.shape[-1]) + _all_but_first_bytes(layer)
 
 
 # --- matrix-like kinds: these equal torch.utils.flop_counter
@@ -154,7 +154,10 @@ def conv_transpose(layer: Layer) -> int:
     return _convolved(layer.inputs[0].shape, layer.inputs[1])
 
 
-@kind("matmul", "linear", "matmul", "mm", "bmm", "mv", "dot", "vdot", "_scaled_mm", "_int_mm", "_weight_int8pack_mm")
+@kind(
+    "matmul", "linear", "matmul", "mm", "bmm", "mv", "dot", "vdot", "_scaled_mm", "_int_mm",
+    "_weight_int8pack_mm", "_weight_int4pack_mm", "_weight_int4pack_mm_for_cpu",
+)  # fmt: skip
 def matmul(layer: Layer) -> int:
     """2 · output elements · shared dimension."""
     return 2 * layer.outputs[0].elements * layer.inputs[0].shape[-1]
@@ -465,7 +468,7 @@ def move(layer: Layer) -> int:
 def _rows_bytes(layer: Layer) -> int:
     """As many rows of the table as there are indices."""
     weight, indices = layer.inputs[:2]
-    return indices.elements * weight.shape[-1] * weight.element_bytes
+    return weight.bytes_of(indices.elements * weight.shape[-1])
 
 
 @kind("embedding", "embedding_renorm", read=lambda layer: _rows_bytes(layer) + layer.inputs[1].size_bytes, write=_rows_bytes)

@@ -12,28 +12,28 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 from .errors import InputError
 from .kinds import KINDS, group_of_kind
 
-DTYPE_BYTES: dict[str, int] = {
+DTYPE_BYTES: dict[str, float] = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
-    "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8, "bool": 1,
+    "int64": 8, "int32": 4, "int16": 2, "int8": 1, "int4": 0.5, "uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8, "bool": 1,
     "complex32": 4, "complex64": 8, "complex128": 16,
 }  # fmt: skip
-"""Bytes of one element of each dtype that a layer may carry."""
+"""Bytes of one element of each dtype that a layer may carry; two numbers of four bits share a byte."""
 
 TF32_MODES = ("none", "conv", "all")
 """Where float32 may run as TF32: nowhere, in convolutions (PyTorch's default), everywhere."""
 
-NETWORK_DTYPES = ("float32", "float16", "bfloat16", "int8")
-"""What a whole network can be asked to run in; int8 holds the weights of its linear layers so, all else is float16."""
+NETWORK_DTYPES = ("float32", "float16", "bfloat16", "int8", "int4")
+"""What a whole network can be asked to run in; int8 and int4 hold the weights of its linear layers so, all else is float16."""
 
 SCALE = "scale"
-"""The operand that weights held in int8 bring along, a number an output channel. It was measured nowhere: as one operand more it
-would look like a bias to what is learned, which does not count it."""
+"""The operand that weights held in int8 or int4 bring along, what turns them back. It was measured nowhere: as one operand more
+it would look like a bias to what is learned, which does not count it."""
 
 Argument = None | bool | int | float | str | tuple["Argument", ...]
 
@@ -61,18 +61,16 @@ class Operand:
         """How many numbers the tensor holds."""
         return prod(self.shape)
 
-    @property
-    def element_bytes(self) -> int:
-        """Bytes of one number."""
-        return DTYPE_BYTES[self.dtype]
+    def bytes_of(self, elements: int) -> int:
+        """Bytes of so many of its numbers, a byte begun counted whole."""
+        return ceil(elements * DTYPE_BYTES[self.dtype])
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the distinct elements: a dimension expanded with stride 0 counts once."""
         if self.strides is None:
-            return self.elements * self.element_bytes
-        distinct = prod(n for n, stride in zip(self.shape, self.strides) if stride or n == 0)
-        return distinct * self.element_bytes
+            return self.bytes_of(self.elements)
+        return self.bytes_of(prod(n for n, stride in zip(self.shape, self.strides) if stride or n == 0))
 
     @property
     def steps(self) -> tuple[int, ...]:

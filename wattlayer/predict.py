@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 from .estimate import Estimate, estimate
-from .layer import check_dtype
 from .model import EnergyModel, load_model
-from .rewrite import INT8_ACTIVATIONS, trace_as, weights_in_int8
+from .rewrite import computes_in, trace_as, with_weights
 from .trace import Trace, trace
 
 if TYPE_CHECKING:
@@ -79,13 +78,13 @@ def load_network(
 ) -> Network:
     """Load a network by its name on the command line, on the meta device, with its inputs.
 
-    `dtype` "int8" is float16 with the weights of linear layers in int8 (`rewrite.weights_in_int8`).
+    `dtype` "int8" and "int4" are float16 with the weights of linear layers in these (`rewrite.with_weights`).
     """
     from .adapters import InputSize, resolve
 
-    shape, int8 = parse_shape(input) if isinstance(input, str) else input, check_dtype(dtype) == "int8"
-    network = resolve(name, InputSize(batch, image_size, seq_len, shape, INT8_ACTIVATIONS if int8 else dtype))
-    return replace(network, int8_weights=int8)
+    shape = parse_shape(input) if isinstance(input, str) else input
+    network = resolve(name, InputSize(batch, image_size, seq_len, shape, computes_in(dtype)))
+    return replace(network, weights=dtype)
 
 
 def load_measured(name: str, input_shapes: Sequence[tuple[int, ...]], dtype: str = "float32", run_code: bool = True) -> Network:
@@ -153,7 +152,7 @@ def trace_network(network: Network, tf32: str = "conv") -> Trace:
             raise
         raise InputError(f"{error}: its configuration leaves {name} unset") from error
     traced = replace(traced, assumptions=(*network.assumptions, *traced.assumptions))
-    return weights_in_int8(traced) if network.int8_weights else traced
+    return with_weights(traced, network.weights)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

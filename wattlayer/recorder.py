@@ -147,12 +147,15 @@ class Recorder(TorchDispatchMode):
         """Run an operator on meta tensors; one that needs values gets them where no weight is involved."""
         try:
             return func(*args, **kwargs)
-        except (RuntimeError, NotImplementedError) as error:
+        except (RuntimeError, NotImplementedError, AttributeError) as error:
             tensors = list(tensors_in((args, kwargs)))
             if _schema(func)[0] == "_grouped_mm" and args[0].dtype != torch.bfloat16:
                 # its meta registration knows bfloat16 only, its kernels all
                 half = tree_map(lambda x: x.bfloat16() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, args)
                 return func(*half, **kwargs).to(args[0].dtype)
+            if _schema(func)[0] == "_weight_int4pack_mm" and (args[0].dim(), args[1].dim()) == (2, 4):
+                # its meta registration asks for the device of a fake tensor; tiles of the weight hold eight channels each
+                return args[0].new_empty(args[0].shape[0], 8 * args[1].shape[0])
             if func in _DYNAMIC and args[0].is_meta:  # has no meta kernel; the packed weight knows its own shape
                 features, shared = torch.ops.quantized.linear_unpack(args[1])[0].shape
                 if args[0].shape[-1:] != (shared,):

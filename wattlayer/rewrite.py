@@ -1,4 +1,4 @@
-"""Changing a trace instead of the network: channels padded, attention fused, batch norms folded in, weights held in int8.
+"""Changing a trace instead of the network: channels padded, attention fused, batch norms folded in, weights held in fewer bits.
 
 All keep what the network computes (padding computes zeros beside it), so no module has to be rebuilt.
 """
@@ -11,7 +11,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from .layer import SCALE, Layer, Operand, check_dtype
-from .trace import INT8_WEIGHTS, Trace, trace
+from .trace import HELD_WEIGHTS, Trace, trace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,34 +84,44 @@ def folded(trace: Trace) -> Trace:
     return replace(trace, layers=tuple(layer for _, layer in calls), paths=tuple(path for path, _ in calls), flow=None)
 
 
-INT8_ACTIVATIONS = "float16"
-"""What a network with weights in int8 computes in: every GPU since 2017 has it, bfloat16 came later."""
+GROUP_SIZE = 128
+"""Weights in int4 that share a scale and a zero point: the default of torchao's `Int4WeightOnlyConfig`, of GPTQ and of AWQ."""
 
 
-def weights_in_int8(trace: Trace) -> Trace:
-    """Return `trace` with the weights of its linear layers at one byte each: weight-only quantisation.
+def computes_in(dtype: str) -> str:
+    """Return what a network asked for in `dtype` computes in; raise InputError for an unknown one.
 
-    As torchao's `Int8WeightOnlyConfig` does it to `nn.Linear`: the product still runs in the activations' dtype, so its FLOP stay
-    and only bytes go; a scale for each output channel comes in.
+    Where weights alone are held in fewer bits that is float16: every GPU since 2017 has it, bfloat16 came later.
     """
-    changed = {x: _int8(x) for x in trace.unique()}
+    return "float16" if check_dtype(dtype) in HELD_WEIGHTS else dtype
+
+
+def with_weights(trace: Trace, dtype: str | None) -> Trace:
+    """Return `trace` with weights of linear layers in `dtype` where that is "int8" or "int4": weight-only quantisation.
+
+    As torchao's `Int8WeightOnlyConfig` and `Int4WeightOnlyConfig` do it to `nn.Linear`: the product still runs in the dtype of
+    the activations, so its FLOP stay and only bytes go. In come scales: one for each output channel (int8), or one and a
+    zero point for every `GROUP_SIZE` weights of a channel (int4). Any other `dtype` leaves the trace as it is.
+    """
+    if dtype is None or dtype not in HELD_WEIGHTS:
+        return trace
+    changed = {x: _held(x, dtype) for x in trace.unique()}
     layers = tuple(changed[x] for x in trace.layers)
-    return replace(trace, layers=layers, assumptions=(*trace.assumptions, INT8_WEIGHTS))
+    return replace(trace, layers=layers, assumptions=(*trace.assumptions, HELD_WEIGHTS[dtype]))
 
 
 def trace_as(dtype: str | None, module: nn.Module, *inputs: Any, **options: Any) -> Trace:
-    """Return `wattlayer.trace(module, *inputs, **options)` in `dtype`, "int8" among them; raise InputError as it does."""
-    if dtype is None or check_dtype(dtype) != "int8":
-        return trace(module, *inputs, dtype=dtype, **options)
-    return weights_in_int8(trace(module, *inputs, dtype=INT8_ACTIVATIONS, **options))
+    """Return `wattlayer.trace(module, *inputs, **options)` in `dtype`, "int8" and "int4" too; raise InputError as it does."""
+    return with_weights(trace(module, *inputs, dtype=None if dtype is None else computes_in(dtype), **options), dtype)
 
 
-def _int8(layer: Layer) -> Layer:
+def _held(layer: Layer, dtype: str) -> Layer:
     weight = layer.operand("weight")
     if layer.kind != "linear" or weight is None or "float" not in weight.dtype:
         return layer
-    scale = Operand(SCALE, weight.shape[:1], weight.dtype)
-    inputs = tuple(replace(x, dtype="int8") if x is weight else x for x in layer.inputs)
+    channels, fan_in = weight.shape[:1], weight.shape[-1]
+    scale = Operand(SCALE, channels if dtype == "int8" else (*channels, -(-fan_in // GROUP_SIZE), 2), weight.dtype)
+    inputs = tuple(replace(x, dtype=dtype) if x is weight else x for x in layer.inputs)
     return replace(layer, inputs=(*inputs, scale))
 
 

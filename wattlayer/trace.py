@@ -31,10 +31,11 @@ UNKNOWN_ARITHMETIC = (
 )
 """Said of a trace with operators of other libraries, by their names: of those nothing but shapes is known."""
 
-INT8_WEIGHTS = (
-    "weights of linear layers are held in int8, one scale an output channel, and multiplied in float16: none was measured"
-)
-"""Said of a trace with weight-only quantisation."""
+HELD_WEIGHTS = {
+    dtype: f"weights of linear layers are held in {dtype}, {scales}, and multiplied in float16: none was measured"
+    for dtype, scales in (("int8", "one scale an output channel"), ("int4", "a scale and a zero point for 128 of a channel"))
+}
+"""Said of a trace with weight-only quantisation, by the dtype of the weights."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ class Trace:
 
     @cached_property
     def dtype(self) -> str:
-        """The dtype that most FLOP are done in, a floating one if any is; "int8" where linear layers' weights are held in it."""
-        if INT8_WEIGHTS in self.assumptions:
-            return "int8"
+        """The dtype that most FLOP are done in, a floating one if any is; "int8", "int4" where linear layers' weights are so."""
+        held = next((dtype for dtype, said in HELD_WEIGHTS.items() if said in self.assumptions), None)
+        if held is not None:
+            return held
         flop: Counter[str] = Counter()
         for layer, calls in self.unique().items():
             flop[layer.dtype] += calls * layer.flop + 1

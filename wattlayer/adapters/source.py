@@ -81,8 +81,8 @@ class Network:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
     """What was filled in of its configuration and left out of its inputs, a sentence each."""
-    int8_weights: bool = False
-    """Whether the weights of its linear layers are to be held in int8, which its trace is told."""
+    weights: str | None = None
+    """The dtype asked for, which tells its trace where the weights of linear layers are to be held in fewer bits."""
 
 
 def format_shape(shape: tuple[int, ...]) -> str:

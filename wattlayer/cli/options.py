@@ -32,6 +32,7 @@ class Dtype(str, Enum):
     float16 = "float16"
     bfloat16 = "bfloat16"
     int8 = "int8"
+    int4 = "int4"
 
 
 class Tf32(str, Enum):

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InputError
 from ..layer import Layer, Operand
-from ..rewrite import INT8_ACTIVATIONS, trace_as
-from ..trace import INT8_WEIGHTS, Trace
+from ..rewrite import computes_in, trace_as
+from ..trace import HELD_WEIGHTS, Trace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,12 +115,10 @@ class Space:
             for slot in self.slots
             for path, part in slot.parts(*(genome[i] for i in slot.positions))
         ]
-        int8 = dtype == "int8"
-        read = INT8_ACTIVATIONS if int8 else dtype
-        inputs = tuple(Operand("input", (batch, *shape), read) for shape in self.input_shapes(genome))
+        inputs = tuple(Operand("input", (batch, *shape), computes_in(dtype)) for shape in self.input_shapes(genome))
         layers = tuple(chain.from_iterable(layers for _, layers in pieces))
         paths = tuple(chain.from_iterable(paths for paths, _ in pieces))
-        return Trace(self.name, layers, paths, inputs, tf32, (INT8_WEIGHTS,) * int8)
+        return Trace(self.name, layers, paths, inputs, tf32, tuple(said for held, said in HELD_WEIGHTS.items() if held == dtype))
 
 
 @lru_cache(maxsize=1 << 16)

@@ -13,6 +13,7 @@ from warnings import catch_warnings, simplefilter
 from ..errors import InputError, first_line, nearest
 from ..layer import Layer, Operand
 from ..rewrite import trace_as
+from ..trace import HELD_WEIGHTS
 
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
@@ -52,9 +53,9 @@ def layer_of_module(
         simplefilter("ignore")  # torch's advice on how to write a module is no news to who measured it
         traced = trace_as(dtype, module, *inputs, tf32=tf32, train_mode=train_mode)
     layers = [x for x in traced.layers if not _is_beside(x)]
-    if dtype == "int8" and not any(x.dtype == "int8" for layer in layers for x in layer.inputs):
+    if dtype in HELD_WEIGHTS and not any(x.dtype == dtype for layer in layers for x in layer.inputs):
         name = type(module).__name__
-        raise InputError(f"dtype 'int8' holds the weights of linear layers, which {name} is not: say its own dtype")
+        raise InputError(f"dtype {dtype!r} holds the weights of linear layers, which {name} is not: say its own dtype")
     if len(layers) != 1:
         did = ", ".join(x.kind for x in layers) or "no operator at all"
         raise InputError(f"{type(module).__name__} is not one layer in {'train' if train_mode else 'eval'} mode: it runs {did}")
