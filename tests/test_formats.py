@@ -394,6 +394,13 @@ def test_an_operator_of_another_domain_is_an_uncovered_layer(tmp_path):
     assert second.inputs[0].shape == (2, 8)
 
 
+def test_an_operator_of_another_domain_takes_part_in_compiled_passes(tmp_path):
+    nodes = [node("Fancy", ["x"], ["h"], domain="own"), node("Relu", ["h"], ["r"]), node("Sigmoid", ["r"], ["y"])]
+    path = made(tmp_path / "net.onnx", nodes, values=[("h", FLOAT, (2, 8))])
+    compiled = wl.predict(str(path), hardware="a30", mode="compiled")
+    assert [x.kind for x in compiled.trace.layers] == ["own::Fancy", "fused"]
+
+
 def test_an_operator_whose_arithmetic_nobody_knows_is_told(tmp_path):
     foreign = node("Fancy", ["x"], ["y"], domain="own")
     path = made(tmp_path / "net.onnx", [foreign], values=[("y", FLOAT, (2, 8))])
@@ -734,4 +741,10 @@ def test_the_page_on_formats_lists_every_operator():
 
     import_module("wattlayer.adapters.onnx")
     listed = (Path(__file__).parents[1] / "docs" / "formats.md").read_text().partition("## ONNX operators")[2]
+    listed, _, of_runtime = listed.partition("## ONNX Runtime's own operators")
     assert re.findall(r"`(\w+)`", listed) == sorted(name for name in OPERATORS if "." not in name)
+    of_runtime = of_runtime.partition("refused as loops are:")[2]
+    domain = "com.microsoft."
+    own = sorted(name.removeprefix(domain) for name in OPERATORS if name.startswith(domain))
+    assert re.findall(r"`(\w+)`", of_runtime) == own and len(own) > 20
+    assert all(name.startswith((domain, "wattlayer.")) for name in OPERATORS if "." in name)

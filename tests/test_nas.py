@@ -50,7 +50,9 @@ def plain_trace(space: nas.Space, genome: nas.Genome, batch: int = 1, **options)
     return trace_as(options.pop("dtype", None), network, *inputs, **options)
 
 
-@pytest.mark.parametrize(("batch", "dtype", "tf32"), [(1, "float32", "conv"), (4, "float16", "all"), (2, "int8", "none"), (2, "int4", "none")])
+@pytest.mark.parametrize(
+    ("batch", "dtype", "tf32"), [(1, "float32", "conv"), (4, "float16", "all"), (2, "int8", "none"), (2, "int4", "none")]
+)
 def test_a_candidates_trace_is_the_plain_one(space, batch, dtype, tf32):
     for genome in genomes(space, 4):
         own, plain = space.trace(genome, batch, dtype, tf32), plain_trace(space, genome, batch, dtype=dtype, tf32=tf32)

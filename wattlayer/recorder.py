@@ -8,7 +8,7 @@ composites are decomposed into the operators that they really run (`einsum` into
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from operator import itemgetter
@@ -25,7 +25,7 @@ from .constants import Constants, KnownIndices, is_alias, tensors_in
 from .errors import InputError, first_line
 from .flow import Flow, Memory
 from .kinds import COPIED, INDEX_PUTS, INDEXED_AXES, KINDS, PLACED
-from .layer import Layer, Operand, freeze
+from .layer import SCALE, Layer, Operand, freeze
 from .meta import TORCH_STATE, inputs_to_meta, tensor_to_meta, to_meta
 
 ALLOCATIONS = frozenset(
@@ -132,6 +132,11 @@ class Recorder(TorchDispatchMode):
             else:
                 self.memory.add(tensors_in((args, kwargs)), tensors_in(result))
         return result
+
+    def take(self, layer: Layer, read: Iterable[torch.Tensor], written: Iterable[torch.Tensor]) -> None:
+        """Take down a call that was not dispatched, with the tensors of its layer's inputs and outputs."""
+        self.calls.append((self.path[-1], layer))
+        self.memory.add(read, written)
 
     def compute(self, func: Any, args: Any, kwargs: Any, again: Again | None = None) -> Any:
         """Return an operator's result on meta tensors, by `again` where that makes it, and follow what is known of it."""
@@ -246,8 +251,8 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
 
 
 def _has_unlike_dtypes(layer: Layer) -> bool:
-    """Whether a product's factors differ in dtype, which the meta device does not check."""
-    return layer.kind in PRODUCTS and len({x.dtype for x in layer.inputs}) > 1
+    """Whether a product's factors differ in dtype, which the meta device does not check; scales say that this is meant."""
+    return layer.kind in PRODUCTS and len({x.dtype for x in layer.inputs}) > 1 and layer.operand(SCALE) is None
 
 
 def _indexed_axes(indices: Sequence[torch.Tensor | None]) -> tuple[int, ...] | None:

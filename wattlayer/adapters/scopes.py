@@ -45,9 +45,14 @@ def grow(root: nn.Module, paths: Iterable[str]) -> dict[str, Scope]:
 def record_opaque(kind: str, inputs: Sequence[tuple[str, torch.Tensor]], outputs: Sequence[torch.Tensor]) -> None:
     """Record a call of an operator that torch does not have: only its name, its inputs and its outputs are known."""
     layer = Layer(kind, tuple(operand(n, x) for n, x in inputs), tuple(operand("output", x, layout=False) for x in outputs))
+    record(layer, [x for _, x in inputs], outputs)
+
+
+def record(layer: Layer, read: Sequence[torch.Tensor], written: Sequence[torch.Tensor]) -> None:
+    """Record a layer that no operator of torch is, with the tensors of its inputs and outputs, wherever a trace is taken."""
     for mode in _get_current_dispatch_mode_stack():
         if isinstance(mode, Recorder):
-            mode.calls.append((mode.path[-1], layer))
+            mode.take(layer, read, written)
 
 
 @dataclass(frozen=True)

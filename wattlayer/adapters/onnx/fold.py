@@ -14,7 +14,7 @@ import torch
 from ...constants import remember
 from ...errors import InputError, WattlayerError, first_line
 from ..scopes import MOST_DIMENSIONS, Declared, made, record_opaque
-from . import compute, elementwise, layout
+from . import compute, contrib, elementwise, layout
 from .graph import Branch, Node, Reader
 from .operators import OPERATORS, ints, scalar
 
@@ -22,7 +22,7 @@ MOST_KNOWN = 8192
 """Elements of a tensor that is worked out: sizes and indices, never a bomb."""
 MOST_KNOWN_TOGETHER = 1 << 24
 
-__all__ = ["Declarations", "Folded", "compute", "elementwise", "fold", "layout", "run"]
+__all__ = ["Declarations", "Folded", "compute", "contrib", "elementwise", "fold", "layout", "run"]
 
 
 @dataclass(frozen=True)
