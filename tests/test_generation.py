@@ -9,7 +9,7 @@ import pytest
 from test_cli import one_line
 
 import wattlayer as wl
-from wattlayer.adapters.huggingface import AS_DECODER
+from wattlayer.adapters.huggingface import AS_DECODER, EAGER_ATTENTION, LATENT_CACHE, TEXT_ALONE
 from wattlayer.cli.output import rendered
 from wattlayer.decoding import NotAffineError, Passes, between, segments
 from wattlayer.errors import InputError
@@ -149,6 +149,82 @@ def test_weights_in_int8_are_read_as_bytes(configs, tmp_path):
     assert int8.decode_kinds_j["linear"] < 0.9 * half.decode_kinds_j["linear"]
     int4 = predict_generation(f"hf:{tmp_path / 'wide.json'}", 8, 4, dtype="int4")
     assert int4.trace.dtype == "int4" and int4.decode_kinds_j["linear"] < 0.9 * int8.decode_kinds_j["linear"]
+
+
+@pytest.mark.parametrize(("outer", "inner"), [("llama4", "llama4_text"), ("llava", "llama"), ("gemma3", "gemma3_text")])
+def test_of_a_network_that_sees_the_decoder_of_text_is_priced(tmp_path, outer, inner):
+    sizes = {**SMALL["llama"], "head_dim": 16, "intermediate_size_mlp": 96, "num_local_experts": 2, "pad_token_id": 0}
+    whole, part = tmp_path / "whole.json", tmp_path / "part.json"
+    whole.write_text(json.dumps({"model_type": outer, "text_config": {"model_type": inner, **sizes}}))
+    part.write_text(json.dumps({"model_type": inner, **sizes}))
+    found, text = (predict_generation(f"hf:{x}", 8, 4) for x in (whole, part))
+    assert found.energy_per_token_j == pytest.approx(text.energy_per_token_j, rel=1e-3 if outer != "gemma3" else 0.3)
+    assert TEXT_ALONE in found.trace.assumptions and TEXT_ALONE not in text.trace.assumptions
+
+
+def test_a_decoder_that_sees_and_has_no_class_of_text_alone_is_run_on_text(tmp_path):
+    sizes = {**SMALL["llama"], "head_dim": 16}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "qwen3_vl", "text_config": sizes}))
+    request = predict_generation(f"hf:{path}", 8, 4)
+    linear = sum(x.flop for x in request.trace.layers if x.kind == "linear")
+    # queries, outputs, keys, values and the gated MLP of two layers on 8 tokens, the vocabulary on the last one
+    assert linear == 2 * (8 * 2 * (2 * 64 * 128 + 2 * 64 * 32 + 3 * 64 * 96) + 64 * 100)
+    assert TEXT_ALONE in request.trace.assumptions and len(request.step_energy_j) == 4
+    with pytest.raises(InputError, match="is no decoder of text"):
+        predict_generation("hf:t5", 8, 4)
+
+
+def test_what_a_checkpoint_is_published_in_is_told_where_it_is_priced_otherwise(tmp_path):
+    path = tmp_path / "config.json"
+
+    def said(asked, /, **others):
+        path.write_text(json.dumps({"model_type": "llama", **SMALL["llama"], **others}))
+        passes = (
+            predict_generation(f"hf:{path}", 8, 1, dtype=asked).trace,
+            wl.predict(f"hf:{path}", seq_len=8, dtype=asked).trace,
+        )
+        assert passes[0].assumptions == passes[1].assumptions
+        return [x for x in passes[0].assumptions if "its configuration" in x]
+
+    assert said("float32") == said("bfloat16", torch_dtype="bfloat16") == said("float16", dtype="float32") == []
+    assert said("float32", torch_dtype="bfloat16") == [
+        "its configuration is of weights in bfloat16, which are priced in float32, as --dtype says"
+    ]
+    awq = {"quant_method": "awq", "bits": 4}
+    assert said("float16", torch_dtype="float16", quantization_config=awq) == [
+        "its configuration is of quantised weights (awq, 4 bits): --dtype int8 and int4 price such, others do not"
+    ]
+    assert "(fp8)" in said("float16", quantization_config={"quant_method": "fp8"})[0]
+
+
+def test_attention_that_transformers_writes_out_is_told(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(
+        json.dumps({"model_type": "gptj", "n_embd": 64, "n_head": 4, "n_layer": 2, "rotary_dim": 16, "vocab_size": 100})
+    )
+    request = predict_generation(f"hf:{path}", 8, 1)
+    assert EAGER_ATTENTION in request.trace.assumptions and any(x.kind == "softmax" for x in request.trace.layers)
+    assert EAGER_ATTENTION in wl.predict(f"hf:{path}", seq_len=8).trace.assumptions
+    sizes = SMALL["llama"] | {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1}
+    latent = {
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 16,
+        "topk_group": 1,
+    }
+    path.write_text(json.dumps({"model_type": "deepseek_v3", **sizes, **latent, "num_key_value_heads": 8}))
+    assert LATENT_CACHE in predict_generation(f"hf:{path}", 8, 1).trace.assumptions
+    path.write_text(json.dumps({"model_type": "llama", **SMALL["llama"]}))
+    assert predict_generation(f"hf:{path}", 8, 1).trace.assumptions == ()
+
+
+@pytest.mark.parametrize(("name", "share"), [("mixtral", "82%"), ("gpt2", "94%"), ("llama", None)])
+def test_weights_that_stay_in_half_precision_are_told(configs, name, share):
+    said = [x for x in predict_generation(configs[name], 8, 1, dtype="int4").trace.assumptions if "stay in float16" in x]
+    assert [x.split()[0] for x in said] == ([] if share is None else [share])
 
 
 def test_an_encoder_that_is_run_as_a_decoder_says_so():

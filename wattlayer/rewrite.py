@@ -5,6 +5,7 @@ All keep what the network computes (padding computes zeros beside it), so no mod
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
@@ -84,6 +85,8 @@ def folded(trace: Trace) -> Trace:
     return replace(trace, layers=tuple(layer for _, layer in calls), paths=tuple(path for path, _ in calls), flow=None)
 
 
+_OTHER_WEIGHTS = ("addmm", "_grouped_mm")
+"""Products beside `linear` whose second factor is a weight."""
 GROUP_SIZE = 128
 """Weights in int4 that share a scale and a zero point: the default of torchao's `Int4WeightOnlyConfig`, of GPTQ and of AWQ."""
 
@@ -107,7 +110,18 @@ def with_weights(trace: Trace, dtype: str | None) -> Trace:
         return trace
     changed = {x: _held(x, dtype) for x in trace.unique()}
     layers = tuple(changed[x] for x in trace.layers)
-    return replace(trace, layers=layers, assumptions=(*trace.assumptions, HELD_WEIGHTS[dtype]))
+    return replace(trace, layers=layers, assumptions=(*trace.assumptions, HELD_WEIGHTS[dtype], *_left_out(trace)))
+
+
+def _left_out(trace: Trace) -> tuple[str, ...]:
+    """Tell what share of weights lies in products that no `nn.Linear` calls: experts in one tensor, GPT-2's `Conv1D`."""
+    size: Counter[bool] = Counter()
+    for layer, calls in trace.unique().items():
+        weight = layer.operand("weight" if layer.kind == "linear" else "mat2")
+        if layer.kind in ("linear", *_OTHER_WEIGHTS) and weight is not None:
+            size[layer.kind == "linear"] += calls * weight.elements
+    share = size[False] / max(1, size.total())
+    return (f"{share:.0%} of the weights are of no linear layer (experts, Conv1D) and stay in float16",) if share >= 0.005 else ()
 
 
 def trace_as(dtype: str | None, module: nn.Module, *inputs: Any, **options: Any) -> Trace:

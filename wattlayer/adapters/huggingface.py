@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, first_line, nearest
 from .hub import fetch_config
-from .incomplete import CONVENTION, fill_by_convention, set_forecast, sizes_of_heads, unset
+from .incomplete import CONVENTION, fill_by_convention, set_forecast, sizes_of_heads, stated, unset
 from .modalities import example_inputs, left_out
 from .source import InputSize, Network, build, require
 from .torchvision import import_torchvision
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 PREFIX = "hf"
 
 AS_DECODER = "its configuration is an encoder's: run as a decoder, each position sees those before it alone"
+TEXT_ALONE = "its decoder of text alone is priced: no image and no sound is read"
+EAGER_ATTENTION = (
+    "transformers has no fused attention for this network: scores are written to memory and keys that heads share are copied,"
+    " as its own code does it; fused kernels of servers do neither"
+)
+LATENT_CACHE = (
+    "keys and values of all tokens are unpacked from the latent cache at every step, as transformers' own code does it;"
+    " servers that fold this into the queries compute far less"
+)
 
 
 def names() -> list[str]:
@@ -42,6 +51,7 @@ def load(name: str, size: InputSize) -> Network:
     """
     network = f"{PREFIX}:{name}"
     config = _config(name)
+    own = _of_checkpoint(config, size.dtype)
     _resize(config, size)
     filled = set_forecast(config, size.seq_len)
     before = sizes_of_heads(config)
@@ -49,23 +59,23 @@ def load(name: str, size: InputSize) -> Network:
     if sizes_of_heads(config) != before:
         filled += (CONVENTION,)
     inputs = example_inputs(module, network, size)
-    return Network(network, module, (), inputs, (*filled, *left_out(module, inputs)))
+    return Network(network, module, (), inputs, (*filled, *own, *_as_coded(module), *left_out(module, inputs)))
 
 
 def load_causal(name: str, tokens: int, dtype: str) -> Network:
     """Build a decoder with its head over the vocabulary, for sequences of up to `tokens`; it has no inputs yet.
 
-    Raises InputError for anything but `hf:…`, for a network that is no decoder of text and for more tokens than it has positions.
+    Of a network that reads images or sound too it is the decoder of text. Raises InputError for anything but `hf:…`, for a
+    network without a decoder of text and for more tokens than it has positions.
     """
     source, _, own = name.partition(":")
     if source != PREFIX:
         raise InputError(f"{name!r} is no language model of transformers: --prefill and --decode price `hf:…`")
     config = _config(own)
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    decoder = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    if decoder is None or getattr(config, "is_encoder_decoder", False):
-        raise InputError(f"{name} ({config.model_type}) is no decoder of text: price a pass of it with --seq-len")
+    said = _of_checkpoint(config, dtype)
+    decoder, config = _decoder(name, whole := config)
     # decoders have the field too, left at False
     encoder = getattr(config, "is_decoder", None) is False and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if hasattr(config, "is_decoder"):
@@ -74,7 +84,56 @@ def load_causal(name: str, tokens: int, dtype: str) -> Network:
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and 0 < positions < tokens:
         raise InputError(f"{tokens} tokens are more than the {positions} positions of {name}: ask for fewer")
-    return Network(name, build(lambda: _whole_module(config, dtype), None), assumptions=(AS_DECODER,) * encoder)
+    module = build(lambda: _whole_module(config, dtype), None)
+    latent = getattr(_text(config), "kv_lora_rank", None) is not None
+    said += (AS_DECODER,) * encoder + _as_coded(module) + (LATENT_CACHE,) * latent
+    return Network(name, module, assumptions=said + (TEXT_ALONE,) * (whole is not config or hasattr(config, "text_config")))
+
+
+def _decoder(name: str, config: Any) -> tuple[str, Any]:
+    """Return the class that decodes text and the configuration that it takes, which may be a part of the whole."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    text = getattr(config, "text_config", None)
+    for part, classes in (
+        (config, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        (text, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        (config, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+    ):
+        decoder = None if part is None or getattr(config, "is_encoder_decoder", False) else classes.get(part.model_type)
+        if decoder is not None:
+            wanted = getattr(_transformers(), decoder).config_class
+            return decoder, text if text is not None and not isinstance(part, wanted) and isinstance(text, wanted) else part
+    raise InputError(f"{name} ({config.model_type}) is no decoder of text: price a pass of it with --seq-len")
+
+
+def _of_checkpoint(config: Any, dtype: str) -> tuple[str, ...]:
+    """Tell of a configuration whose weights are published in another form than they are priced in."""
+    own = next((x for x in (getattr(part, "dtype", None) for part in (config, _text(config))) if x is not None), None)
+    name = str(own).removeprefix("torch.")
+    said: tuple[str, ...] = ()
+    if own is not None and name not in ("float32", dtype):
+        said = (f"its configuration is of weights in {name}, which are priced in {dtype}, as --dtype says",)
+    packed = getattr(config, "quantization_config", None)
+    if isinstance(packed, Mapping) and packed:
+        method, bits = packed.get("quant_method", "a method it does not name"), packed.get("bits")
+        form = f"{str(method)[:40]}, {bits} bits" if isinstance(bits, int) else str(method)[:40]
+        said += (f"its configuration is of quantised weights ({form}): --dtype int8 and int4 price such, others do not",)
+    return said
+
+
+def _as_coded(module: Any) -> tuple[str, ...]:
+    """Tell of a network of language whose attention transformers writes out."""
+    text = _text(module.config)
+    heads = all(stated(text, name) is not None for name in ("num_attention_heads", "vocab_size"))
+    return (EAGER_ATTENTION,) * (heads and getattr(text, "_attn_implementation", None) == "eager")
+
+
+def _text(config: Any) -> Any:
+    return getattr(config, "text_config", None) or config
 
 
 def _config(name: str) -> Any:

@@ -41,10 +41,10 @@ def set_forecast(config: Any, steps: int | None) -> tuple[str, ...]:
 
 def sizes_of_heads(config: Any) -> list[Any]:
     """Return what `fill_by_convention` may change."""
-    return [_said(part, key) for part in parts(config) for key in ("head_dim", "num_key_value_heads")]
+    return [stated(part, key) for part in parts(config) for key in ("head_dim", "num_key_value_heads")]
 
 
-def _said(config: Any, key: str) -> Any:
+def stated(config: Any, key: str) -> Any:
     """Return what a configuration says of all layers, None for nothing; one that says it layer by layer refuses to answer."""
     try:
         return getattr(config, key, None)
@@ -59,11 +59,11 @@ def fill_by_convention(config: Any) -> bool:
     """
     filled = False
     for part in parts(config):
-        heads, width = _said(part, "num_attention_heads"), _said(part, "hidden_size")
+        heads, width = stated(part, "num_attention_heads"), stated(part, "hidden_size")
         if not isinstance(heads, int) or not isinstance(width, int):
             continue
         for key, value in (("head_dim", width // heads), ("num_key_value_heads", heads)):
-            if _said(part, key) is None:
+            if stated(part, key) is None:
                 setattr(part, key, value)
                 filled = True
     return filled
