@@ -80,8 +80,8 @@ TORCH_AT_TOP = (
         "recorder",
     }
     | {f"adapters/pt2/{name}" for name in ("network", "program")}
-    | {f"adapters/onnx/{name}" for name in ("compute", "elementwise", "fold", "fuse", "graph", "layout", "network", "operators")}
-    | {"adapters/onnx/tensors"}
+    | {f"adapters/onnx/{name}" for name in ("compute", "contrib", "elementwise", "fold", "fuse", "graph", "layout", "network")}
+    | {f"adapters/onnx/{name}" for name in ("operators", "tensors")}
     | {f"measure/{name}" for name in ("device", "launch", "llm", "materialise", "rebuild", "record", "shapes", "values")}
 )
 
