@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -192,10 +193,11 @@ def one_line(result: tuple[int, str, str], *named: str) -> None:
         (["--input", "8x3x64"], ["8x3x64"]),
         (["--nonsense"], ["--nonsense"]),
         (["--output", "/nowhere/at/all"], ["/nowhere/at/all"]),
+        (["--image-size", "1000000000"], ["image-size 1000000000", "elements"]),
     ],
 )
 def test_bad_options_end_in_one_line(run, network, arguments, named):
-    defaults = [] if "--input" in arguments else ["--input", "4x3x64x64"]
+    defaults = [] if {"--input", "--image-size"} & set(arguments) else ["--input", "4x3x64x64"]
     if arguments[0] == "--batch":
         defaults = ["--image-size", "64"]
     one_line(run("predict", network, *defaults, *arguments), *named)
@@ -240,6 +242,44 @@ def test_a_closed_stream_does_not_end_a_command(network, tmp_path, monkeypatch, 
     done = started(network, "predict", network, *words, redirected=redirected)
     assert done.returncode == code and said in done.stderr.decode() and b"Traceback" not in done.stderr
     assert bool(done.stdout) == (redirected == "2>&-") and Path("out.txt").exists() == ("out.txt" in words)
+
+
+def test_an_interrupted_command_says_so_and_ends_as_shells_expect(run, monkeypatch):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["wattlayer.predict"], "load_network", interrupt)
+    code, out, err = run("predict", "resnet18")
+    assert (code, out, err) == (130, "", "wattlayer: interrupted\n")
+
+
+@pytest.mark.parametrize("body", ["raise SystemExit(1)", "import sys; sys.exit(7)", "raise Mute"])
+def test_a_forward_that_ends_the_process_or_cannot_say_why_it_failed_is_an_error(run, tmp_path, body):
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from torch import nn\n\nclass Mute(Exception):\n    def __str__(self): raise ValueError\n\n"
+        f"class Net(nn.Module):\n    def forward(self, x):\n        {body}\n"
+    )
+    one_line(run("predict", f"{path}:Net", "--input", "2x3"), "Net does not run on 2x3")
+
+
+def test_results_go_where_links_lead_and_pipes_and_devices_stay_what_they_are(run, network, tmp_path):
+    table, rows, link = tmp_path / "rows.csv", tmp_path / "rows.jsonl", tmp_path / "link.jsonl"
+    table.write_text(HEADER + ROW.format(energy="1e-3"))
+    rows.write_text("old\n")
+    link.symlink_to(rows)
+    assert run("import", table, "--output", link)[0] == 0
+    assert link.is_symlink() and rows.read_text().count("\n") > 1, "what the link leads to is written"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True)
+    assert run("import", table, "--output", pipe)[0] == 0
+    assert reader.communicate(timeout=60)[0] == rows.read_text() and stat.S_ISFIFO(pipe.stat().st_mode)
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for output in (loop, ""):
+        code, _, err = run("import", table, "--output", output)
+        assert "Traceback" not in err and code in (0, 2) and (code == 0 or err.count("\n") == 1)
 
 
 def test_measurements_are_not_written_over(run, tmp_path, device, layers):

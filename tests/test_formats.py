@@ -394,6 +394,22 @@ def test_an_operator_of_another_domain_is_an_uncovered_layer(tmp_path):
     assert second.inputs[0].shape == (2, 8)
 
 
+@pytest.mark.parametrize("options", [{"dynamo": True}, {"dynamo": False, "do_constant_folding": False}], ids=["dynamo", "legacy"])
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_are_laid_out_anew_are_so_before_the_first_pass(tmp_path, options):
+    """As exporters write it around an LSTM's weights, which a runtime folds when it loads the file."""
+    if options["dynamo"]:
+        pytest.importorskip("onnxscript")
+    module = nn.LSTM(64, 128, bidirectional=True).eval()
+    x = torch.zeros(5, 2, 64)
+    torch.onnx.export(module, (x,), str(tmp_path / "net.onnx"), verbose=False, **options)
+    exported, own = trace_name(str(tmp_path / "net.onnx"), input=(5, 2, 64)), wl.trace(module, x)
+    kinds = [x.kind for x in exported.layers]
+    assert "lstm" in kinds and not {"cat", "slice", "constant_pad_nd"} & set(kinds)
+    read = [next(x.read_bytes for x in t.layers if x.kind == "lstm") for t in (exported, own)]
+    assert read[0] == pytest.approx(read[1], rel=1e-3)
+
+
 def test_an_operator_of_another_domain_takes_part_in_compiled_passes(tmp_path):
     nodes = [node("Fancy", ["x"], ["h"], domain="own"), node("Relu", ["h"], ["r"]), node("Sigmoid", ["r"], ["y"])]
     path = made(tmp_path / "net.onnx", nodes, values=[("h", FLOAT, (2, 8))])

@@ -254,6 +254,15 @@ def test_what_is_filled_in_or_left_out_is_said(tmp_path: Path) -> None:
     assert "24 steps" in load("informer").assumptions[0] and load("informer", seq_len=12).assumptions == ()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_hidden_layers", -1), ("num_attention_heads", 0), ("hidden_size", -768), ("n_layer", -3)]
+)
+def test_sizes_that_no_network_has_are_refused(tmp_path, key, value) -> None:
+    name = written(tmp_path, model_type="gpt2" if key == "n_layer" else "bert", **{key: value})
+    with pytest.raises(InputError, match=f"says num_hidden_layers {value}" if key == "n_layer" else f"says {key} {value}"):
+        load(name)
+
+
 @pytest.mark.parametrize("name", ["gemma4_text", "embedding_gemma2_text", "dots3_note_text"])
 def test_sizes_that_vary_by_layer_are_left_alone(name: str) -> None:
     if f"hf:{name}" not in zoo_names("hf"):

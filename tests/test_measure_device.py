@@ -358,6 +358,11 @@ def test_with_no_meter_the_command_says_which_were_tried_and_exits_with_2(tmp_pa
     ("arguments", "words"),
     [
         (["--minutes", "0"], "--minutes 0.0 must be above 0"),
+        (["--minutes", "inf"], "--minutes inf must be above 0 and finite"),
+        (["--warm-up-s", "nan"], "--warm-up-s nan must be 0 or more and finite"),
+        (["--assumed-power-w", "inf"], "--assumed-power-w inf must be above 0 W and finite"),
+        (["--hardware", ""], "--hardware '' must name the device"),
+        (["--output", __file__], "is a file: name a folder for the campaign"),
         (["--target-frac", "2"], "--target-frac 2.0 must lie between 0 and 1"),
         (["--device", "tpu"], "device 'tpu' is not one of cuda"),
         (["--meter", "assumed-power"], "no power was stated"),

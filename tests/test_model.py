@@ -180,6 +180,18 @@ def test_damaged_files_are_refused_with_a_reason(tmp_path, model, change, reason
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_of_numbers_that_are_none_is_refused(tmp_path, model, value):
+    path = tmp_path / "m.json"
+    model.save(path)
+    record = json.loads(path.read_text())
+    record.pop("sha256")
+    record["metadata"]["limit_w"] = value
+    path.write_text(json.dumps(record | {"sha256": checksum(record)}))
+    with pytest.raises(InputError, match="is not a wattlayer model"):
+        load_model(str(path))
+
+
 def test_a_forged_checksum_over_missing_fields_is_still_refused(tmp_path, model):
     path = tmp_path / "forged.json"
     model.save(path)

@@ -148,6 +148,21 @@ def test_products_with_weights_in_four_bits_are_counted_as_they_are_packed() -> 
         trace(PackedLinear(64, 16), torch.empty(3, 64, 1, dtype=torch.bfloat16))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_in_int8_are_refused_and_not_priced_without_their_products(kind) -> None:
+    quantised = torch.ao.quantization.quantize_dynamic(nn.Sequential(kind(8, 4)), {kind}, dtype=torch.qint8)
+    with pytest.raises(InputError, match="price the network before it was quantised"):
+        trace(quantised, torch.zeros(2, 5, 8))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_frozen_script_is_its_module() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3)).eval()
+    frozen = torch.jit.freeze(torch.jit.script(module))
+    assert [x.flop for x in trace(frozen, torch.zeros(1, 3, 8, 8)).layers] == [2 * 8 * 27 * 36]
+
+
 def test_layer_survives_json(trap: Any) -> None:
     module, args, kwargs = trap
     for layer in trace(module, *args, kwargs=kwargs).unique():

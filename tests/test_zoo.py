@@ -125,6 +125,7 @@ def test_the_command_prints_what_it_found(run, monkeypatch):
         (("torch",), "no zoo 'torch'"),
         (("timm", "--match", "nothing like it"), "no network's name contains"),
         (("timm", "--jobs", "0"), "jobs 0"),
+        (("timm", "--jobs", "-5"), "jobs -5"),
         (("timm", "--format", "csv"), "csv"),
         (("timm", "--match", "resnet18", "--journal", "no/such/folder.jsonl"), "no/such/folder.jsonl cannot be"),
     ],

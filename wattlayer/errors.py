@@ -55,4 +55,8 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
 
 def first_line(error: BaseException, limit: int = 300) -> str:
     """Return an exception's text on one line of at most `limit` characters."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # somebody else's exception, which cannot even say what it is
+        text = ""
+    return " ".join(text.split())[:limit] or type(error).__name__

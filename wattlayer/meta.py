@@ -41,7 +41,7 @@ def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: boo
         raise InputError(f"{type(module).__name__} is nested too deeply to be copied") from None
     if any(map(is_lazy, held)):
         raise InputError(f"{type(module).__name__} holds lazy parameters, without a shape yet: run it once on real inputs before")
-    ready = all(x.is_meta for x in held) and all(m.training == train_mode for m in module.modules())
+    ready = all(x.is_meta for x in held) and all(getattr(m, "training", False) == train_mode for m in module.modules())
     own = [] if ready and dtype is None else [*module.parameters(), *module.buffers()]
     if ready and all(not x.is_floating_point() or x.dtype == dtype for x in own):
         return twin if not others else _whole(module, held)

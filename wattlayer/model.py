@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -264,7 +264,7 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -272,6 +272,11 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or "wattlayer_model" not in record:
         raise InputError(f"{path} is not a wattlayer model: train one with `wattlayer train`")
     return record
+
+
+def _no_number(name: str) -> NoReturn:
+    """Refuse NaN and infinities, which Python reads though JSON has none: every answer would be one."""
+    raise ValueError(name)
 
 
 def _dictionary(path: Path, record: Mapping[str, Any], key: str) -> dict[str, Any]:

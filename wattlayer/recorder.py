@@ -60,7 +60,7 @@ def record(
             try:
                 with recorder, KnownIndices(), _noted_autocast(recorder):
                     result = module(*args, **kwargs)
-            except Exception as error:  # whatever the user's forward raises is told in one line
+            except (Exception, SystemExit) as error:  # whatever the user's forward raises is told in one line
                 raise InputError(_reason(module, inputs, recorder.path, error)) from error
     from .trace import AUTOCAST, EVEN_CHOICES, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES
 
@@ -68,7 +68,7 @@ def record(
     even = recorder._constants.assumed or any(layer.kind == "_grouped_mm" for _, layer in recorder.calls)
     unlike = not recorder.autocast and any(_has_unlike_dtypes(layer) for _, layer in recorder.calls)
     assumed = (EVEN_CHOICES,) * even + (AUTOCAST,) * recorder.autocast + (UNLIKE_DTYPES,) * unlike
-    foreign = sorted({layer.kind for _, layer in recorder.calls if "::" in layer.kind and layer.kind not in KINDS})
+    foreign = sorted({layer.kind for _, layer in recorder.calls if layer.kind not in KINDS})
     assumed += (UNKNOWN_ARITHMETIC.format(", ".join(foreign)),) * bool(foreign)
     return recorder.calls, inputs, assumed, recorder.memory.flow(returned)
 
@@ -150,6 +150,8 @@ class Recorder(TorchDispatchMode):
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator on meta tensors; one that needs values gets them where no weight is involved."""
+        if _schema(func)[0] in _QUANTISED_CELLS:  # its packed weights are no tensors: products of unknown size
+            raise NotImplementedError("recurrent layers in int8 are not read, price the network before it was quantised")
         try:
             return func(*args, **kwargs)
         except (RuntimeError, NotImplementedError, AttributeError) as error:
@@ -175,6 +177,7 @@ class Recorder(TorchDispatchMode):
             return self._run(func, *meta)
 
 
+_QUANTISED_CELLS = frozenset({"quantized_lstm", "quantized_gru"})
 _DYNAMIC = (torch.ops.quantized.linear_dynamic.default, torch.ops.quantized.linear_relu_dynamic.default)
 """Products of dynamically quantised linear layers."""
 
@@ -458,9 +461,9 @@ _CURES = (
 """What torch says of recorders and of meta tensors, as patterns, and what to tell the user in its place."""
 
 
-def _reason(module: nn.Module, inputs: tuple[Operand, ...], path: list[str], error: Exception) -> str:
+def _reason(module: nn.Module, inputs: tuple[Operand, ...], path: list[str], error: BaseException) -> str:
     """Tell in one line where and why a forward pass failed."""
     given = ", ".join("x".join(map(str, x.shape)) or "scalar" for x in inputs) or "no tensor"
-    known = ((re.search(pattern, str(error)), cure) for pattern, cure in _CURES)
+    known = ((re.search(pattern, first_line(error, 10_000)), cure) for pattern, cure in _CURES)
     why = next((found.expand(cure) for found, cure in known if found), first_line(error))
     return f"{type(module).__name__} does not run on {given} (at {path[-1] or 'the top level'}): {why}"

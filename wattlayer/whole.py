@@ -19,15 +19,21 @@ _WRITERS = count()
 def whole_file(path: Path) -> Iterator[TextIO]:
     """Yield a text file that takes the place of `path` once it is complete and on the disk.
 
-    Each writer has a file of its own until then: of several, the last to end wins. Raises InputError where it cannot be written.
+    Each writer has a file of its own until then: of several, the last to end wins. A link stays one, and what is no file (a
+    pipe, a device) is written to as it stands. Raises InputError where it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{next(_WRITERS)}.partial")
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f"{target.name}.{os.getpid()}-{next(_WRITERS)}.partial")
     with writing(path):
+        if target.exists() and not target.is_file():
+            with target.open("w", encoding="utf-8") as file:
+                yield file
+            return
         try:
             with partial.open("w", encoding="utf-8") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, path)
+            os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)

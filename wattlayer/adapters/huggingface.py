@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, first_line, nearest
 from .hub import fetch_config
-from .incomplete import CONVENTION, fill_by_convention, set_forecast, sizes_of_heads, stated, unset
+from .incomplete import CONVENTION, fill_by_convention, parts, set_forecast, sizes_of_heads, stated, unset
 from .modalities import example_inputs, left_out
 from .source import InputSize, Network, build, require
 from .torchvision import import_torchvision
@@ -146,9 +146,15 @@ def _config(name: str) -> Any:
         reason = nearest(model_type, sorted(types))
         raise InputError(f"hf:{name}: its model_type {model_type!r} is not part of the installed transformers{reason}")
     try:
-        return types[model_type].from_dict(record)
+        config = types[model_type].from_dict(record)
     except Exception as error:  # transformers' own checks
         raise InputError(f"hf:{name}: its config.json is not valid for {model_type}: {first_line(error)}") from error
+    for part in parts(config):
+        for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+            value = stated(part, key)
+            if isinstance(value, int) and value < (0 if key == "num_hidden_layers" else 1):
+                raise InputError(f"hf:{name}: its config.json says {key} {value}: give a size that a network can have")
+    return config
 
 
 def _config_types() -> Mapping[str, Any]:

@@ -50,6 +50,10 @@ class InputSize:
                 raise InputError(f"{name.replace('_', '-')} {value!r} is not a whole number")
             if value is not None and not 1 <= value <= MOST:
                 raise InputError(f"{name.replace('_', '-')} {value} must be {'at least 1' if value < 1 else f'at most {MOST:,}'}")
+        edges, tokens = self.image_size or 1, self.seq_len or 1
+        if self.batch * max(edges * edges, tokens) > MOST_ELEMENTS:
+            name, value = ("image-size", edges) if edges * edges > tokens else ("seq-len", tokens)
+            raise InputError(f"{name} {value} in a batch of {self.batch} has more than {MOST_ELEMENTS:,} elements: ask for less")
         if self.shape is None:
             return
         if not isinstance(self.shape, tuple | list) or not all(isinstance(n, int | np.integer) for n in self.shape):

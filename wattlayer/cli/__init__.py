@@ -20,6 +20,10 @@ from .output import reader_may_leave, ready_streams
 __all__ = ["advise", "calibrate", "compare", "data", "hardware", "main", "measure", "predict", "report", "train", "whatif", "zoo"]
 
 
+INTERRUPTED = 130
+"""What typer returns after Ctrl-C, as shells do: 128 + SIGINT."""
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False
@@ -52,10 +56,12 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # a usage error of the click that this typer comes with
             raise
         _fail(error.format_message())
+    if code == INTERRUPTED:
+        _fail("interrupted", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
     with suppress(OSError), reader_may_leave(sys.stderr):
         print(f"wattlayer: {first_line(Exception(message), 1000)}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    sys.exit(code)

@@ -119,7 +119,7 @@ def apart(output: Path | None, *inputs: Path | str, option: str = "output") -> N
 
 def one_file(a: Path, b: Path) -> bool:
     """Whether two paths lead to one file, were they there."""
-    return a.samefile(b) if a.exists() and b.exists() else a.resolve() == b.resolve()
+    return a.samefile(b) if a.exists() and b.exists() else os.path.realpath(a) == os.path.realpath(b)
 
 
 def ready_streams() -> None:

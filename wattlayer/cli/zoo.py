@@ -39,8 +39,8 @@ def zoo(
     from ..zoo import ZOOS, sweep, zoo_names
 
     written_as(format, Format.table, Format.json)
-    if jobs == 0:
-        raise InputError("jobs 0 must be at least 1, or -1 for every core")
+    if jobs < 1 and jobs != -1:
+        raise InputError(f"jobs {jobs} must be at least 1, or -1 for every core")
     names = [name for source in sources or ZOOS for name in zoo_names(source) if match in name]
     if not names:
         raise InputError(f"no network's name contains {match!r}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,8 +51,16 @@ class Options:
     """Measure only the layers that tell `wattlayer calibrate` most."""
 
     def __post_init__(self) -> None:
-        if not self.minutes > 0:
-            raise InputError(f"--minutes {self.minutes} must be above 0")
+        if not 0 < self.minutes < inf:
+            raise InputError(f"--minutes {self.minutes} must be above 0 and finite")
+        if not 0 <= self.warm_up_s < inf:
+            raise InputError(f"--warm-up-s {self.warm_up_s} must be 0 or more and finite")
+        if self.assumed_power_w is not None and not 0 < self.assumed_power_w < inf:
+            raise InputError(f"--assumed-power-w {self.assumed_power_w} must be above 0 W and finite")
+        if self.hardware is not None and not self.hardware.strip():
+            raise InputError("--hardware '' must name the device, or be left out")
+        if self.output.exists() and not self.output.is_dir():
+            raise InputError(f"--output {self.output} is a file: name a folder for the campaign")
         if not 0 < self.target_frac < 1:
             raise InputError(f"--target-frac {self.target_frac} must lie between 0 and 1, e.g. 0.02 for 2 %")
         if self.layers < 0:

@@ -106,7 +106,30 @@ def fuse(folded: Folded, outputs: list[str]) -> list[Node]:
                 new, nodes = found
                 replaced[id(node)] = new
                 gone |= {id(x) for x in nodes} - {id(node)}
-    return _needed([replaced.get(id(x), x) for x in folded.nodes if id(x) not in gone], outputs)
+    left = [replaced.get(id(x), x) for x in folded.nodes if id(x) not in gone]
+    return _needed([x for x in left if not _moves_weights(x, folded.weights)], outputs)
+
+
+_MOVES = (
+    "Cast",
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Identity",
+    "Pad",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+)
+"""Operators that only lay weights out anew, as exporters write it around LSTMs: runtimes do it once when they load a network."""
+
+
+def _moves_weights(node: Node, weights: set[str]) -> bool:
+    return node.op in _MOVES and not node.domain and all(not x or x in weights for x in node.outputs)
 
 
 def _first_match(graph: Graph, node: Node) -> tuple[Node, tuple[Node, ...]] | None:
