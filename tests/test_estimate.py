@@ -36,6 +36,30 @@ def traced() -> wl.Trace:
     return wl.trace(Block().eval(), torch.empty(8, 3, 32, 32))
 
 
+def test_what_a_pass_holds_is_its_weights_and_inputs_each_once(traced):
+    tied = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    tied[2].weight = tied[0].weight
+    own = sum(p.numel() for p in {id(p): p for p in tied.parameters()}.values()) * 4
+    assert wl.trace(tied, torch.empty(8, 64)).held_bytes == own + 8 * 64 * 4
+    parameters = sum(p.numel() for p in Block().parameters()) * 4
+    assert traced.held_bytes == parameters + 8 * 3 * 32 * 32 * 4, "the body that is run twice is held once"
+    assert wl.Trace("x", traced.layers, traced.paths).held_bytes == 0, "nobody knows what feeds what"
+
+
+@pytest.mark.parametrize("mode", ["graph", "eager", "compiled"])
+def test_a_network_that_does_not_fit_says_so(mode):
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Linear(80_000, 80_000), nn.ReLU())
+    said = "its weights and inputs take at least 25.6 GB and a30 has 24 GB of memory: priced as if they fitted"
+    x = torch.empty(1, 80_000, device="meta")
+    large = wl.predict(net, x, hardware="a30", mode=mode)
+    assert large.trace.assumptions == (said,) and large.to_json()["assumptions"] == [said]
+    for fits in ({"hardware": "h200-sxm"}, {"hardware": "a30", "dtype": "float16"}):
+        assert wl.predict(net, x, mode=mode, **fits).trace.assumptions == ()
+    held = wl.predict(net, x, hardware="jetson-nano", dtype="int8").trace.assumptions
+    assert any("6.4 GB and jetson-nano has 4 GB" in text for text in held)
+
+
 def test_layers_sum_to_the_total(traced, model):
     e = wl.estimate(traced, model)
     assert e.energy_j == pytest.approx(e.to_frame().energy_j.sum(), rel=1e-12)

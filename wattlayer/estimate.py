@@ -15,11 +15,12 @@ from .dataset import MODES
 from .errors import InputError, UncoveredKindError
 from .features import Array
 from .fusion import fuse
+from .hardware import find_hardware
 from .intervals import LEVEL, total_half_width
 from .launches import wait_s
 from .layer import Layer
 from .model import EnergyModel, Metadata, Prediction, load_model
-from .trace import Trace
+from .trace import TOO_LARGE, Trace
 
 if TYPE_CHECKING:
     import pandas
@@ -328,6 +329,15 @@ def predict_layers(layers: Sequence[Layer], model: EnergyModel, run: str | None 
     return Prediction(*(np.concatenate([getattr(x, f.name) for x in done]) for f in fields(Prediction)))
 
 
+def _told_of_memory(trace: Trace, model: EnergyModel) -> Trace:
+    """Return `trace`, which says so where it does not fit into the memory of the model's device, if that is known."""
+    device = find_hardware(model.hardware)
+    if device.dram_bytes is None or trace.held_bytes <= device.dram_bytes:
+        return trace
+    said = TOO_LARGE.format(trace.held_bytes / 1e9, device.name, device.dram_bytes / 1e9)
+    return replace(trace, assumptions=tuple(dict.fromkeys((*trace.assumptions, said))))
+
+
 def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, index: Mapping[Any, int]) -> Estimate:
     calls = np.array([index[layer] for layer in trace.layers], dtype=np.int64)
     launches, gap_s, gap_interval_j = model.launches, 0.0, (0.0, 0.0)
@@ -337,7 +347,7 @@ def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, inde
         gap_s, gap_interval_j = float(wait_s(device_s, issue_s)), (float(low_j), float(high_j))
     gap_energy_j = gap_s * launches.idle_w
     return Estimate(
-        trace=trace, model=model.metadata, model_sha256=model.sha256, mode=mode,
+        trace=_told_of_memory(trace, model), model=model.metadata, model_sha256=model.sha256, mode=mode,
         layer_time_s=prediction.time_s[calls], layer_power_w=prediction.power_w[calls],
         layer_energy_j=prediction.energy_j[calls], layer_low_j=prediction.energy_low_j[calls],
         layer_high_j=prediction.energy_high_j[calls], covered=prediction.covered[calls],

@@ -26,6 +26,9 @@ AUTOCAST = "torch.autocast is not followed: every operator is taken in the dtype
 UNLIKE_DTYPES = "products of tensors of unlike dtypes, which PyTorch refuses: taken in the dtype of the first"
 """Said of a trace with such products: the meta device alone takes them, and so do networks that a cast made unlike."""
 
+TOO_LARGE = "its weights and inputs take at least {:.3g} GB and {} has {:.3g} GB of memory: priced as if they fitted"
+"""Said of an estimate, with bytes in units of 1e9: of a pass that the device cannot run in one piece."""
+
 UNKNOWN_ARITHMETIC = (
     "the arithmetic of {} is not known: it is counted as one FLOP an element of the output, which may be far too little"
 )
@@ -87,6 +90,18 @@ class Trace:
     def write_bytes(self) -> int:
         """Bytes that the calls of one pass write."""
         return sum(layer.write_bytes * calls for layer, calls in self.unique().items())
+
+    @cached_property
+    def held_bytes(self) -> int:
+        """Bytes of what no call writes, its weights and inputs, each counted once; 0 where it is not known what feeds what."""
+        if self.flow is None:
+            return 0
+        written, held = self.flow.producers(), dict[int, int]()
+        for layer, places in zip(self.layers, self.flow.reads):
+            for (value, _), x in zip(places, layer.inputs):
+                if value not in written:
+                    held[value] = max(held.get(value, 0), x.size_bytes)  # a view may show a part of it alone
+        return sum(held.values())
 
     def unique(self) -> Counter[Layer]:
         """Return each distinct layer with the number of its calls, in order of first call."""
