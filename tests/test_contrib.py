@@ -109,6 +109,29 @@ def test_a_step_attends_to_all_that_is_kept_and_appends_to_it(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["apart", "packed", "keys packed", "projected"])
+def test_sizes_that_a_file_leaves_open_are_given_by_name(tmp_path):
+    kept = ("b", 2, "past_sequence_length", 16)
+    inputs = [("x", FLOAT, ("b", "n", 64)), ("k", FLOAT, ("b", "n", 32)), ("v", FLOAT, ("b", "n", 32))]
+    inputs += [("pk", FLOAT, kept), ("pv", FLOAT, kept)]
+    call = ms("GroupQueryAttention", ["x", "k", "v", "pk", "pv"], ["y", "nk", "nv"], num_heads=4, kv_num_heads=2)
+    path = str(made(tmp_path / "net.onnx", [call], inputs, ["y", "nk", "nv"]))
+    step = wl.predict(path, input="past_sequence_length=100, n=1, b=3", hardware="a30").trace
+    assert step.layers[-1].flop == 2 * 3 * 4 * 101 * 2 * 16 and step.batch == 3
+    prompt = wl.predict(path, input="n=100,past_sequence_length=0", hardware="a30").trace
+    assert prompt.layers[-1].argument("is_causal") and prompt.inputs[0].shape == (1, 100, 64)
+    for given, reason in (
+        ("n=1", r"leaves sizes open \(pk bx2xpast_sequence_lengthx16.*or by name: --input past_sequence_length=1$"),
+        ("n=1,past=3", "leaves no size 'past' open"), ("n=1,n=2", "does not name sizes like"), ("n=", "does not name sizes like"),
+        ("n=-1", "does not name sizes like"), ("n=99999999999", "has a size of more than"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=reason):
+            wl.predict(path, input=given, hardware="a30")
+    with pytest.raises(InputError, match="fit"):
+        wl.predict(path, input="n=1,b=3,past_sequence_length=1", batch=2, hardware="a30")
+    with pytest.raises(InputError, match="names sizes of a file, which hf:gpt2 is not"):
+        wl.predict("hf:gpt2", input="n=1", hardware="a30")
+
+
 def test_attention_in_every_form_is_the_same_attention(tmp_path, form):
     b, n, heads, d = 2, 6, 4, 8
     wide = heads * d

@@ -78,12 +78,14 @@ def load_network(
 ) -> Network:
     """Load a network by its name on the command line, on the meta device, with its inputs.
 
+    `input` is the shape of the first input, or sizes that a file leaves open by name ("past_sequence_length=128,batch=1").
     `dtype` "int8" and "int4" are float16 with the weights of linear layers in these (`rewrite.with_weights`).
     """
     from .adapters import InputSize, resolve
 
-    shape = parse_shape(input) if isinstance(input, str) else input
-    network = resolve(name, InputSize(batch, image_size, seq_len, shape, computes_in(dtype)))
+    sizes = parse_sizes(input) if isinstance(input, str) and "=" in input else {}
+    shape = None if sizes else parse_shape(input) if isinstance(input, str) else input
+    network = resolve(name, InputSize(batch, image_size, seq_len, shape, computes_in(dtype), sizes))
     return replace(network, weights=dtype)
 
 
@@ -153,6 +155,17 @@ def trace_network(network: Network, tf32: str = "conv") -> Trace:
         raise InputError(f"{error}: its configuration leaves {name} unset") from error
     traced = replace(traced, assumptions=(*network.assumptions, *traced.assumptions))
     return with_weights(traced, network.weights)
+
+
+def parse_sizes(text: str) -> dict[str, int]:
+    """Return the sizes that `past_sequence_length=128,batch=1` names; raise InputError for anything else."""
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, value = (x.strip() for x in part.rpartition("="))
+        if not name or not value.isdecimal() or sizes.get(name, int(value)) != int(value):
+            raise InputError(f"input {text!r} does not name sizes like past_sequence_length=128,batch=1")
+        sizes[name] = int(value)
+    return sizes
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

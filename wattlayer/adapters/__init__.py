@@ -33,6 +33,8 @@ def resolve(name: str, size: InputSize) -> Network:
     or a bare NAME of torchvision or, after it, timm. Raises InputError naming the value and the cure.
     """
     prefix, separator, rest = name.partition(":")
+    if size.sizes and Path(name).suffix.lower() not in FILES:
+        raise InputError(f"input {size.sizes_text} names sizes of a file, which {name} is not: write a shape like 8x3x224x224")
     if separator and prefix in SOURCES:
         return _source(SOURCES[prefix]).load(rest, size)
     if runs_code(name):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from ..layer import Layer
 from ..recorder import Recorder, operand
 from .source import InputSize, format_shape
@@ -71,13 +71,18 @@ class Declared:
 def bind(file: str, declared: Sequence[Declared], size: InputSize) -> dict[str, int]:
     """Return what each named dimension of the inputs is under `size`; raise InputError for one that nothing says.
 
-    `shape` sets the first input. Else the first dimension is the batch, the last two of an image (rank 4 or 5) follow
-    `image_size`, the second of a sequence (rank 2 or 3) `seq_len`. What the file fixes can be repeated, never changed.
+    `sizes` sets dimensions by name, `shape` the first input. Else the first dimension is the batch, the last two of an image
+    (rank 4 or 5) follow `image_size`, the second of a sequence (rank 2 or 3) `seq_len`. What the file fixes can be repeated,
+    never changed.
     """
-    symbols: dict[str, int] = {}
+    symbols = dict(size.sizes)
+    names = sorted({dim for x in declared for dim in x.dims if isinstance(dim, str)})
+    unknown = next((name for name in symbols if name not in names), None)
+    if unknown is not None:
+        raise InputError(f"{file} leaves no size {unknown!r} open{nearest(unknown, names) if names else ': all are fixed'}")
     for i, x in enumerate(declared):
         for dim, wanted in zip(x.dims, _wanted(file, x, size, first=i == 0)):
-            if wanted is None:
+            if wanted is None or (dim in size.sizes and wanted == 1):  # which is what nobody asked for
                 continue
             if symbols.get(str(dim), dim) not in (wanted, dim) or (isinstance(dim, int) and dim != wanted):
                 raise InputError(f"{file} takes {x.name} of {x.text}: {wanted} does not fit {symbols.get(str(dim), dim)} there")
@@ -85,9 +90,11 @@ def bind(file: str, declared: Sequence[Declared], size: InputSize) -> dict[str, 
                 symbols[dim] = wanted
     missing = [x for x in declared if any(isinstance(dim, str) and dim not in symbols for dim in x.dims)]
     if missing:
-        names = ", ".join(f"{x.name} {x.text}" for x in missing)
+        inputs = ", ".join(f"{x.name} {x.text}" for x in missing)
+        example = ",".join(f"{name}=1" for name in names if name not in symbols)
         raise InputError(
-            f"{file} leaves sizes open ({names}): give --batch and --image-size or --seq-len, or --input with all sizes"
+            f"{file} leaves sizes open ({inputs}): give --batch and --image-size or --seq-len, --input with all sizes,"
+            f" or by name: --input {example}"
         )
     _refuse_unused(file, declared, size)
     return symbols

@@ -42,8 +42,12 @@ class InputSize:
     seq_len: int | None = None
     shape: tuple[int, ...] | None = None
     dtype: str = "float32"
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Of dimensions that a file leaves open, by the names that it gives them."""
 
     def __post_init__(self) -> None:
+        if any(not 0 <= n <= MOST for n in self.sizes.values()):
+            raise InputError(f"input {self.sizes_text} has a size of more than {MOST:,}")
         for name in ("batch", "image_size", "seq_len"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
@@ -65,6 +69,10 @@ class InputSize:
                 raise InputError(f"input {format_shape(self.shape)} says all of the shape: leave {name.replace('_', '-')} out")
         if self.batch not in (1, *self.shape[:1]):
             raise InputError(f"input {format_shape(self.shape)} says the batch: leave batch {self.batch} out")
+
+    @property
+    def sizes_text(self) -> str:
+        return ",".join(f"{name}={size}" for name, size in self.sizes.items())
 
     def refuse(self, option: str, network: str, takes: str) -> None:
         """Raise InputError when the user gave `option`, which `network`, taking `takes`, has no use for."""
