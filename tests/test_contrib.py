@@ -66,7 +66,8 @@ def test_packed_weights_that_cannot_be_are_refused(tmp_path):
 def test_rows_of_a_packed_table_are_read_as_they_are_packed(tmp_path):
     gather = ms("GatherBlockQuantized", ["t", "i", "s"], ["y"], bits=4, block_size=16)
     trace = traced(tmp_path, [gather], [("i", INT64, (2, 5))], [("t", u8(900, 8)), ("s", f(900, 1))])
-    assert layers(trace) == [("embedding", 0, 10 * 8 + 8 * 10, 4 * 10 * 16)]
+    scale = 4 * 10
+    assert layers(trace) == [("embedding", 0, 10 * 8 + 8 * 10 + scale, 4 * 10 * 16)]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -108,7 +109,6 @@ def test_a_step_attends_to_all_that_is_kept_and_appends_to_it(tmp_path):
     assert attention.flop == 2 * b * heads * (past + 1) * 2 * d and not attention.argument("is_causal", False)
 
 
-@pytest.mark.parametrize("form", ["apart", "packed", "keys packed", "projected"])
 def test_sizes_that_a_file_leaves_open_are_given_by_name(tmp_path):
     kept = ("b", 2, "past_sequence_length", 16)
     inputs = [("x", FLOAT, ("b", "n", 64)), ("k", FLOAT, ("b", "n", 32)), ("v", FLOAT, ("b", "n", 32))]
@@ -121,7 +121,8 @@ def test_sizes_that_a_file_leaves_open_are_given_by_name(tmp_path):
     assert prompt.layers[-1].argument("is_causal") and prompt.inputs[0].shape == (1, 100, 64)
     for given, reason in (
         ("n=1", r"leaves sizes open \(pk bx2xpast_sequence_lengthx16.*or by name: --input past_sequence_length=1$"),
-        ("n=1,past=3", "leaves no size 'past' open"), ("n=1,n=2", "does not name sizes like"), ("n=", "does not name sizes like"),
+        ("n=1,past=3", "leaves no size 'past' open"), ("n==1", "does not name sizes like"),
+        ("n=1,n=2", "does not name sizes like"), ("n=", "does not name sizes like"),
         ("n=-1", "does not name sizes like"), ("n=99999999999", "has a size of more than"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=reason):
@@ -132,6 +133,7 @@ def test_sizes_that_a_file_leaves_open_are_given_by_name(tmp_path):
         wl.predict("hf:gpt2", input="n=1", hardware="a30")
 
 
+@pytest.mark.parametrize("form", ["apart", "packed", "keys packed", "projected"])
 def test_attention_in_every_form_is_the_same_attention(tmp_path, form):
     b, n, heads, d = 2, 6, 4, 8
     wide = heads * d
@@ -146,8 +148,25 @@ def test_attention_in_every_form_is_the_same_attention(tmp_path, form):
     trace = traced(tmp_path, [call], inputs, weights)
     (attention,) = [x for x in trace.layers if x.group == "attention"]
     assert attention.flop == 2 * b * heads * n * n * 2 * d
+    assert [x.kind for x in trace.layers if x.kind in ("add", "clone", "cat")] == []
     linear = [(x.flop, x.operand("bias").shape) for x in trace.layers if x.kind == "linear"]
     assert linear == ([(2 * b * n * 24 * 3 * wide, (3 * wide,))] if form == "projected" else [])
+
+
+def test_a_bias_of_queries_keys_and_values_is_added_in_one_kernel(tmp_path):
+    b, n, heads, d = 2, 6, 4, 8
+    call = ms("MultiHeadAttention", ["x", "k", "v", "bias"], ["y"], num_heads=heads)
+    trace = traced(tmp_path, [call], [(x, FLOAT, (b, n, heads * d)) for x in "xkv"], [("bias", f(3 * heads * d))])
+    size = 4 * b * n * heads * d
+    first, second = trace.layers[:2]
+    assert (first.kind, first.read_bytes, first.write_bytes) == ("add", 3 * size + 4 * 3 * heads * d, 3 * size)
+    assert second.kind == "scaled_dot_product_attention"
+
+
+def test_a_weight_that_two_calls_share_is_held_once(tmp_path):
+    calls = [ms("Attention", [x, "w", "b"], [y], num_heads=4) for x, y in (("x", "h"), ("h", "y"))]
+    trace = traced(tmp_path, calls, [("x", FLOAT, (1, 8, 32))], [("w", f(32, 96)), ("b", f(96))])
+    assert trace.held_bytes == 4 * (32 * 96 + 96 + 8 * 32)
 
 
 @pytest.mark.parametrize(
@@ -198,9 +217,15 @@ def test_products_and_convolutions_with_what_rides_along(tmp_path):
     image = [("x", FLOAT, (1, 3, 8, 8))]
     trace = traced(tmp_path, [call], image, [("w", f(4, 3, 3, 3)), ("b", f(4))])
     assert [(x.kind, x.flop) for x in trace.layers] == [("conv2d", 2 * 64 * 4 * 27)]
-    call = ms("NhwcConv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
-    trace = traced(tmp_path, [call], [("x", FLOAT, (1, 8, 8, 3))], [("w", f(4, 3, 3, 3))])
-    assert [(x.kind, x.flop) for x in trace.layers] == [("conv2d", 2 * 64 * 4 * 27)]
+    for op, weight in (("NhwcConv", f(4, 6, 3, 3)), ("NhwcConv", f(4, 3, 3, 6)), ("NhwcFusedConv", f(4, 6, 3, 3))):
+        call = ms(op, ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+        trace = traced(tmp_path, [call], [("x", FLOAT, (1, 8, 8, 6))], [("w", weight)])
+        assert [(x.kind, x.flop) for x in trace.layers] == [("conv2d", 2 * 64 * 4 * 54)]
+    call = ms("FusedMatMul", ["a", "w"], ["y"], transB=1)
+    for weight, transposed in ((f(5, 4), 1), (f(4, 5), 0)):
+        call = ms("FusedMatMul", ["a", "w"], ["y"], transB=transposed)
+        trace = traced(tmp_path, [call], [("a", FLOAT, (2, 3, 4))], [("w", weight)], dtype="int4")
+        assert [(x.kind, x.flop, x.operand("weight").dtype) for x in trace.layers] == [("linear", 2 * 6 * 5 * 4, "int4")]
     call = ms("EmbedLayerNormalization", ["i", "s", "t", "p", "k", "w", "w2"], ["y", "m"])
     tables = [("t", f(50, 8)), ("p", f(20, 8)), ("k", f(2, 8)), ("w", f(8)), ("w2", f(8))]
     trace = traced(tmp_path, [call], [("i", INT32, (2, 5)), ("s", INT32, (2, 5))], tables, ["y"])

@@ -410,6 +410,22 @@ def test_weights_that_are_laid_out_anew_are_so_before_the_first_pass(tmp_path, o
     assert read[0] == pytest.approx(read[1], rel=1e-3)
 
 
+def test_arithmetic_on_weights_stays_whatever_lies_behind_it(tmp_path):
+    weights = [("w", np.zeros((4, 2, 3, 3), np.float32)), ("g", np.zeros((4, 1, 1, 1), np.float32))]
+    scaled, image = node("Mul", ["w", "g"], ["s"]), [("x", FLOAT, (1, 2, 8, 8))]
+    flipped = [node("Transpose", ["s"], ["t"], perm=[0, 1, 3, 2]), node("Conv", ["x", "t"], ["y"])]
+    for nodes in ([scaled, node("Conv", ["x", "s"], ["y"])], [scaled, *flipped]):
+        path = made(tmp_path / "net.onnx", nodes, image, weights=weights)
+        assert [x.kind for x in trace_name(str(path)).layers if x.kind != "clone"] == ["mul", "conv2d"]
+    laid = [node("Transpose", ["w"], ["s"], perm=[0, 1, 3, 2]), flipped[0], node("Concat", ["t", "t"], ["c"], axis=0)]
+    path = made(tmp_path / "net.onnx", [*laid, node("Conv", ["x", "c"], ["y"])], image, weights=weights)
+    assert [(x.kind, x.outputs[0].shape) for x in trace_name(str(path)).layers] == [("conv2d", (1, 8, 6, 6))]
+    path = made(
+        tmp_path / "net.onnx", [node("Transpose", ["w"], ["y"]), node("Relu", ["x"], ["z"])], image, ["y", "z"], weights=weights
+    )
+    assert [x.kind for x in trace_name(str(path)).layers] == ["relu"], "what a network gives back of its weights alone too"
+
+
 def test_an_operator_of_another_domain_takes_part_in_compiled_passes(tmp_path):
     nodes = [node("Fancy", ["x"], ["h"], domain="own"), node("Relu", ["h"], ["r"]), node("Sigmoid", ["r"], ["y"])]
     path = made(tmp_path / "net.onnx", nodes, values=[("h", FLOAT, (2, 8))])

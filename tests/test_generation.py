@@ -158,7 +158,11 @@ def test_of_a_network_that_sees_the_decoder_of_text_is_priced(tmp_path, outer, i
     whole.write_text(json.dumps({"model_type": outer, "text_config": {"model_type": inner, **sizes}}))
     part.write_text(json.dumps({"model_type": inner, **sizes}))
     found, text = (predict_generation(f"hf:{x}", 8, 4) for x in (whole, part))
-    assert found.energy_per_token_j == pytest.approx(text.energy_per_token_j, rel=1e-3 if outer != "gemma3" else 0.3)
+    linear = [[x for x in request.trace.layers if x.kind == "linear"] for request in (found, text)]
+    assert linear[0] == linear[1]
+    # the class that Gemma 3 has for both looks for images among the tokens, in four small operators
+    extra = 0.1 if outer == "gemma3" else 1e-3
+    assert text.energy_per_token_j <= found.energy_per_token_j <= (1 + extra) * text.energy_per_token_j
     assert TEXT_ALONE in found.trace.assumptions and TEXT_ALONE not in text.trace.assumptions
 
 

@@ -452,7 +452,7 @@ def fused(layer: Layer) -> int:
 @kind("copy", *"index index_select gather take take_along_dim masked_select _unsafe_index".split(), read=_gathered_bytes)
 @kind("copy", *"copy fill zero random normal uniform exponential set_data".split(), read=_all_but_first_bytes)
 @kind("copy", *PLACED, read=_placed_read_bytes, write=_placed_write_bytes)
-@kind("embedding", "embedding", read=lambda layer: _rows_bytes(layer) + layer.inputs[1].size_bytes)
+@kind("embedding", "embedding", read=lambda layer: _rows_bytes(layer) + _all_but_first_bytes(layer))
 @kind(
     "creation",
     *"""zeros zeros_like ones ones_like full full_like arange linspace logspace eye rand randn randint rand_like

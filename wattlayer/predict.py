@@ -162,7 +162,7 @@ def parse_sizes(text: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, value = (x.strip() for x in part.rpartition("="))
-        if not name or not value.isdecimal() or sizes.get(name, int(value)) != int(value):
+        if not name or "=" in name or not value.isdecimal() or sizes.get(name, int(value)) != int(value):
             raise InputError(f"input {text!r} does not name sizes like past_sequence_length=128,batch=1")
         sizes[name] = int(value)
     return sizes

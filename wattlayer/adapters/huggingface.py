@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, first_line, nearest
+from ..layer import DTYPE_BYTES
 from .hub import fetch_config
 from .incomplete import CONVENTION, fill_by_convention, parts, set_forecast, sizes_of_heads, stated, unset
 from .modalities import example_inputs, left_out
@@ -115,12 +116,12 @@ def _of_checkpoint(config: Any, dtype: str) -> tuple[str, ...]:
     own = next((x for x in (getattr(part, "dtype", None) for part in (config, _text(config))) if x is not None), None)
     name = str(own).removeprefix("torch.")
     said: tuple[str, ...] = ()
-    if own is not None and name not in ("float32", dtype):
+    if name in DTYPE_BYTES and name not in ("float32", dtype):
         said = (f"its configuration is of weights in {name}, which are priced in {dtype}, as --dtype says",)
     packed = getattr(config, "quantization_config", None)
     if isinstance(packed, Mapping) and packed:
-        method, bits = packed.get("quant_method", "a method it does not name"), packed.get("bits")
-        form = f"{str(method)[:40]}, {bits} bits" if isinstance(bits, int) else str(method)[:40]
+        method, bits = packed.get("quant_method") or "by no named method", packed.get("bits")
+        form = f"{str(method)[:40]}, {bits} bits" if type(bits) is int else str(method)[:40]
         said += (f"its configuration is of quantised weights ({form}): --dtype int8 and int4 price such, others do not",)
     return said
 

@@ -6,7 +6,7 @@ kind that it mostly is, with all that it reads and writes. Activations and biase
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,11 @@ def _whole(kind: str, inputs: list[Named], outputs: list[Tensor], arguments: tup
     record(Layer(kind, read, written, arguments), [x for _, x in inputs], outputs)
 
 
+def _made(like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    """A result of the dtype of `like`, and of its shape: without values, even where those of all that is read are known."""
+    return torch.empty(like.shape if shape is None else tuple(shape), dtype=like.dtype, device="meta")
+
+
 def _given(*inputs: tuple[str, Tensor | None]) -> list[Named]:
     return [(name, x) for name, x in inputs if x is not None]
 
@@ -62,7 +67,7 @@ def matmul_n_bits(
     n, k, bits = node.get("N", 0), node.get("K", 0), _bits(node)
     if min(n, k) < 1 or a.shape[-1:] != (k,) or packed.numel() * packed.element_size() * 8 < n * k * bits:
         raise InputError(f"{node.label}: a weight of {n} x {k} fits neither {list(a.shape)} nor {list(packed.shape)}")
-    out = a.new_empty((*a.shape[:-1], n))
+    out = _made(a, (*a.shape[:-1], n))
     beside = _given(("bias", bias), (SCALE, scales), (SCALE, zeros), (SCALE, order))
     read = (operand("input", a), Operand("weight", (n, k), PACKED_BITS[bits]), *(operand(*x) for x in beside))
     record(Layer("linear", read, (operand("output", out),)), [a, packed, *(x for _, x in beside)], [out])
@@ -76,9 +81,11 @@ def gather_block_quantized(node: Node, data: Tensor, indices: Tensor, scales: Te
     if node.get("gather_axis", 0) != 0 or data.dim() != 2 or data.dtype != torch.uint8:
         raise InputError(f"{node.label}: rows of a table of bytes are read, not those of {data.dtype} {list(data.shape)}")
     shape = (data.shape[0], data.shape[1] * 8 // bits)
-    out = scales.new_empty((*indices.shape, shape[1]))
-    read = (Operand("weight", shape, PACKED_BITS[bits]), operand("indices", indices))
-    record(Layer("embedding", read, (operand("output", out),)), [data, indices], [out])
+    out = _made(scales, (*indices.shape, shape[1]))
+    beside = _given((SCALE, scales), (SCALE, zeros))
+    rows = tuple(Operand(name, (*indices.shape, *x.shape[1:]), operand(name, x).dtype) for name, x in beside)
+    read = (Operand("weight", shape, PACKED_BITS[bits]), operand("indices", indices), *rows)
+    record(Layer("embedding", read, (operand("output", out),)), [data, indices, *(x for _, x in beside)], [out])
     return out
 
 
@@ -128,13 +135,14 @@ def multi_head_attention(
     """Attention of projected queries, keys and values, apart or packed [b, n, h, 3, d]; masks of padding cost nothing."""
     heads = node.get("num_heads", 1)
     if key is None:
-        query, key, value = (x.flatten(2) for x in query.unbind(3))
+        query, key, value = (x.transpose(1, 2) for x in query.unbind(3))
     elif value is None:
-        key, value = (x.flatten(2) for x in key.unbind(3))
-    if bias is not None:
-        parts = bias.split([x.shape[-1] * (x.shape[1] if x.dim() == 4 else 1) for x in (query, key, value)])
-        query, key, value = (x if x.dim() == 4 else x + part for x, part in zip((query, key, value), parts))
+        key, value = (x.transpose(1, 2) for x in key.unbind(3))
     query, key, value = (_heads(x, heads) for x in (query, key, value))
+    if bias is not None:  # one kernel for all three, which lays heads apart as well
+        before = (query, key, value)
+        query, key, value = (_made(x) for x in before)
+        _whole("add", [*(("self", x) for x in before), ("other", bias)], [query, key, value])
     past = None if past_key is None or past_value is None else (past_key, past_value)
     return _attend(node, query, key, value, mask, past, bool(node.get("unidirectional", 0)))
 
@@ -146,7 +154,7 @@ def projected_attention(
     """One `linear` for queries, keys and values (weights [in, q + k + v]), then attention; masks of padding cost nothing."""
     heads, width = node.get("num_heads", 1), weights.shape[-1]
     sizes = list(node.get("qkv_hidden_sizes", ()) or (width // 3,) * 3)
-    projected = functional.linear(x, weights.new_empty(weights.shape[::-1]), bias)
+    projected = functional.linear(x, weights.view(weights.shape[::-1]), bias)  # the same memory, as a layer holds it
     query, key, value = (_heads(part, heads) for part in projected.split(sizes, -1))
     out, key, value = _attend(
         node, query, key, value, mask, None if past is None else past.unbind(0), bool(node.get("unidirectional", 0))
@@ -157,8 +165,8 @@ def projected_attention(
 
 def _turned(node: Node, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding in one kernel: two products and a sum an element, a row of cosines and sines a position."""
-    out = torch.empty_like(x)
-    rows = [c.new_empty((min(x.shape[-2], c.shape[0]), c.shape[-1])) for c in (cos, sin)]
+    out = _made(x)
+    rows = [c[: x.shape[-2]] for c in (cos, sin)]
     _whole("addcmul", [("self", x), ("tensor1", rows[0]), ("tensor2", rows[1])], [out])
     return out
 
@@ -184,8 +192,8 @@ def skip_norm(node: Node, x: Tensor, skip: Tensor, weight: Tensor, *others: Any)
     """`layer_norm` or `rms_norm` of a sum in one kernel, which also writes the sum where somebody reads it."""
     simplified = node.op.startswith("SkipSimplified")
     beta, bias = (None, *others, None)[:2] if simplified else (*others, None, None)[:2]
-    out = torch.empty_like(x)
-    total = torch.empty_like(x) if len(node.outputs) > 3 and node.outputs[3] else None
+    out = _made(x)
+    total = _made(x) if len(node.outputs) > 3 and node.outputs[3] else None
     inputs = _given(("input", x), ("weight", weight), ("bias", beta), ("skip", skip), ("skip", bias))
     written = [out] if total is None else [out, total]
     _whole("rms_norm" if simplified else "layer_norm", inputs, written, (("normalized_shape", tuple(x.shape[-1:])),))
@@ -209,8 +217,8 @@ def group_norm(node: Node, x: Tensor, weight: Tensor, beta: Tensor, *added: Any)
     """`group_norm`, of a sum if there is something to skip; channels lie last, and SiLU rides along."""
     last = bool(node.get("channels_last", 1))
     image = x.movedim(-1, 1) if last else x
-    out = torch.empty_like(x)
-    total = torch.empty_like(x) if len(node.outputs) > 1 and node.outputs[1] else None
+    out = _made(x)
+    total = _made(x) if len(node.outputs) > 1 and node.outputs[1] else None
     inputs = _given(("input", image), ("weight", weight), ("bias", beta), *(("skip", y) for y in added))
     written = [y.movedim(-1, 1) if last else y for y in (out, total) if y is not None]
     _whole("group_norm", inputs, written, (("num_groups", node.get("groups", 1)),))
@@ -223,7 +231,7 @@ def group_norm(node: Node, x: Tensor, weight: Tensor, beta: Tensor, *added: Any)
 @contrib("Gelu", "FastGelu", "BiasGelu", "QuickGelu")
 def gelu(node: Node, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """`gelu` in one kernel with the bias before it."""
-    out = torch.empty_like(x)
+    out = _made(x)
     approximate = (("approximate", "tanh"),) if node.op == "FastGelu" else ()
     _whole("gelu", _given(("self", x), ("bias", bias)), [out], approximate)
     return out
@@ -232,7 +240,7 @@ def gelu(node: Node, x: Tensor, bias: Tensor | None = None) -> Tensor:
 @contrib("BiasSplitGelu")
 def bias_split_gelu(_: Node, x: Tensor, bias: Tensor) -> Tensor:
     """The first half of the channels by `gelu` of the second, in one kernel."""
-    out = x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
+    out = _made(x, (*x.shape[:-1], x.shape[-1] // 2))
     _whole("gelu", [("self", x), ("bias", bias)], [out])
     return out
 
@@ -240,16 +248,18 @@ def bias_split_gelu(_: Node, x: Tensor, bias: Tensor) -> Tensor:
 @contrib("BiasAdd")
 def bias_add(_: Node, x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
     """Two additions in one kernel."""
-    out = torch.empty_like(x)
+    out = _made(x)
     _whole("add", [("self", x), ("other", bias), ("other", skip)], [out])
     return out
 
 
 @contrib("FusedMatMul", "TransposeMatMul", "FusedMatMulActivation")
 def fused_matmul(node: Node, a: Tensor, b: Tensor) -> Tensor:
-    """`matmul` of operands that may lie transposed; the factor and the activation ride along."""
+    """`linear` by a matrix, else `matmul`, of operands that may lie transposed; the factor and the activation ride along."""
     if node.get("transBatchA", 0) or node.get("transBatchB", 0):
         raise InputError(f"{node.label} moves batches within a product, which is not read: export the network unoptimised")
+    if b.dim() == 2 and a.dim() > 1 and b.is_contiguous() and not node.get("transA", 0):
+        return functional.linear(a, b if node.get("transB", 0) else b.view(b.shape[::-1]))
     a, b = (x.transpose(-1, -2) if node.get(name, 0) and x.dim() > 1 else x for x, name in ((a, "transA"), (b, "transB")))
     return torch.matmul(a, b)
 
@@ -269,8 +279,9 @@ def fused_conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None
 
 @contrib("NhwcConv", "NhwcFusedConv")
 def nhwc_conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor | None = None) -> Tensor:
-    """As FusedConv, channels last."""
-    weight = weight.movedim(-1, 1)
+    """As FusedConv, channels last; the weight is [out, in / groups, height, width], or has its channels last as well."""
+    if weight.shape[1] * node.get("group", 1) != x.shape[-1]:  # kernels of CUDA take channels last here too
+        weight = weight.movedim(-1, 1)
     return fused_conv(node, x.movedim(-1, 1), weight, bias, None if added is None else added.movedim(-1, 1)).movedim(1, -1)
 
 

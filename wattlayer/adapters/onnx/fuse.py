@@ -8,7 +8,7 @@ the module: attention, for one, is taken for `scaled_dot_product_attention` only
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
@@ -107,7 +107,7 @@ def fuse(folded: Folded, outputs: list[str]) -> list[Node]:
                 replaced[id(node)] = new
                 gone |= {id(x) for x in nodes} - {id(node)}
     left = [replaced.get(id(x), x) for x in folded.nodes if id(x) not in gone]
-    return _needed([x for x in left if not _moves_weights(x, folded.weights)], outputs)
+    return _needed(list(_without_laying_out(left, folded)), outputs)
 
 
 _MOVES = (
@@ -128,8 +128,15 @@ _MOVES = (
 """Operators that only lay weights out anew, as exporters write it around LSTMs: runtimes do it once when they load a network."""
 
 
-def _moves_weights(node: Node, weights: set[str]) -> bool:
-    return node.op in _MOVES and not node.domain and all(not x or x in weights for x in node.outputs)
+def _without_laying_out(nodes: Sequence[Node], folded: Folded) -> Iterator[Node]:
+    """Yield the nodes that are more than initialisers, or known values, laid out anew."""
+    made = {x for node in nodes for x in node.outputs}
+    ready = {x for x, value in folded.tensors.items() if x not in made and (x in folded.weights or not value.is_meta)}
+    for node in nodes:
+        if node.op in _MOVES and not node.domain and all(not x or x in ready for x in node.inputs):
+            ready.update(node.outputs)
+        else:
+            yield node
 
 
 def _first_match(graph: Graph, node: Node) -> tuple[Node, tuple[Node, ...]] | None:
