@@ -53,10 +53,12 @@ def test_a_network_that_does_not_fit_says_so(mode):
     said = "its weights and inputs take at least 25.6 GB and a30 has 24 GB of memory: priced as if they fitted"
     x = torch.empty(1, 80_000, device="meta")
     large = wl.predict(net, x, hardware="a30", mode=mode)
-    assert large.trace.assumptions == (said,) and large.to_json()["assumptions"] == [said]
+    assert large.assumptions == (said,) and large.to_json()["assumptions"] == [said]
     for fits in ({"hardware": "h200-sxm"}, {"hardware": "a30", "dtype": "float16"}):
-        assert wl.predict(net, x, mode=mode, **fits).trace.assumptions == ()
-    held = wl.predict(net, x, hardware="jetson-nano", dtype="int8").trace.assumptions
+        assert wl.predict(net, x, mode=mode, **fits).assumptions == ()
+    moved = wl.estimate((large.unfused or large).trace, "h200-sxm", mode)
+    assert moved.assumptions == (), "another device is asked for its own memory"
+    held = wl.predict(net, x, hardware="jetson-nano", dtype="int8").assumptions
     assert any("6.4 GB and jetson-nano has 4 GB" in text for text in held)
 
 

@@ -89,7 +89,7 @@ class Passes:
         if not kept or kept[-1] is None:
             raise InputError(f"{self._network.name} keeps no cache of keys and values: price its passes with --seq-len")
         found = replace(found, assumptions=(*self._network.assumptions, *found.assumptions))
-        return with_weights(found, self._network.weights), kept[-1]
+        return with_weights(found, self._network.asked_dtype), kept[-1]
 
 
 def takes(module: Any, name: str) -> bool:

@@ -81,6 +81,14 @@ class Estimate:
         return self.energy_j / self.time_s if self.time_s else 0.0
 
     @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What was taken for granted: by the trace, and that the network fits where it is larger than the device's memory."""
+        device, held_bytes = find_hardware(self.model.hardware), self.trace.held_bytes
+        if device.dram_bytes is None or held_bytes <= device.dram_bytes:
+            return self.trace.assumptions
+        return (*self.trace.assumptions, TOO_LARGE.format(held_bytes / 1e9, device.name, device.dram_bytes / 1e9))
+
+    @property
     def energy_per_sample_j(self) -> float:
         """Energy of one pass divided by the samples of its batch."""
         return self.energy_j / self.trace.batch
@@ -192,7 +200,7 @@ class Estimate:
             "schema": SCHEMA, "wattlayer": VERSION, "network": self.trace.network, "hardware": model.hardware,
             "dtype": self.trace.dtype, "tf32": self.trace.tf32, "batch": self.trace.batch, "mode": self.mode,
             "input_shapes": [list(shape) for shape in self.trace.input_shapes],
-            "basis": model.basis, "assumptions": list(self.trace.assumptions),
+            "basis": model.basis, "assumptions": list(self.assumptions),
             "model": {"name": model.name, "sha256": self.model_sha256, "features": model.features, "rows": model.rows,
                       "source": model.source, "basis": model.basis, "conditions": model.conditions},
             "total": self.total, "layers": self._rows(),
@@ -329,15 +337,6 @@ def predict_layers(layers: Sequence[Layer], model: EnergyModel, run: str | None 
     return Prediction(*(np.concatenate([getattr(x, f.name) for x in done]) for f in fields(Prediction)))
 
 
-def _told_of_memory(trace: Trace, model: EnergyModel) -> Trace:
-    """Return `trace`, which says so where it does not fit into the memory of the model's device, if that is known."""
-    device = find_hardware(model.hardware)
-    if device.dram_bytes is None or trace.held_bytes <= device.dram_bytes:
-        return trace
-    said = TOO_LARGE.format(trace.held_bytes / 1e9, device.name, device.dram_bytes / 1e9)
-    return replace(trace, assumptions=tuple(dict.fromkeys((*trace.assumptions, said))))
-
-
 def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, index: Mapping[Any, int]) -> Estimate:
     calls = np.array([index[layer] for layer in trace.layers], dtype=np.int64)
     launches, gap_s, gap_interval_j = model.launches, 0.0, (0.0, 0.0)
@@ -347,7 +346,7 @@ def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, inde
         gap_s, gap_interval_j = float(wait_s(device_s, issue_s)), (float(low_j), float(high_j))
     gap_energy_j = gap_s * launches.idle_w
     return Estimate(
-        trace=_told_of_memory(trace, model), model=model.metadata, model_sha256=model.sha256, mode=mode,
+        trace=trace, model=model.metadata, model_sha256=model.sha256, mode=mode,
         layer_time_s=prediction.time_s[calls], layer_power_w=prediction.power_w[calls],
         layer_energy_j=prediction.energy_j[calls], layer_low_j=prediction.energy_low_j[calls],
         layer_high_j=prediction.energy_high_j[calls], covered=prediction.covered[calls],

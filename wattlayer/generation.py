@@ -159,7 +159,7 @@ class Generation:
         return {
             "schema": SCHEMA, "wattlayer": VERSION, "network": trace.network, "hardware": model.hardware,
             "dtype": trace.dtype, "tf32": trace.tf32, "batch": self.batch, "mode": self.prefill.mode,
-            "basis": model.basis, "assumptions": list(trace.assumptions), "model": self.prefill.to_json()["model"],
+            "basis": model.basis, "assumptions": list(self.prefill.assumptions), "model": self.prefill.to_json()["model"],
             "generation": {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens,
                            "energy_per_request_j": self.energy_per_request_j, "energy_per_token_j": self.energy_per_token_j,
                            "tokens_per_j": self.tokens_per_j, "tokens_per_s": self.tokens_per_s},
@@ -205,7 +205,7 @@ def predict_generation(
     from .adapters.huggingface import load_causal
 
     model = load_model(hardware)
-    loaded = replace(load_causal(network, prefill + decode, computes_in(dtype)), weights=dtype)
+    loaded = replace(load_causal(network, prefill + decode, computes_in(dtype)), asked_dtype=dtype)
     passes = Passes(loaded, batch, tf32)
     prompt = estimate(passes.prompt(prefill), model, mode, strict)
     if strict and decode:

@@ -126,10 +126,15 @@ def _placed_read_bytes(layer: Layer) -> int:
     return _all_but_first_bytes(layer) + kept * _placed_bytes(layer) + layer.argument(COPIED, False) * layer.inputs[0].size_bytes
 
 
-def _pooled_bytes(layer: Layer) -> int:
-    """A bag reads a row of the table for each index, and what says which they are and how they weigh."""
+def _rows_bytes(layer: Layer) -> int:
+    """As many rows of the table as there are indices."""
     weight, indices = layer.inputs[:2]
-    return weight.bytes_of(indices.elements * weight.shape[-1]) + _all_but_first_bytes(layer)
+    return weight.bytes_of(indices.elements * weight.shape[-1])
+
+
+def _looked_up_bytes(layer: Layer) -> int:
+    """A row of the table for each index, and what says which they are, how they weigh and what turns them back."""
+    return _rows_bytes(layer) + _all_but_first_bytes(layer)
 
 
 # --- matrix-like kinds: these equal torch.utils.flop_counter
@@ -452,7 +457,7 @@ def fused(layer: Layer) -> int:
 @kind("copy", *"index index_select gather take take_along_dim masked_select _unsafe_index".split(), read=_gathered_bytes)
 @kind("copy", *"copy fill zero random normal uniform exponential set_data".split(), read=_all_but_first_bytes)
 @kind("copy", *PLACED, read=_placed_read_bytes, write=_placed_write_bytes)
-@kind("embedding", "embedding", read=lambda layer: _rows_bytes(layer) + _all_but_first_bytes(layer))
+@kind("embedding", "embedding", read=_looked_up_bytes)
 @kind(
     "creation",
     *"""zeros zeros_like ones ones_like full full_like arange linspace logspace eye rand randn randint rand_like
@@ -465,19 +470,13 @@ def move(layer: Layer) -> int:
     return 0
 
 
-def _rows_bytes(layer: Layer) -> int:
-    """As many rows of the table as there are indices."""
-    weight, indices = layer.inputs[:2]
-    return weight.bytes_of(indices.elements * weight.shape[-1])
-
-
-@kind("embedding", "embedding_renorm", read=lambda layer: _rows_bytes(layer) + layer.inputs[1].size_bytes, write=_rows_bytes)
+@kind("embedding", "embedding_renorm", read=_looked_up_bytes, write=_rows_bytes)
 def embedding_renorm(layer: Layer) -> int:
     """3 per element of the rows that are asked for: square and add, then scaled to the norm they may have at most."""
     return 3 * layer.inputs[1].elements * layer.inputs[0].shape[-1]
 
 
-@kind("embedding", "embedding_bag", "_embedding_bag", read=_pooled_bytes)
+@kind("embedding", "embedding_bag", "_embedding_bag", read=_looked_up_bytes)
 def embedding_bag(layer: Layer) -> int:
     """One per element of every row that is pooled, two where rows are weighed."""
     weight, indices = layer.inputs[:2]

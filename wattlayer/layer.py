@@ -35,6 +35,9 @@ SCALE = "scale"
 """The operand that weights held in int8 or int4 bring along, what turns them back. It was measured nowhere: as one operand more
 it would look like a bias to what is learned, which does not count it."""
 
+GROUP_SIZE = 128
+"""Weights in int4 that share a scale and a zero point: the default of torchao's `Int4WeightOnlyConfig`, of GPTQ and of AWQ."""
+
 Argument = None | bool | int | float | str | tuple["Argument", ...]
 
 

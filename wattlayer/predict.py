@@ -86,7 +86,7 @@ def load_network(
     sizes = parse_sizes(input) if isinstance(input, str) and "=" in input else {}
     shape = None if sizes else parse_shape(input) if isinstance(input, str) else input
     network = resolve(name, InputSize(batch, image_size, seq_len, shape, computes_in(dtype), sizes))
-    return replace(network, weights=dtype)
+    return replace(network, asked_dtype=dtype)
 
 
 def load_measured(name: str, input_shapes: Sequence[tuple[int, ...]], dtype: str = "float32", run_code: bool = True) -> Network:
@@ -154,7 +154,7 @@ def trace_network(network: Network, tf32: str = "conv") -> Trace:
             raise
         raise InputError(f"{error}: its configuration leaves {name} unset") from error
     traced = replace(traced, assumptions=(*network.assumptions, *traced.assumptions))
-    return with_weights(traced, network.weights)
+    return with_weights(traced, network.asked_dtype)
 
 
 def parse_sizes(text: str) -> dict[str, int]:

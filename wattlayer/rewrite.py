@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from .layer import SCALE, Layer, Operand, check_dtype
+from .layer import GROUP_SIZE, SCALE, Layer, Operand, check_dtype
 from .trace import HELD_WEIGHTS, Trace, trace
 
 if TYPE_CHECKING:
@@ -87,8 +87,6 @@ def folded(trace: Trace) -> Trace:
 
 _OTHER_WEIGHTS = ("addmm", "_grouped_mm")
 """Products beside `linear` whose second factor is a weight."""
-GROUP_SIZE = 128
-"""Weights in int4 that share a scale and a zero point: the default of torchao's `Int4WeightOnlyConfig`, of GPTQ and of AWQ."""
 
 
 def computes_in(dtype: str) -> str:

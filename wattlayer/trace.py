@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .flow import Flow
-from .layer import Layer, Operand, check_tf32
+from .layer import GROUP_SIZE, Layer, Operand, check_tf32
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,11 +32,14 @@ TOO_LARGE = "its weights and inputs take at least {:.3g} GB and {} has {:.3g} GB
 UNKNOWN_ARITHMETIC = (
     "the arithmetic of {} is not known: it is counted as one FLOP an element of the output, which may be far too little"
 )
-"""Said of a trace with operators of other libraries, by their names: of those nothing but shapes is known."""
+"""Said of a trace with operators that no formula is of, by their names: of those nothing but shapes is known."""
 
 HELD_WEIGHTS = {
     dtype: f"weights of linear layers are held in {dtype}, {scales}, and multiplied in float16: none was measured"
-    for dtype, scales in (("int8", "one scale an output channel"), ("int4", "a scale and a zero point for 128 of a channel"))
+    for dtype, scales in (
+        ("int8", "one scale an output channel"),
+        ("int4", f"a scale and a zero point for {GROUP_SIZE} of a channel"),
+    )
 }
 """Said of a trace with weight-only quantisation, by the dtype of the weights."""
 

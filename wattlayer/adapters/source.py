@@ -93,8 +93,8 @@ class Network:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
     """What was filled in of its configuration and left out of its inputs, a sentence each."""
-    weights: str | None = None
-    """The dtype asked for, which tells its trace where the weights of linear layers are to be held in fewer bits."""
+    asked_dtype: str | None = None
+    """That of the command line, which tells its trace where the weights of linear layers are to be held in fewer bits."""
 
 
 def format_shape(shape: tuple[int, ...]) -> str:

@@ -118,7 +118,7 @@ class Space:
         inputs = tuple(Operand("input", (batch, *shape), computes_in(dtype)) for shape in self.input_shapes(genome))
         layers = tuple(chain.from_iterable(layers for _, layers in pieces))
         paths = tuple(chain.from_iterable(paths for paths, _ in pieces))
-        return Trace(self.name, layers, paths, inputs, tf32, tuple(said for held, said in HELD_WEIGHTS.items() if held == dtype))
+        return Trace(self.name, layers, paths, inputs, tf32, (HELD_WEIGHTS[dtype],) if dtype in HELD_WEIGHTS else ())
 
 
 @lru_cache(maxsize=1 << 16)

@@ -90,7 +90,7 @@ def _minds(e: Estimate) -> list[str]:
         )
     if e.mode == "eager":
         minds.append(f"gaps in the launch queue cost {small(e.gap_energy_j, 'J')} a pass, {e.model.launching}")
-    return [*minds, *e.trace.assumptions]
+    return [*minds, *e.assumptions]
 
 
 def _data(e: Estimate) -> str:

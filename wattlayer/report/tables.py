@@ -96,7 +96,7 @@ def _notes(e: Estimate) -> list[RenderableType]:
                      f"priced by the scaffold: {', '.join(kinds)}")  # fmt: skip
     if e.extrapolated_frac:
         notes.append(f"† {e.extrapolated_frac:.1%} of the energy is in layers far outside what was measured: wider intervals")
-    notes += e.trace.assumptions
+    notes += e.assumptions
     return [escaped(note) for note in notes]
 
 

@@ -125,9 +125,9 @@ def layer_norm(node: Node, x: Tensor, weight: Tensor | None = None, bias: Tensor
     return functional.layer_norm(x, x.shape[node.get("axis", -1) :], weight, bias)
 
 
-@operator("RMSNormalization")
+@operator("RMSNormalization", "SimplifiedLayerNormalization")
 def rms_norm(node: Node, x: Tensor, weight: Tensor | None = None) -> Tensor:
-    """`rms_norm` over the dimensions from `axis` on."""
+    """`rms_norm` over the dimensions from `axis` on; by the second name ONNX Runtime knows it, in ONNX's own domain as well."""
     return functional.rms_norm(x, x.shape[node.get("axis", -1) :], weight)
 
 

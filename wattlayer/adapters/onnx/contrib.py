@@ -1,7 +1,8 @@
 """Operators of ONNX Runtime's own domain, `com.microsoft`, which its optimiser and its exporters of language models write.
 
-What each takes and gives is in onnxruntime's docs/ContribOperators.md. One that a single kernel runs is one layer: of the
-kind that it mostly is, with all that it reads and writes. Activations and biases that ride along cost no FLOP here.
+What each takes and gives is in onnxruntime's docs/ContribOperators.md. Most that a single kernel runs are one layer: of the
+kind that it mostly is, with all that it reads and writes; activations and biases that ride along cost no FLOP here. Sums
+after convolutions and the embeddings of BERT stay in parts, and projections apart from their attention.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ...errors import InputError
 from ...layer import SCALE, Argument, Layer, Operand
 from ...recorder import operand
 from ..scopes import record
-from .compute import conv, gemm
+from .compute import conv, gemm, rms_norm
 from .elementwise import control_flow
 from .graph import Node
 from .operators import Operator, operator
@@ -122,7 +123,7 @@ def group_query_attention(
         query, key, value = query.split([heads * size, shared * size, shared * size], -1)
     query, key, value = (_heads(x, n) for x, n in ((query, heads), (key, shared), (value, shared)))
     if node.get("do_rotary", 0) and cos is not None and sin is not None:
-        query, key = _turned(node, query, cos, sin), _turned(node, key, cos, sin)
+        query, key = _turned(query, cos, sin), _turned(key, cos, sin)
     past = None if past_key is None or past_value is None else (past_key, past_value)
     return _attend(node, query, key, value, mask, past, causal=True)
 
@@ -163,7 +164,7 @@ def projected_attention(
     return (out, torch.stack((key, value))) if wanted else out
 
 
-def _turned(node: Node, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding in one kernel: two products and a sum an element, a row of cosines and sines a position."""
     out = _made(x)
     rows = [c[: x.shape[-2]] for c in (cos, sin)]
@@ -172,19 +173,15 @@ def _turned(node: Node, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @contrib("RotaryEmbedding")
-def rotary_embedding(node: Node, x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotary_embedding(_: Node, x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn queries or keys, [b, n, h·d] or [b, h, n, d], in one kernel."""
-    return _turned(node, x, cos, sin)
+    return _turned(x, cos, sin)
 
 
 # --- norms
 
 
-@contrib("SimplifiedLayerNormalization")
-@operator("SimplifiedLayerNormalization")
-def simplified_layer_norm(node: Node, x: Tensor, weight: Tensor) -> Tensor:
-    """`rms_norm` over the dimensions from `axis` on; onnxruntime takes it in ONNX's own domain too."""
-    return functional.rms_norm(x, x.shape[node.get("axis", -1) :], weight)
+contrib("SimplifiedLayerNormalization")(rms_norm)
 
 
 @contrib("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
@@ -264,10 +261,7 @@ def fused_matmul(node: Node, a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(a, b)
 
 
-@contrib("FusedGemm")
-def fused_gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
-    """As Gemm; the activation rides along."""
-    return gemm(node, a, b, c)
+contrib("FusedGemm")(gemm)  # the activation rides along
 
 
 @contrib("FusedConv")

@@ -111,20 +111,9 @@ def fuse(folded: Folded, outputs: list[str]) -> list[Node]:
 
 
 _MOVES = (
-    "Cast",
-    "Concat",
-    "Expand",
-    "Flatten",
-    "Identity",
-    "Pad",
-    "Reshape",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Tile",
-    "Transpose",
+    "Cast", "Concat", "Expand", "Flatten", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose",
     "Unsqueeze",
-)
+)  # fmt: skip
 """Operators that only lay weights out anew, as exporters write it around LSTMs: runtimes do it once when they load a network."""
 
 
