@@ -13,7 +13,7 @@ from torch import nn
 from wattlayer.dataset import Measurement, write_measurements
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
-from wattlayer.tables import Table, read_table
+from wattlayer.tables import Table, doubts, read_table
 from wattlayer.tables.modules import build_module, layer_of
 from wattlayer.trace import trace
 
@@ -314,6 +314,52 @@ def test_less_power_than_an_idle_device_draws_is_one_as_well(path):
     """The A30 draws some 30 W idle; energy in watt-hours is 3,600 times less."""
     with pytest.raises(InputError, match=r"W, of a device that draws \d+ W idle: check the units"):
         read(path, LAYERS + GOOD.replace("0.003", str(0.003 / 3600)))
+
+
+def test_more_arithmetic_than_any_device_does_is_one_as_well(path):
+    """The A30 computes 330 TOP/s in int8 at most; this convolution is 4 * 8 * 27 * 16 * 2 FLOP."""
+    flop = 2 * 4 * 8 * 27 * 16
+    least_s = flop / (8 * 330e12)
+
+    def row(time_s: float) -> str:
+        return LAYERS + GOOD.replace("2e-5,0.003", f"{time_s:g},{150 * time_s:g}")
+
+    assert len(read(path, row(1.01 * least_s)).measurements) == 1
+    with pytest.raises(
+        InputError, match=r"2.76e\+04 FLOP in .* s are 2.67e\+15 a second, of a device that computes .*check the units"
+    ):
+        read(path, row(0.99 * least_s))
+
+
+def linears(factor: float = 1.0, slip: float = 1.0) -> list[Measurement]:
+    """Layers of an A30 that take twice what its data sheet allows, times `factor`, and every second one `slip` times more."""
+    found = []
+    for i in range(20):
+        layer = traced(nn.Linear(256 * (i + 1), 1024), 512, 256 * (i + 1))
+        time_s = 2 * layer.flop / 10.3e12 * factor * (slip if i % 2 else 1.0)
+        found.append(Measurement("a30", time_s, 150 * time_s, layer=layer, tf32="none"))
+    return found
+
+
+def test_rows_that_together_cannot_be_right_are_doubted():
+    assert doubts(linears()) == doubts(linears(100.0)) == doubts([]) == []
+    assert doubts(linears(1000.0)) == [
+        "layers take 2e+03 times (median) as long as the data sheet of a30 allows: check the units"
+    ]
+    (mixed,) = [x for x in doubts(linears(0.3, 1000.0)) if "slowest tenth" in x]
+    assert mixed.endswith("1e+03 times as long as the fastest: check that all rows have the same units")
+    assert doubts(linears(1000.0)[:9]) == [], "few rows may all be odd"
+    assert doubts([replace(x, hardware="board-of-elsewhere") for x in linears(1000.0)]) == []
+
+
+def test_repeats_that_contradict_one_another_are_doubted():
+    rows = linears()
+    alike = [replace(x, time_s=1.9 * x.time_s) for x in rows[:3]]
+    apart = [replace(x, time_s=2.1 * x.time_s) for x in rows[:3]]
+    assert doubts(rows + alike) == []
+    assert doubts(rows + [replace(x, run="another") for x in apart]) == [], "a campaign is a state of the board"
+    (doubt,) = doubts(rows + apart)
+    assert doubt.startswith("3 of 20 layers have repeats in one run that take more than 2 times as long as others (a linear of")
 
 
 @pytest.mark.parametrize(("written", "said"), [("false", "write False"), ("maybe", "bias=maybe is neither True nor False")])

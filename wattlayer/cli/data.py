@@ -37,6 +37,7 @@ def import_table(
     content = read_table(table, skip_bad_rows)
     count = write_measurements(output, content.measurements, {"source": table.name})
     report_skipped(table, content.bad_rows)
+    _report_doubts(table, content.measurements)
     print(f"{count} measurements written to {output}")
 
 
@@ -51,6 +52,7 @@ def measurements_of(
         content = read_table(path, skip_bad_rows, check)
         report_skipped(path, content.bad_rows)
         _report_idled(path, content.measurements)
+        _report_doubts(path, content.measurements)
         rows += content.measurements
     return rows
 
@@ -65,6 +67,14 @@ def _report_idled(path: Path, rows: Sequence[Measurement]) -> None:
             "(gpu_not_busy, no_kernel): measure them again",
             file=sys.stderr,
         )
+
+
+def _report_doubts(path: Path, rows: Sequence[Measurement]) -> None:
+    """Say on stderr what looks wrong of rows that could be read, such as times in other units."""
+    from ..tables import doubts
+
+    for doubt in doubts(rows):
+        print(f"{path}: {doubt}", file=sys.stderr)
 
 
 def report_skipped(path: Path, bad_rows: tuple[tuple[int, str], ...]) -> None:

@@ -9,21 +9,37 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median, quantiles
 from typing import TextIO
 
 from ..dataset import Measurement, numbered_measurements
 from ..errors import InputError
-from ..hardware import find_hardware
+from ..hardware import Hardware, find_hardware
+from ..layer import Layer
 from . import getzner, irene, layers, networks, neurstruc
 
 MOST_OF_LIMIT = 3.0
 """Times its power limit that a device may seem to draw; of seven measured devices one was seen at 1.46 times."""
 
+MIN_LAYERS = 10
+"""Fewer rows are not doubted together."""
+
 LEAST_OF_IDLE = 0.05
 """Share of its idle power that a device seems to draw at least: idle powers are assumed where nobody measured them."""
+
+MOST_OF_PEAK = 8.0
+"""Times its highest peak rate that a device may seem to compute: transforms save three products of four, and of seven measured
+devices one was seen at 3.4 times the rate of a dtype."""
+
+MOST_OF_ROOFLINE, MOST_SPREAD, MOST_OF_REPEAT = 400.0, 300.0, 2.0
+"""Beyond these the rows of a table are in doubt: the median of times over what data sheets allow (of seven measured devices 1.5
+to 38), the same of its slowest tenth over its fastest (2 to 23), and the slowest over the fastest repeat of one layer in one
+run (at most 1.33)."""
 
 FORMATS = (layers, networks, irene, getzner, neurstruc)
 
@@ -74,7 +90,50 @@ def _plausible(m: Measurement) -> Measurement:
         raise InputError(f"{what} limited to {device.max_w:g} W: check the units")
     if m.power_w < LEAST_OF_IDLE * device.idle_w:
         raise InputError(f"{what} that draws {device.idle_w:g} W idle: check the units (energy is all that the device draws)")
+    if m.layer is not None:
+        rate, peak = m.layer.flop / m.time_s, max(x for _, x in device.peak_flop_per_s)
+        if rate > MOST_OF_PEAK * peak:
+            what = f"{m.layer.flop:.3g} FLOP in {m.time_s:g} s are {rate:.3g} a second, of a device"
+            raise InputError(f"{what} that computes {peak:.3g}: check the units")
     return m
+
+
+def doubts(measurements: Iterable[Measurement]) -> list[str]:
+    """Return what looks wrong of rows of layers taken together, in a line each; devices that are not described are left out."""
+    slowness: dict[str, list[float]] = defaultdict(list)
+    repeats: dict[tuple[Layer, str, str, str], list[float]] = defaultdict(list)
+    for m in measurements:
+        if m.layer is None:
+            continue
+        repeats[m.layer, m.hardware, m.run, m.mode].append(m.time_s)
+        with suppress(InputError):
+            slowness[m.hardware].append(m.time_s / _least_s(m.layer, find_hardware(m.hardware)))
+    found = []
+    for name, values in slowness.items():
+        if len(values) < MIN_LAYERS:
+            continue
+        tenths = quantiles(values, n=10)
+        if (typical := median(values)) > MOST_OF_ROOFLINE:
+            found.append(f"layers take {typical:.3g} times (median) as long as the data sheet of {name} allows: check the units")
+        if (spread := tenths[-1] / tenths[0]) > MOST_SPREAD:
+            found.append(
+                f"beside the data sheet of {name} the slowest tenth of layers takes {spread:.3g} times as long as the fastest: "
+                "check that all rows have the same units"
+            )
+    apart = [(layer, times) for (layer, *_), times in repeats.items() if max(times) > MOST_OF_REPEAT * min(times)]
+    if apart:
+        layer, times = apart[0]
+        found.append(
+            f"{len(apart)} of {len(repeats)} layers have repeats in one run that take more than {MOST_OF_REPEAT:g} times as long "
+            f"as others (a {layer.kind} of {layer.flop:.3g} FLOP {min(times):g} to {max(times):g} s): their median is taken"
+        )
+    return found
+
+
+def _least_s(layer: Layer, device: Hardware) -> float:
+    """Time that the data sheet allows one call of a layer: of arithmetic, of traffic or of its launch, whichever is longest."""
+    moved_s = (layer.read_bytes + layer.write_bytes) / device.dram_bytes_per_s
+    return max(layer.flop / device.peak(layer.dtype, layer.tf32), moved_s, device.launch_s)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Measurement | str]]:
