@@ -429,7 +429,7 @@ def test_convolutions_by_transforms_by_hand():
     assert transformed_s(conv(2, 16, 8, 27, 7, padding=(3, 3))) == [[NEVER_S, NEVER_S]], "more than a tile"
 
 
-def test_transforms_need_stride_one_one_group_no_tensor_cores_and_a_gpu():
+def test_transforms_need_stride_one_one_group_square_windows_no_tensor_cores_and_a_gpu():
     plain = conv(2, 16, 16, 12, 3, padding=(1, 1))
     assert transformed_s(plain)[0][0] < 1e-3
     last = replace(plain, inputs=(replace(plain.inputs[0], strides=(2304, 1, 192, 16)), *plain.inputs[1:]))
@@ -437,6 +437,7 @@ def test_transforms_need_stride_one_one_group_no_tensor_cores_and_a_gpu():
     others = [
         conv(2, 16, 16, 12, 3, stride=(2, 2)), conv(2, 16, 16, 12, 3, dilation=(2, 2)), conv(2, 16, 16, 12, 3, groups=2),
         plain.with_tf32("conv"), conv(2, 16, 16, 12, 1), conv(2, 16, 16, 40, 33), in_dtype(plain, "float64"), last, line,
+        *(replace(plain, inputs=(plain.inputs[0], op("weight", 16, 16, *x))) for x in ((1, 9), (9, 1), (1, 25), (3, 5))),
     ]  # fmt: skip
     assert transformed_s(*others) == [[NEVER_S, NEVER_S]] * len(others)
     for name in ("xeon-gold-5120", "h200-sxm"):

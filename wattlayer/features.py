@@ -59,6 +59,8 @@ class Dimensions:
     k: float
     window: float = 1.0
     """Elements of a kernel or pooling window."""
+    square: float = 1.0
+    """Whether the window of a convolution is as high as it is wide."""
     stride: float = 1.0
     dilation: float = 1.0
     in_channels: float = 1.0
@@ -193,6 +195,7 @@ def _conv(layer: Layer) -> dict[str, float]:
         "n": weight.elements / weight.shape[0] if transposed else weight.shape[0] / groups,
         "k": weight.shape[0] / groups if transposed else weight.elements / weight.shape[0],
         "window": prod(weight.shape[2:]),
+        "square": len(set(weight.shape[2:])) == 1,
         "stride": _mean(layer.argument("stride", (1,))),
         "dilation": _mean(layer.argument("dilation", (1,))),
         "in_channels": x.shape[-spatial - 1],

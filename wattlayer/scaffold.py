@@ -318,14 +318,14 @@ def _transformed_s(columns: Columns) -> tuple[Array, Array]:
 
     Filters, inputs and outputs are transformed, each a kernel that writes what the next one reads, and multiplied in between.
     Both are those of GPUs whose library has them, for dense conv2d with stride 1 and one group in numbers of two or four
-    bytes that do not run on tensor cores; images and windows are taken to be square.
+    bytes that do not run on tensor cores and square windows; images are taken to be square.
     """
     device, window = columns.hardware, columns["window"]
     winograd, fft = np.full(len(window), NEVER_S), np.full(len(window), NEVER_S)
     if device.kind == "cpu" or not device.transforms:
         return winograd, fft
     can = (window >= 9) & (columns["stride"] == 1) & (columns["dilation"] == 1) & (columns["batches"] == 1)
-    can &= (columns.tensor_core == 0) & (columns["channels_last"] == 0)
+    can &= (columns["square"] == 1) & (columns.tensor_core == 0) & (columns["channels_last"] == 0)
     can &= columns.of_kind(lambda x: x.kind == "conv2d" and x.dtype in _TRANSFORMED).astype(bool)
 
     def tiled_s(rows: NDArray[np.intp], outputs: Array | float, floats: float, flop: float) -> Array:
