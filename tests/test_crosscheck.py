@@ -33,7 +33,7 @@ def test_rows_name_module_kind_and_both_counts() -> None:
         ("inner.norm", "batch_norm"): (2 * 2 * 8 * 64, 2 * 2 * 8 * 64, ""),
         ("inner", "relu"): (2 * 8 * 64, None, "fvcore does not count relu"),
         ("inner.pool", "max_pool2d"): (2 * 8 * 64, None, "fvcore does not count max_pool2d"),
-        ("inner", "mean"): (2 * 8 * 16, None, "fvcore does not count mean"),
+        ("inner", "adaptive_avg_pool2d"): (2 * 8 * 16, None, "fvcore does not count adaptive_avg_pool2d"),
         ("inner.classifier", "matmul"): (2 * 2 * 8 * 10, 2 * 2 * 8 * 10, ""),
         ("", "mul"): (2 * 10, None, "fvcore does not count mul"),
     }

@@ -22,6 +22,7 @@ from wattlayer.launches import wait_s
 from wattlayer.layer import Operand
 from wattlayer.model import EnergyModel
 from wattlayer.plots import accuracy_figure
+from wattlayer.predict import trace_name
 from wattlayer.splits import FOLDS, configuration, feasible, folds, layer_tasks, tasks_of, unseen_networks
 from wattlayer.training import merge, tell_launches
 from wattlayer.transfer import from_data_sheet
@@ -287,6 +288,17 @@ def test_measured_networks_are_traced_by_their_names(model, tmp_path):
         traced_networks([row], tracer=Tracer(run_code=False))
     with pytest.raises(InputError, match="none of the rows is of a30"):
         evaluate(model, [], [replace(row, hardware="gtx1070")])
+
+
+def test_networks_are_traced_with_the_attention_that_was_measured():
+    name = "torchvision:vit_b_16"
+    row = wl.Measurement("a30", 1e-3, 0.1, network=name, input_shapes=((2, 3, 224, 224),))
+    of = Tracer()
+    fast, slow = (of(x) for x in (row, replace(row, mha_fastpath=False)))
+    assert fast == of(replace(row, mha_fastpath=True)) == trace_name(name, batch=2)
+    shapes = [next(x.inputs[0].shape for x in traced.layers if x.kind == "linear") for traced in (fast, slow)]
+    assert shapes == [(2, 197, 768), (197, 2, 768)]
+    assert wl.Measurement.from_json(replace(row, mha_fastpath=False).to_json()).mha_fastpath is False
 
 
 def test_splits_are_checked_before_anything_is_trained(device, layers, model):

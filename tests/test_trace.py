@@ -25,6 +25,7 @@ from wattlayer.errors import InputError
 from wattlayer.fusion import fuse
 from wattlayer.layer import Layer
 from wattlayer.meta import tensor_to_meta, to_meta
+from wattlayer.recorder import unfused_attention
 from wattlayer.trace import AUTOCAST, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES, Trace, trace
 
 
@@ -219,10 +220,10 @@ def test_a_copy_on_meta_keeps_ties_and_classes() -> None:
 
 # What the dispatcher shows under inference mode is behaviour, not a contract: these break when a torch release changes it.
 GOLDEN = {
-    "conv net": {"conv2d": 1, "batch_norm": 1, "relu": 1, "max_pool2d": 1, "mean": 1, "linear": 1},
+    "conv net": {"conv2d": 1, "batch_norm": 1, "relu": 1, "max_pool2d": 1, "adaptive_avg_pool2d": 1, "linear": 1},
     "functional attention": {"linear": 2, "scaled_dot_product_attention": 1},
     "encoder layer": {
-        "linear": 4, "scaled_dot_product_attention": 1, "relu": 1, "add": 2, "layer_norm": 2, "clone": 1, "dropout": 0,
+        "linear": 4, "bmm": 2, "softmax": 1, "relu": 1, "add": 2, "layer_norm": 2, "clone": 2, "dropout": 0,
     },
     "recurrent": {"lstm": 1, "gru": 1},
     "convolutions": {
@@ -254,7 +255,7 @@ def test_paths_name_the_innermost_module() -> None:
     traced = trace(networks.Wrapped(networks.ConvNet()), torch.randn(2, 3, 16, 16))
     assert calls(traced) == [
         ("inner.conv", "conv2d"), ("inner.norm", "batch_norm"), ("inner", "relu"), ("inner.pool", "max_pool2d"),
-        ("inner", "mean"), ("inner.classifier", "linear"), ("", "mul"),
+        ("inner", "adaptive_avg_pool2d"), ("inner.classifier", "linear"), ("", "mul"),
     ]  # fmt: skip
 
 
@@ -292,6 +293,117 @@ def test_the_larger_of_two_tensors_is_no_reduction() -> None:
         ("maximum", "elementwise"),
     ]  # fmt: skip
     assert [x.flop for x in layers] == [12] * 5
+
+
+class SelfAttention(nn.Module):
+    """Self-attention as an encoder asks for it; `masked` is the dtype of a mask of padding."""
+
+    def __init__(self, heads: int = 4, batch_first: bool = True, masked: torch.dtype | None = None, **asked: Any) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, heads, batch_first=batch_first)
+        self.masked, self.asked = masked, {"need_weights": False, **asked}
+
+    def forward(self, x: torch.Tensor) -> Any:
+        mask = None if self.masked is None else x.new_zeros(x.shape[:2], dtype=self.masked)
+        return self.attention(x, x, x, key_padding_mask=mask, **self.asked)
+
+
+def takes_fast_path(module: nn.Module, x: torch.Tensor) -> bool:
+    """Whether PyTorch itself takes it, on the CPU."""
+    with torch.no_grad(), torch.profiler.profile() as seen:
+        module.eval()(x)
+    return "aten::_native_multi_head_attention" in {event.name for event in seen.events()}
+
+
+SPREAD = ["linear", "clone", "bmm", "softmax", "bmm", "clone"]
+"""Attention by two products, once one product of all rows has given queries, keys and values."""
+
+
+@pytest.mark.parametrize(
+    ("module", "kinds"),
+    [
+        (SelfAttention(), ["linear", "scaled_dot_product_attention", "linear"]),
+        (SelfAttention(need_weights=True), [*SPREAD, "sum", "div", "linear"]),
+        (SelfAttention(need_weights=True, average_attn_weights=False), [*SPREAD, "linear"]),
+        (SelfAttention(masked=torch.bool), ["new_zeros", "zeros_like", "masked_fill", *SPREAD, "linear"]),
+        (SelfAttention(heads=8), [*SPREAD, "linear"]),  # four numbers a head: too few for fused kernels
+    ],
+)
+def test_self_attention_takes_the_fast_path_that_it_takes_on_devices(module: SelfAttention, kinds: list[str]) -> None:
+    x = torch.randn(2, 6, 32)
+    assert takes_fast_path(module, x)
+    traced = trace(module, x)
+    assert [layer.kind for layer in traced.layers] == kinds
+    products = [layer for layer in traced.layers if layer.kind == "linear"]
+    assert [layer.inputs[0].shape for layer in products] == [(2, 6, 32)] * 2, "of all rows at once"
+    assert counted_flop(traced) == torch_flop(module, x)
+    assert trace(module, x, cached=True).layers == trace(module, x, cached=True).layers == traced.layers
+
+
+def test_the_fast_path_returns_the_weights_that_were_asked_for() -> None:
+    seen: list[Any] = []
+    for asked in ({"need_weights": True}, {"need_weights": True, "average_attn_weights": False}, {}):
+        module = SelfAttention(**asked)  # type: ignore[arg-type]
+        handle = module.register_forward_hook(lambda _, __, result: seen.append(result[1]))
+        trace(module, torch.randn(2, 6, 32))
+        handle.remove()
+    assert [None if x is None else x.shape for x in seen] == [(2, 6, 6), (2, 4, 6, 6), None]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        SelfAttention(batch_first=False),
+        SelfAttention(heads=1),  # an odd number
+        SelfAttention(masked=torch.float32),
+    ],
+    ids=["sequence first", "odd heads", "float mask"],
+)
+def test_other_attention_does_not_take_the_fast_path(module: SelfAttention) -> None:
+    x = torch.randn(6, 6, 32)
+    assert not takes_fast_path(module, x)
+    with unfused_attention():
+        slow = trace(module, x)
+    assert trace(module, x) == slow
+
+
+def test_the_fast_path_is_left_where_it_is_turned_off() -> None:
+    module, x = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), torch.randn(5, 6, 32)
+    fast = trace(module, x)
+    with unfused_attention():
+        slow = trace(module, x)
+    assert next(x.inputs[0].shape for x in fast.layers if x.kind == "linear") == (5, 6, 32)
+    assert next(x.inputs[0].shape for x in slow.layers if x.kind == "linear") == (6, 5, 32), "rows of one position at a time"
+    assert trace(module, x) == fast
+    assert trace(module.train(), x, train_mode=True) != fast
+
+
+class Calls(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+def test_a_mean_over_planes_is_global_pooling() -> None:
+    def of(function: Any, *shape: int) -> Layer:
+        (layer,) = trace(Calls(function), torch.randn(shape)).layers
+        return layer
+
+    pooled = of(nn.AdaptiveAvgPool2d(1), 2, 8, 7, 7)
+    ways = (lambda x: x.mean((2, 3)), lambda x: x.mean([-1, -2], keepdim=True), lambda x: torch.mean(x, (3, 2)))
+    assert {of(way, 2, 8, 7, 7) for way in ways} == {pooled}
+    assert pooled.flop == of(lambda x: x.flatten(2).mean(-1), 2, 8, 7, 7).flop
+    others = (
+        lambda x: x.mean((1, 2)),
+        lambda x: x.mean(),
+        lambda x: x.mean((2, 3), dtype=torch.float64),
+        lambda x: x.sum((2, 3)),
+    )
+    assert [of(way, 2, 8, 7, 7).kind for way in others] == ["mean", "mean", "mean", "sum"]
+    assert of(lambda x: x.mean((1, 2)), 2, 8, 7).kind == "mean", "no image"
 
 
 def test_attention_leaves_the_layout_of_its_query() -> None:

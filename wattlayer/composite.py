@@ -1,14 +1,18 @@
-"""Operators of core ATen, as `run_decompositions` leaves them, back as the ones that modules call and that were measured."""
+"""Operators as the ones that modules call and that were measured: those of core ATen, as `run_decompositions` leaves them, and
+those that do the work of several."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import EllipsisType
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 Tensor = torch.Tensor
+Statistics = tuple[Tensor, EllipsisType, EllipsisType]
+"""A norm's result, beside statistics that only a backward pass reads."""
 
 
 def _convolution(
@@ -39,8 +43,8 @@ def _batch_norm(
     running_var: Tensor,
     momentum: float,
     eps: float,
-) -> tuple[Tensor, None, None]:
-    return functional.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps), None, None
+) -> Statistics:
+    return functional.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps), ..., ...
 
 
 def _batch_norm_legit(
@@ -51,21 +55,19 @@ def _batch_norm_legit(
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
     **_: float,
-) -> tuple[Tensor, None, None]:
+) -> Statistics:
     """What instance norms come to, and batch norms in train mode: without statistics of before it takes those of its input."""
-    return functional.batch_norm(input, running_mean, running_var, weight, bias, training or running_mean is None), None, None
+    return functional.batch_norm(input, running_mean, running_var, weight, bias, training or running_mean is None), ..., ...
 
 
-def _layer_norm(
-    input: Tensor, normalized_shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, None, None]:
-    return functional.layer_norm(input, normalized_shape, weight, bias, eps), None, None
+def _layer_norm(input: Tensor, normalized_shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Statistics:
+    return functional.layer_norm(input, normalized_shape, weight, bias, eps), ..., ...
 
 
 def _group_norm(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, N: int, C: int, HxW: int, group: int, eps: float
-) -> tuple[Tensor, None, None]:
-    return functional.group_norm(input, group, weight, bias, eps), None, None
+) -> Statistics:
+    return functional.group_norm(input, group, weight, bias, eps), ..., ...
 
 
 def _softmax(self: Tensor, dim: int, half_to_float: bool) -> Tensor:
@@ -84,9 +86,43 @@ def _attention(
     attn_mask: Tensor | None = None,
     is_causal: bool = False,
     **_: Any,
-) -> tuple[Tensor, None]:
+) -> tuple[Tensor, EllipsisType]:
     mask = attn_bias if attn_mask is None else attn_mask
-    return functional.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal and mask is None), None
+    return functional.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal and mask is None), ...
+
+
+def _multi_head_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim: int,
+    num_head: int,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    mask: Tensor | None = None,
+    need_weights: bool = True,
+    average_attn_weights: bool = True,
+    mask_type: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The fast path of `nn.MultiheadAttention`: aten/src/ATen/native/transformers/cuda/attention.cu.
+
+    One product of all rows with the packed weights. Then fused attention, or, where a mask or the weights are asked for, two
+    products around a softmax, which reads the mask (next to nothing beside the scores).
+    """
+    batch, length, _ = query.shape
+    heads = functional.linear(query, qkv_weight, qkv_bias).view(batch, length, 3, num_head, -1).permute(2, 0, 3, 1, 4)
+    if mask is None and not need_weights and heads.shape[-1] % 8 == 0:
+        mixed = functional.scaled_dot_product_attention(*heads)
+        return functional.linear(mixed.transpose(1, 2).reshape(batch, length, embed_dim), proj_weight, proj_bias), None
+    q, k, v = heads.contiguous().flatten(1, 2)
+    scores = torch.bmm(q, k.mT).softmax(-1)
+    mixed = torch.bmm(scores, v).view(batch, num_head, length, -1).transpose(1, 2).reshape(batch, length, embed_dim)
+    shared = scores.view(batch, num_head, length, length)
+    if need_weights and average_attn_weights:
+        shared = shared.sum(1) / num_head
+    return functional.linear(mixed, proj_weight, proj_bias), shared if need_weights else None
 
 
 def _lifted(self: Tensor) -> Tensor:
@@ -104,9 +140,10 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "_softmax": _softmax,
     "_log_softmax": _log_softmax,
     "lift_fresh_copy": _lifted,
+    "_native_multi_head_attention": _multi_head_attention,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_flash_attention": _attention,
     "_scaled_dot_product_efficient_attention": _attention,
     "_scaled_dot_product_fused_attention_overrideable": _attention,
 }
-"""By the name of the decomposed operator, whose arguments they take by name; of several results they give the first."""
+"""By the name of the operator, whose arguments they take by name; `...` stands for results that they leave to the operator."""

@@ -74,6 +74,8 @@ class Measurement:
     capped_frac: float | None = None
     """Share of the window with clocks held down by the power limit."""
     kernels: int | None = None
+    mha_fastpath: bool | None = None
+    """False of a network that ran with PyTorch's fast path of `nn.MultiheadAttention` turned off (`torch.backends.mha`)."""
     source: str | None = None
     """What the layer was sampled from: a network, a perturbation, a Sobol point, …"""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -173,11 +174,16 @@ class Tracer:
     def __call__(self, m: Measurement) -> Trace:
         """Return the trace of the pass that `m` measured; raise InputError where there is none of its name and its inputs."""
         assert m.network is not None
-        key = (m.network, m.input_shapes, m.dtype, m.tf32)
+        slow = m.mha_fastpath is False
+        key = (m.network, m.input_shapes, m.dtype, m.tf32, slow)
         if key not in self._traces:
+            from .recorder import unfused_attention
+
             self._progress(f"tracing {m.network}")
             try:
-                self._traces[key] = trace_network(load_measured(m.network, m.input_shapes, m.dtype, self._run_code), m.tf32)
+                network = load_measured(m.network, m.input_shapes, m.dtype, self._run_code)
+                with unfused_attention() if slow else nullcontext():
+                    self._traces[key] = trace_network(network, m.tf32)
             except InputError as error:
                 self._traces[key] = error
         found = self._traces[key]

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import activation
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -54,7 +55,7 @@ def record(
     args, kwargs = inputs_to_meta((args, kwargs), target)
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     inputs = tuple(operand("input", x) for x in tensors)  # before the forward, which may change them in place
-    with unfused_attention(), torch.inference_mode():  # holds TORCH_STATE: calls are shared by default dtype
+    with _attention_as_on_devices(), torch.inference_mode():  # holds TORCH_STATE: calls are shared by default dtype
         recorder = Recorder(_shared_calls() if cached else None)
         with _module_paths(module, recorder.path):
             try:
@@ -110,7 +111,8 @@ class Recorder(TorchDispatchMode):
             with self:
                 whole = COMPOSITES[kind](**dict(zip(names, args)), **kwargs)
             # statistics and the like, which autograd and functorch read
-            return (whole[0], *self._run(func, args, kwargs)[1:]) if isinstance(whole, tuple) else whole
+            left = isinstance(whole, tuple) and ... in [x for x in whole if not isinstance(x, torch.Tensor)]
+            return (whole[0], *self._run(func, args, kwargs)[1:]) if left else whole
         if _decomposes(func):
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -244,6 +246,9 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
         given.append((COPIED, True))
     if kind in INDEX_PUTS:
         given.append((INDEXED_AXES, _indexed_axes(dict(given)["indices"])))
+    if kind == "mean" and _is_of_image(dict(given), *inputs[0][1:], tensors[0]):
+        kind, given = "adaptive_avg_pool2d", [("output_size", (1, 1))]
+        tensors = [tensors[0].reshape(*tensors[0].shape[:2], 1, 1)]
     arguments = ((n, v if (kind, n) in _COSTLY else _argument(v)) for n, v in given if not any(True for _ in tensors_in(v)))
     return Layer(
         kind=kind,
@@ -251,6 +256,15 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
         outputs=tuple(operand("output", x, layout=False) for x in tensors),
         arguments=tuple(sorted((n, v) for n, v in arguments if v not in (None, defaults.get(n)) and n not in _IRRELEVANT)),
     )
+
+
+def _is_of_image(given: dict[str, Any], image: torch.Tensor, result: torch.Tensor) -> bool:
+    """Whether a mean is over all of each plane [batch, channels, height, width]: global pooling, however a model writes it.
+
+    They are one operator: aten/src/ATen/native/AdaptiveAveragePooling.cpp calls `mean` for a single position.
+    """
+    axes = [axis % 4 for axis in given.get("dim") or ()]
+    return image.dim() == 4 and sorted(axes) == [2, 3] and image.dtype == result.dtype
 
 
 def _has_unlike_dtypes(layer: Layer) -> bool:
@@ -431,8 +445,28 @@ def _noted_autocast(recorder: Recorder) -> Iterator[None]:
 
 
 @contextmanager
+def _attention_as_on_devices() -> Iterator[None]:
+    """Let `nn.MultiheadAttention` take on meta tensors the fast path that it takes on devices, by PyTorch's own conditions.
+
+    One of them is that no function mode is on, which `KnownIndices` is: it has nothing to do within.
+    """
+    with TORCH_STATE:
+        forward, on_device = nn.MultiheadAttention.forward, activation._check_arg_device
+
+        def plain(self: nn.MultiheadAttention, *args: Any, **kwargs: Any) -> Any:
+            with torch._C.DisableTorchFunction():
+                return forward(self, *args, **kwargs)
+
+        nn.MultiheadAttention.forward, activation._check_arg_device = plain, lambda _: True  # type: ignore
+        try:
+            yield
+        finally:
+            nn.MultiheadAttention.forward, activation._check_arg_device = forward, on_device  # type: ignore
+
+
+@contextmanager
 def unfused_attention() -> Iterator[None]:
-    """Describe `nn.MultiheadAttention` by its operators, on every device alike."""
+    """Keep `nn.MultiheadAttention` from its fast path: each of its operators is called by itself."""
     with TORCH_STATE:
         enabled = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)

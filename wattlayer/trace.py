@@ -134,8 +134,9 @@ def trace(
 
     Neither `module` nor its weights are touched: parameters are replaced by meta tensors of their shapes. Inputs may
     be tensors on any device, and tuples, lists or dicts of them. `dtype` converts floating parameters and inputs;
-    None leaves them. Fused attention fast paths of `nn.MultiheadAttention` are described unfused. `cached` remembers
-    operator calls over traces, for a loop over networks that are alike: the same trace, and only what is new costs.
+    None leaves them. `nn.MultiheadAttention` takes its fast path where it would on a device (`torch.backends.mha` turns it
+    off). `cached` remembers operator calls over traces, for a loop over networks that are alike: the same trace, and only
+    what is new costs.
 
     Raises InputError when the forward pass itself fails, with its reason, and for an unknown `dtype` or `tf32`.
     """

@@ -145,19 +145,13 @@ _REDUCE: dict[str, Any] = {
 
 @operator(*_REDUCE)
 def reduction(node: Node, x: Tensor, given: Tensor | None = None) -> Tensor:
-    """The reduction of that name; a mean over all of an image that keeps its dimensions is `adaptive_avg_pool2d`.
-
-    They are one operator: aten/src/ATen/native/AdaptiveAveragePooling.cpp calls `mean` for a single position.
-    """
+    """The reduction of that name."""
     listed = axes(node, given)
     if not listed:
         if node.get("noop_with_empty_axes", 0):
             return x
         listed = list(range(x.dim()))
-    keep = bool(node.get("keepdims", 1))
-    if node.op == "ReduceMean" and keep and x.dim() == 4 and sorted(a % 4 for a in listed) == [2, 3]:
-        return functional.adaptive_avg_pool2d(x, (1, 1))
-    return _REDUCE[node.op](x, listed, keep)
+    return _REDUCE[node.op](x, listed, bool(node.get("keepdims", 1)))
 
 
 @operator("ReduceProd")
