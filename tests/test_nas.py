@@ -189,6 +189,17 @@ def test_wrong_genomes_are_refused(model):
     for wrong in ([[0] * 5], [[0, 0, 0, 0, 0, 5]], [[-1, 0, 0, 0, 0, 0]], [[0.5] * 6]):
         with pytest.raises(wl.InputError):
             table.energy_j(wrong)
+    for wrong, reason in (
+        ([(0,) * 6, (0, 0, 9, 0, 0, 0)], "position 2 of genome 1 of .* is 9, not one of 0 to 4"),
+        ([(0,) * 6, (0,) * 5], "these differ in length"),
+        ([[]], r"\[n, 6\], not \[1, 0\]"),
+    ):
+        with pytest.raises(wl.InputError, match=reason):
+            table.energy_j(wrong)
+    with pytest.raises(wl.InputError, match="genome 3 is no sequence"):
+        list(nas.sweep(space, [3], model))
+    for nobody in ([], (), np.zeros((0, 6), int)):
+        assert table.energy_j(nobody).shape == (0,)
     with pytest.raises(wl.InputError, match="multiple of 32"):
         nas.once_for_all((100,))
     with pytest.raises(wl.InputError, match="dtype"):
@@ -197,12 +208,20 @@ def test_wrong_genomes_are_refused(model):
 
 def test_searches_for_nothing_are_refused(model):
     space, genome = SPACES["nas-bench-201"], (3,) * 6
+
+    def asked(candidates):
+        return np.zeros((len(candidates), 1))
+
     for search, reason in (
         (lambda: list(nas.sweep(space, [genome], model, chunk=0)), "chunk 0 must be at least 1"),
         (lambda: list(nas.sweep(space, [genome], model, batch=0)), "batch 0 must be at least 1"),
         (lambda: space.trace(genome, batch=0), "batch 0 must be at least 1"),
         (lambda: nas.LookupTable.of(space, model, batch=0), "batch 0 must be at least 1"),
-        (lambda: nas.evolve(space, lambda genomes: np.zeros((len(genomes), 1)), population=0), "population 0 must be at least 1"),
+        (lambda: nas.evolve(space, asked, population=0), "population 0 must be at least 1"),
+        (lambda: nas.evolve(space, asked, generations=-1), "generations -1 must be at least 0"),
+        (lambda: nas.evolve(space, asked, generations=1.5), "generations 1.5 is not a whole number"),
+        (lambda: nas.evolve(space, asked, mutate_frac=float("nan")), "mutate_frac nan must be between 0 and 1"),
+        (lambda: list(nas.sweep(space, [genome], model, chunk=1.5)), "chunk 1.5 is not a whole number"),
         (lambda: nas.LookupTable.of(space, model, run="nosuch"), "'nosuch'; it knows 'train_campaign_fwd_part'"),
     ):
         with pytest.raises(wl.InputError, match=reason):
@@ -275,6 +294,15 @@ def test_the_penalty_has_gradients(model):
     assert table.energy_j([cheapest])[0] == table.energy_j(list(itertools.product(*map(range, space.choices)))).min()
     with pytest.raises(wl.InputError, match="shapes"):
         nas.expected_energy_j(table, chosen[:-1])
+    for odd, reason in (
+        (2 * chosen[0], "position 0 add up to 2, the least is 0: give probabilities, as softmax does"),
+        (torch.linspace(-1, 1, len(chosen[0])) + 1 / len(chosen[0]), "position 0 add up to 1, the least is -"),
+        (torch.full_like(chosen[0], float("nan")), "add up to nan"),
+    ):
+        with pytest.raises(wl.InputError, match=reason):
+            nas.expected_energy_j(table, [odd, *chosen[1:]])
+    with pytest.raises(wl.InputError, match="torch tensors, not ndarray"):
+        nas.expected_energy_j(table, [w.numpy() for w in chosen])
 
 
 def test_pareto_is_what_brute_force_finds():
@@ -285,6 +313,16 @@ def test_pareto_is_what_brute_force_finds():
     assert (rank == 0).tolist() == brute
     assert nas.pareto(values[rank > 0]).tolist() == (rank[rank > 0] == 1).tolist()
     assert np.isinf(crowding(values)).sum() >= 2
+    assert nas.pareto([3, 1, 2, 1]).tolist() == [False, True, False, True], "of one objective"
+    assert nas.pareto([]).tolist() == nas.pareto(np.zeros((0, 2))).tolist() == []
+    for wrong, reason in (
+        ([[1, 1], [1, float("nan")]], "row 1 are not a number"),
+        ([[1], [1, 2]], "differ in length"),
+        (np.zeros((1, 1, 1)), "not .1, 1, 1."),
+        (["a"], "numbers"),
+    ):
+        with pytest.raises(wl.InputError, match=reason):
+            nas.pareto(wrong)
 
 
 def test_evolution_finds_the_front_of_a_small_space(model):
@@ -345,6 +383,9 @@ def test_the_regressor_learns_and_its_interval_holds():
         EnergyRegressor(target="log").fit(X, y)
     with pytest.raises(ValueError, match="not one of"):
         EnergyRegressor(target="cubic").fit(X, y)
+    for frac in (-1.0, 0.0, 2.0, float("nan")):
+        with pytest.raises(ValueError, match=f"interval_frac {frac} must be above 0 and at most 1"):
+            EnergyRegressor(interval_frac=frac).fit(X, y)
 
 
 @pytest.mark.parametrize("size", [30, 18, 2])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 
 class WattlayerError(Exception):
@@ -34,6 +36,14 @@ def writing(path: str | Path) -> Iterator[None]:
 
 MOST_SEED = 2**32 - 1
 """The largest that NumPy's and scikit-learn's generators of random numbers all take."""
+
+
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise InputError for what is no whole number of at least `least`; 2.0 and True are none, which caches take for 2 and 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{name} {value!r} is not a whole number")
+    if value < least:
+        raise InputError(f"{name} {value} must be at least {least}")
 
 
 def check_seed(seed: int) -> int:

@@ -41,10 +41,13 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> EnergyRegressor:
-        """Fit features [n, k] to energies [n]; raise ValueError for an unknown `target` or a non-positive energy under "log"."""
+        """Fit features [n, k] to energies [n]; raise ValueError for an unknown `target`, an `interval_frac` outside 0 to 1
+        or a non-positive energy under "log"."""
         X, y = validate_data(self, X, y, y_numeric=True, ensure_min_samples=2)
         if self.target not in ("auto", "log", "linear"):
             raise ValueError(f"target {self.target!r} is not one of auto, log, linear")
+        if not 0 < self.interval_frac <= 1:
+            raise ValueError(f"interval_frac {self.interval_frac} must be above 0 and at most 1")
         if self.target == "log" and (y <= 0).any():
             raise ValueError('target "log" needs positive energies; give target="linear" for others')
         self.log_ = self.target == "log" or (self.target == "auto" and bool((y > 0).all()))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, first_line
+from ..errors import InputError, check_whole, first_line
 from ..estimate import estimate_energies_j
 from ..features import Array
 from ..model import EnergyModel, load_model
@@ -33,8 +33,23 @@ class Front:
 
 
 def pareto(values: Any) -> NDArray[np.bool_]:
-    """Return which rows of `values` [n, objectives] no other row beats: none is as small everywhere and smaller somewhere."""
-    table = np.asarray(values, dtype=np.float64)
+    """Return which rows of `values` [n, objectives], or [n] of one objective, no other row beats: none is as small everywhere and
+    smaller somewhere.
+
+    Raises InputError for other shapes and for NaN, which nothing beats.
+    """
+    try:
+        table = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError("values are numbers [n, objectives]: these are none, or differ in length") from None
+    if table.ndim == 1:
+        table = table[:, None]
+    if table.ndim != 2:
+        raise InputError(f"values are [n, objectives], not {list(table.shape)}")
+    if np.isnan(table).any():
+        raise InputError(f"values of row {int(np.isnan(table).any(axis=1).argmax())} are not a number: leave it out")
+    if not table.size:
+        return np.ones(len(table), dtype=bool)
     order = np.lexsort(table.T[::-1])
     kept: list[int] = []
     for i in order:  # a row can only be beaten by one that sorts before it
@@ -75,10 +90,13 @@ def evolve(
     """Search `space` by crossover and mutation, selecting by rank and crowding; return the front of all candidates seen.
 
     `objectives` gets only genomes that it was not asked about before. Deterministic by `seed`. Raises InputError for a
-    population below 1, and for objectives of another shape or that are no numbers.
+    population below 1, generations below 0, a `mutate_frac` outside 0 to 1, and for objectives of another shape or that
+    are no numbers.
     """
-    if population < 1:
-        raise InputError(f"population {population} must be at least 1")
+    check_whole("population", population)
+    check_whole("generations", generations, 0)
+    if not 0 <= mutate_frac <= 1:
+        raise InputError(f"mutate_frac {mutate_frac} must be between 0 and 1")
     rng = random.Random(seed)
     known: dict[Genome, Array] = {}
     _ask(known, [space.random(rng) for _ in range(population)], objectives)
@@ -135,8 +153,7 @@ def sweep(
     joblib, and over machines under `joblib.parallel_config(backend="dask")` (extra `distributed`). Raises InputError for a
     genome of another space and for a batch or a chunk below 1.
     """
-    if chunk < 1:
-        raise InputError(f"chunk {chunk} must be at least 1")
+    check_whole("chunk", chunk)
     from joblib import Parallel, delayed
 
     model = load_model(model)
@@ -157,5 +174,12 @@ def _energies_j(
 
 def _chunks(genomes: Iterable[Sequence[int]], size: int) -> Iterator[list[Genome]]:
     remaining = iter(genomes)
-    while part := [tuple(genome) for genome in islice(remaining, size)]:
+    while part := [_genome(x) for x in islice(remaining, size)]:
         yield part
+
+
+def _genome(value: Any) -> Genome:
+    try:
+        return tuple(value)
+    except TypeError:
+        raise InputError(f"genome {value!r} is no sequence of whole numbers") from None

@@ -13,10 +13,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import InputError
+from ..errors import InputError, check_whole
 from ..layer import Layer, Operand
 from ..rewrite import computes_in, trace_as
 from ..trace import HELD_WEIGHTS, Trace
@@ -108,7 +107,7 @@ class Space:
         Raises InputError for a genome of another space, a batch that is no whole number of at least 1 and an
         unknown `dtype` or `tf32`.
         """
-        check_batch(batch)
+        check_whole("batch", batch)  # before caches are asked
         genome = self.check(genome)
         pieces = [
             placed_layers(path, part, batch, dtype, tf32)
@@ -138,14 +137,6 @@ def part_layers(part: Part, batch: int, dtype: str, tf32: str) -> tuple[tuple[st
         inputs = [torch.empty(batch, *shape) for shape in part.input_shapes]
     traced = trace_as(dtype, module, *inputs, tf32=tf32, cached=True)
     return traced.paths, tuple(_INTERNED.setdefault(layer, layer) for layer in traced.layers)
-
-
-def check_batch(batch: Any) -> None:
-    """Raise InputError for a batch that is no whole number of at least 1; asked before caches, to which 2.0 is 2."""
-    if isinstance(batch, bool) or not isinstance(batch, Integral):
-        raise InputError(f"batch {batch!r} is not a whole number")
-    if batch < 1:
-        raise InputError(f"batch {batch} must be at least 1")
 
 
 def _is_choice(value: Any, count: int) -> bool:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, check_whole
 from ..estimate import predict_layers
 from ..features import Array
 from ..layer import Layer
 from ..model import EnergyModel, load_model
-from .space import Placed, Slot, Space, check_batch, part_layers
+from .space import Placed, Slot, Space, part_layers
 
 CHUNK = 1 << 14
 """Candidates summed at a time: small enough that a chunk's columns stay in the processor's cache."""
@@ -48,7 +48,7 @@ class LookupTable:
         Raises InputError for a batch that is no whole number of at least 1, an unknown `dtype`, `tf32` or `run` and for a
         space without layers.
         """
-        check_batch(batch)
+        check_whole("batch", batch)
         model = load_model(model)
         counts = [_counts(slot, space, batch, dtype, tf32) for slot in space.slots]
         layers = list({layer: None for table in counts for calls in table for layer in calls})
@@ -65,7 +65,12 @@ class LookupTable:
 
     def energy_j(self, genomes: Any) -> Array:
         """Return the energy [n] of candidates [n, positions]; raise InputError for one that is not of this space."""
-        table = np.atleast_2d(np.asarray(genomes))
+        try:
+            table = np.atleast_2d(np.asarray(genomes))
+        except ValueError:
+            raise InputError(f"genomes of {self.space.name} are [n, {len(self.space.choices)}]: these differ in length") from None
+        if not table.size and table.ndim <= 2 and len(genomes) == 0:
+            return np.empty(0)
         self._check(table)
         result = np.empty(len(table))
         for start in range(0, len(table), CHUNK):
@@ -77,10 +82,10 @@ class LookupTable:
             raise InputError(f"genomes of {self.space.name} are [n, {len(self.space.choices)}], not {list(genomes.shape)}")
         if not np.issubdtype(genomes.dtype, np.integer):
             raise InputError(f"genomes are whole numbers, not {genomes.dtype}")
-        wrong = len(genomes) and ((genomes.min(axis=0) < 0) | (genomes.max(axis=0) >= np.array(self.space.choices)))
-        if np.any(wrong):
-            at = int(np.argmax(wrong))
-            raise InputError(f"position {at} of a genome of {self.space.name} must be 0 to {self.space.choices[at] - 1}")
+        if np.any((genomes.min(axis=0) < 0) | (genomes.max(axis=0) >= np.array(self.space.choices))):
+            row, at = np.argwhere((genomes < 0) | (genomes >= np.array(self.space.choices)))[0]
+            most = self.space.choices[at] - 1
+            raise InputError(f"position {at} of genome {row} of {self.space.name} is {genomes[row, at]}, not one of 0 to {most}")
 
     def _sum(self, genomes: NDArray[Any]) -> Array:
         columns = np.ascontiguousarray(genomes.T).astype(np.intp)
@@ -114,13 +119,17 @@ def expected_energy_j(table: LookupTable, weights: Sequence[Any]) -> Any:
 
     `weights[i]` [choices[i]] are the probabilities at genome position i, drawn independently (a softmax of architecture
     parameters, as in DARTS: Liu et al., ICLR 2019; the expected cost as a penalty follows ProxylessNAS: Cai et al., ICLR
-    2019). Exact: it is the mean of `LookupTable.energy_j` over genomes drawn so. Raises InputError for other shapes.
+    2019). Exact: it is the mean of `LookupTable.energy_j` over genomes drawn so. Raises InputError for other shapes and
+    for what are no probabilities.
     """
     import torch
 
+    if not all(isinstance(w, torch.Tensor) for w in weights):
+        raise InputError(f"weights of {table.space.name} are torch tensors, not {type(weights[0]).__name__}")
     shapes = tuple(tuple(w.shape) for w in weights)
     if shapes != tuple((count,) for count in table.space.choices):
         raise InputError(f"weights of {table.space.name} have the shapes {table.space.choices}, not {shapes}")
+    _check_probabilities([w.detach() for w in weights])
     total = torch.zeros((), dtype=weights[0].dtype, device=weights[0].device)
     for positions, values in zip(table.positions, table.tables_j):
         cost = torch.as_tensor(values, dtype=total.dtype, device=total.device)
@@ -128,3 +137,14 @@ def expected_energy_j(table: LookupTable, weights: Sequence[Any]) -> Any:
             cost = cost @ weights[position]
         total = total + cost
     return total
+
+
+def _check_probabilities(weights: Sequence[Any]) -> None:
+    """Raise InputError for weights below 0 or that do not add up to 1, within the rounding of half precision."""
+    import torch
+
+    sums = torch.stack([torch.stack((w.sum(), w.min())).float() for w in weights]).tolist()  # one wait for a device, not many
+    for i, (total, least) in enumerate(sums):
+        if not (abs(total - 1) <= 0.01 and least >= 0):
+            found = f"weights at position {i} add up to {total:.4g}, the least is {least:.4g}"
+            raise InputError(f"{found}: give probabilities, as softmax does")
