@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -252,6 +253,8 @@ def test_a_prompt_alone(configs):
         ("hf:gpt2", (1000, 100), "1100 tokens are more than the 1024 positions"),
         ("hf:gpt2", (0, 4), "prefill 0 must be at least 1"),
         ("hf:gpt2", (4, -1), "decode -1 must be at least 0"),
+        ("hf:gpt2", (1.5, 4), "prefill 1.5 is not a whole number"),
+        ("hf:gpt2", (4, "2"), "decode '2' is not a whole number"),
     ],
 )
 def test_what_cannot_be_priced_is_refused_in_one_line(name, tokens, reason):
@@ -269,7 +272,11 @@ def test_on_the_command_line(configs, run, tmp_path):
     )
     table = run(*words)[1]
     assert "12 + 6 tokens" in table and "a request" in table and "tokens in the cache" in table
-    assert run(*words, "--format", "csv")[1].splitlines()[0] == "context_tokens,time_s,energy_j"
+    lines = list(csv.DictReader(run(*words, "--format", "csv")[1].splitlines()))
+    assert [(x["phase"], x["context_tokens"], x["tokens"]) for x in lines[:2]] == [("prefill", "0", "12"), ("decode", "12", "1")]
+    assert len(lines) == 1 + 6
+    for name in ("energy_j", "time_s"):
+        assert sum(float(x[name]) for x in lines) == pytest.approx(record["total"][name])
     assert run(*words, "--budget-j", "1e-9")[0] == 1
     saved = tmp_path / "saved.json"
     run(*words, "--format", "json", "--output", saved)

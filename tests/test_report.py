@@ -114,6 +114,17 @@ def test_nothing_is_assumed_that_was_not_stated(small_estimate):
         ({"functional_unit": "1e999 inferences"}, "1e999"),
         ({"functional_unit": "1.000 images"}, "1.000"),
         ({"functional_unit": "1 million million images"}, "million million"),
+        ({"functional_unit": "5 k inferences"}, "write 'k' out"),
+        ({"functional_unit": "3 Mio inferences"}, "write 'Mio' out"),
+        ({"functional_unit": "10 dozen requests"}, "write 'dozen' out"),
+        ({"functional_unit": "1 mtokens"}, "write 'mtokens' out"),
+        ({"functional_unit": "1 batch"}, "'batch' in it: count inferences"),
+        ({"functional_unit": "2 hours"}, "'hours' in it"),
+        ({"functional_unit": "100 requests/s"}, "'s' in it"),
+        ({"functional_unit": "100 images per scan"}, "'per' in it"),
+        ({"grid_gco2_per_kwh": "380"}, "'380' must be a number"),
+        ({"grid_gco2_per_kwh": True}, "True must be a number"),
+        ({"functional_unit": 1000}, "1000 is not a positive number and a name"),
     ],
 )
 def test_what_cannot_be_accounted_is_refused(stated, named):

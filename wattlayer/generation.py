@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .decoding import Passes, segments
-from .errors import InputError
+from .errors import InputError, check_whole
 from .estimate import SCHEMA, VERSION, Estimate, estimate
 from .features import Array
 from .intervals import LEVEL, total_half_width
@@ -200,8 +200,7 @@ def predict_generation(
     if mode not in MODES:
         raise InputError(f"mode {mode!r} is not one of {', '.join(MODES)}, which generation is priced in")
     for name, value, least in (("prefill", prefill, 1), ("decode", decode, 0), ("batch", batch, 1)):
-        if value < least:
-            raise InputError(f"{name} {value} must be at least {least}")
+        check_whole(name, value, least)
     from .adapters.huggingface import load_causal
 
     model = load_model(hardware)

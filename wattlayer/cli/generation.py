@@ -25,7 +25,7 @@ def priced(network: str, prefill: int | None, decode: int | None, others: dict[s
 
 
 def generation_text(generation: Generation, format: Format) -> str:
-    """Return a request as it was asked for: table, json or csv (one line a step)."""
+    """Return a request as it was asked for: table, json or csv (one line a pass)."""
     from ..report.generation import generation_csv, generation_tables
 
     written_as(format, Format.table, Format.json, Format.csv)

@@ -21,6 +21,12 @@ _PLAIN = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?"
 _EITHER = re.compile(r"\d{1,3}(?:\.\d{3})+")
 """A thousand to some, one to others."""
 _POWERS = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
+_OTHER_POWERS = re.compile(
+    r"kk?|mm?|g|t|b|mn|mi[oa]|mrd|bn|tn|kilo|mega|giga|tera|hundred|thousands|(?:m|b)illions|trillions?|dozen|lakh|crore|[km]tokens?"
+)
+"""Words that mean a number and that are not read: each has several spellings, and some several values."""
+_NO_ANSWERS = re.compile(r"per|batch(?:es)?|s|sec|min|h|(?:second|minute|hour|day|week|month|year)s?")
+"""Words of what is no number of inferences: times, rates, and batches, whose size a functional unit does not tell."""
 _UNIT = re.compile(
     rf"\s*(?P<number>{_GROUPED}|{_PLAIN})\s+(?:(?P<power>{'|'.join(_POWERS)})\s+)?(?P<name>(?=\S*[^\W\d])\S.*?)\s*", re.IGNORECASE
 )
@@ -31,7 +37,7 @@ class Assumptions:
     """What turns energy into cost and carbon; None means not stated.
 
     Raises InputError for a number that is negative or not finite, for a price without its currency, embodied emissions
-    without a grid intensity, and a functional unit that does not begin with a positive number.
+    without a grid intensity, and a functional unit that does not begin with a positive number or that counts times or batches.
     """
 
     grid_gco2_per_kwh: float | None = None
@@ -46,8 +52,8 @@ class Assumptions:
     def __post_init__(self) -> None:
         for name in ("grid_gco2_per_kwh", "price_per_kwh", "embodied_gco2"):
             value = getattr(self, name)
-            if value is not None and not (isfinite(value) and value >= 0):
-                raise InputError(f"{name.replace('_', '-')} {value} must be a number of at least 0")
+            if value is not None and (isinstance(value, bool | str) or not (isfinite(value) and value >= 0)):
+                raise InputError(f"{name.replace('_', '-')} {value!r} must be a number of at least 0")
         if self.price_per_kwh is not None and not self.currency:
             raise InputError(f"price {self.price_per_kwh:g} a kWh in what currency? Give --currency, like EUR")
         if self.price_per_kwh is None and self.currency:
@@ -58,15 +64,18 @@ class Assumptions:
 
     def count(self) -> tuple[float, str]:
         """Return how many of what a functional unit is: `(1000.0, "inferences")`."""
-        found = _UNIT.fullmatch(self.functional_unit)
-        if found and not _EITHER.fullmatch(found["number"]) and found["name"].split()[0].lower() not in _POWERS:
+        what = f"functional unit {self.functional_unit!r}"
+        found = _UNIT.fullmatch(str(self.functional_unit))
+        words = re.split(r"[\s/]+", found["name"].lower()) if found else []
+        if found and not _EITHER.fullmatch(found["number"]) and words[0] not in _POWERS:
+            if _OTHER_POWERS.fullmatch(words[0]):
+                raise InputError(f"{what}: write {found['name'].split()[0]!r} out, like '5,000 inferences'")
+            if unfit := [word for word in words if _NO_ANSWERS.fullmatch(word)]:
+                raise InputError(f"{what} has {unfit[0]!r} in it: count inferences, requests or tokens")
             number = float(re.sub(r"[^\d.eE+-]", "", found["number"])) * _POWERS.get((found["power"] or "").lower(), 1.0)
             if isfinite(number) and number > 0:
                 return number, found["name"]
-        raise InputError(
-            f"functional unit {self.functional_unit!r} is not a positive number and a name, like '1,000 inferences' or "
-            "'1 million tokens'"
-        )
+        raise InputError(f"{what} is not a positive number and a name, like '1,000 inferences' or '1 million tokens'")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A language model's request as rich tables for a terminal, and its steps as CSV."""
+"""A language model's request as rich tables for a terminal, and its passes as CSV."""
 
 from __future__ import annotations
 
@@ -78,10 +78,12 @@ def _notes(g: Generation) -> list[RenderableType]:
 
 
 def generation_csv(generation: Generation) -> str:
-    """Return one line a step: tokens in the cache, time and energy of the whole batch."""
-    text = io.StringIO()
+    """Return a line of the prompt and one of each step: tokens in the cache, tokens that each sequence takes, time and energy of
+    the whole batch; the lines add up to the request."""
+    text, g = io.StringIO(), generation
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("context_tokens", "time_s", "energy_j"))
-    g = generation
-    writer.writerows((int(c), float(t), float(e)) for c, t, e in zip(g.context_tokens, g.step_time_s, g.step_energy_j))
+    writer.writerow(("phase", "context_tokens", "tokens", "time_s", "energy_j"))
+    writer.writerow(("prefill", 0, g.prompt_tokens, g.prefill.time_s, g.prefill.energy_j))
+    steps = zip(g.context_tokens, g.step_time_s, g.step_energy_j)
+    writer.writerows(("decode", int(context), 1, float(time_s), float(energy_j)) for context, time_s, energy_j in steps)
     return text.getvalue()
