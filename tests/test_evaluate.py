@@ -301,6 +301,16 @@ def test_networks_are_traced_with_the_attention_that_was_measured():
     assert wl.Measurement.from_json(replace(row, mha_fastpath=False).to_json()).mha_fastpath is False
 
 
+def test_measured_and_assumed_energies_are_not_judged_together(device, layers, model):
+    rows = device.measure(layers)
+    mixed = [replace(m, meter="assumed-power" if i % 2 else "measured") for i, m in enumerate(rows)]
+    for given in ((mixed, []), (rows, passes(layers, [replace(m, meter="assumed-power") for m in rows]))):
+        with pytest.raises(InputError, match="measured and assumed-power rows are mixed: judge a model by one of them"):
+            evaluate(model, *given)
+    assumed = [replace(m, meter="assumed-power") for m in rows]
+    assert evaluate(model, assumed).find("given").rows == len(rows)
+
+
 def test_splits_are_checked_before_anything_is_trained(device, layers, model):
     rows = device.measure(layers)
     with pytest.raises(InputError, match="'bogus' is not one of given, layer"):

@@ -223,6 +223,10 @@ def test_stated_assumptions_are_printed(small_estimate):
     for said in ("380 g CO₂e a kWh, as stated", "0.3 EUR a kWh, as stated", "0.1 g CO₂e per functional unit, as stated",
                  "1,000 inferences: "):  # fmt: skip
         assert said in text, said
+    told, head = account(small_estimate, STATED), text[: text.index("as stated")]
+    assert told.operational_gco2 is not None and "M 100 mg" in head
+    for end in (told.operational_gco2.low, told.operational_gco2.high):
+        assert small(end, "g") in head, "what is predicted stands beside what was stated, which hides it in the sum"
 
 
 def test_the_page_refers_to_nothing_outside_and_its_policy_admits_only_its_own_script(small_estimate):

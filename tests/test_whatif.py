@@ -406,7 +406,10 @@ def test_whatif_prints_a_row_for_each_batch_and_the_same_numbers_as_json(run, ne
     assert out.count("--replace '2=depthwise' --batch") == 3
     rows = json.loads(run(*arguments, "--format", "json")[1])
     assert [x["batch"] for x in rows] == [[4, 4], [4, 8], [4, 16]]
+    model = wl.load_model(hardware)
     for x in rows:
+        assert (x["model"], x["model_sha256"], x["basis"]) == (model.metadata.name, model.sha256, model.metadata.basis)
+        assert (x["dtype"], x["mode"], x["interval_frac"]) == (["float32"] * 2, ["graph"] * 2, 0.9)
         assert x["change_low_j"] <= x["change_per_sample_j"] <= x["change_high_j"]
         assert x["after_per_sample_j"] - x["before_per_sample_j"] == pytest.approx(x["change_per_sample_j"])
     assert run(*arguments, "--format", "csv")[1].count("\n") == 4

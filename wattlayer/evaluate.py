@@ -127,7 +127,7 @@ def evaluate(
 
     `families` names the network families that each `splits.configuration` occurs in; the split `family` needs it, `network`
     and `task` need `networks`. Every split but `given` trains the model's recipe anew on a part of the rows. Raises InputError
-    where there is nothing to score, or a split cannot be made.
+    where there is nothing to score, for mixed meters, and where a split cannot be made.
     """
     check_splits(splits)
     check_seed(seed)
@@ -137,6 +137,8 @@ def evaluate(
     networks = [*traced_networks(named, progress), *(x for x in networks if not isinstance(x, Measurement))]
     if not own and not networks:
         raise InputError(f"none of the rows is of {model.hardware}, the hardware of model {model.name!r}")
+    if len({m.meter for m in own} | {m.meter for m, _ in networks}) > 1:
+        raise InputError("measured and assumed-power rows are mixed: judge a model by one of them")
     if (anew := [x for x in splits if x in OF_NETWORKS]) and not (own and networks):
         raise InputError(f"split {anew[0]!r} needs rows of layers and of whole networks: give both --layers and --networks")
     scores: list[Score] = []

@@ -29,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, first_line
-from .estimate import Estimate, estimate
+from .estimate import VERSION, Estimate, estimate
 from .features import Array
+from .intervals import LEVEL
 from .layer import Layer
 from .model import EnergyModel, load_model, shipped_models
 from .subject import UNCHANGED, Edit, Setting, Subject
@@ -75,15 +76,17 @@ class Change:
         return float(self.after.layer_energy_j[sound].sum() / max(float(self.after.layer_energy_j.sum()), 1e-300))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the change as JSON types; energies per sample."""
-        low, high = self.interval_j
+        """Return the change as JSON types, schema 1; energies per sample, pairs before and after."""
+        (low, high), pair, model = self.interval_j, (self.before, self.after), self.before.model
         return {
-            "schema": 1, "network": self.before.trace.network, "hardware": self.before.model.hardware,
-            "edit": self.edit.describe(), "batch": [self.before.trace.batch, self.after.trace.batch],
+            "schema": 1, "wattlayer": VERSION, "network": self.before.trace.network, "hardware": model.hardware,
+            "model": model.name, "model_sha256": self.before.model_sha256, "basis": model.basis, "edit": self.edit.describe(),
+            "batch": [x.trace.batch for x in pair], "dtype": [x.trace.dtype for x in pair], "mode": [x.mode for x in pair],
+            "interval_frac": LEVEL,
             "before_per_sample_j": self.before.energy_per_sample_j, "after_per_sample_j": self.after.energy_per_sample_j,
             "change_per_sample_j": self.change_j, "change_low_j": low, "change_high_j": high, "change_frac": self.change_frac,
             "measured_frac": self.measured_frac,
-            "time_s": [self.before.time_s, self.after.time_s],
+            "time_s": [x.time_s for x in pair],
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -216,7 +219,10 @@ def _named(before: Estimate) -> Iterable[Subject]:
     """The network that is called so, at its own size and at those that the first input may have come of."""
     name, operands = before.trace.network, before.trace.inputs
     if ":" not in name or not operands:
-        raise InputError(f"{name} is known by no name that can be loaded again: give the module and its inputs")
+        raise InputError(
+            f"{name} is known by no name that can be loaded again: give the module and its inputs, "
+            "estimate.whatif(module, (x,), dtype=...)"
+        )
     shape = operands[0].shape
     own = Setting(batch=before.trace.batch, dtype=before.trace.dtype, tf32=before.trace.tf32, mode=before.mode)
     sized = {"seq_len": shape[1]} if len(shape) == 2 and "int" in operands[0].dtype else {"input": shape}

@@ -124,12 +124,12 @@ def evaluate(
             networks or [], skip_bad_rows, lambda m: m.network and m.hardware == loaded.hardware and tracer(m)
         )
         measured = traced_networks([m for m in passes if m.hardware == loaded.hardware], tracer=tracer)
+    own = [m for m in labels(rows) if m.layer is not None and m.hardware == loaded.hardware]
     known: dict[Any, frozenset[str]] = {}
-    if rows and (split is None or "family" in split):
+    if own and (split is None or "family" in split):  # takes a minute
         from ..adapters.families import families_of
 
-        known = families_of((m.layer for m in rows if m.layer is not None), configuration, progress)
-    own = [m for m in labels(rows) if m.layer is not None and m.hardware == loaded.hardware]
+        known = families_of((m.layer for m in own if m.layer is not None), configuration, progress)
     splits = split or _every_split(own, known, measured)
     if (basis := loaded.metadata.basis) != "measured" and set(splits) - {"given"}:
         print(f"{model} is {basis}: 'given' alone judges it, every other split trains anew on these rows", file=sys.stderr)
