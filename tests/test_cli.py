@@ -203,6 +203,14 @@ def test_bad_options_end_in_one_line(run, network, arguments, named):
     one_line(run("predict", network, *defaults, *arguments), *named)
 
 
+def test_where_a_result_cannot_go_is_told_before_the_work(run, tmp_path):
+    nowhere, told = tmp_path / "none" / "x", f"{tmp_path}/none/x cannot be written: No such file"
+    for option in ("--output", "--junit"):
+        one_line(run("predict", tmp_path / "no-network.json", option, nowhere, "--budget-j", "1"), told)
+    one_line(run("import", tmp_path / "no-table.csv", "--output", nowhere), told)
+    one_line(run("report", tmp_path / "no-network.json", "--output", tmp_path), f"{tmp_path} cannot be written: Is a directory")
+
+
 def test_help_is_what_no_argument_asks_for(run):
     code, out, err = run()
     assert (code, err) == (0, "") and "predict" in out

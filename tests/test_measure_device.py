@@ -93,6 +93,13 @@ def test_every_layer_of_a_network_runs_from_its_record_alone(zoo):
         assert not has_nan(try_run(rebuild(layer, "cpu"))), layer.kind
 
 
+def test_rows_of_a_cpu_do_not_get_the_name_of_a_gpu():
+    with pytest.raises(InputError, match="--hardware a30 is a gpu, and --device cpu is measured on: name another device"):
+        DeviceRig.open("cpu", meter="assumed-power", assumed_power_w=65.0, hardware="a30")
+    for name in ("xeon-gold-5120", "a-board-of-mine"):
+        assert DeviceRig.open("cpu", meter="assumed-power", assumed_power_w=65.0, hardware=name).hardware == name
+
+
 def test_a_put_along_a_later_axis_is_rebuilt_along_it():
     class Puts(nn.Module):
         def forward(self, x, i):

@@ -290,13 +290,24 @@ def test_a_table_without_a_good_row_is_refused(path):
         ("", "has no column"),
         (LAYERS.replace("energy_j", "energy_mj") + GOOD, "has no column energy_j "),
         (NETWORKS.replace("mode,", ""), "has no column mode "),
+        (LAYERS.replace("energy_j", "energy_mJ") + GOOD, "it has energy_mJ for energy_j: convert to SI units and name it so"),
         ("a,b\n1,2\n", "has no column"),
         (LAYERS + 'a30,"unclosed', "not a CSV table"),
         (LAYERS.strip() + ",energy_j\n" + GOOD, "two columns energy_j"),
         (LAYERS.replace(",", ";") + GOOD, "separated by ';': write commas"),
         (LAYERS.replace(",", "\t") + GOOD, r"separated by '\\t'"),
     ],
-    ids=["empty", "renamed", "network without mode", "another table", "unclosed quote", "twice", "semicolons", "tabs"],
+    ids=[
+        "empty",
+        "renamed",
+        "network without mode",
+        "millijoules",
+        "another table",
+        "unclosed quote",
+        "twice",
+        "semicolons",
+        "tabs",
+    ],
 )
 def test_a_file_of_no_known_format_is_refused(path, text, reason):
     with pytest.raises(InputError, match=reason):
@@ -360,6 +371,12 @@ def test_repeats_that_contradict_one_another_are_doubted():
     assert doubts(rows + [replace(x, run="another") for x in apart]) == [], "a campaign is a state of the board"
     (doubt,) = doubts(rows + apart)
     assert doubt.startswith("3 of 20 layers have repeats in one run that take more than 2 times as long as others (a linear of")
+
+
+def test_a_module_made_of_others_is_no_layer(path):
+    row = GOOD.replace("Conv2d(3, 8, kernel_size=(3, 3), stride=(2, 2), bias=False)", str(nn.Sequential(nn.Conv2d(3, 8, 3))))
+    with pytest.raises(InputError, match="'Sequential.* is of a module made of others: give each of its layers a row"):
+        read(path, LAYERS + row)
 
 
 @pytest.mark.parametrize(("written", "said"), [("false", "write False"), ("maybe", "bias=maybe is neither True nor False")])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .app import app
-from .output import apart
+from .output import apart, place
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
@@ -24,7 +24,7 @@ def import_table(
     table: Annotated[
         Path, typer.Argument(metavar="TABLE", help="CSV, also gzipped, in a format of docs: measurements made elsewhere.")
     ],
-    output: Annotated[Path, typer.Option("--output", help="Dataset to write, JSON lines.")],
+    output: Annotated[Path, typer.Option("--output", callback=place, help="Dataset to write, JSON lines.")],
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be read, and count them.")
     ] = False,

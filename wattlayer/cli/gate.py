@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InputError, writing
 from .app import OVER_BUDGET
-from .output import apart, one_file, reader_may_leave, write
+from .output import apart, one_file, place, reader_may_leave, write
 
 if TYPE_CHECKING:
     from ..gate import Baseline, Budget, Verdict
@@ -23,7 +23,9 @@ FracOption = Annotated[
     typer.Option("--budget-frac-of", metavar="FILE[=FRAC]", rich_help_panel=GATE,
                  help="Share of a saved `--format json` that may be spent; 1 where FRAC is not said."),
 ]  # fmt: skip
-JunitOption = Annotated[Path | None, typer.Option("--junit", rich_help_panel=GATE, help="Also write the verdicts as JUnit XML.")]
+JunitOption = Annotated[
+    Path | None, typer.Option("--junit", callback=place, rich_help_panel=GATE, help="Also write the verdicts as JUnit XML.")
+]
 GithubOption = Annotated[
     bool, typer.Option("--github", rich_help_panel=GATE, help="Also annotate the run on GitHub (on stderr).")
 ]

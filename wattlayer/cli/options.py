@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import MOST_SEED, InputError
+from .output import place
 
 
 class Format(str, Enum):
@@ -72,4 +73,6 @@ RunCodeOption = Annotated[
     bool,
     typer.Option("--run-code/--no-run-code", help="Run Python files that measured rows name as networks (FILE.py:FACTORY)."),
 ]
-OutputOption = Annotated[Path | None, typer.Option("--output", help="Write the result here instead of to stdout.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", callback=place, help="Write the result here instead of to stdout.")
+]

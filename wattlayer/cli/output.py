@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from errno import EISDIR
 from io import TextIOBase, TextIOWrapper
 from pathlib import Path
 from shutil import get_terminal_size
@@ -90,6 +91,16 @@ def write(result: str | bytes, output: Path | None) -> None:
         with reader_may_leave(sys.stdout):
             sys.stdout.write(result)
             sys.stdout.flush()
+
+
+def place(path: Path | None) -> Path | None:
+    """Return where a result is to be written; raise InputError, before the work is done, where no file can be."""
+    if path is not None:
+        with writing(path):
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+            path.parent.stat()
+    return path
 
 
 def named(output: Path | None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError, first_line
-from ..hardware import registry_name
+from ..hardware import find_hardware, registry_name
 from ..meter import Instrument, SystemClock
 from ..meter.choose import choose, openers
 from .launch import CudaWorkload, HostWorkload, Launch, eager_launch, graph_launch
@@ -49,9 +49,12 @@ class DeviceRig:
     ) -> DeviceRig:
         """Open `device` ("cuda", "cuda:1" or "cpu"; default: CUDA where there is one) and its meter.
 
-        Raises InputError for a device that is not there, MeterError naming every meter that was tried.
+        Raises InputError for a device that is not there or that is no `hardware` of that name, MeterError naming every meter
+        that was tried.
         """
         found = _device(device)
+        if hardware is not None:
+            _check_named(hardware, found)
         if instrument is None:
             instrument = choose(meter, found.type, openers(*identity(found), assumed_power_w))
         return DeviceRig(found, instrument, hardware or hardware_name(found), seed)
@@ -172,6 +175,16 @@ def hardware_name(device: torch.device) -> str:
     """The registry's name of a device, else its own name in lower case with dashes."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}"
     return registry_name(name) or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _check_named(hardware: str, device: torch.device) -> None:
+    """Raise InputError where the registry knows `hardware` as another kind of device than rows of it would be measured on."""
+    try:
+        kind = find_hardware(hardware).kind
+    except InputError:  # what it does not know may be called as one likes
+        return
+    if (kind == "cpu") != (device.type == "cpu"):
+        raise InputError(f"--hardware {hardware} is a {kind}, and --device {device.type} is measured on: name another device")
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:

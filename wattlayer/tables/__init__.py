@@ -150,7 +150,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Measurement | str]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is not a CSV table: {error}") from None
+        raise InputError(f"{path} is not a CSV table: {error}; write it as CSV in UTF-8") from None
 
 
 def _open(path: Path) -> TextIO:
@@ -170,8 +170,17 @@ def _format(path: Path, columns: tuple[str, ...]):  # type: ignore[no-untyped-de
     if mark:
         raise InputError(f"{path} has its columns separated by {mark!r}: write commas")
     closest = max(FORMATS, key=lambda table: len(set(table.COLUMNS) & set(columns)) / len(table.COLUMNS))
-    missing = ", ".join(c for c in closest.COLUMNS if c not in columns)
-    raise InputError(f"{path} has no column {missing} (a table of {closest.NAME} needs {', '.join(closest.COLUMNS)})")
+    missing = [c for c in closest.COLUMNS if c not in columns]
+    alike = [f"{have} for {want}" for want in missing for have in columns if _stem(have) == _stem(want)]
+    hint = f"; it has {', '.join(alike)}: convert to SI units and name it so" if alike else ""
+    raise InputError(
+        f"{path} has no column {', '.join(missing)} (a table of {closest.NAME} needs {', '.join(closest.COLUMNS)}){hint}"
+    )
+
+
+def _stem(column: str) -> str:
+    """What a column is of, without its unit: `time_ms` and `time_s` are of `time`."""
+    return column.lower().rpartition("_")[0]
 
 
 def _complete(row: dict[str, str | None]) -> dict[str, str]:

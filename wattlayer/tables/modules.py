@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -69,6 +70,8 @@ def _is_beside(layer: Layer) -> bool:
 def parse_call(text: str) -> Call:
     """Return (class name, positional, keyword) of `Name(literal, key=literal)`; a bare word counts as text (mode=row)."""
     text = text.strip()
+    if re.match(r"\w+\(\n", text):
+        raise InputError(f"layer_repr {text[:80]!r} is of a module made of others: give each of its layers a row")
     try:
         call = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
