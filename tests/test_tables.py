@@ -375,7 +375,7 @@ def test_repeats_that_contradict_one_another_are_doubted():
 
 def test_a_module_made_of_others_is_no_layer(path):
     row = GOOD.replace("Conv2d(3, 8, kernel_size=(3, 3), stride=(2, 2), bias=False)", str(nn.Sequential(nn.Conv2d(3, 8, 3))))
-    with pytest.raises(InputError, match="'Sequential.* is of a module made of others: give each of its layers a row"):
+    with pytest.raises(InputError, match=r"'Sequential.* is of a module made of others: give each of its layers a row"):
         read(path, LAYERS + row)
 
 

@@ -643,6 +643,40 @@ def test_a_decomposed_module_has_the_layers_of_its_own() -> None:
     assert [layer.flop for layer in decomposed.layers] == [layer.flop for layer in whole.layers]
 
 
+@pytest.mark.parametrize("shape", [(4, 16), (2, 4, 16)])
+def test_a_decomposed_linear_layer_is_one_again(shape: tuple[int, ...]) -> None:
+    module, x = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 8, bias=False)).eval(), torch.zeros(shape)
+    parts = torch.export.export(module, (x,)).run_decompositions().module()
+    assert {str(node.target) for node in parts.graph.nodes} >= {"aten.addmm.default", "aten.mm.default"}
+    whole, decomposed = trace(module, x), trace(parts, x)
+    assert [layer.kind for layer in decomposed.layers] == [layer.kind for layer in whole.layers] == ["linear", "gelu", "linear"]
+    for a, b in zip(whole.layers, decomposed.layers):
+        assert (a.flop, a.read_bytes, a.write_bytes, a.inputs[1:]) == (b.flop, b.read_bytes, b.write_bytes, b.inputs[1:])
+
+
+class OwnProducts(nn.Module):
+    """Products of a weight that lies as `nn.Linear` keeps it, and some that only look so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(8, 16)), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        w, b = self.weight, self.bias
+        linear = x @ w.t(), torch.addmm(b, x[0], w.t()), torch.mm(x[0], w.mT)
+        others = (
+            x @ w.view(16, 8), x[0] @ y.t(), torch.mm(x[0], x[1].t()), torch.addmm(b, x[0], w.t(), alpha=2),
+            torch.addmm(b[:, None].expand(8, 8), w, w.t()), x[0, 0] @ w.t(),
+        )  # fmt: skip
+        return (*linear, *others)
+
+
+def test_a_product_with_a_weight_that_lies_transposed_is_a_linear_layer() -> None:
+    traced = trace(OwnProducts(), torch.zeros(2, 4, 16), torch.zeros(4, 16))
+    assert [layer.kind for layer in traced.layers] == [*["linear"] * 3, "matmul", "matmul", "mm", "addmm", "addmm", "matmul"]
+    assert {layer.inputs[1].shape for layer in traced.layers[:3]} == {(8, 16)}
+
+
 def test_what_decomposed_norms_return_beside_their_output_is_there() -> None:
     """Autograd and functorch read the statistics."""
     norm = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Unflatten(1, (4, 2)), nn.GroupNorm(2, 4)).eval()

@@ -42,6 +42,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._value: dict[int, int] = {}
+        self._varying: set[int] = set()
         self._held: list[object] = []  # a storage that lives keeps its address from being used again
         self._count = 0
         self._reads: list[tuple[Place, ...]] = []
@@ -50,7 +51,15 @@ class Memory:
     def add(self, read: Iterable[torch.Tensor], written: Iterable[torch.Tensor]) -> None:
         """Take down one call."""
         self._reads.append(tuple([self._place(x) for x in read]))
-        self._writes.append(tuple([self._next(x) for x in written]))
+        self._writes.append(tuple([self._next(x, varying=True) for x in written]))
+
+    def give(self, inputs: Iterable[torch.Tensor]) -> None:
+        """Take down what the network is given."""
+        self._varying.update(map(_address, inputs))
+
+    def is_weight(self, x: torch.Tensor) -> bool:
+        """Whether a tensor is the network's own: neither given to it nor written by a call."""
+        return _address(x) not in self._varying
 
     def flow(self, results: Iterable[torch.Tensor]) -> Flow:
         """Return the flow of all calls so far; `results` are what the network returns."""
@@ -61,7 +70,9 @@ class Memory:
         value = self._value.get(_address(x))
         return (self._next(x) if value is None else value), 0 if _scattered(x) else int(x.storage_offset())
 
-    def _next(self, x: torch.Tensor) -> int:
+    def _next(self, x: torch.Tensor, varying: bool = False) -> int:
+        if varying:
+            self._varying.add(_address(x))
         self._held.append(x if _scattered(x) else x.untyped_storage())
         self._count += 1
         self._value[_address(x)] = self._count

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules import activation
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -57,6 +58,7 @@ def record(
     inputs = tuple(operand("input", x) for x in tensors)  # before the forward, which may change them in place
     with _attention_as_on_devices(), torch.inference_mode():  # holds TORCH_STATE: calls are shared by default dtype
         recorder = Recorder(_shared_calls() if cached else None)
+        recorder.memory.give(tensors)
         with _module_paths(module, recorder.path):
             try:
                 with recorder, KnownIndices(), _noted_autocast(recorder):
@@ -113,6 +115,9 @@ class Recorder(TorchDispatchMode):
             # statistics and the like, which autograd and functorch read
             left = isinstance(whole, tuple) and ... in [x for x in whole if not isinstance(x, torch.Tensor)]
             return (whole[0], *self._run(func, args, kwargs)[1:]) if left else whole
+        if kind in ("addmm", "mm", "matmul") and (linear := self._of_linear(dict(zip(names, args)) | kwargs)):
+            with self:
+                return functional.linear(*linear)
         if _decomposes(func):
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -134,6 +139,23 @@ class Recorder(TorchDispatchMode):
             else:
                 self.memory.add(tensors_in((args, kwargs)), tensors_in(result))
         return result
+
+    def _of_linear(self, given: dict[str, Any]) -> tuple[torch.Tensor, ...] | None:
+        """Return input, weight and bias where a product is what `linear` decomposes to: rows by a weight that lies transposed."""
+        rows, bias = (given["mat1"], given["self"]) if "mat1" in given else (given["self"], None)
+        weight = given.get("mat2", given.get("other"))
+        if (
+            not weight.is_meta
+            or weight.dim() != 2
+            or rows.dim() < 2
+            or weight.stride() != (1, weight.shape[0])
+            or not self.memory.is_weight(weight)
+        ):
+            return None
+        if bias is None:
+            return rows, weight.t()
+        plain = bias.shape == weight.shape[1:] and given.get("beta", 1) == given.get("alpha", 1) == 1
+        return (rows, weight.t(), bias) if plain else None
 
     def take(self, layer: Layer, read: Iterable[torch.Tensor], written: Iterable[torch.Tensor]) -> None:
         """Take down a call that was not dispatched, with the tensors of its layer's inputs and outputs."""
