@@ -28,6 +28,8 @@ SMALL = {
                 "num_key_value_heads": 4, "vocab_size": 100, "sliding_window": 40},
     "mixtral": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 8,
                 "num_key_value_heads": 4, "vocab_size": 100, "num_local_experts": 4, "sliding_window": None},
+    "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8, "vocab_size": 100},
+    "rwkv": {"hidden_size": 64, "attention_hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "context_length": 4096},
 }  # fmt: skip
 
 
@@ -236,6 +238,18 @@ def test_an_encoder_that_is_run_as_a_decoder_says_so():
     assert AS_DECODER in predict_generation("hf:bert", 4, 2).to_json()["assumptions"]
     for decoder in ("hf:gpt2", "hf:gpt_neox"):
         assert AS_DECODER not in predict_generation(decoder, 4, 2).trace.assumptions
+
+
+@pytest.mark.parametrize("name", ["mamba", "rwkv"])
+def test_a_state_of_one_size_makes_steps_that_all_cost_the_same(configs, name):
+    g = predict_generation(configs[name], 16, 4)
+    assert len(set(g.step_energy_j)) == 1
+    longer = predict_generation(configs[name], 160, 4)
+    assert longer.step_energy_j[0] == g.step_energy_j[0] and longer.prefill.energy_j > g.prefill.energy_j
+    weights = {x.operand("weight") for x in g.trace.layers if x.kind == "linear"}
+    assert not any(x.kind == "div" and x.inputs[0].shape in {w.shape for w in weights if w} for x in g.trace.layers), (
+        "weights are divided once, not at every pass"
+    )
 
 
 def test_a_prompt_alone(configs):

@@ -24,6 +24,10 @@ MOST_TRACES = 64
 """A range of steps that needs more traces than this is refused: its sizes do not follow from the cache's length."""
 
 
+CACHES = ("past_key_values", "cache_params", "state")
+"""What decoders of transformers call what they keep of earlier tokens: keys and values, or a state that does not grow."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """Steps from `first` to `last` tokens in the cache, whose calls differ in nothing but affine sizes."""
@@ -71,12 +75,13 @@ class Passes:
         import torch
 
         module, kept = self._network.module, []
-        given = {} if before is None else {"past_key_values": before[1]}
+        cache = next((name for name in CACHES if takes(module, name)), CACHES[0])
+        given = {} if before is None else {cache: before[1]}
         last = {"logits_to_keep": 1} if takes(module, "logits_to_keep") else {}
         # by hooks, for a cache is an object of its own that must arrive as it is
         handles = (
             module.register_forward_pre_hook(lambda _, args, kwargs: (args, {**kwargs, **given}), with_kwargs=True),
-            module.register_forward_hook(lambda _, args, result: kept.append(getattr(result, "past_key_values", None))),
+            module.register_forward_hook(lambda _, args, result: kept.append(getattr(result, cache, None))),
         )
         ids = torch.zeros(self._batch, tokens, dtype=torch.int64, device="meta")
         try:
@@ -87,7 +92,7 @@ class Passes:
             for handle in handles:
                 handle.remove()
         if not kept or kept[-1] is None:
-            raise InputError(f"{self._network.name} keeps no cache of keys and values: price its passes with --seq-len")
+            raise InputError(f"{self._network.name} keeps no cache: price its passes with --seq-len")
         found = replace(found, assumptions=(*self._network.assumptions, *found.assumptions))
         return with_weights(found, self._network.asked_dtype), kept[-1]
 

@@ -233,9 +233,13 @@ def _module(architecture: Any, config: Any, dtype: str) -> nn.Module:
         previous = torch.get_default_dtype()
         torch.set_default_dtype(getattr(torch, dtype))
         try:
-            return architecture._from_config(config)
+            built: nn.Module = architecture._from_config(config)
         finally:
             torch.set_default_dtype(previous)
+    for part in built.modules():
+        if hasattr(part, "layers_are_rescaled"):  # RWKV divides its weights, at the first pass alone
+            part.layers_are_rescaled = True
+    return built
 
 
 def _architectures(config: Any) -> list[Any]:
