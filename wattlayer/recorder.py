@@ -143,14 +143,9 @@ class Recorder(TorchDispatchMode):
     def _of_linear(self, given: dict[str, Any]) -> tuple[torch.Tensor, ...] | None:
         """Return input, weight and bias where a product is what `linear` decomposes to: rows by a weight that lies transposed."""
         rows, bias = (given["mat1"], given["self"]) if "mat1" in given else (given["self"], None)
-        weight = given.get("mat2", given.get("other"))
-        if (
-            not weight.is_meta
-            or weight.dim() != 2
-            or rows.dim() < 2
-            or weight.stride() != (1, weight.shape[0])
-            or not self.memory.is_weight(weight)
-        ):
+        weight = given["other" if "other" in given else "mat2"]
+        transposed = weight.is_meta and weight.dim() == 2 and weight.stride() == (1, weight.shape[0])
+        if not transposed or rows.dim() < 2 or not self.memory.is_weight(weight):
             return None
         if bias is None:
             return rows, weight.t()

@@ -238,7 +238,7 @@ def _module(architecture: Any, config: Any, dtype: str) -> nn.Module:
             torch.set_default_dtype(previous)
     for part in built.modules():
         if hasattr(part, "layers_are_rescaled"):  # RWKV divides its weights, at the first pass alone
-            part.layers_are_rescaled = True
+            part.layers_are_rescaled = True  # type: ignore[assignment]
     return built
 
 
