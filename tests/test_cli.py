@@ -208,6 +208,12 @@ def test_where_a_result_cannot_go_is_told_before_the_work(run, tmp_path):
     for option in ("--output", "--junit"):
         one_line(run("predict", tmp_path / "no-network.json", option, nowhere, "--budget-j", "1"), told)
     one_line(run("import", tmp_path / "no-table.csv", "--output", nowhere), told)
+    (tmp_path / "file").write_text("")
+    one_line(run("predict", tmp_path / "no-network.json", "--output", tmp_path / "file" / "x"), "file/x cannot be written: Not a")
+    for words in (("train", "none.jsonl"), ("calibrate", "a30", "none.jsonl")):
+        one_line(run(*words, "--output", nowhere), told)
+    for words in (("evaluate", "none.json"), ("compare", "none")):
+        one_line(run(*words, "--plot", nowhere), told)
     one_line(run("report", tmp_path / "no-network.json", "--output", tmp_path), f"{tmp_path} cannot be written: Is a directory")
 
 

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from test_cli import one_line
 
 import wattlayer as wl
@@ -250,6 +251,16 @@ def test_a_state_of_one_size_makes_steps_that_all_cost_the_same(configs, name):
     assert not any(x.kind == "div" and x.inputs[0].shape in {w.shape for w in weights if w} for x in g.trace.layers), (
         "weights are divided once, not at every pass"
     )
+
+
+def test_rwkv_leaves_its_weights_alone_in_training_too(configs):
+    from wattlayer.adapters.huggingface import load_causal
+
+    network = load_causal(configs["rwkv"], 16, "float32")
+    for mode in (True, False, True):
+        traced = wl.trace(network.module, kwargs={"input_ids": torch.zeros(1, 8, dtype=torch.int64)}, train_mode=mode)
+        of_weights = [x for x in traced.layers if x.kind in ("mul", "div") and x.inputs[0].shape in ((64, 64), (64, 256))]
+        assert not of_weights and ("div" in {x.kind for x in traced.layers})
 
 
 def test_a_prompt_alone(configs):

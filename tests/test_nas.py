@@ -193,6 +193,7 @@ def test_wrong_genomes_are_refused(model):
         ([(0,) * 6, (0, 0, 9, 0, 0, 0)], "position 2 of genome 1 of .* is 9, not one of 0 to 4"),
         ([(0,) * 6, (0,) * 5], "these differ in length"),
         ([[]], r"\[n, 6\], not \[1, 0\]"),
+        (np.zeros((0, 5), int), r"\[n, 6\], not \[0, 5\]"),
     ):
         with pytest.raises(wl.InputError, match=reason):
             table.energy_j(wrong)
@@ -301,8 +302,10 @@ def test_the_penalty_has_gradients(model):
     ):
         with pytest.raises(wl.InputError, match=reason):
             nas.expected_energy_j(table, [odd, *chosen[1:]])
-    with pytest.raises(wl.InputError, match="torch tensors, not ndarray"):
-        nas.expected_energy_j(table, [w.numpy() for w in chosen])
+    with pytest.raises(wl.InputError, match=r"torch tensors, not ndarray \(at position 1\)"):
+        nas.expected_energy_j(table, [chosen[0], *(w.numpy() for w in chosen[1:])])
+    many = torch.func.vmap(lambda *x: nas.expected_energy_j(table, x))(*(torch.stack([w, w]) for w in chosen))
+    assert many.tolist() == [float(nas.expected_energy_j(table, chosen))] * 2
 
 
 def test_pareto_is_what_brute_force_finds():

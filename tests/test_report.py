@@ -96,6 +96,10 @@ def test_nothing_is_assumed_that_was_not_stated(small_estimate):
     assert "CO₂e" not in text and "EUR" not in text
 
 
+def test_a_functional_unit_may_have_any_name():
+    assert Assumptions(functional_unit="1,000 images of the second camera").count() == (1000.0, "images of the second camera")
+
+
 @pytest.mark.parametrize(
     ("stated", "named"),
     [
@@ -122,6 +126,10 @@ def test_nothing_is_assumed_that_was_not_stated(small_estimate):
         ({"functional_unit": "2 hours"}, "'hours' in it"),
         ({"functional_unit": "100 requests/s"}, "'s' in it"),
         ({"functional_unit": "100 images per scan"}, "'per' in it"),
+        ({"functional_unit": "5 k-tokens"}, "write 'k' out"),
+        ({"functional_unit": "3 dozens requests"}, "write 'dozens' out"),
+        ({"functional_unit": "1 kWh"}, "'kWh' in it"),
+        ({"functional_unit": "100 ms"}, "'ms' in it"),
         ({"grid_gco2_per_kwh": "380"}, "'380' must be a number"),
         ({"grid_gco2_per_kwh": True}, "True must be a number"),
         ({"functional_unit": 1000}, "1000 is not a positive number and a name"),

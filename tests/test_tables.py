@@ -314,6 +314,14 @@ def test_a_file_of_no_known_format_is_refused(path, text, reason):
         read(path, text, skip_bad_rows=True)
 
 
+@pytest.mark.parametrize(
+    "header", [LAYERS.replace("dtype", "precision"), LAYERS.replace("hardware", "device"), "layer_name,input_size\n"]
+)
+def test_columns_without_a_unit_are_not_taken_for_those_of_another(path, header):
+    with pytest.raises(InputError, match=r"has no column [^;]*$"):
+        read(path, header + GOOD)
+
+
 def test_more_power_than_any_device_draws_is_a_slip_of_a_unit(path):
     """The A30 is limited to 165 W."""
     assert len(read(path, LAYERS + GOOD.replace("0.003", "0.0098")).measurements) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections import Counter, OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -340,6 +342,45 @@ def test_self_attention_takes_the_fast_path_that_it_takes_on_devices(module: Sel
     assert trace(module, x, cached=True).layers == trace(module, x, cached=True).layers == traced.layers
 
 
+def test_other_threads_do_not_see_that_a_network_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither that multi-head attention asks what runs on devices, nor another forward of it."""
+    seen: dict[str, Any] = {}
+
+    def elsewhere() -> None:
+        module = nn.MultiheadAttention(32, 4, batch_first=True).eval()
+        x = torch.zeros(2, 6, 32, device="meta")
+        with torch.no_grad():
+            seen["shape"] = module.to("meta")(x, x, x)[0].shape
+        seen["scripted"] = torch.jit.script(nn.MultiheadAttention(32, 4, batch_first=True))
+
+    class Waits(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(elsewhere).result()
+            seen["signature"] = inspect.signature(nn.MultiheadAttention.forward)
+            return x + 1
+
+    before = inspect.signature(nn.MultiheadAttention.forward)
+    trace(Waits(), torch.zeros(2))
+    assert seen["shape"] == (2, 6, 32) and seen["signature"] == before and "scripted" in seen
+
+
+def test_attention_that_fails_and_is_caught_leaves_nothing_behind() -> None:
+    class Caught(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with suppress(Exception):
+                self.attention(x[..., :31], x, x)
+            return x[:, [0, -1]] + 1  # a list of numbers, which only a function mode keeps known
+
+    plain = trace(Calls(lambda x: x[:, [0, -1]] + 1), torch.zeros(2, 6, 32))
+    assert trace(Caught(), torch.zeros(2, 6, 32)).layers[-len(plain.layers) :] == plain.layers
+    assert not torch_modules._global_forward_hooks and not torch_modules._global_forward_pre_hooks
+
+
 def test_the_fast_path_returns_the_weights_that_were_asked_for() -> None:
     seen: list[Any] = []
     for asked in ({"need_weights": True}, {"need_weights": True, "average_attn_weights": False}, {}):
@@ -652,6 +693,31 @@ def test_a_decomposed_linear_layer_is_one_again(shape: tuple[int, ...]) -> None:
     assert [layer.kind for layer in decomposed.layers] == [layer.kind for layer in whole.layers] == ["linear", "gelu", "linear"]
     for a, b in zip(whole.layers, decomposed.layers):
         assert (a.flop, a.read_bytes, a.write_bytes, a.inputs[1:]) == (b.flop, b.read_bytes, b.write_bytes, b.inputs[1:])
+
+
+class WrittenProducts(nn.Module):
+    """Products that write where they are told, or in a dtype that they are told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(8, 16, dtype=torch.float16))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        wide = torch.mm(x, self.weight.t(), out_dtype=torch.float32)
+        y, z = x.new_empty(0), x.new_empty(4, 8)
+        torch.matmul(x, self.weight.t(), out=y)
+        torch.mm(x, self.weight.t(), out=z)
+        return wide, y.relu(), x[:, :8] @ z.t()
+
+
+@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
+def test_products_that_write_to_what_they_are_given_stay_what_they_are() -> None:
+    traced = trace(WrittenProducts(), torch.zeros(4, 16, dtype=torch.float16))
+    found = [(layer.kind, layer.outputs[0].shape, layer.outputs[0].dtype) for layer in traced.layers]
+    half = [("matmul", (4, 8)), ("mm", (4, 8)), ("relu", (4, 8)), ("matmul", (4, 4))]
+    assert found == [("mm", (4, 8), "float32"), *((kind, shape, "float16") for kind, shape in half)]
+    flow = traced.flow
+    assert flow is not None and set(flow.producers()) >= {flow.reads[3][0][0], flow.reads[4][1][0]}, "both results are read"
 
 
 class OwnProducts(nn.Module):

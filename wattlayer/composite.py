@@ -106,10 +106,10 @@ def _multi_head_attention(
     average_attn_weights: bool = True,
     mask_type: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The fast path of `nn.MultiheadAttention`: aten/src/ATen/native/transformers/cuda/attention.cu.
+    """The fast path of `nn.MultiheadAttention` on CUDA devices: aten/src/ATen/native/transformers/cuda/attention.cu.
 
     One product of all rows with the packed weights. Then fused attention, or, where a mask or the weights are asked for, two
-    products around a softmax, which reads the mask (next to nothing beside the scores).
+    products around a softmax, which reads the mask (next to nothing beside the scores). CPUs take these two always.
     """
     batch, length, _ = query.shape
     heads = functional.linear(query, qkv_weight, qkv_bias).view(batch, length, 3, num_head, -1).permute(2, 0, 3, 1, 4)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from operator import itemgetter
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def record(
     args, kwargs = inputs_to_meta((args, kwargs), target)
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     inputs = tuple(operand("input", x) for x in tensors)  # before the forward, which may change them in place
-    with _attention_as_on_devices(), torch.inference_mode():  # holds TORCH_STATE: calls are shared by default dtype
+    with _attention_as_on_devices(module), torch.inference_mode():  # holds TORCH_STATE: calls are shared by default dtype
         recorder = Recorder(_shared_calls() if cached else None)
         recorder.memory.give(tensors)
         with _module_paths(module, recorder.path):
@@ -115,7 +116,8 @@ class Recorder(TorchDispatchMode):
             # statistics and the like, which autograd and functorch read
             left = isinstance(whole, tuple) and ... in [x for x in whole if not isinstance(x, torch.Tensor)]
             return (whole[0], *self._run(func, args, kwargs)[1:]) if left else whole
-        if kind in ("addmm", "mm", "matmul") and (linear := self._of_linear(dict(zip(names, args)) | kwargs)):
+        product = kind in ("addmm", "mm", "matmul") and func._overloadname == "default"  # others write to `out` or in `out_dtype`
+        if product and (linear := self._of_linear(dict(zip(names, args)) | kwargs)):
             with self:
                 return functional.linear(*linear)
         if _decomposes(func):
@@ -276,7 +278,7 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
 
 
 def _is_of_image(given: dict[str, Any], image: torch.Tensor, result: torch.Tensor) -> bool:
-    """Whether a mean is over all of each plane [batch, channels, height, width]: global pooling, however a model writes it.
+    """Whether a mean is over the last two of four dimensions, planes of a batch of images: global pooling, however it is written.
 
     They are one operator: aten/src/ATen/native/AdaptiveAveragePooling.cpp calls `mean` for a single position.
     """
@@ -462,23 +464,37 @@ def _noted_autocast(recorder: Recorder) -> Iterator[None]:
 
 
 @contextmanager
-def _attention_as_on_devices() -> Iterator[None]:
+def _attention_as_on_devices(module: nn.Module) -> Iterator[None]:
     """Let `nn.MultiheadAttention` take on meta tensors the fast path that it takes on devices, by PyTorch's own conditions.
 
-    One of them is that no function mode is on, which `KnownIndices` is: it has nothing to do within.
+    One of them is that no function mode is on, which `KnownIndices` is: it has nothing to do within. Other threads see neither.
     """
+    own, on_device = get_ident(), activation._check_arg_device
+    attention = {id(m) for m in module.modules() if isinstance(m, nn.MultiheadAttention)}
+    within: list[Any] = []
+
+    def enter(m: nn.Module, _: Any) -> None:
+        if id(m) in attention:
+            within.append(torch._C.DisableTorchFunction())
+            within[-1].__enter__()
+
+    def leave(m: nn.Module, _: Any, __: Any) -> None:
+        if id(m) in attention:
+            within.pop().__exit__(None, None, None)
+
+    @wraps(on_device)  # by whose source TorchScript compiles the module
+    def checked(x: torch.Tensor | None) -> bool:
+        return get_ident() == own or on_device(x)
+
     with TORCH_STATE:
-        forward, on_device = nn.MultiheadAttention.forward, activation._check_arg_device
-
-        def plain(self: nn.MultiheadAttention, *args: Any, **kwargs: Any) -> Any:
-            with torch._C.DisableTorchFunction():
-                return forward(self, *args, **kwargs)
-
-        nn.MultiheadAttention.forward, activation._check_arg_device = plain, lambda _: True  # type: ignore
+        handles = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
+        activation._check_arg_device = checked
         try:
             yield
         finally:
-            nn.MultiheadAttention.forward, activation._check_arg_device = forward, on_device  # type: ignore
+            activation._check_arg_device = on_device
+            for handle in handles:
+                handle.remove()
 
 
 @contextmanager

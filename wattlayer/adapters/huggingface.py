@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, first_line, nearest
@@ -237,9 +237,14 @@ def _module(architecture: Any, config: Any, dtype: str) -> nn.Module:
         finally:
             torch.set_default_dtype(previous)
     for part in built.modules():
-        if hasattr(part, "layers_are_rescaled"):  # RWKV divides its weights, at the first pass alone
-            part.layers_are_rescaled = True  # type: ignore[assignment]
+        if hasattr(part, "_rescale_layers"):
+            part._rescale_layers = MethodType(_rescaled, part)  # type: ignore[assignment]
     return built
+
+
+def _rescaled(rwkv: Any) -> None:
+    """What is left of RWKV's division of its weights, in every pass but the first: to know that it was made."""
+    rwkv.layers_are_rescaled = not rwkv.training
 
 
 def _architectures(config: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from ..errors import InputError, writing
 from .app import app
 from .data import measurements_of
 from .options import SeedOption
-from .output import apart
+from .output import apart, place
 
 
 @app.command()
@@ -19,7 +19,8 @@ def calibrate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A trained model, or a device to start from its data sheet.")],
     data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Datasets (JSON lines) or import tables (CSV).")],
     output: Annotated[
-        Path | None, typer.Option("--output", help="Model file to write; default: your models, by the device's name.")
+        Path | None,
+        typer.Option("--output", callback=place, help="Model file to write; default: your models, by the device's name."),
     ] = None,
     hardware: Annotated[str | None, typer.Option("--hardware", help="Device where the rows are of several.")] = None,
     seed: SeedOption = 0,

@@ -24,7 +24,7 @@ from .options import (
     Tf32Option,
     written_as,
 )  # fmt: skip
-from .output import apart, busy, narrow, rendered, write
+from .output import apart, busy, narrow, place, rendered, write
 from .whatif import batches
 
 TABLE_COLUMNS = 120
@@ -45,7 +45,9 @@ def compare(
     tf32: Tf32Option = Tf32.conv,
     mode: Annotated[Mode, typer.Option("--mode")] = Mode.graph,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse layers of kinds never measured.")] = False,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw it into this .png, .svg or .pdf.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", callback=place, help="Also draw it into this .png, .svg or .pdf.")
+    ] = None,
     format: FormatOption = Format.table,
     output: OutputOption = None,
 ) -> None:

@@ -35,9 +35,9 @@ def import_table(
 
     apart(output, table)
     content = read_table(table, skip_bad_rows)
+    _report_doubts(table, content.measurements)
     count = write_measurements(output, content.measurements, {"source": table.name})
     report_skipped(table, content.bad_rows)
-    _report_doubts(table, content.measurements)
     print(f"{count} measurements written to {output}")
 
 

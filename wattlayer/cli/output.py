@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from errno import EISDIR
+from errno import EACCES, EISDIR, ENOTDIR
 from io import TextIOBase, TextIOWrapper
 from pathlib import Path
 from shutil import get_terminal_size
@@ -99,7 +99,10 @@ def place(path: Path | None) -> Path | None:
         with writing(path):
             if path.is_dir():
                 raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
-            path.parent.stat()
+            if path.parent.stat() and not path.parent.is_dir():
+                raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR))
+            if not os.access(path if path.exists() else path.parent, os.W_OK):
+                raise PermissionError(EACCES, os.strerror(EACCES))
     return path
 
 

@@ -14,7 +14,7 @@ from .app import SeveralValues, app
 from .calibrate import model_file, own_path
 from .data import measurements_of
 from .options import Format, FormatOption, OutputOption, RunCodeOption, SeedOption, written_as
-from .output import apart, busy, progress, rendered, write
+from .output import apart, busy, place, progress, rendered, write
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def train(
     data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Datasets (JSON lines) or import tables (CSV).")],
     output: Annotated[
-        Path | None, typer.Option("--output", help="Model file to write, .json; default: your models, by the device's name.")
+        Path | None,
+        typer.Option("--output", callback=place, help="Model file to write, .json; default: your models, by the device's name."),
     ] = None,
     hardware: Annotated[str | None, typer.Option("--hardware", help="Device to train on where the rows are of several.")] = None,
     seed: SeedOption = 0,
@@ -94,7 +95,9 @@ def evaluate(
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also fit and score the baselines.")] = True,
     seed: SeedOption = 0,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows")] = False,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the errors into this .png, .svg or .pdf.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", callback=place, help="Also draw the errors into this .png, .svg or .pdf.")
+    ] = None,
     run_code: RunCodeOption = True,
     format: FormatOption = Format.table,
     output: OutputOption = None,

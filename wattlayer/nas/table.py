@@ -69,9 +69,11 @@ class LookupTable:
             table = np.atleast_2d(np.asarray(genomes))
         except ValueError:
             raise InputError(f"genomes of {self.space.name} are [n, {len(self.space.choices)}]: these differ in length") from None
-        if not table.size and table.ndim <= 2 and len(genomes) == 0:
-            return np.empty(0)
+        if table.shape == (1, 0) and not len(genomes):
+            table = np.empty((0, len(self.space.choices)), dtype=np.int64)
         self._check(table)
+        if not len(table):
+            return np.empty(0)
         result = np.empty(len(table))
         for start in range(0, len(table), CHUNK):
             result[start : start + CHUNK] = self._sum(table[start : start + CHUNK])
@@ -82,7 +84,7 @@ class LookupTable:
             raise InputError(f"genomes of {self.space.name} are [n, {len(self.space.choices)}], not {list(genomes.shape)}")
         if not np.issubdtype(genomes.dtype, np.integer):
             raise InputError(f"genomes are whole numbers, not {genomes.dtype}")
-        if np.any((genomes.min(axis=0) < 0) | (genomes.max(axis=0) >= np.array(self.space.choices))):
+        if len(genomes) and np.any((genomes.min(axis=0) < 0) | (genomes.max(axis=0) >= np.array(self.space.choices))):
             row, at = np.argwhere((genomes < 0) | (genomes >= np.array(self.space.choices)))[0]
             most = self.space.choices[at] - 1
             raise InputError(f"position {at} of genome {row} of {self.space.name} is {genomes[row, at]}, not one of 0 to {most}")
@@ -124,8 +126,10 @@ def expected_energy_j(table: LookupTable, weights: Sequence[Any]) -> Any:
     """
     import torch
 
-    if not all(isinstance(w, torch.Tensor) for w in weights):
-        raise InputError(f"weights of {table.space.name} are torch tensors, not {type(weights[0]).__name__}")
+    weights = list(weights)
+    for i, w in enumerate(weights):
+        if not isinstance(w, torch.Tensor):
+            raise InputError(f"weights of {table.space.name} are torch tensors, not {type(w).__name__} (at position {i})")
     shapes = tuple(tuple(w.shape) for w in weights)
     if shapes != tuple((count,) for count in table.space.choices):
         raise InputError(f"weights of {table.space.name} have the shapes {table.space.choices}, not {shapes}")
@@ -143,7 +147,10 @@ def _check_probabilities(weights: Sequence[Any]) -> None:
     """Raise InputError for weights below 0 or that do not add up to 1, within the rounding of half precision."""
     import torch
 
-    sums = torch.stack([torch.stack((w.sum(), w.min())).float() for w in weights]).tolist()  # one wait for a device, not many
+    try:  # one wait for a device, not many
+        sums = torch.stack([torch.stack((w.sum(), w.min())).float() for w in weights]).tolist()
+    except RuntimeError:  # under torch.func.vmap they have no values
+        return
     for i, (total, least) in enumerate(sums):
         if not (abs(total - 1) <= 0.01 and least >= 0):
             found = f"weights at position {i} add up to {total:.4g}, the least is {least:.4g}"

@@ -22,11 +22,15 @@ _EITHER = re.compile(r"\d{1,3}(?:\.\d{3})+")
 """A thousand to some, one to others."""
 _POWERS = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
 _OTHER_POWERS = re.compile(
-    r"kk?|mm?|g|t|b|mn|mi[oa]|mrd|bn|tn|kilo|mega|giga|tera|hundred|thousands|(?:m|b)illions|trillions?|dozen|lakh|crore|[km]tokens?"
+    r"kk?|mm?|g|t|b|mn|mi[oa]|mrd|bn|tn|kilo|mega|giga|tera|(?:hundred|dozen|lakh|crore|trillion)s?|(?:thousand|million|billion)s"
+    r"|[km]tok(?:en)?s?",
+    re.IGNORECASE,
 )
 """Words that mean a number and that are not read: each has several spellings, and some several values."""
-_NO_ANSWERS = re.compile(r"per|batch(?:es)?|s|sec|min|h|(?:second|minute|hour|day|week|month|year)s?")
-"""Words of what is no number of inferences: times, rates, and batches, whose size a functional unit does not tell."""
+_NO_ANSWERS = re.compile(
+    r"(?:mini)?batch(?:es)?|[mun]?s|(?:sec|min|hr|second|minute|hour|day|week|month|year)s?|h|k?wh|k?j|joules?", re.IGNORECASE
+)
+"""Words of what is no number of inferences: times, rates, energies, and batches, whose size a functional unit does not tell."""
 _UNIT = re.compile(
     rf"\s*(?P<number>{_GROUPED}|{_PLAIN})\s+(?:(?P<power>{'|'.join(_POWERS)})\s+)?(?P<name>(?=\S*[^\W\d])\S.*?)\s*", re.IGNORECASE
 )
@@ -66,11 +70,11 @@ class Assumptions:
         """Return how many of what a functional unit is: `(1000.0, "inferences")`."""
         what = f"functional unit {self.functional_unit!r}"
         found = _UNIT.fullmatch(str(self.functional_unit))
-        words = re.split(r"[\s/]+", found["name"].lower()) if found else []
-        if found and not _EITHER.fullmatch(found["number"]) and words[0] not in _POWERS:
+        words = re.findall(r"[\w']+", found["name"]) if found else []
+        if found and not _EITHER.fullmatch(found["number"]) and words[0].lower() not in _POWERS:
             if _OTHER_POWERS.fullmatch(words[0]):
-                raise InputError(f"{what}: write {found['name'].split()[0]!r} out, like '5,000 inferences'")
-            if unfit := [word for word in words if _NO_ANSWERS.fullmatch(word)]:
+                raise InputError(f"{what}: write {words[0]!r} out, like '5,000 inferences'")
+            if unfit := [x for x in (*words[:1], *words[-1:]) if _NO_ANSWERS.fullmatch(x)] or ["per"] * ("per" in words):
                 raise InputError(f"{what} has {unfit[0]!r} in it: count inferences, requests or tokens")
             number = float(re.sub(r"[^\d.eE+-]", "", found["number"])) * _POWERS.get((found["power"] or "").lower(), 1.0)
             if isfinite(number) and number > 0:

@@ -171,16 +171,16 @@ def _format(path: Path, columns: tuple[str, ...]):  # type: ignore[no-untyped-de
         raise InputError(f"{path} has its columns separated by {mark!r}: write commas")
     closest = max(FORMATS, key=lambda table: len(set(table.COLUMNS) & set(columns)) / len(table.COLUMNS))
     missing = [c for c in closest.COLUMNS if c not in columns]
-    alike = [f"{have} for {want}" for want in missing for have in columns if _stem(have) == _stem(want)]
+    alike = [f"{have} for {want}" for want in missing for have in columns if _is_in_another_unit(have, want)]
     hint = f"; it has {', '.join(alike)}: convert to SI units and name it so" if alike else ""
     raise InputError(
         f"{path} has no column {', '.join(missing)} (a table of {closest.NAME} needs {', '.join(closest.COLUMNS)}){hint}"
     )
 
 
-def _stem(column: str) -> str:
-    """What a column is of, without its unit: `time_ms` and `time_s` are of `time`."""
-    return column.lower().rpartition("_")[0]
+def _is_in_another_unit(column: str, wanted: str) -> bool:
+    """Whether a column is of what `wanted` is of, in another unit: `time_ms` for `time_s`."""
+    return wanted.endswith(("_s", "_j")) and column.rpartition("_")[0].lower() == wanted[:-2].lower()
 
 
 def _complete(row: dict[str, str | None]) -> dict[str, str]:
