@@ -35,14 +35,15 @@ DATA = Path(__file__).parents[1] / "data"
 
 NAMES_DIGEST = {1: "a7c6fbf03c116f2f", 2: "bbdf414f3360892f", 3: "bbdf414f3360892f", 4: "bbdf414f3360892f",
                 5: "bbdf414f3360892f", 6: "bbdf414f3360892f", 7: "bbdf414f3360892f", 8: "bbdf414f3360892f",
-                9: "bbdf414f3360892f", 10: "bbdf414f3360892f"}  # fmt: skip
+                9: "bbdf414f3360892f", 10: "bbdf414f3360892f", 11: "bbdf414f3360892f"}  # fmt: skip
 """SHA-256 of the feature names by version: a changed list needs a new version and a new line here. The third counts the tiles and
 waves of attention otherwise, the fourth the bytes of operands that products copy, the fifth blocks of batch norm in eval mode,
 queries of heads that share keys, cells of recurrent layers and which operands are expanded, the sixth the tiles of 1x1
 convolutions on tensor cores image by image, and inputs and state of recurrent layers together, the seventh the windows of
 poolings that adapt, no tiles of products by a vector and what convolutions copy, the eighth thin tiles of products and what
 convolutions skip on CPUs, the ninth counts these nowhere as moved, the tenth leaves a bias that is a kernel of its own to the
-scaffold and parts the rows of grouped products among the matrices that they meet."""
+scaffold and parts the rows of grouped products among the matrices that they meet, the eleventh takes whichever small tile is the
+fastest."""
 
 
 class Oddments(nn.Module):

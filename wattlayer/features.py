@@ -24,7 +24,7 @@ from .hardware import Hardware
 from .kinds import KINDS, matrices_met, pooled_axes, window_elements
 from .layer import DTYPE_BYTES, SCALE, Layer, Operand
 
-FEATURES_VERSION = 10
+FEATURES_VERSION = 11
 
 Array = NDArray[np.float64]
 
@@ -598,11 +598,16 @@ class Columns:
     def smallest_tile(self) -> tuple[Array, Array]:
         """Edges [n_layers] along m and n of the smallest output tile: 32 x 32, or, of products by BLAS, one as thin as 16
         where it pads less: that of few rows or columns (for which NVIDIA's has gemmSN), and of what whole 32s do not fill."""
-        product = self["group_code"] == GROUP_CODES["matmul"]
-        areas = [self.tiles(m, n) * m * n for m, n in _SMALLEST_TILES]
-        chosen = np.where(product, np.argmin(areas, axis=0), 0)
-        edge_m, edge_n = np.array(_SMALLEST_TILES).T[:, chosen]
+        areas = [self.tiles(m, n) * m * n for m, n in SMALLEST_TILES]
+        chosen = np.where(self.by_blas, np.argmin(areas, axis=0), 0)
+        edge_m, edge_n = np.array(SMALLEST_TILES).T[:, chosen]
         return edge_m, edge_n
+
+    @property
+    def by_blas(self) -> NDArray[np.bool_]:
+        """Which layers [n_layers] are products that a BLAS library computes."""
+        blas: NDArray[np.bool_] = self["group_code"] == GROUP_CODES["matmul"]
+        return blas
 
     def tiles(self, edge_m: Array | float, edge_n: Array | float) -> Array:
         """Output tiles of `edge_m` x `edge_n` that the products fall into, of each image apart where these are multiplied as they
@@ -623,7 +628,7 @@ class Columns:
 
 SMALLEST_TILE = 32.0
 """Edge of the smallest square tile."""
-_SMALLEST_TILES = ((SMALLEST_TILE, SMALLEST_TILE), (128.0, 16.0), (16.0, 128.0))
+SMALLEST_TILES = ((SMALLEST_TILE, SMALLEST_TILE), (128.0, 16.0), (16.0, 128.0))
 _MASKED_HALF = 32.0
 """Half of a tile of queries, which see keys of one another that the mask hides: keys that a query is multiplied by in vain."""
 

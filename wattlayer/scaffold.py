@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .features import GROUP_CODES, KIND_CODES, SMALLEST_TILE, Array, Columns
+from .features import GROUP_CODES, KIND_CODES, SMALLEST_TILE, SMALLEST_TILES, Array, Columns
 from .kinds import group_of_kind
 from .layer import Layer
 
@@ -54,7 +54,7 @@ TABLE = {
     "further": Rate(0.5, 0.05, 1.0, 0.3, 0.15),
     "latency": Rate(3.0, 0.05, 3000.0, 0.3, 0.15),
     "l2": Rate(0.6, 0.02, 1.5, 0.3, 0.15),
-    "dram": Rate(1.2, 0.95, 50.0, 0.18, 0.3),
+    "dram": Rate(1.2, 0.95, 20.0, 0.18, 0.3),
     "l2_edge": Rate(1.4, 0.3, 4.0, 0.18, 0.3),
     "rows": Rate(0.5, 0.003, 1e3, 1.2, 0.15),
     "beside": Rate(1.2, 0.3, 50.0, 0.3, 0.15),
@@ -75,8 +75,8 @@ TABLE = {
 most. DRAM and compute may beat the data sheet (boost clocks) by 5 % and 10 %; transforms of convolutions, whose tiles and caches
 differ, what is reckoned of them by 20 % and 40 %; what is moved beside a convolution may lie in L2, up to three times as fast. A
 kernel on one core of 28 that uses none of its vector lanes computes a thousand times slower than the data sheet (max pooling
-does). The deviations are the middle of three sets tried on folds of A30 and RTX 2080 Ti layers, which these two are judged on as
-well (docs/method.md)."""
+does), and alone fetches a twentieth of what its DRAM gives (some 12 of 230 GB/s). The deviations are the middle of three sets
+tried on folds of A30 and RTX 2080 Ti layers, which these two are judged on as well (docs/method.md)."""
 
 RATES = tuple(TABLE)
 BLOCKS = {
@@ -259,11 +259,20 @@ def terms(columns: Columns) -> Terms:
     per_unit = device.units / columns.peak_flop_per_s  # seconds that one unit takes for a FLOP
     # what is recurrent does one product after another
     turns = np.where(columns["group_code"] == GROUP_CODES["recurrent"], np.maximum(columns["batches"], 1.0), 1.0)
-    every = (*TILES, columns.smallest_tile)
-    tiled = [turns * np.ceil(columns.waves(*edges) / turns) * 2.0 * edges[0] * edges[1] * k * per_unit for edges in every]
-    edge_m, edge_n = columns.smallest_tile
-    padded_s = columns.tiled_flop(edge_m, edge_n) / columns.peak_flop_per_s
-    split = np.maximum(padded_s, 2.0 * edge_m * edge_n * turns * np.minimum(k, _SPLIT_K) * per_unit)
+
+    def tiled_s(edge_m: float, edge_n: float) -> Array:
+        return turns * np.ceil(columns.waves(edge_m, edge_n) / turns) * 2.0 * edge_m * edge_n * k * per_unit
+
+    def split_s(edge_m: float, edge_n: float) -> Array:
+        padded_s = columns.tiled_flop(edge_m, edge_n) / columns.peak_flop_per_s
+        return np.maximum(padded_s, 2.0 * edge_m * edge_n * turns * np.minimum(k, _SPLIT_K) * per_unit)
+
+    def smallest(times_s: Callable[[float, float], Array]) -> Array:
+        """By the smallest tiles that the library has, whichever is the fastest."""
+        square, *thin = (times_s(*edges) for edges in SMALLEST_TILES)
+        return np.where(columns.by_blas, np.minimum.reduce([square, *thin]), square)
+
+    tiled = (*(tiled_s(*edges) for edges in TILES), smallest(tiled_s))
     # for fewer queries than a tile holds, attention cuts its keys
     few = (columns["group_code"] == GROUP_CODES["attention"]) & (m < SMALLEST_TILE)
     steps = np.where(few, np.minimum(k, _SPLIT_K), turns * k)
@@ -281,7 +290,7 @@ def terms(columns: Columns) -> Terms:
         l2_share=columns.l2_share, beside_s=beside_bytes / device.dram_bytes_per_s,
         work_s=np.column_stack([
             _STEP_S * _rows(columns),
-            *(np.where(matrix, x, 0.0) for x in (_STEP_S * steps, *tiled, split, *_transformed_s(columns))),
+            *(np.where(matrix, x, 0.0) for x in (_STEP_S * steps, *tiled, smallest(split_s), *_transformed_s(columns))),
             np.where(matrix, 0.0, vector),
         ]),
         matrix=matrix,
