@@ -426,6 +426,23 @@ def test_arithmetic_on_weights_stays_whatever_lies_behind_it(tmp_path):
     assert [x.kind for x in trace_name(str(path)).layers] == ["relu"], "what a network gives back of its weights alone too"
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_rows_that_a_file_transposes_are_one_product_as_runtimes_multiply_them(tmp_path):
+    weights = [("w", np.zeros((8, 16), np.float32)), ("b", np.zeros(16, np.float32))]
+    product = [node("MatMul", ["t", "w"], ["m"]), node("Add", ["m", "b"], ["y"])]
+    for perm, kinds in (([1, 0, 2], ["clone", "linear"]), ([0, 1, 2], ["linear"])):
+        nodes = [node("Transpose", ["x"], ["t"], perm=perm), *product]
+        traced = trace_name(str(made(tmp_path / "net.onnx", nodes, [("x", FLOAT, (2, 5, 8))], weights=weights)))
+        assert [x.kind for x in traced.layers] == kinds and traced.layers[-1].inputs[0].strides is None
+    module = nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    x = torch.zeros(3, 6, 32)
+    torch.onnx.export(module, (x, x, x), str(tmp_path / "net.onnx"), dynamo=False)
+    exported = trace_name(str(tmp_path / "net.onnx"))
+    assert all(layer.inputs[0].strides is None for layer in exported.layers if layer.kind == "linear")
+    of_linear = [sum(x.flop for x in t.layers if x.kind == "linear") for t in (exported, wl.trace(module, x, x, x))]
+    assert of_linear[0] == of_linear[1]
+
+
 def test_an_operator_of_another_domain_takes_part_in_compiled_passes(tmp_path):
     nodes = [node("Fancy", ["x"], ["h"], domain="own"), node("Relu", ["h"], ["r"]), node("Sigmoid", ["r"], ["y"])]
     path = made(tmp_path / "net.onnx", nodes, values=[("h", FLOAT, (2, 8))])

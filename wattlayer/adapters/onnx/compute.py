@@ -54,7 +54,13 @@ def matmul(_: Node, a: Tensor, b: Tensor) -> Tensor:
 
 @operator("wattlayer.Linear")
 def linear(_: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`linear`: weight [out, in]."""
+    """`linear`: weight [out, in].
+
+    Where whole rows lie in another order, as `nn.MultiheadAttention` is exported without its fast path, they are laid out first:
+    runtimes do so (onnxruntime/core/providers/cpu/tensor/transpose.cc) and multiply all at once, as the fast path does.
+    """
+    if x.dim() > 2 and x.stride(-1) == 1:
+        x = x.reshape(-1, x.shape[-1]).view(x.shape)
     return functional.linear(x, weight, bias)
 
 
