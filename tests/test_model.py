@@ -26,9 +26,16 @@ from wattlayer.kinds import KINDS
 from wattlayer.model import SCHEMA, checksum, shipped_models
 from wattlayer.power import CONSUMERS
 from wattlayer.residual import MODEL_FEATURES, Residual
+from wattlayer.rewrite import with_weights
 from wattlayer.scaffold import RATES
+from wattlayer.trace import Trace
 from wattlayer.training import ALIGNMENT, BLOCKS, FOLDS, LARGEST_FRAC, RECIPE, _folds, boost, fit, merge
 from wattlayer.transfer import teachers
+
+
+def with_weights_in(layer: Layer, dtype: str) -> Layer:
+    (held,) = with_weights(Trace("", (layer,), ("",)), dtype).layers
+    return held
 
 
 def test_unseen_layers_are_predicted_within_the_noise(device, model):
@@ -131,6 +138,22 @@ def test_another_dtype_is_extrapolated(model, layers):
     layer = layers[0]
     half = replace(layer, inputs=tuple(replace(x, dtype="float16") for x in layer.inputs), tf32=False)
     assert model.predict([half]).extrapolated.tolist() == [True]
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_weights_in_fewer_bytes_never_cost_more_and_nothing_else_of_a_layer_changes(name):
+    shipped = load_model(name)
+    plain = [
+        trace(nn.Linear(k, n, device="meta"), torch.empty(m, k, device="meta"), dtype="float16").layers[0]
+        for m in (1, 7, 64, 2048) for k, n in ((64, 64), (64, 100), (768, 3072), (4096, 4096))
+    ]  # fmt: skip
+    prices = [shipped.predict([with_weights_in(x, dtype) for x in plain]).energy_j for dtype in ("float16", "int8", "int4")]
+    assert (prices[1] <= prices[0] * (1 + 1e-12)).all() and (prices[2] <= prices[1] * (1 + 1e-12)).all()
+    assert prices[2].min() < prices[0].min() or name == "xeon-gold-5120"
+    assert [x.as_computed() for x in plain] == plain
+    assert [with_weights_in(x, "int4").as_computed() for x in plain] == plain
+    together = shipped.predict([plain[5], with_weights_in(plain[5], "int8")]).energy_j
+    assert together[0] == pytest.approx(prices[0][5], rel=1e-9), "beside held weights too"
 
 
 def test_training_is_deterministic_by_seed(device):

@@ -87,6 +87,8 @@ class Dimensions:
     """What sectors of memory bring along with the elements that are asked of them."""
     skipped_bytes: float = 0.0
     """What of an image no window of a convolution touches, where strides leave gaps between or within windows."""
+    held: float = 0.0
+    """Whether weights are held in fewer bytes than they are multiplied in."""
     added: float = 0.0
     """Whether a product's bias is added by a kernel of its own."""
 
@@ -116,6 +118,7 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
         "samples": float(inputs[0].shape[0]) if inputs and inputs[0].shape else 1.0,
         "train": float(bool(layer.argument("training", False) or layer.argument("active", False))),
         "operands": float(sum(x.name != SCALE for x in inputs)),
+        "held": float(any(x.name == SCALE for x in inputs)),
         "element_bytes": float(DTYPE_BYTES[layer.dtype]),
         "channels_last": float(bool(inputs) and inputs[0].channels_last),
         "strided": float(_lies_apart(layer)),
@@ -479,6 +482,8 @@ class Columns:
         peak, vector = rate.astype(np.float64), hardware.peak("float32")
         self.tensor_core: Array = ((peak > vector) & self._fit_for_tensor_cores).astype(np.float64)
         self.peak_flop_per_s: Array = np.where(self.tensor_core > 0, peak, np.minimum(peak, vector))
+        self.computed = Columns([x.as_computed() for x in layers], hardware) if self["held"].any() else self
+        """The same layers with weights in the dtype that they compute in, as they are measured."""
 
     def of_kind(self, value: Callable[[Layer], Any]) -> NDArray[Any]:
         """Return `value` [n_layers], asked once for layers of one kind, dtype and use of TF32, on which alone it may depend."""

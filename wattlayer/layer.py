@@ -186,6 +186,13 @@ class Layer:
         tf32 = self.dtype == "float32" and self.group in allowed
         return self if tf32 == self.tf32 else replace(self, tf32=tf32)
 
+    def as_computed(self) -> Layer:
+        """Return this layer with weights in the dtype that it computes in, where it holds them in fewer bytes beside scales."""
+        if self.operand(SCALE) is None:
+            return self
+        inputs = (replace(x, dtype=self.dtype) if x.name == "weight" else x for x in self.inputs if x.name != SCALE)
+        return replace(self, inputs=tuple(inputs))
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON types; `from_json` gives back an equal layer."""
         record: dict[str, Any] = {

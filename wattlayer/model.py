@@ -75,18 +75,23 @@ class Regressor:
         """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer.
 
         The learned part of time fades with `beyond_octaves` [n_layers], how far layers exceed the largest measured,
-        where trees answer flatly; that of power has bounds and stays.
+        where trees answer flatly; that of power has bounds and stays. Of weights held in fewer bytes than they are computed
+        in nothing was learned: what these save is physics alone.
         """
-        scaffold_s = self.scaffold.time_s(columns, run)
+        plain, shift = columns.computed, np.array(self.run_power_shift)[run.astype(int)]
+        scaffold_s = self.scaffold.time_s(plain, run)
         # one table for time and power, in the precision that trees work in: copies would take as long as they do
         table = np.empty((len(run), len(MODEL_FEATURES)), np.float32)
-        table[:, :-1] = model_features(columns, scaffold_s, run, self.cliffs)
-        learned = columns.of_kind(lambda x: float(x.kind in kinds))
+        table[:, :-1] = model_features(plain, scaffold_s, run, self.cliffs)
+        learned = plain.of_kind(lambda x: float(x.kind in kinds))
         near = np.exp(-((beyond_octaves / FADING_OCTAVES) ** 2))
         log_time = np.log(scaffold_s) + learned * near * self.time.ask(table[:, :-1], near)
-        physical_w = self.drawn.power_w(columns, np.exp(log_time), np.array(self.run_power_shift)[run.astype(int)])
+        physical_w = self.drawn.power_w(plain, np.exp(log_time), shift)
         table[:, -1] = np.log2(physical_w)
         log_power = np.log(physical_w) + learned * self.power.ask(table, near)
+        if plain is not columns:
+            log_time += np.log(self.scaffold.time_s(columns, run) / scaffold_s)
+            log_power += np.log(self.drawn.power_w(columns, np.exp(log_time), shift) / physical_w)
         return log_time, np.minimum(log_power, np.log(self.drawn.limit_w))
 
 
