@@ -470,7 +470,13 @@ def test_long_products_of_few_tiles_are_cut():
     split = terms(Columns([linear(32, 32, 1 << 16)], A30)).work_s[0, 6]
     assert split == pytest.approx(max(2 * 32 * 32 * 2**16, 2 * 32 * 32 * 256 * 56) / 10.3e12)
     thin = terms(Columns([linear(8, 128, 1 << 10)], A30)).work_s[0, 6]
-    assert thin == pytest.approx(2 * 16 * 128 * 256 * 56 / 10.3e12), "one part of one thin tile, which is twice a small one"
+    assert thin == pytest.approx(2 * 32 * 32 * 256 * 56 / 10.3e12), (
+        "parts of four small tiles, which take half as long as of a thin one"
+    )
+    many = terms(Columns([linear(8, 1 << 16, 1 << 10)], A30)).work_s[0, 6]
+    assert many == pytest.approx(2 * 16 * 2**16 * 2**10 / 10.3e12), (
+        "where they fill the device, the one that pads least is the fastest"
+    )
 
 
 def test_a_product_by_a_vector_has_no_tiles():
