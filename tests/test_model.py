@@ -149,7 +149,7 @@ def test_weights_in_fewer_bytes_never_cost_more_and_nothing_else_of_a_layer_chan
     ]  # fmt: skip
     prices = [shipped.predict([with_weights_in(x, dtype) for x in plain]).energy_j for dtype in ("float16", "int8", "int4")]
     assert (prices[1] <= prices[0] * (1 + 1e-12)).all() and (prices[2] <= prices[1] * (1 + 1e-12)).all()
-    assert prices[2].min() < prices[0].min() or name == "xeon-gold-5120"
+    assert (prices[2] < prices[0]).any()
     assert [x.as_computed() for x in plain] == plain
     assert [with_weights_in(x, "int4").as_computed() for x in plain] == plain
     together = shipped.predict([plain[5], with_weights_in(plain[5], "int8")]).energy_j

@@ -342,7 +342,7 @@ def test_self_attention_takes_the_fast_path_that_it_takes_on_devices(module: Sel
     assert trace(module, x, cached=True).layers == trace(module, x, cached=True).layers == traced.layers
 
 
-def test_other_threads_do_not_see_that_a_network_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_threads_do_not_see_that_a_network_is_traced() -> None:
     """Neither that multi-head attention asks what runs on devices, nor another forward of it."""
     seen: dict[str, Any] = {}
 

@@ -50,12 +50,14 @@ class Memory:
 
     def add(self, read: Iterable[torch.Tensor], written: Iterable[torch.Tensor]) -> None:
         """Take down one call."""
+        written = list(written)
         self._reads.append(tuple([self._place(x) for x in read]))
-        self._writes.append(tuple([self._next(x, varying=True) for x in written]))
+        self._writes.append(tuple([self._next(x) for x in written]))
+        self.vary(written)
 
-    def give(self, inputs: Iterable[torch.Tensor]) -> None:
-        """Take down what the network is given."""
-        self._varying.update(map(_address, inputs))
+    def vary(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Take down what is no weight: what the network is given, and what calls write."""
+        self._varying.update(map(_address, tensors))
 
     def is_weight(self, x: torch.Tensor) -> bool:
         """Whether a tensor is the network's own: neither given to it nor written by a call."""
@@ -70,9 +72,7 @@ class Memory:
         value = self._value.get(_address(x))
         return (self._next(x) if value is None else value), 0 if _scattered(x) else int(x.storage_offset())
 
-    def _next(self, x: torch.Tensor, varying: bool = False) -> int:
-        if varying:
-            self._varying.add(_address(x))
+    def _next(self, x: torch.Tensor) -> int:
         self._held.append(x if _scattered(x) else x.untyped_storage())
         self._count += 1
         self._value[_address(x)] = self._count

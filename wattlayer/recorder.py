@@ -59,7 +59,7 @@ def record(
     inputs = tuple(operand("input", x) for x in tensors)  # before the forward, which may change them in place
     with _attention_as_on_devices(module), torch.inference_mode():  # holds TORCH_STATE: calls are shared by default dtype
         recorder = Recorder(_shared_calls() if cached else None)
-        recorder.memory.give(tensors)
+        recorder.memory.vary(tensors)
         with _module_paths(module, recorder.path):
             try:
                 with recorder, KnownIndices(), _noted_autocast(recorder):

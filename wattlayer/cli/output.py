@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from errno import EACCES, EISDIR, ENOTDIR
+from errno import EACCES, EISDIR
 from io import TextIOBase, TextIOWrapper
 from pathlib import Path
 from shutil import get_terminal_size
@@ -99,8 +99,7 @@ def place(path: Path | None) -> Path | None:
         with writing(path):
             if path.is_dir():
                 raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
-            if path.parent.stat() and not path.parent.is_dir():
-                raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR))
+            os.stat(f"{path.parent}{os.sep}")  # a folder, and there
             if not os.access(path if path.exists() else path.parent, os.W_OK):
                 raise PermissionError(EACCES, os.strerror(EACCES))
     return path

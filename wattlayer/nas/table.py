@@ -72,8 +72,6 @@ class LookupTable:
         if table.shape == (1, 0) and not len(genomes):
             table = np.empty((0, len(self.space.choices)), dtype=np.int64)
         self._check(table)
-        if not len(table):
-            return np.empty(0)
         result = np.empty(len(table))
         for start in range(0, len(table), CHUNK):
             result[start : start + CHUNK] = self._sum(table[start : start + CHUNK])
