@@ -18,6 +18,7 @@ import networks
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules import activation
 from torch.nn.modules import module as torch_modules
 from torch.utils._pytree import tree_map_only
 
@@ -949,10 +950,11 @@ def test_threads_trace_what_each_would_alone_and_leave_torch_as_it_was() -> None
         return trace(encoder, text).layers if i % 3 == 1 else trace(Made(), numbers).layers
 
     alone, autocast, enabled = [of(i) for i in range(3)], torch.autocast.__init__, torch.backends.mha.get_fastpath_enabled()
+    on_device = activation._check_arg_device
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(of, range(60))) == alone * 20
     assert torch.get_default_dtype() == torch.float32 and torch.autocast.__init__ is autocast
-    assert torch.backends.mha.get_fastpath_enabled() == enabled
+    assert torch.backends.mha.get_fastpath_enabled() == enabled and activation._check_arg_device is on_device
 
 
 def test_a_packed_sequence_as_an_input_is_refused_with_its_cure() -> None:

@@ -469,7 +469,7 @@ def _attention_as_on_devices(module: nn.Module) -> Iterator[None]:
 
     One of them is that no function mode is on, which `KnownIndices` is: it has nothing to do within. Other threads see neither.
     """
-    own, on_device = get_ident(), activation._check_arg_device
+    own = get_ident()
     attention = {id(m) for m in module.modules() if isinstance(m, nn.MultiheadAttention)}
     within: list[Any] = []
 
@@ -482,11 +482,13 @@ def _attention_as_on_devices(module: nn.Module) -> Iterator[None]:
         if id(m) in attention:
             within.pop().__exit__(None, None, None)
 
-    @wraps(on_device)  # by whose source TorchScript compiles the module
-    def checked(x: torch.Tensor | None) -> bool:
-        return get_ident() == own or on_device(x)
-
     with TORCH_STATE:
+        on_device = activation._check_arg_device
+
+        @wraps(on_device)  # by whose source TorchScript compiles the module
+        def checked(x: torch.Tensor | None) -> bool:
+            return get_ident() == own or on_device(x)
+
         handles = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
         activation._check_arg_device = checked
         try:
