@@ -175,4 +175,4 @@ def test_many_at_once_lie_where_they_lie_one_by_one(cliffs):
 
 
 def test_a_plateau_without_bounds_is_everywhere():
-    assert Cliffs({"1": (Plateau(0.7),)}).steps(drawn(5, seed=9), NAMES) == pytest.approx([0.7] * 5)
+    assert Cliffs({"1": (Plateau(0.7, {}, {}),)}).steps(drawn(5, seed=9), NAMES) == pytest.approx([0.7] * 5)

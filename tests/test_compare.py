@@ -208,6 +208,11 @@ def test_mistakes_end_in_one_line(run, two):
 
 
 def test_devices_are_written_with_commas_again_and_again_or_side_by_side(run, two):
-    ways = (["--hardware", "a30,rtx2080ti"], ["--hardware", "a30", "--hardware", "rtx2080ti"], ["--hardware", "a30", "rtx2080ti"])
+    ways = (
+        ["--hardware", "a30,rtx2080ti"],
+        ["--hardware", "a30, rtx2080ti,", "--output", "-"],
+        ["--hardware", "a30", "--hardware", "rtx2080ti"],
+        ["--hardware", "a30", "rtx2080ti"],
+    )
     found = [run("compare", *two, "--input", "2x3x64x64", *way, "--format", "json") for way in ways]
-    assert found[0][0] == 0 and found[0] == found[1] == found[2]
+    assert found[0][0] == 0 and found[0] == found[1] == found[2] == found[3]

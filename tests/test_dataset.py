@@ -133,6 +133,24 @@ BAD_LINES = {
     "both": (row(network="resnet18"), "exactly one"),
     "malformed layer": (row(layer={"kind": "relu"}), "not a layer record"),
     "unknown dtype in the layer": (row(layer=json.loads(json.dumps(RELU.to_json()).replace("float32", "float31"))), "float31"),
+    **{
+        f"a size {size}": (
+            row(layer=json.loads(json.dumps(RELU.to_json()).replace('"shape": [2', f'"shape": [{size}', 1))),
+            "no s",
+        )
+        for size in (-1, 2**62, 10**400)
+    },
+    "a shape past all memory": (
+        row(layer=RELU.to_json() | {"outputs": [{"name": "output", "shape": [2**30, 2**30], "dtype": "float32"}]}),
+        "no shape of",
+    ),
+    "no output": (row(layer=RELU.to_json() | {"outputs": []}), "no output"),
+    "an empty output": (
+        row(layer=RELU.to_json() | {"outputs": [{"name": "output", "shape": [0, 4], "dtype": "float32"}]}),
+        "an empty one",
+    ),
+    "no device takes so long": (row(time_s=1e300, energy_j=1e302), "give seconds and joules"),
+    "no device draws so much": (row(energy_j=1e12), "give seconds and joules"),
     "layer as text": (row(layer="relu"), "not a layer record"),
     "unknown mode": (row(mode="lazy"), "graph, eager, compiled"),
     "unknown tf32": (row(tf32=True), "none, conv, all"),

@@ -494,6 +494,23 @@ def test_pooling_whose_size_is_rounded_up_begins_no_window_in_padding(tmp_path, 
     assert out_shape(path) == tuple(d.dim_value for d in inferred)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "shape", "reason"),
+    [
+        ({"dilations": [0, 0]}, (4, 3, 3, 3), r"dilations \(0, 0\) begin at 1"),
+        ({"strides": [-1, 1]}, (4, 3, 3, 3), r"strides \(-1, 1\) begin at 1"),
+        ({"kernel_shape": [9, 9]}, (4, 3, 3, 3), r"kernel_shape .*9, 9.* is not that of its weight, \(3, 3\)"),
+        ({}, (4, 3, 0, 0), "is not that of its weight"),
+        ({"auto_pad": "BOGUS"}, (4, 3, 3, 3), "auto_pad 'BOGUS' is none of NOTSET, VALID, SAME_UPPER, SAME_LOWER"),
+    ],
+)
+def test_convolutions_that_onnx_does_not_know_are_refused(tmp_path, attributes, shape, reason):
+    weights = [("w", np.zeros(shape, np.float32))]
+    path = made(tmp_path / "net.onnx", [node("Conv", ["x", "w"], ["y"], **attributes)], IMAGES, weights=weights)
+    with pytest.raises(InputError, match=reason):
+        trace_name(str(path))
+
+
 def test_average_pooling_with_gaps_is_refused(tmp_path):
     path = made(tmp_path / "net.onnx", [node("AveragePool", ["x"], ["y"], kernel_shape=[3, 3], dilations=[2, 2])], IMAGES)
     with pytest.raises(InputError, match="averages windows with gaps"):

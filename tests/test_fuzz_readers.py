@@ -167,6 +167,14 @@ EVALUATION = {
 }
 
 
+@pytest.mark.parametrize("value", [10**400, float("nan"), -3.0])
+def test_errors_that_are_none_are_refused(tmp_path, value):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"scores": [EVALUATION["scores"][0] | {"mdape_frac": value}]}), encoding="utf-8")
+    with pytest.raises(InputError, match="is no evaluation of a model"):
+        _evaluated(path)
+
+
 @hostile
 @given(damaged(EVALUATION))
 def test_evaluations(tmp_path, record):

@@ -255,7 +255,16 @@ def test_what_is_filled_in_or_left_out_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("num_hidden_layers", -1), ("num_attention_heads", 0), ("hidden_size", -768), ("n_layer", -3)]
+    ("key", "value"),
+    [
+        ("num_hidden_layers", -1),
+        ("num_attention_heads", 0),
+        ("hidden_size", -768),
+        ("n_layer", -3),
+        ("num_hidden_layers", 1_000_000),
+        ("vocab_size", 0),
+        ("intermediate_size", 0),
+    ],
 )
 def test_sizes_that_no_network_has_are_refused(tmp_path, key, value) -> None:
     name = written(tmp_path, model_type="gpt2" if key == "n_layer" else "bert", **{key: value})

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ def layer(kind: str, inputs: list[Operand], *outputs: Operand, **arguments: Any)
 
 
 X = op("self", 2, 8, 4, 4)
+GRID = op("grid", 2, 8, 8, 2)
 CONV = layer(
     "conv2d",
     [op("input", 2, 3, 8, 8), op("weight", 4, 3, 3, 3), op("bias", 4)],
@@ -90,6 +92,25 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
                                  16 * 8, 4 * 128, 4 * 16),
     "mean": (layer("mean", [X], op("output", 2, 8)), 256, 4 * 256, 4 * 16),
     "sort": (layer("sort", [op("self", 3, 8)], op("values", 3, 8), op("indices", 3, 8, dtype="int64")), 24 * 3, 96, 96 + 192),
+    "sort along another dimension": (
+        layer("sort", [op("self", 8, 3)], op("values", 8, 3), op("indices", 8, 3, dtype="int64"), dim=0), 24 * 3, 96, 96 + 192,
+    ),
+    "consecutive ones of all": (
+        layer("unique_consecutive", [op("self", 4, 4)], op("output", 9), dim=None), 16 * 4, 64, 36,
+    ),
+    "few values among many": (  # 10 comparisons for each of 3 values
+        layer("searchsorted", [op("sorted_sequence", 1024), op("self", 3)], op("output", 3, dtype="int64")), 30, 12 + 120, 24,
+    ),
+    "many values among few": (
+        layer("bucketize", [op("self", 5, 20), op("boundaries", 8)], op("output", 5, 20, dtype="int64")), 300, 400 + 32, 800,
+    ),
+    "a number among many": (
+        layer("searchsorted", [op("sorted_sequence", 1024)], op("output", dtype="int64")), 10, 40, 8,
+    ),
+    "grid": (layer("grid_sampler", [X, GRID], op("output", 2, 8, 8, 8), interpolation_mode=0), 8 * 1024, 1024 + 1024, 4096),
+    "nearest grid": (layer("grid_sampler", [X, GRID], op("output", 2, 8, 8, 8), interpolation_mode=1), 2048, 2048, 4096),
+    "bicubic grid": (layer("grid_sampler", [X, GRID], op("output", 2, 8, 8, 8), interpolation_mode=2), 32 * 1024, 2048, 4096),
+    "antialiased": (layer("_upsample_bilinear2d_aa", [X], op("output", 2, 8, 1, 2)), 2 * 4 * 4 * 2 * 32, 1024, 128),
     "bilinear": (layer("upsample_bilinear2d", [X], op("output", 2, 8, 8, 8)), 2 * 4 * 1024, 4 * 256, 4 * 1024),
     "bicubic": (layer("upsample_bicubic2d", [X], op("output", 2, 8, 8, 8)), 2 * 16 * 1024, 4 * 256, 4 * 1024),
     "fft": (
@@ -335,7 +356,7 @@ def test_intensity_is_zero_where_nothing_moves():
         ("transposed conv", False, True, True),
         ("linear", False, False, True),
         ("attention", False, False, True),
-        ("lstm", False, False, True),
+        ("lstm", False, True, True),
         ("add", False, False, False),
         ("fft", False, False, False),
     ],
@@ -344,6 +365,12 @@ def test_tf32_reaches_only_what_its_mode_says(name, none, conv, every):
     x = COUNTS[name][0]
     assert [x.with_tf32(mode).tf32 for mode in ("none", "conv", "all")] == [none, conv, every]
     assert x.with_tf32("all").with_tf32("none") == x
+
+
+def test_pytorch_lets_by_default_what_the_mode_conv_lets():
+    told = {"conv2d": torch.backends.cudnn.conv, "lstm": torch.backends.cudnn.rnn, "linear": torch.backends.cuda.matmul}
+    for name, switch in told.items():
+        assert COUNTS[name][0].with_tf32("conv").tf32 == (switch.fp32_precision == "tf32"), name
 
 
 def test_tf32_is_for_float32_only():

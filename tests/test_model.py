@@ -236,6 +236,89 @@ def test_a_model_with_parts_of_an_older_version_names_them_and_the_cure(model, t
         EnergyModel.load(path)
 
 
+def forged(path: Path, model: EnergyModel, *change) -> Path:
+    """A file of `model` with the last of `change` in the place that the others lead to, signed anew."""
+    model.save(path)
+    record = json.loads(path.read_text())
+    del record["sha256"]
+    *way, last, value = change
+    place = record
+    for key in way:
+        place = place[key]
+    place[last] = value(place[last]) if callable(value) else value
+    path.write_text(json.dumps(record | {"sha256": checksum(record)}))
+    return path
+
+
+TREES = ("trees", "learner", "gradient_booster", "model", "trees", 0)
+
+
+@pytest.mark.parametrize("part", ["time", "power"])
+@pytest.mark.parametrize(
+    ("way", "value"),
+    [
+        ((*TREES, "left_children"), lambda x: [10**6] * len(x)),
+        ((*TREES, "left_children"), lambda x: [0] * len(x)),
+        ((*TREES, "left_children"), lambda x: [-7] * len(x)),
+        ((*TREES, "right_children"), lambda x: x[:-1]),
+        ((*TREES, "split_indices"), lambda x: [-5] * len(x)),
+        ((*TREES, "split_indices"), lambda x: [10**6] * len(x)),
+        ((*TREES, "split_conditions"), lambda x: ["a"] * len(x)),
+        ((*TREES[:-1],), lambda x: {}),
+        (("trees", "learner", "learner_model_param", "num_feature"), "3"),
+        (("trees", "learner", "learner_model_param", "num_class"), "3"),
+        (("trees", "learner", "objective", "name"), "reg:logistic"),
+        (("neighbours",), []),
+    ],
+)
+def test_trees_that_would_lead_out_of_memory_are_refused(tmp_path, model, part, way, value):
+    """XGBoost follows them unchecked: some of these ended the process."""
+    with pytest.raises(InputError, match="is not a wattlayer model that this version can use") as caught:
+        EnergyModel.load(forged(tmp_path / "forged.json", model, part, *way, value))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("way", "value"),
+    [
+        (("hardware",), None), (("rows",), "many"), (("kinds",), [{}]), (("runs",), []), (("run_power_shift",), [0.0] * 9),
+        (("limit_w",), -1.0), (("limit_w",), True), (("consumers_w",), [1.0]), (("consumers_w",), lambda x: [-5.0 for _ in x]),
+        (("log_rates",), {}), (("log_rates", "*"), [0.0]), (("support",), {"relu|float32|": []}), (("basis",), "x"),
+        (("support",), {"relu|float32|": [[1.0]]}), (("feature_names",), ["m"]), (("conformal", "correlation"), 1.5),
+        (("conformal", "never"), 0.0), (("conformal", "quantiles", "*"), -3.0),
+        (("conformal", "widening"), lambda x: [0.0 for _ in x]),
+        (("launches",), {"host_s": {"*": 1e-5}, "idle_w": 1e300}), (("launches",), {"host_s": "a"}),
+    ],
+)  # fmt: skip
+def test_metadata_that_cannot_be_are_refused(tmp_path, model, way, value):
+    with pytest.raises(InputError, match="is not a wattlayer model that this version can use"):
+        EnergyModel.load(forged(tmp_path / "forged.json", model, "metadata", *way, value))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("way", "value"),
+    [
+        (("power", "trees", "learner", "learner_model_param", "base_score"), "[-1E30]"),
+        (("time", "trees", "learner", "learner_model_param", "base_score"), "[1E30]"),
+        (("metadata", "log_rates"), lambda rates: {name: [1000.0] * len(row) for name, row in rates.items()}),
+        (("metadata", "conformal", "never"), 1e6),
+    ],
+)
+def test_what_is_no_energy_is_refused_and_not_told(tmp_path, model, layers, way, value):
+    unseen = trace(nn.LSTM(8, 8, device="meta"), torch.empty(4, 2, 8, device="meta")).layers
+    with pytest.raises(InputError, match="tells no energy of"):
+        EnergyModel.load(forged(tmp_path / "forged.json", model, *way, value)).predict([*layers, *unseen])
+
+
+def test_a_number_past_all_is_no_json(tmp_path, model):
+    path = tmp_path / "m.json"
+    model.save(path)
+    path.write_text(path.read_text().replace('"limit_w":', '"limit_w":1e999,"limit_w":'))
+    with pytest.raises(InputError, match="is not a wattlayer model"):
+        EnergyModel.load(path)
+
+
 def test_a_pickle_is_not_a_model(tmp_path):
     path = tmp_path / "evil.json"
     path.write_bytes(pickle.dumps({"wattlayer_model": 1}))

@@ -29,7 +29,7 @@ from wattlayer.fusion import fuse
 from wattlayer.layer import Layer
 from wattlayer.meta import tensor_to_meta, to_meta
 from wattlayer.recorder import unfused_attention
-from wattlayer.trace import AUTOCAST, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES, Trace, trace
+from wattlayer.trace import AUTOCAST, SPARSE, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES, Trace, trace
 
 
 def counted_flop(traced: Trace) -> int:
@@ -570,6 +570,35 @@ def test_tensors_that_meta_does_not_know_are_refused_with_the_cure(kind: str) ->
     }[kind]()
     with pytest.raises(InputError, match=cure):
         trace(nn.Linear(3, 4), x)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nested_tensors_of_the_forward_are_refused_with_the_cure() -> None:
+    class Nests(nn.Linear):
+        def forward(self, *rows: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.nested.as_nested_tensor(list(rows), layout=torch.jagged))
+
+    with pytest.raises(InputError, match="to_padded_tensor"):
+        trace(Nests(3, 4), torch.zeros(2, 3), torch.zeros(1, 3))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch says of some that they may change
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+@pytest.mark.parametrize("held", ["input", "buffer"])
+def test_sparse_tensors_are_said_to_be_taken_for_dense_ones(layout: str, held: str) -> None:
+    class Multiplies(nn.Module):
+        def __init__(self, a: torch.Tensor | None) -> None:
+            super().__init__()
+            self.register_buffer("a", a)
+
+        def forward(self, x: torch.Tensor, a: torch.Tensor | None = None) -> torch.Tensor:
+            return (self.a if a is None else a) @ x
+
+    dense, x = torch.eye(4), torch.ones(4, 2)
+    a = dense.to_sparse() if layout == "coo" else dense.to_sparse_csr()
+    traced = trace(Multiplies(None), x, a) if held == "input" else trace(Multiplies(a), x)
+    assert SPARSE in traced.assumptions
+    assert SPARSE not in trace(Multiplies(None), x, dense).assumptions
 
 
 def test_functions_as_arguments_are_refused_in_words() -> None:

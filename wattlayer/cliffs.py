@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,9 +42,9 @@ class Plateau:
 
     step: float
     """How long layers in it take beside the physical answer, as a natural logarithm."""
-    above: Mapping[str, float] = field(default_factory=dict)
+    above: Mapping[str, float]
     """Bounds by feature that a layer exceeds."""
-    up_to: Mapping[str, float] = field(default_factory=dict)
+    up_to: Mapping[str, float]
     """Bounds by feature that a layer does not exceed."""
 
 
@@ -68,24 +69,16 @@ class Cliffs:
 
     @staticmethod
     def from_json(record: Mapping[str, Sequence[Mapping[str, Any]]]) -> Cliffs:
-        """Rebuild from JSON types; raise KeyError, TypeError or ValueError for anything else."""
-        groups = {}
-        for code, plateaus in dict(record).items():
+        """Rebuild from JSON types; raise ValueError for anything else."""
+        groups = msgspec.convert(record, dict[str, tuple[Plateau, ...]])
+        for code, plateaus in groups.items():
             float(code)
-            groups[code] = tuple(
-                Plateau(float(x["step"]), *(_read(code, x[side]) for side in ("above", "up_to"))) for x in plateaus
-            )
-            if not groups[code]:
+            if not plateaus:
                 raise ValueError(f"cliffs of group {code} leave no plateau")
+            for name in (name for x in plateaus for name in (*x.above, *x.up_to)):
+                if name not in SEEN:
+                    raise ValueError(f"cliffs of group {code} lie along {name!r}, which is no feature of theirs")
         return Cliffs(groups)
-
-
-def _read(code: str, record: Mapping[str, Any]) -> dict[str, float]:
-    bounds = {name: float(bound) for name, bound in dict(record).items()}
-    for name in bounds:
-        if name not in SEEN:
-            raise ValueError(f"cliffs of group {code} lie along {name!r}, which is no feature of theirs")
-    return bounds
 
 
 class _Bounds:

@@ -22,6 +22,8 @@ SCHEMA = 1
 MODES = ("graph", "eager", "compiled")
 METERS = ("measured", "assumed-power")
 """`assumed-power`: energy = measured time x a stated power. Never mixed with measured rows."""
+MOST_S, MOST_W = 1e5, 1e5
+"""A call takes no day, and a device no hundred kilowatts: beyond are slips of units."""
 _SERIES = ("step_powers_w", "temperatures_c")
 """Fields that hold a row of numbers; left out of the file where empty."""
 
@@ -86,6 +88,12 @@ class Measurement:
             value = getattr(self, name)
             if not (_is_positive(value) or (value is None and name == "energy_corrected_j")):
                 raise InputError(f"{name} {value!r} must be a finite number above 0")
+        if self.time_s > MOST_S or self.power_w > MOST_W:
+            raise InputError(
+                f"{self.time_s:g} s a call at {self.power_w:g} W is nothing that a device does: give seconds and joules"
+            )
+        if self.layer and not any(x.elements for x in self.layer.outputs):
+            raise InputError(f"the layer {self.layer.kind} has no output, or an empty one: that is nothing to measure")
         for name in ("hardware", "dtype", "run"):
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"{name} {getattr(self, name)!r} is not text")

@@ -163,6 +163,8 @@ class Conformal:
     def __post_init__(self) -> None:
         if "*" not in self.quantiles or len(self.widening) != len(STEPS_OCTAVES) or len(self.factors) != CLASSES:
             raise ValueError(f"intervals need a quantile for '*', {len(STEPS_OCTAVES)} steps and {CLASSES} factors")
+        if not min(*self.quantiles.values(), *self.widening, *self.factors, self.never) > 0 or not 0 <= self.correlation <= 1:
+            raise ValueError("half-widths of intervals are above 0, and what errors have in common is a share")
 
     def quantile(self, group: str) -> float:
         """Return the quantile of scores of a group of kinds; that of all where the group was not measured."""

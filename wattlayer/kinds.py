@@ -359,11 +359,33 @@ def loss(layer: Layer) -> int:
 
 
 @kind("sort", "sort", "topk", "argsort", "unique_consecutive", "_unique2", "kthvalue", "multinomial")
-@kind("sort", "searchsorted", "bucketize", "bincount", "histc", "nonzero", "nonzero_static", "unique_dim")
+@kind("sort", "bincount", "histc", "nonzero", "nonzero_static", "unique_dim")
 def sort(layer: Layer) -> int:
-    """n · log2 n comparisons along the last dimension."""
-    x = layer.inputs[0]
-    return int(x.elements * max(1.0, log2(max(2, x.shape[-1] if x.shape else 1))))
+    """n · log2 n comparisons along the dimension that is sorted, the last by default."""
+    x, axis = layer.inputs[0], layer.argument("dim", -1)
+    return _comparisons(x.elements, x.elements if axis is None or not x.shape else x.shape[axis])
+
+
+def _comparisons(values: int, among: int) -> int:
+    return int(values * max(1.0, log2(max(2, among))))
+
+
+def _sorted(layer: Layer) -> Operand:
+    """What is searched; a number that is looked for is no operand."""
+    return next(x for name in ("sorted_sequence", "boundaries", "self") if (x := layer.operand(name)) is not None)
+
+
+def _searched_bytes(layer: Layer) -> int:
+    """What is looked for, and of what is searched no more than is compared."""
+    among = _sorted(layer)
+    compared_bytes = layer.flop * among.size_bytes // max(1, among.elements)
+    return sum(x.size_bytes for x in layer.inputs if x is not among) + min(among.size_bytes, compared_bytes)
+
+
+@kind("sort", "searchsorted", "bucketize", read=_searched_bytes)
+def search(layer: Layer) -> int:
+    """log2 n comparisons for each value that is looked for among n sorted ones."""
+    return _comparisons(layer.outputs[0].elements, _sorted(layer).shape[-1])
 
 
 @kind("sort", "torchvision::nms")
@@ -376,9 +398,18 @@ def nms(layer: Layer) -> int:
 @kind("resample", "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")
 @kind("resample", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
 def resample(layer: Layer) -> int:
-    """A multiply-add for each neighbour that an output element is mixed from."""
-    neighbours = 16 if "bicubic" in layer.kind else 2 ** (len(layer.inputs[0].shape) - 2)
-    return 2 * neighbours * _output_elements(layer)
+    """A multiply-add for each neighbour that an output element is mixed from: along each axis 2, or 4 of a bicubic one, and as
+    many times more where antialiasing widens them by the factor that the image shrinks (ATen/native/cuda/UpSample.cuh)."""
+    sizes = layer.inputs[0].shape[2:]
+    taps = 4 if "bicubic" in layer.kind else _GRID_TAPS[layer.argument("interpolation_mode", 0)]
+    wider = (
+        [max(1, -(-n // max(1, out))) for n, out in zip(sizes, layer.outputs[0].shape[2:])] if layer.kind.endswith("_aa") else []
+    )
+    return 2 * taps ** len(sizes) * prod(wider) * _output_elements(layer)
+
+
+_GRID_TAPS = (2, 1, 4)
+"""Neighbours along an axis of `grid_sample` that is bilinear, nearest or bicubic, by PyTorch's number of the mode."""
 
 
 @kind("resample", "torchvision::roi_align", "torchvision::ps_roi_align", "torchvision::roi_pool", "torchvision::ps_roi_pool")

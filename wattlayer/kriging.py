@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -116,18 +117,15 @@ class Kriging:
 
     @staticmethod
     def from_json(record: Mapping[str, Mapping[str, Any]]) -> Kriging:
-        """Rebuild from JSON types; raise KeyError, TypeError or ValueError for anything else."""
-        groups = {}
-        for code, x in dict(record).items():
-            points = tuple(tuple(float(value) for value in row) for row in x["points"])
-            lengths, weights = (tuple(float(value) for value in x[name]) for name in ("lengths", "weights"))
-            features = tuple(str(name) for name in x["features"])
-            for name, _, category in (feature.partition("=") for feature in features):
+        """Rebuild from JSON types; raise ValueError for anything else."""
+        groups = msgspec.convert(record, dict[str, Neighbours])
+        for code, its in groups.items():
+            for name, _, category in (feature.partition("=") for feature in its.features):
                 if not (name in CATEGORIES and np.isfinite(float(category)) if category else name in COORDINATES):
                     raise ValueError(f"neighbours of group {code} lie in {name!r}, which is no feature of theirs")
-            if {len(features), *(len(row) for row in points)} != {len(lengths)} or len(points) != len(weights):
+            widths = {len(its.features), *(len(row) for row in its.points)}
+            if widths != {len(its.lengths)} or len(its.points) != len(its.weights) or min(its.lengths) <= 0:
                 raise ValueError(f"neighbours of group {code} do not fit together")
-            groups[code] = Neighbours(features, lengths, float(x["variance"]), float(x["noise"]), points, weights)
         return Kriging(groups)
 
 

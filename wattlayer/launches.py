@@ -40,6 +40,8 @@ _NETWORK_SD, _KIND_SD = 0.05, 0.3
 """What a network's time is off by, and how far kinds part from what single operators told, as shares; the second is one of four
 tried on the same networks."""
 MIN_NETWORKS = 3
+MOST = 1e4
+"""No host takes hours to issue an operator, no device idles at so many watts."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,10 @@ class Launches:
             *self.host_s.values(), self.displaced_time_frac, self.displaced_energy_frac, self.idle_w, self.spread_frac,
             self.sum_spread_frac,
         ]  # fmt: skip
-        if "*" not in self.host_s or not all(np.isfinite(x) and x >= 0 for x in told):
-            raise ValueError("launches are seconds, watts and shares, none of them below 0, and the host's under '*' too")
+        if "*" not in self.host_s or not all(0 <= x <= MOST for x in told):
+            raise ValueError(
+                f"launches are seconds, watts and shares, none of them below 0 or above {MOST:g}, and the host's under '*' too"
+            )
         if self.basis not in BASES:
             raise ValueError(f"the basis {self.basis!r} is none of {', '.join(BASES)}")
 

@@ -25,6 +25,8 @@ DTYPE_BYTES: dict[str, float] = {
 }  # fmt: skip
 """Bytes of one element of each dtype that a layer may carry; two numbers of four bits share a byte."""
 
+MOST_ELEMENTS = 2**53
+"""Of a tensor in a file: as many as a float counts, and a million times what a device holds."""
 TF32_MODES = ("none", "conv", "all")
 """Where float32 may run as TF32: nowhere, in convolutions (PyTorch's default), everywhere."""
 
@@ -180,9 +182,12 @@ class Layer:
         return self.flop / moved_bytes if moved_bytes else 0.0
 
     def with_tf32(self, mode: str) -> Layer:
-        """Return this layer as it runs under TF32 `mode` ("none", "conv" or "all"); only float32 conv and matmul change."""
+        """Return this layer as it runs under TF32 `mode` ("none", "conv" or "all"); only float32 products change.
+
+        PyTorch's default, "conv", is what cuDNN may use (`torch.backends.cudnn.allow_tf32`): convolutions and recurrent layers.
+        """
         check_tf32(mode)
-        allowed = {"none": (), "conv": ("conv",), "all": ("conv", "matmul", "attention", "recurrent")}[mode]
+        allowed = {"none": (), "conv": ("conv", "recurrent"), "all": ("conv", "recurrent", "matmul", "attention")}[mode]
         tf32 = self.dtype == "float32" and self.group in allowed
         return self if tf32 == self.tf32 else replace(self, tf32=tf32)
 
@@ -265,6 +270,8 @@ def _sizes(values: Iterable[Any]) -> tuple[int, ...]:
     sizes = tuple(values)
     if any(type(x) is not int for x in sizes):
         raise TypeError(f"{sizes!r} are not whole numbers")
+    if any(not 0 <= x <= MOST_ELEMENTS for x in sizes):
+        raise ValueError(f"{sizes!r} are no sizes")
     return sizes
 
 
@@ -274,8 +281,7 @@ def _operand_json(x: Operand) -> dict[str, Any]:
 
 
 def _operand(record: Mapping[str, Any]) -> Operand:
-    strides = record.get("strides")
-    return Operand(
-        _text(record["name"]), _sizes(record["shape"]), _text(record["dtype"]),
-        None if strides is None else _sizes(strides),
-    )  # fmt: skip
+    strides, shape = record.get("strides"), _sizes(record["shape"])
+    if prod(shape) > MOST_ELEMENTS:
+        raise ValueError(f"{shape!r} is no shape of a tensor")
+    return Operand(_text(record["name"]), shape, _text(record["dtype"]), None if strides is None else _sizes(strides))

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .constants import remember, value_of
 from .errors import InputError, first_line
 
+NESTED = "a nested tensor is not traced: give it padded, torch.nested.to_padded_tensor(x, 0.0)"
 TORCH_STATE = threading.RLock()
 """Held while a network is traced, or built under another default dtype: this, the attention fast path and what autocast is
 belong to the process, and another thread would take them over or leave them behind. Factories do not hold it: one may trace in
@@ -80,7 +81,7 @@ def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> to
     if tensor.is_quantized:
         raise InputError(f"a quantised tensor ({tensor.dtype}) is not traced: give its .dequantize()")
     if tensor.is_nested:
-        raise InputError("a nested tensor is not traced: give it padded, torch.nested.to_padded_tensor(x, 0.0)")
+        raise InputError(NESTED)
     wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
     if tensor.layout == torch.strided:  # `to` would pack what is expanded or sliced
         meta = torch.empty_strided(tensor.size(), tensor.stride(), dtype=wanted, device="meta")

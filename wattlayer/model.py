@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,16 +26,18 @@ from .errors import InputError, nearest
 from .features import FEATURES_VERSION, Array, Columns
 from .folder import user_folder
 from .hardware import find_hardware, known_hardware
-from .intervals import EXTRAPOLATED_OCTAVES, FADING_OCTAVES, Conformal, Support, Where
+from .intervals import AXES, EXTRAPOLATED_OCTAVES, FADING_OCTAVES, Conformal, Support, Where
 from .kinds import KINDS
 from .launches import BASES, Launches
 from .layer import Layer
-from .power import PowerScaffold
+from .power import CONSUMERS, PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
-from .scaffold import Scaffold
+from .scaffold import RATES, Scaffold
 from .whole import whole_file
 
 SCHEMA = 12
+MODEL_BASES = ("measured", "calibrated", "data sheet")
+"""What a model rests on: layers measured there, few of them, or none."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Metadata:
     """What intervals rest on."""
     seed: int
     basis: str = "measured"
-    """What the model rests on: "measured", "calibrated" (few layers measured there) or "data sheet" (none)."""
+    """What the model rests on, one of `MODEL_BASES`."""
     left_out_mdape_frac: float | None = None
     """Of a calibrated model: median error of energy over its measured layers, each predicted without its fold."""
     conditions: str = ""
@@ -127,6 +130,20 @@ class Metadata:
     """What passes cost beside their kernels; None where all of it is assumed."""
     taught_by: tuple[str, ...] = ()
     """Those of the regressor."""
+
+    def __post_init__(self) -> None:
+        if self.feature_names != MODEL_FEATURES:
+            raise ValueError("its features are others")
+        if not self.runs or len(self.run_power_shift) != len(self.runs):
+            raise ValueError(f"{len(self.runs)} campaigns have {len(self.run_power_shift)} power shifts")
+        if len(self.consumers_w) != len(CONSUMERS) or min(self.consumers_w) < 0 or self.limit_w <= 0:
+            raise ValueError(f"watts are of {len(CONSUMERS)} consumers, none below 0, and of a limit above 0")
+        if "*" not in self.log_rates or any(len(row) != len(RATES) for row in self.log_rates.values()):
+            raise ValueError(f"every group has {len(RATES)} rates, and '*' stands for the others")
+        if not all(rows and all(len(row) == len(AXES) for row in rows) for rows in self.support.values()):
+            raise ValueError(f"what was measured lies along {len(AXES)} axes")
+        if self.basis not in MODEL_BASES:
+            raise ValueError(f"the basis {self.basis!r} is none of {', '.join(MODEL_BASES)}")
 
     @property
     def launches_or_assumed(self) -> Launches:
@@ -175,8 +192,21 @@ class EnergyModel:
 
         `runs` names the campaign (board state) of each layer where it is known; unknown ones and None mean the
         reference campaign, the first of `metadata.runs`. What is predicted is a layer's cost among the others of a network,
-        or `alone`, repeated again and again, as layers are measured.
+        or `alone`, repeated again and again, as layers are measured. Raises InputError where the answer is no energy, as of
+        a model file that was tampered with.
         """
+        with np.errstate(all="ignore"):  # what comes of it is checked instead
+            told = self._predict(layers, runs, alone)
+        sound = (told.energy_low_j > 0) & (told.energy_high_j < np.inf) & (told.time_s > 0)  # false of NaN
+        if not sound.all():
+            worst = int(np.argmin(sound))
+            raise InputError(
+                f"the model {self.name!r} tells no energy of {layers[worst].kind} ({told.energy_j[worst]} J, from "
+                f"{told.energy_low_j[worst]} to {told.energy_high_j[worst]}): get it again or retrain it"
+            )
+        return told
+
+    def _predict(self, layers: Sequence[Layer], runs: Sequence[str] | None, alone: bool) -> Prediction:
         columns = Columns(layers, find_hardware(self.hardware))
         kinds = frozenset(self.metadata.kinds)
         distance, run = self._support.distance_octaves(columns), self._run_codes(len(layers), runs)
@@ -269,7 +299,7 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        record = msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -277,11 +307,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or "wattlayer_model" not in record:
         raise InputError(f"{path} is not a wattlayer model: train one with `wattlayer train`")
     return record
-
-
-def _no_number(name: str) -> NoReturn:
-    """Refuse NaN and infinities, which Python reads though JSON has none: every answer would be one."""
-    raise ValueError(name)
 
 
 def _dictionary(path: Path, record: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -295,12 +320,16 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
     import xgboost
 
     try:
-        told = _tuples(record["metadata"])
-        launches = Launches(**told.pop("launches")) if told.get("launches") else None
-        metadata = Metadata(**{**told, "launches": launches, "conformal": Conformal(**told["conformal"])})
-        time, power = (Residual.from_json(record[name]) for name in ("time", "power"))
+        told = record["metadata"]
+        _no_others(told, Metadata)
+        _no_others(told.get("launches"), Launches)
+        _no_others(told.get("conformal"), Conformal)
+        metadata = msgspec.convert(told, Metadata)
+        time, power = (
+            Residual.from_json(record[name], n) for name, n in (("time", len(MODEL_FEATURES) - 1), ("power", len(MODEL_FEATURES)))
+        )
         cliffs = Cliffs.from_json(record["cliffs"])
-    except (KeyError, TypeError, ValueError, OverflowError, xgboost.core.XGBoostError) as error:
+    except (LookupError, AttributeError, TypeError, ValueError, OverflowError, xgboost.core.XGBoostError) as error:
         why = str(error).splitlines()[0]
         raise InputError(f"{path} is not a wattlayer model that this version can use ({why}): retrain it") from None
     scaffold = Scaffold(metadata.log_rates, metadata.runs)
@@ -310,11 +339,12 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
     return EnergyModel(metadata, regressor, checksum(record))
 
 
-def _tuples(value: Any) -> Any:
-    """Return JSON lists as tuples, at any depth."""
-    if isinstance(value, list):
-        return tuple(_tuples(x) for x in value)
-    return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
+def _no_others(told: Any, kind: type) -> None:
+    """Raise ValueError for a part of another version: what this one does not know of would be left out silently."""
+    known = {field.name for field in fields(kind)}
+    for name in told if isinstance(told, Mapping) else ():
+        if name not in known:
+            raise ValueError(f"{kind.__name__} has no {name}")
 
 
 def models_folder() -> Path:

@@ -29,7 +29,7 @@ from .errors import InputError, first_line
 from .flow import Flow, Memory
 from .kinds import COPIED, INDEX_PUTS, INDEXED_AXES, KINDS, PLACED
 from .layer import SCALE, Layer, Operand, freeze
-from .meta import TORCH_STATE, inputs_to_meta, tensor_to_meta, to_meta
+from .meta import NESTED, TORCH_STATE, inputs_to_meta, tensor_to_meta, to_meta
 
 ALLOCATIONS = frozenset(
     {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"}
@@ -66,12 +66,13 @@ def record(
                     result = module(*args, **kwargs)
             except (Exception, SystemExit) as error:  # whatever the user's forward raises is told in one line
                 raise InputError(_reason(module, inputs, recorder.path, error)) from error
-    from .trace import AUTOCAST, EVEN_CHOICES, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES
+    from .trace import AUTOCAST, EVEN_CHOICES, SPARSE, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES
 
     returned = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.layout == torch.strided)
     even = recorder._constants.assumed or any(layer.kind == "_grouped_mm" for _, layer in recorder.calls)
     unlike = not recorder.autocast and any(_has_unlike_dtypes(layer) for _, layer in recorder.calls)
-    assumed = (EVEN_CHOICES,) * even + (AUTOCAST,) * recorder.autocast + (UNLIKE_DTYPES,) * unlike
+    sparse = any(x.layout in SPARSE_LAYOUTS for x in (*tensors, *module.parameters(), *module.buffers()))
+    assumed = (EVEN_CHOICES,) * even + (AUTOCAST,) * recorder.autocast + (UNLIKE_DTYPES,) * unlike + (SPARSE,) * sparse
     foreign = sorted({layer.kind for _, layer in recorder.calls if layer.kind not in KINDS})
     assumed += (UNKNOWN_ARITHMETIC.format(", ".join(foreign)),) * bool(foreign)
     return recorder.calls, inputs, assumed, recorder.memory.flow(returned)
@@ -323,8 +324,14 @@ _COSTLY = frozenset({("cdist", "p"), ("_cdist_forward", "p")})
 """Floating-point arguments that do change the cost: only Euclidean distances are products."""
 
 
+SPARSE_LAYOUTS = frozenset({torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
+
+
 def operand(name: str, tensor: torch.Tensor, layout: bool = True) -> Operand:
-    """Describe a tensor; `layout` keeps the strides of a tensor that is not contiguous."""
+    """Describe a tensor; `layout` keeps the strides of a tensor that is not contiguous. Raises InputError for a nested tensor,
+    whose sizes are no numbers."""
+    if tensor.is_nested:
+        raise InputError(NESTED)
     strided = layout and tensor.layout == torch.strided and not tensor.is_contiguous()
     return Operand(name, tuple(tensor.shape), _dtype_name(tensor.dtype), tuple(tensor.stride()) if strided else None)
 

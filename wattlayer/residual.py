@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,9 +60,12 @@ class Residual:
         return {"trees": json.loads(bytes(self.trees.save_raw("json"))), "neighbours": asdict(self.neighbours)["groups"]}
 
     @staticmethod
-    def from_json(record: Mapping[str, Any]) -> Residual:
-        """Rebuild from JSON types; raise KeyError, TypeError, ValueError or XGBoostError for anything else."""
+    def from_json(record: Mapping[str, Any], features: int) -> Residual:
+        """Rebuild what answers for so many `features` from JSON types; raise KeyError, TypeError, ValueError or XGBoostError for
+        anything else."""
         import xgboost
+
+        _check_trees(record["trees"], features)
 
         # one thread: to wake others for one network takes longer than its answer, and a forked process would wait for its
         # parent's for ever; reading takes threads as well, so it is told before
@@ -69,6 +73,36 @@ class Residual:
         with xgboost.config_context(**one):
             trees = xgboost.Booster({"nthread": 1}, model_file=bytearray(json.dumps(record["trees"]), "utf-8"))
         return Residual(trees, Kriging.from_json(record["neighbours"]))
+
+
+class _Tree(msgspec.Struct):
+    """What XGBoost follows of a tree, each [n_nodes]: where to go on, -1 in leaves, by which feature, and up to what."""
+
+    left_children: list[int]
+    right_children: list[int]
+    split_indices: list[int]
+    split_conditions: list[float]
+    split_type: list[int]
+
+
+def _check_trees(record: Mapping[str, Any], features: int) -> None:
+    """Raise ValueError for trees of another kind than `training.boost` makes; of a damaged file XGBoost would follow indices
+    out of its memory."""
+    learner = record["learner"]
+    parameters, booster = learner["learner_model_param"], learner["gradient_booster"]
+    kind = (booster["name"], learner["objective"]["name"], parameters["num_class"], parameters["num_feature"])
+    if kind != ("gbtree", "reg:squarederror", "0", str(features)) or parameters.get("num_target", "1") != "1":
+        raise ValueError(f"trees are no regression of {features} features")
+    for tree in msgspec.convert(booster["model"]["trees"], list[_Tree]):
+        left, right, by = (np.array(x, dtype=np.int64) for x in (tree.left_children, tree.right_children, tree.split_indices))
+        if not len(left) or {len(right), len(by), len(tree.split_conditions), len(tree.split_type)} != {len(left)}:
+            raise ValueError("nodes of trees do not fit together")
+        node, inner = np.arange(len(left)), left != -1
+        children = np.stack([left, right])[:, inner]  # come after their parents: no walk is endless
+        if (right[~inner] != -1).any() or (children <= node[inner]).any() or (children >= len(left)).any():
+            raise ValueError("nodes of trees lead nowhere")
+        if (by < 0).any() or (by >= features).any() or any(tree.split_type):
+            raise ValueError("trees ask for features that there are not")
 
 
 def _ask(booster: xgboost.Booster, rows: NDArray[np.float32]) -> Array:

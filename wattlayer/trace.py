@@ -26,6 +26,9 @@ AUTOCAST = "torch.autocast is not followed: every operator is taken in the dtype
 UNLIKE_DTYPES = "products of tensors of unlike dtypes, which PyTorch refuses: taken in the dtype of the first"
 """Said of a trace with such products: the meta device alone takes them, and so do networks that a cast made unlike."""
 
+SPARSE = "sparse tensors are taken for dense ones of their shape: what they cost is not known, and mostly less"
+"""Said of a trace of a network with sparse weights, buffers or inputs."""
+
 TOO_LARGE = "its weights and inputs take at least {:.3g} GB and {} has {:.3g} GB of memory: priced as if they fitted"
 """Said of an estimate, with bytes in units of 1e9: of a pass that the device cannot run in one piece."""
 

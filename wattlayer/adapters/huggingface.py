@@ -151,11 +151,18 @@ def _config(name: str) -> Any:
     except Exception as error:  # transformers' own checks
         raise InputError(f"hf:{name}: its config.json is not valid for {model_type}: {first_line(error)}") from error
     for part in parts(config):
-        for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+        for key, (least, most) in _SIZES.items():
             value = stated(part, key)
-            if isinstance(value, int) and value < (0 if key == "num_hidden_layers" else 1):
+            if isinstance(value, int) and not least <= value <= most:
                 raise InputError(f"hf:{name}: its config.json says {key} {value}: give a size that a network can have")
     return config
+
+
+_SIZES = {
+    "num_hidden_layers": (0, 10_000), "hidden_size": (1, 10**9), "num_attention_heads": (1, 10**9),
+    "intermediate_size": (1, 10**9), "vocab_size": (1, 10**9),
+}  # fmt: skip
+"""Between what sizes of a configuration lie; a million layers would be built for hours."""
 
 
 def _config_types() -> Mapping[str, Any]:

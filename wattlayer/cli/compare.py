@@ -64,7 +64,7 @@ def compare(
     networks = [name for name in networks if name not in known]
     if not networks:
         raise InputError(f"{', '.join(known)} says where: name a network to compare there")
-    devices = [name for text in [*(hardware or ["a30"]), *known] for name in text.split(",")]
+    devices = [name.strip() for text in [*(hardware or ["a30"]), *known] for name in text.split(",") if name.strip()]
     apart(output, *networks, *devices)
     sizes = batches(batch) if batch else ()
     with busy("comparing") as tell:

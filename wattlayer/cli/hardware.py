@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,7 +125,9 @@ def _evaluated(record: Path) -> list[dict[str, Any]]:
         ours = (x for x in scores if x["predictor"] == "wattlayer" and x["subset"] == "all")
         found = [{"unit": x["unit"]} | _figure(str(x["split"]), x) for x in ours]
         _ = [_sentence(x) for x in found]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        if not all(0 <= x["mdape_frac"] < inf for x in found):  # false of NaN
+            raise ValueError("an error is a share")
+    except (OSError, ValueError, OverflowError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{record} is no evaluation of a model ({first_line(error)}): write it again or remove it") from None
     return found
 

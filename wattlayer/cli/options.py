@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import MOST_SEED, InputError
-from .output import place
+from .output import result_place
 
 
 class Format(str, Enum):
@@ -74,5 +74,5 @@ RunCodeOption = Annotated[
     typer.Option("--run-code/--no-run-code", help="Run Python files that measured rows name as networks (FILE.py:FACTORY)."),
 ]
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", callback=place, help="Write the result here instead of to stdout.")
+    Path | None, typer.Option("--output", callback=result_place, help="Write the result here instead of to stdout (-).")
 ]

@@ -105,6 +105,11 @@ def place(path: Path | None) -> Path | None:
     return path
 
 
+def result_place(path: Path | None) -> Path | None:
+    """Return where a result is to be written, as `place`; None, stdout, for `-`."""
+    return None if path == Path("-") else place(path)
+
+
 def named(output: Path | None) -> None:
     """Raise InputError where a page would be written to a terminal, which shows it as thousands of lines of source."""
     if output is None and sys.stdout.isatty():

@@ -29,7 +29,10 @@ def conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     """`conv1d`, `conv2d` or `conv3d`; padding that is not symmetric is a layer of its own."""
     rank = _rank(node, x)
     strides, dilations = spatial(node, "strides", rank, 1), spatial(node, "dilations", rank, 1)
-    x, pads = padding(node, x, weight.shape[2:], strides, dilations)
+    kernel = tuple(weight.shape[2:])
+    if 0 in kernel or tuple(node.get("kernel_shape", kernel)) != kernel:
+        raise InputError(f"{node.label}: kernel_shape {node.get('kernel_shape', kernel)} is not that of its weight, {kernel}")
+    x, pads = padding(node, x, kernel, strides, dilations)
     if bias is not None and bias.stride() == (0,):  # a zero, expanded: how torch.onnx writes that there is no bias
         bias = None
     return _CONV[rank](x, weight, bias, strides, pads, dilations, node.get("group", 1))

@@ -57,10 +57,12 @@ def axes(node: Node, given: torch.Tensor | None) -> list[int] | None:
 
 
 def spatial(node: Node, name: str, rank: int, default: int) -> tuple[int, ...]:
-    """Return attribute `name`, one number for each spatial dimension; raise InputError for another count."""
+    """Return attribute `name`, one number for each spatial dimension; raise InputError for another count, and below `default`."""
     values = tuple(node.get(name, (default,) * rank))
     if len(values) != rank:
         raise InputError(f"{node.label}: {name} {values} is not one number for each of {rank} dimensions")
+    if min(values) < default:
+        raise InputError(f"{node.label}: {name} {values} begin at {default}")
     return values
 
 
@@ -95,6 +97,8 @@ def _pads(
         return pads[:rank], pads[rank:]
     if auto == "VALID":
         return (0,) * rank, (0,) * rank
+    if auto not in ("SAME_UPPER", "SAME_LOWER"):
+        raise InputError(f"{node.label}: auto_pad {auto!r} is none of NOTSET, VALID, SAME_UPPER, SAME_LOWER")
     needed = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in zip(x.shape[2:], kernel, strides, dilations)]
     small, large = tuple(n // 2 for n in needed), tuple(n - n // 2 for n in needed)
     return (small, large) if auto == "SAME_UPPER" else (large, small)
