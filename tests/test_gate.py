@@ -83,6 +83,16 @@ def test_launch_gaps_and_sums_of_layers_widen_the_interval_as_in_whatif(tmp_path
     assert f"({low:+.4g} to {high:+.4g} J)" in judged(path, new).says
 
 
+@pytest.mark.parametrize("change", [{"total": 2.0}, {"total": True}, {"layers": []}])
+def test_a_baseline_whose_layers_are_not_its_total_is_refused(baseline, change):
+    record = json.loads(baseline.read_text())
+    if "total" in change:
+        change = {"total": record["total"] | {"energy_j": change["total"]}}
+    baseline.write_text(json.dumps(record | change))
+    with pytest.raises(InputError, match="is no prediction of schema 1"):
+        judged(baseline, net())
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("gap_energy_j", None), ("gap_low_j", None), ("gap_high_j", None), ("gap_low_j", 1.0)]
 )

@@ -169,6 +169,7 @@ def _baseline(path: Path, frac: float) -> Baseline:
         gap_j, low_j, high_j = (float(record["total"][name]) for name in ("gap_energy_j", "gap_low_j", "gap_high_j"))
         sound = record["schema"] == SCHEMA and 0 < energy_j < math.inf and 0 <= low_j <= gap_j <= high_j < math.inf
         sound = sound and all(0 < low <= middle <= high < math.inf for _, low, middle, high in calls)
+        sound = sound and math.isclose(gap_j + sum(middle for _, _, middle, _ in calls), energy_j, rel_tol=1e-6)
     except OSError as error:
         raise InputError(f"baseline {path} cannot be read: {error.strerror}; {CURE}") from None
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):

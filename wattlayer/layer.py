@@ -28,7 +28,7 @@ DTYPE_BYTES: dict[str, float] = {
 MOST_ELEMENTS = 2**53
 """Of a tensor in a file: as many as a float counts, and a million times what a device holds."""
 TF32_MODES = ("none", "conv", "all")
-"""Where float32 may run as TF32: nowhere, in convolutions (PyTorch's default), everywhere."""
+"""Where float32 may run as TF32: nowhere, in what cuDNN runs (convolutions, recurrent layers; PyTorch's default), everywhere."""
 
 NETWORK_DTYPES = ("float32", "float16", "bfloat16", "int8", "int4")
 """What a whole network can be asked to run in; int8 and int4 hold the weights of its linear layers so, all else is float16."""
@@ -72,10 +72,13 @@ class Operand:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the distinct elements: a dimension expanded with stride 0 counts once."""
+        """Bytes of the distinct elements: a dimension expanded with stride 0 counts once, windows that overlap no more than the
+        stretch they lie in."""
         if self.strides is None:
             return self.bytes_of(self.elements)
-        return self.bytes_of(prod(n for n, stride in zip(self.shape, self.strides) if stride or n == 0))
+        distinct = prod(n for n, stride in zip(self.shape, self.strides) if stride or n == 0)
+        stretch = 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides))
+        return self.bytes_of(min(distinct, stretch))
 
     @property
     def steps(self) -> tuple[int, ...]:
