@@ -78,7 +78,7 @@ class Operand:
             return self.bytes_of(self.elements)
         distinct = prod(n for n, stride in zip(self.shape, self.strides) if stride or n == 0)
         stretch = 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides))
-        return self.bytes_of(min(distinct, stretch))
+        return self.bytes_of(min(distinct, stretch) if distinct else 0)
 
     @property
     def steps(self) -> tuple[int, ...]:
