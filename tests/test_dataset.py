@@ -136,10 +136,25 @@ BAD_LINES = {
     **{
         f"a size {size}": (
             row(layer=json.loads(json.dumps(RELU.to_json()).replace('"shape": [2', f'"shape": [{size}', 1))),
-            "no s",
+            "are no sizes",
         )
         for size in (-1, 2**62, 10**400)
     },
+    "a search of nothing": (
+        row(layer={"kind": "searchsorted", "inputs": [], "outputs": [{"name": "output", "shape": [3], "dtype": "int64"}]}),
+        "not a layer record",
+    ),
+    "a mode of no grid": (
+        row(
+            layer={
+                "kind": "grid_sampler",
+                "inputs": [{"name": "input", "shape": [1, 1, 4, 4], "dtype": "float32"}],
+                "outputs": [{"name": "output", "shape": [1, 1, 4, 4], "dtype": "float32"}],
+                "arguments": {"interpolation_mode": -1},
+            }
+        ),
+        "not a layer record",
+    ),
     "a shape past all memory": (
         row(layer=RELU.to_json() | {"outputs": [{"name": "output", "shape": [2**30, 2**30], "dtype": "float32"}]}),
         "no shape of",

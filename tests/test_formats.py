@@ -497,16 +497,20 @@ def test_pooling_whose_size_is_rounded_up_begins_no_window_in_padding(tmp_path, 
 @pytest.mark.parametrize(
     ("attributes", "shape", "reason"),
     [
-        ({"dilations": [0, 0]}, (4, 3, 3, 3), r"dilations \(0, 0\) begin at 1"),
-        ({"strides": [-1, 1]}, (4, 3, 3, 3), r"strides \(-1, 1\) begin at 1"),
-        ({"kernel_shape": [9, 9]}, (4, 3, 3, 3), r"kernel_shape .*9, 9.* is not that of its weight, \(3, 3\)"),
-        ({}, (4, 3, 0, 0), "is not that of its weight"),
+        ({"dilations": [0, 0]}, (4, 3, 3, 3), r"dilations \(0, 0\) must be at least 1"),
+        ({"strides": [-1, 1]}, (4, 3, 3, 3), r"strides \(-1, 1\) must be at least 1"),
+        ({"kernel_shape": [9, 9]}, (4, 3, 3, 3), r"kernel_shape .*9, 9.* must be that of its weight, \(3, 3\)"),
+        ({}, (4, 3, 0, 0), r"its weight of \(4, 3, 0, 0\) is empty"),
         ({"auto_pad": "BOGUS"}, (4, 3, 3, 3), "auto_pad 'BOGUS' is none of NOTSET, VALID, SAME_UPPER, SAME_LOWER"),
     ],
 )
-def test_convolutions_that_onnx_does_not_know_are_refused(tmp_path, attributes, shape, reason):
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_convolutions_that_onnx_does_not_know_are_refused(tmp_path, op, attributes, shape, reason):
+    if op == "ConvTranspose":
+        shape, reason = (3, 4, *shape[2:]), reason.replace("(4, 3,", "(3, 4,").replace(r"\(4, 3,", r"\(3, 4,")
+        reason = "only symmetric pads are read" if "auto_pad" in attributes else reason
     weights = [("w", np.zeros(shape, np.float32))]
-    path = made(tmp_path / "net.onnx", [node("Conv", ["x", "w"], ["y"], **attributes)], IMAGES, weights=weights)
+    path = made(tmp_path / "net.onnx", [node(op, ["x", "w"], ["y"], **attributes)], IMAGES, weights=weights)
     with pytest.raises(InputError, match=reason):
         trace_name(str(path))
 

@@ -358,11 +358,17 @@ def loss(layer: Layer) -> int:
     return 3 * _input_elements(layer)
 
 
-@kind("sort", "sort", "topk", "argsort", "unique_consecutive", "_unique2", "kthvalue", "multinomial")
-@kind("sort", "bincount", "histc", "nonzero", "nonzero_static", "unique_dim")
+@kind("sort", "sort", "topk", "argsort", "kthvalue", "multinomial", "unique_dim")
 def sort(layer: Layer) -> int:
     """n · log2 n comparisons along the dimension that is sorted, the last by default."""
-    x, axis = layer.inputs[0], layer.argument("dim", -1)
+    x = layer.inputs[0]
+    return _comparisons(x.elements, x.shape[layer.argument("dim", -1)] if x.shape else 1)
+
+
+@kind("sort", "unique_consecutive", "_unique2", "bincount", "histc", "nonzero", "nonzero_static")
+def sort_all(layer: Layer) -> int:
+    """n · log2 n comparisons of all elements, or along the dimension that is named."""
+    x, axis = layer.inputs[0], layer.argument("dim", None)
     return _comparisons(x.elements, x.elements if axis is None or not x.shape else x.shape[axis])
 
 
@@ -372,20 +378,24 @@ def _comparisons(values: int, among: int) -> int:
 
 def _sorted(layer: Layer) -> Operand:
     """What is searched; a number that is looked for is no operand."""
-    return next(x for name in ("sorted_sequence", "boundaries", "self") if (x := layer.operand(name)) is not None)
+    named = (layer.operand(name) for name in ("sorted_sequence", "boundaries"))
+    return next((x for x in named if x is not None), layer.inputs[0])
 
 
 def _searched_bytes(layer: Layer) -> int:
-    """What is looked for, and of what is searched no more than is compared."""
-    among = _sorted(layer)
-    compared_bytes = layer.flop * among.size_bytes // max(1, among.elements)
-    return sum(x.size_bytes for x in layer.inputs if x is not among) + min(among.size_bytes, compared_bytes)
+    """What is looked for, and of what is searched, and of its order, no more than is compared."""
+    among, order = _sorted(layer), layer.operand("sorter")
+    searched = [x for x in (among, order) if x is not None]
+    compared = layer.flop / max(1, among.elements)
+    return sum(x.size_bytes for x in layer.inputs if x not in searched) + sum(
+        int(x.size_bytes * min(1.0, compared)) for x in searched
+    )
 
 
 @kind("sort", "searchsorted", "bucketize", read=_searched_bytes)
 def search(layer: Layer) -> int:
     """log2 n comparisons for each value that is looked for among n sorted ones."""
-    return _comparisons(layer.outputs[0].elements, _sorted(layer).shape[-1])
+    return _comparisons(layer.outputs[0].elements, (_sorted(layer).shape or (1,))[-1])
 
 
 @kind("sort", "torchvision::nms")
@@ -408,7 +418,7 @@ def resample(layer: Layer) -> int:
     return 2 * taps ** len(sizes) * prod(wider) * _output_elements(layer)
 
 
-_GRID_TAPS = (2, 1, 4)
+_GRID_TAPS = {0: 2, 1: 1, 2: 4}
 """Neighbours along an axis of `grid_sample` that is bilinear, nearest or bicubic, by PyTorch's number of the mode."""
 
 

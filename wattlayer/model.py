@@ -197,7 +197,9 @@ class EnergyModel:
         """
         with np.errstate(all="ignore"):  # what comes of it is checked instead
             told = self._predict(layers, runs, alone)
-        sound = (told.energy_low_j > 0) & (told.energy_high_j < np.inf) & (told.time_s > 0)  # false of NaN
+        sound = (
+            (told.energy_low_j > 0) & (told.energy_high_j < np.inf) & (told.time_s > 0) & (told.time_s < np.inf)
+        )  # false of NaN
         if not sound.all():
             worst = int(np.argmin(sound))
             raise InputError(

@@ -78,31 +78,68 @@ class Residual:
 class _Tree(msgspec.Struct):
     """What XGBoost follows of a tree, each [n_nodes]: where to go on, -1 in leaves, by which feature, and up to what."""
 
+    id: int
     left_children: list[int]
     right_children: list[int]
+    parents: list[int]
     split_indices: list[int]
     split_conditions: list[float]
+    default_left: list[int]
+    base_weights: list[float]
+    loss_changes: list[float]
+    sum_hessian: list[float]
     split_type: list[int]
+    tree_param: dict[str, str]
+    categories: list[int]
+    categories_nodes: list[int]
+    categories_segments: list[int]
+    categories_sizes: list[int]
+
+    def check(self, features: int) -> None:
+        """Raise ValueError unless this is one tree that asks for `features` numbers."""
+        nodes = len(self.left_children)
+        parameters = {"num_deleted": "0", "num_feature": str(features), "num_nodes": str(nodes)}
+        several = {
+            len(x) for name in self.__struct_fields__ if isinstance(x := getattr(self, name), list) and name not in _CATEGORIES
+        }
+        if several != {nodes} or not nodes or self.tree_param not in [{**parameters, "size_leaf_vector": x} for x in ("0", "1")]:
+            raise ValueError("nodes of trees do not fit together")
+        if any(self.split_type) or any(getattr(self, name) for name in _CATEGORIES):
+            raise ValueError("trees split by categories")
+        left, right, parents, by = (
+            np.array(x, dtype=np.int64) for x in (self.left_children, self.right_children, self.parents, self.split_indices)
+        )
+        node = np.arange(nodes)
+        inner = node[left != -1]
+        children = np.concatenate([left[inner], right[inner]])
+        # every node but the root is the child of one that comes before it: no walk is endless
+        whole = np.array_equal(np.sort(children), node[1:]) and (right[left == -1] == -1).all() and parents[0] == _NO_PARENT
+        if not whole or (parents[children] != np.tile(inner, 2)).any() or (parents[1:] >= node[1:]).any():
+            raise ValueError("nodes of trees lead nowhere")
+        if (by < 0).any() or (by >= features).any():
+            raise ValueError("trees ask for features that there are not")
+
+
+_CATEGORIES = ("categories", "categories_nodes", "categories_segments", "categories_sizes")
+_NO_PARENT = 2**31 - 1
+"""XGBoost's own mark of a root."""
 
 
 def _check_trees(record: Mapping[str, Any], features: int) -> None:
-    """Raise ValueError for trees of another kind than `training.boost` makes; of a damaged file XGBoost would follow indices
-    out of its memory."""
+    """Raise KeyError, TypeError or ValueError for trees of another kind than `training.boost` makes; of a damaged file XGBoost
+    would follow indices out of its memory."""
     learner = record["learner"]
     parameters, booster = learner["learner_model_param"], learner["gradient_booster"]
     kind = (booster["name"], learner["objective"]["name"], parameters["num_class"], parameters["num_feature"])
     if kind != ("gbtree", "reg:squarederror", "0", str(features)) or parameters.get("num_target", "1") != "1":
         raise ValueError(f"trees are no regression of {features} features")
-    for tree in msgspec.convert(booster["model"]["trees"], list[_Tree]):
-        left, right, by = (np.array(x, dtype=np.int64) for x in (tree.left_children, tree.right_children, tree.split_indices))
-        if not len(left) or {len(right), len(by), len(tree.split_conditions), len(tree.split_type)} != {len(left)}:
-            raise ValueError("nodes of trees do not fit together")
-        node, inner = np.arange(len(left)), left != -1
-        children = np.stack([left, right])[:, inner]  # come after their parents: no walk is endless
-        if (right[~inner] != -1).any() or (children <= node[inner]).any() or (children >= len(left)).any():
-            raise ValueError("nodes of trees lead nowhere")
-        if (by < 0).any() or (by >= features).any() or any(tree.split_type):
-            raise ValueError("trees ask for features that there are not")
+    trees = msgspec.convert(booster["model"]["trees"], list[_Tree])
+    if booster["model"]["tree_info"] != [0] * len(trees) or any(booster["model"].get("cats", {}).values()):
+        raise ValueError("trees answer for one number, without categories")
+    if [tree.id for tree in trees] != list(range(len(trees))):
+        raise ValueError("trees are not in their order")
+    for tree in trees:
+        tree.check(features)
 
 
 def _ask(booster: xgboost.Booster, rows: NDArray[np.float32]) -> Array:

@@ -24,15 +24,22 @@ def _rank(node: Node, x: Tensor) -> int:
     return x.dim() - 2
 
 
+def _kernel(node: Node, weight: Tensor) -> tuple[int, ...]:
+    """Return the size of a weight's windows; raise InputError where there are none, or the node says another."""
+    kernel = tuple(weight.shape[2:])
+    if 0 in weight.shape:
+        raise InputError(f"{node.label}: its weight of {tuple(weight.shape)} is empty: export the network again")
+    if tuple(node.get("kernel_shape", kernel)) != kernel:
+        raise InputError(f"{node.label}: its kernel_shape {node.get('kernel_shape')} must be that of its weight, {kernel}")
+    return kernel
+
+
 @operator("Conv")
 def conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`conv1d`, `conv2d` or `conv3d`; padding that is not symmetric is a layer of its own."""
     rank = _rank(node, x)
     strides, dilations = spatial(node, "strides", rank, 1), spatial(node, "dilations", rank, 1)
-    kernel = tuple(weight.shape[2:])
-    if 0 in kernel or tuple(node.get("kernel_shape", kernel)) != kernel:
-        raise InputError(f"{node.label}: kernel_shape {node.get('kernel_shape', kernel)} is not that of its weight, {kernel}")
-    x, pads = padding(node, x, kernel, strides, dilations)
+    x, pads = padding(node, x, _kernel(node, weight), strides, dilations)
     if bias is not None and bias.stride() == (0,):  # a zero, expanded: how torch.onnx writes that there is no bias
         bias = None
     return _CONV[rank](x, weight, bias, strides, pads, dilations, node.get("group", 1))
@@ -43,6 +50,7 @@ def conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = 
     """`conv_transpose1d` to `3d`; only symmetric padding."""
     rank = _rank(node, x)
     strides, dilations = spatial(node, "strides", rank, 1), spatial(node, "dilations", rank, 1)
+    _kernel(node, weight)
     extra, pads = spatial(node, "output_padding", rank, 0), tuple(node.get("pads", (0,) * 2 * rank))
     if pads[:rank] != pads[rank:] or node.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or node.get("output_shape"):
         raise InputError(f"{node.label}: only symmetric pads are read, not auto_pad or output_shape: write the pads out")

@@ -62,7 +62,7 @@ def spatial(node: Node, name: str, rank: int, default: int) -> tuple[int, ...]:
     if len(values) != rank:
         raise InputError(f"{node.label}: {name} {values} is not one number for each of {rank} dimensions")
     if min(values) < default:
-        raise InputError(f"{node.label}: {name} {values} begin at {default}")
+        raise InputError(f"{node.label}: {name} {values} must be at least {default}")
     return values
 
 
