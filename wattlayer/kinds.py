@@ -412,10 +412,10 @@ def resample(layer: Layer) -> int:
     many times more where antialiasing widens them by the factor that the image shrinks (ATen/native/cuda/UpSample.cuh)."""
     sizes = layer.inputs[0].shape[2:]
     taps = 4 if "bicubic" in layer.kind else _GRID_TAPS[layer.argument("interpolation_mode", 0)]
-    wider = (
-        [max(1, -(-n // max(1, out))) for n, out in zip(sizes, layer.outputs[0].shape[2:])] if layer.kind.endswith("_aa") else []
-    )
-    return 2 * taps ** len(sizes) * prod(wider) * _output_elements(layer)
+    wider = 1
+    if layer.kind.endswith("_aa"):
+        wider = prod(max(1, -(-n // max(1, out))) for n, out in zip(sizes, layer.outputs[0].shape[2:]))
+    return 2 * taps ** len(sizes) * wider * _output_elements(layer)
 
 
 _GRID_TAPS = {0: 2, 1: 1, 2: 4}

@@ -26,7 +26,7 @@ DTYPE_BYTES: dict[str, float] = {
 """Bytes of one element of each dtype that a layer may carry; two numbers of four bits share a byte."""
 
 MOST_ELEMENTS = 2**53
-"""Of a tensor in a file: as many as a float counts, and a million times what a device holds."""
+"""Of a tensor in a file: as many as a float counts one by one, and thousands of times what a device holds."""
 TF32_MODES = ("none", "conv", "all")
 """Where float32 may run as TF32: nowhere, in what cuDNN runs (convolutions, recurrent layers; PyTorch's default), everywhere."""
 

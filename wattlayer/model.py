@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .cliffs import NONE, Cliffs
 from .dataset import Measurement
-from .errors import InputError, nearest
+from .errors import InputError, first_line, nearest
 from .features import FEATURES_VERSION, Array, Columns
 from .folder import user_folder
 from .hardware import find_hardware, known_hardware
@@ -197,9 +197,8 @@ class EnergyModel:
         """
         with np.errstate(all="ignore"):  # what comes of it is checked instead
             told = self._predict(layers, runs, alone)
-        sound = (
-            (told.energy_low_j > 0) & (told.energy_high_j < np.inf) & (told.time_s > 0) & (told.time_s < np.inf)
-        )  # false of NaN
+        # false of NaN
+        sound = (told.energy_low_j > 0) & (told.energy_high_j < np.inf) & (told.time_s > 0) & (told.time_s < np.inf)
         if not sound.all():
             worst = int(np.argmin(sound))
             raise InputError(
@@ -328,11 +327,12 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
         _no_others(told.get("conformal"), Conformal)
         metadata = msgspec.convert(told, Metadata)
         time, power = (
-            Residual.from_json(record[name], n) for name, n in (("time", len(MODEL_FEATURES) - 1), ("power", len(MODEL_FEATURES)))
+            Residual.from_json(record["time"], len(MODEL_FEATURES) - 1),
+            Residual.from_json(record["power"], len(MODEL_FEATURES)),
         )
         cliffs = Cliffs.from_json(record["cliffs"])
     except (LookupError, AttributeError, TypeError, ValueError, OverflowError, xgboost.core.XGBoostError) as error:
-        why = str(error).splitlines()[0]
+        why = first_line(error)
         raise InputError(f"{path} is not a wattlayer model that this version can use ({why}): retrain it") from None
     scaffold = Scaffold(metadata.log_rates, metadata.runs)
     drawn = PowerScaffold(metadata.consumers_w, metadata.limit_w)

@@ -76,7 +76,7 @@ class Residual:
 
 
 class _Tree(msgspec.Struct):
-    """What XGBoost follows of a tree, each [n_nodes]: where to go on, -1 in leaves, by which feature, and up to what."""
+    """What XGBoost follows of a tree, lists of [n_nodes]: where to go on, -1 in leaves, by which feature, and up to what."""
 
     id: int
     left_children: list[int]
@@ -99,10 +99,8 @@ class _Tree(msgspec.Struct):
         """Raise ValueError unless this is one tree that asks for `features` numbers."""
         nodes = len(self.left_children)
         parameters = {"num_deleted": "0", "num_feature": str(features), "num_nodes": str(nodes)}
-        several = {
-            len(x) for name in self.__struct_fields__ if isinstance(x := getattr(self, name), list) and name not in _CATEGORIES
-        }
-        if several != {nodes} or not nodes or self.tree_param not in [{**parameters, "size_leaf_vector": x} for x in ("0", "1")]:
+        lengths = {len(getattr(self, name)) for name in _OF_NODES}
+        if lengths != {nodes} or not nodes or self.tree_param not in [{**parameters, "size_leaf_vector": x} for x in ("0", "1")]:
             raise ValueError("nodes of trees do not fit together")
         if any(self.split_type) or any(getattr(self, name) for name in _CATEGORIES):
             raise ValueError("trees split by categories")
@@ -120,6 +118,10 @@ class _Tree(msgspec.Struct):
             raise ValueError("trees ask for features that there are not")
 
 
+_OF_NODES = (
+    "left_children", "right_children", "parents", "split_indices", "split_conditions", "default_left", "base_weights",
+    "loss_changes", "sum_hessian", "split_type",
+)  # fmt: skip
 _CATEGORIES = ("categories", "categories_nodes", "categories_segments", "categories_sizes")
 _NO_PARENT = 2**31 - 1
 """XGBoost's own mark of a root."""
