@@ -27,7 +27,9 @@ from wattlayer.unseen import older_features
 
 FOLDER = Path(__file__).parent
 CURVES_TITLE = "## With few measured layers"
-COMMON = ("Float32 only: half precision and int8 are extrapolated by the scaffold's peak rates and marked so.",)
+COMMON = (
+    "Float32 only: half precision and int8 are told by peak rates and what was learned in float32, and marked extrapolated.",
+)
 
 
 @dataclass(frozen=True)

@@ -458,3 +458,29 @@ def test_rows_round_trip_with_every_field(tmp_path):
     finished(tmp_path, planned(4))
     for row in read_measurements(tmp_path / "rows.jsonl"):
         assert Measurement.from_json(json.loads(json.dumps(row.to_json()))) == row
+
+
+BARE = """
+import importlib.machinery as machinery, runpy, sys
+class Bare(machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {missing} else super().find_spec(name, path, target)
+sys.meta_path = [Bare if x is machinery.PathFinder else x for x in sys.meta_path]
+runpy.run_module("wattlayer.measure", run_name="__main__")
+"""
+MISSING = ("sklearn", "xgboost", "joblib", "fvcore", "typer", "rich", "pandas", "platformdirs", "msgspec", "scipy", "iopath")
+"""What wattlayer installs, but neither `data/campaign.sh` asks for nor torch brings along."""
+
+
+def test_a_machine_with_torch_numpy_and_a_meter_can_measure(tmp_path):
+    network = tmp_path / "small.py"
+    network.write_text("from torch import nn\nnetwork = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 8))\n")
+    options = ["--meter", "assumed-power", "--assumed-power-w", "50", "--device", "cpu", "--networks", f"{network}:network"]
+    command = [sys.executable, "-c", BARE.format(missing=MISSING), "--output", str(tmp_path / "data"), *options, "--layers", "0"]
+    done = subprocess.run(
+        [*command, "--minutes", "1"], check=False, capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [m for path in (tmp_path / "data").glob("*.jsonl") for m in read_measurements(path)]
+    assert rows and all(m.meter == "assumed-power" and m.time_s > 0 for m in rows)

@@ -217,6 +217,15 @@ def test_where_a_result_cannot_go_is_told_before_the_work(run, tmp_path):
     one_line(run("report", tmp_path / "no-network.json", "--output", tmp_path), f"{tmp_path} cannot be written: Is a directory")
 
 
+@pytest.mark.parametrize(
+    "words", [("import", "t.csv"), ("train", "m.jsonl"), ("calibrate", "a30", "m.jsonl")], ids=lambda x: x[0]
+)
+def test_files_that_are_no_result_do_not_go_to_stdout(run, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    one_line(run(*words, "--output", "-"), "stdout (-): name it")
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_is_what_no_argument_asks_for(run):
     code, out, err = run()
     assert (code, err) == (0, "") and "predict" in out

@@ -265,7 +265,8 @@ def test_distances_by_hand(layer, octaves):
         (linear(128, 128, 64), 2.0),
         (linear(16, 64, 4096), 4.0),
         (linear(1 << 20, 64, 64), NEVER_OCTAVES),
-        (linear(16, 16, 16, dtype="float16"), NEVER_OCTAVES),
+        (linear(16, 16, 16, dtype="float16"), 0.0),
+        (linear(128, 64, 64, dtype="bfloat16"), 1.0),
         (Layer("relu", (op("self", 2, 2),), (op("output", 2, 2),)), NEVER_OCTAVES),
     ],
     ids=[
@@ -276,13 +277,28 @@ def test_distances_by_hand(layer, octaves):
         "four times",
         "four times m and k",
         "at most",
-        "float16",
+        "float16, not larger than in float32",
+        "larger in bfloat16",
         "another kind",
     ],
 )
 def test_how_much_larger_than_the_largest_by_hand(layer, octaves):
     support = Support.of(Columns([linear(64, 64, 64), linear(8, 8, 8)], A30))
     assert support.beyond_octaves(Columns([layer], A30)) == pytest.approx([octaves])
+
+
+def test_the_largest_in_its_own_number_format_counts_where_there_is_one():
+    support = Support.of(Columns([linear(64, 64, 64), linear(8, 8, 8, dtype="float16")], A30))
+    asked = Columns([linear(16, 8, 8, dtype=dtype) for dtype in ("float32", "float16", "bfloat16", "float64")], A30)
+    assert support.beyond_octaves(asked).tolist() == [0.0, 1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(("device", "octaves"), [("a30", 0.0), ("rtx2080ti", NEVER_OCTAVES)])
+def test_both_halves_are_one_where_both_run_on_tensor_cores(device, octaves):
+    """Turing's tensor cores take float16 alone."""
+    half, brain = (Columns([linear(64, 64, 64, dtype=dtype)], HARDWARE[device]) for dtype in ("float16", "bfloat16"))
+    assert Support.of(half).distance_octaves(brain).tolist() == [octaves]
+    assert Support.of(brain).distance_octaves(half).tolist() == [octaves]
 
 
 def test_the_nearest_of_many_counts_and_chunks_agree():

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -70,6 +69,8 @@ class Cliffs:
     @staticmethod
     def from_json(record: Mapping[str, Sequence[Mapping[str, Any]]]) -> Cliffs:
         """Rebuild from JSON types; raise ValueError for anything else."""
+        import msgspec
+
         groups = msgspec.convert(record, dict[str, tuple[Plateau, ...]])
         for code, plateaus in groups.items():
             float(code)

@@ -63,7 +63,7 @@ def positions(columns: Columns) -> Array:
 
 @dataclass(frozen=True)
 class Support:
-    """Which half-octave cells of shape space were measured, per kind and tensor-core use."""
+    """Which half-octave cells of shape space were measured, per kind, number format and tensor-core use."""
 
     points: Mapping[str, tuple[tuple[float, ...], ...]]
 
@@ -92,14 +92,24 @@ class Support:
         return result
 
     def beyond_octaves(self, columns: Columns) -> Array:
-        """Return how much larger layers [n_layers] are than the largest measured; `NEVER_OCTAVES` where there is none."""
-        largest = columns.of_kind(lambda x: self._largest.get(_key(x, columns.hardware), -np.inf))
+        """Return how much larger layers [n_layers] are than the largest measured of their kind; `NEVER_OCTAVES` for other kinds.
+
+        What was learned of a kind in other number formats holds better than physics alone where its own was not measured
+        (docs/method.md), so their largest stands in.
+        """
+        largest = columns.of_kind(lambda x: self._largest.get(_key(x, columns.hardware), self._largest.get(x.kind, -np.inf)))
         beyond: Array = np.clip(_size(positions(columns)) - largest, 0.0, NEVER_OCTAVES)
         return beyond
 
     @cached_property
     def _largest(self) -> dict[str, float]:
-        return {key: float(_size(np.array(rows)).max()) for key, rows in self.points.items()}
+        """By key, and by kind in whatever number format."""
+        largest: dict[str, float] = {}
+        for key, rows in self.points.items():
+            size = float(_size(np.array(rows)).max())
+            for name in (key, key.split("|")[0]):
+                largest[name] = max(size, largest.get(name, size))
+        return largest
 
     def _tree(self, key: str) -> Any:
         from scipy.spatial import cKDTree
@@ -124,8 +134,9 @@ def _keys(columns: Columns) -> NDArray[Any]:
 
 
 def _key(layer: Layer, device: Hardware) -> str:
-    # whether a layer runs on tensor cores follows from its dtype and its use of TF32
-    return f"{layer.kind}|{layer.dtype}|{'tc' if device.peak(layer.dtype, layer.tf32) > device.peak('float32') else ''}"
+    # whether a layer runs on tensor cores follows from its dtype and its use of TF32; both halves look alike to what is learned
+    dtype = "float16" if layer.dtype == "bfloat16" else layer.dtype
+    return f"{layer.kind}|{dtype}|{'tc' if device.peak(layer.dtype, layer.tf32) > device.peak('float32') else ''}"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from functools import cached_property, lru_cache
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -118,6 +117,8 @@ class Kriging:
     @staticmethod
     def from_json(record: Mapping[str, Mapping[str, Any]]) -> Kriging:
         """Rebuild from JSON types; raise ValueError for anything else."""
+        import msgspec
+
         groups = msgspec.convert(record, dict[str, Neighbours])
         for code, its in groups.items():
             for name, _, category in (feature.partition("=") for feature in its.features):

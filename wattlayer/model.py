@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,7 +34,7 @@ from .residual import MODEL_FEATURES, Residual, model_features
 from .scaffold import RATES, Scaffold
 from .whole import whole_file
 
-SCHEMA = 12
+SCHEMA = 13
 MODEL_BASES = ("measured", "calibrated", "data sheet")
 """What a model rests on: layers measured there, few of them, or none."""
 
@@ -299,6 +298,8 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import msgspec
+
     try:
         record = msgspec.json.decode(path.read_bytes())
     except OSError as error:
@@ -318,6 +319,7 @@ def _dictionary(path: Path, record: Mapping[str, Any], key: str) -> dict[str, An
 
 
 def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
+    import msgspec
     import xgboost
 
     try:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,7 +74,8 @@ class Residual:
         return Residual(trees, Kriging.from_json(record["neighbours"]))
 
 
-class _Tree(msgspec.Struct):
+@dataclass(frozen=True)
+class _Tree:
     """What XGBoost follows of a tree, lists of [n_nodes]: where to go on, -1 in leaves, by which feature, and up to what."""
 
     id: int
@@ -130,6 +130,8 @@ _NO_PARENT = 2**31 - 1
 def _check_trees(record: Mapping[str, Any], features: int) -> None:
     """Raise KeyError, TypeError or ValueError for trees of another kind than `training.boost` makes; of a damaged file XGBoost
     would follow indices out of its memory."""
+    import msgspec
+
     learner = record["learner"]
     parameters, booster = learner["learner_model_param"], learner["gradient_booster"]
     kind = (booster["name"], learner["objective"]["name"], parameters["num_class"], parameters["num_feature"])

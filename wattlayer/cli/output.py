@@ -94,7 +94,10 @@ def write(result: str | bytes, output: Path | None) -> None:
 
 
 def place(path: Path | None) -> Path | None:
-    """Return where a result is to be written; raise InputError, before the work is done, where no file can be."""
+    """Return where a file is to be written; raise InputError, before the work is done, where none can be, and for `-`, stdout,
+    which tells of the work."""
+    if path == Path("-"):
+        raise InputError("this file is not written to stdout (-): name it")
     if path is not None:
         with writing(path):
             if path.is_dir():
