@@ -105,6 +105,14 @@ def test_no_networks_give_no_estimates(model):
     assert estimate_many([], model) == estimate_many([], model, n_jobs=2) == []
 
 
+@pytest.mark.parametrize("mode", ["graph", "compiled"])
+def test_traces_may_come_one_by_one(traced, model, mode):
+    one_by_one = estimate_many((x for x in (traced, traced)), model, mode)
+    assert [x.energy_j for x in one_by_one] == [x.energy_j for x in estimate_many([traced, traced], model, mode)]
+    with pytest.raises(wl.InputError, match=f"not that of {traced.network} alone: give a list"):
+        estimate_many(traced, model)
+
+
 def test_a_network_without_layers_is_refused_among_others_too(traced, model):
     """In a search a candidate of no joules would win."""
     empty = wl.trace(nn.Identity(), torch.empty(2, 4))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import networks
 import numpy as np
@@ -48,6 +50,110 @@ def plain_trace(space: nas.Space, genome: nas.Genome, batch: int = 1, **options)
         network = space.build(genome)
         inputs = [torch.empty(batch, *shape) for shape in space.input_shapes(genome)]
     return trace_as(options.pop("dtype", None), network, *inputs, **options)
+
+
+class Elastic(nn.Module):
+    """A network of as many channels as its width, of eight."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width, self.conv = width, nn.Conv2d(8, 8, 3, padding=1)
+
+
+class Masked(Elastic):
+    def forward(self, x):
+        kept = torch.arange(8, device="cpu") < self.width
+        return torch.conv2d(x[:, kept], self.conv.weight[:, kept][kept], None, 1, 1)
+
+
+class Listed(Elastic):
+    def forward(self, x):
+        return x[:, [i < self.width for i in range(8)]] * 2
+
+
+class Repeated(Elastic):
+    def forward(self, x):
+        return torch.repeat_interleave(x, torch.tensor([self.width] * 8, device="cpu"), 1) * 2
+
+
+class Rare(Elastic):
+    def forward(self, x):
+        return torch.special.airy_ai(self.conv(x))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network as a part, or several in a row that are each given the input."""
+
+    network: type[Elastic]
+    widths: tuple[int, ...]
+
+    input_shapes = ((8, 16, 16),)
+
+    def build(self):
+        return Beside(*(self.network(width) for width in self.widths))
+
+
+class Beside(nn.ModuleList):
+    def __init__(self, *networks):
+        super().__init__(networks)
+
+    def forward(self, x):
+        return [network(x) for network in self]
+
+
+def one_of(*parts) -> nas.Space:
+    slot = nas.Slot((0,), lambda i: [("part", parts[i])])
+    return nas.Space("one part", (len(parts),), (slot,), lambda g: parts[g[0]].build(), lambda g: parts[g[0]].input_shapes)
+
+
+@pytest.mark.parametrize("network", [Masked, Listed, Repeated])
+def test_a_width_that_a_mask_on_the_host_decides_is_its_own(model, network):
+    space, x = one_of(*(Part(network, (width,)) for width in (8, 4, 2))), torch.empty(4, 8, 16, 16, device="meta")
+    whole = [wl.trace(space.build((i,)), x) for i in range(3)]
+    assert len({trace.layers for trace in whole}) == 3
+    assert [space.trace((i,), 4).layers for i in range(3)] == [trace.layers for trace in whole]
+    assert [wl.trace(space.build((i,)), x, cached=True).layers for i in range(3)] == [trace.layers for trace in whole]
+    together = wl.trace(Part(network, (8, 4, 2)).build(), x)
+    assert together.layers == tuple(layer for trace in whole for layer in trace.layers)
+    energies = nas.LookupTable.of(space, model, 4).energy_j([(i,) for i in range(3)])
+    assert energies == pytest.approx([wl.estimate(trace, model).energy_j for trace in whole])
+
+
+def test_what_was_taken_for_granted_of_a_part_is_told_of_the_whole():
+    space = one_of(Part(Rare, (8, 8)), Part(Repeated, (2,)))
+    for genome in ((0,), (1,)):
+        whole = wl.trace(space.build(genome), torch.empty(1, 8, 16, 16, device="meta"))
+        assert space.trace(genome).assumptions == whole.assumptions
+    assert len(space.trace((0,)).assumptions) == 1
+
+
+class Narrow(NamedTuple):
+    width: int
+
+    @property
+    def input_shapes(self):
+        return ((3, 8, 8),)
+
+    def build(self):
+        return nn.Conv2d(3, self.width, 3)
+
+
+class Wide(NamedTuple):
+    width: int
+
+    @property
+    def input_shapes(self):
+        return ((3, 8, 8),)
+
+    def build(self):
+        return nn.Conv2d(3, 8 * self.width, 3)
+
+
+def test_named_tuples_of_equal_fields_are_different_parts():
+    space = one_of(Narrow(2), Wide(2))
+    assert Narrow(2) == Wide(2)
+    assert [space.trace((i,)).layers[-1].outputs[0].shape[1] for i in range(2)] == [2, 16]
 
 
 @pytest.mark.parametrize(
@@ -201,10 +307,34 @@ def test_wrong_genomes_are_refused(model):
         list(nas.sweep(space, [3], model))
     for nobody in ([], (), np.zeros((0, 6), int)):
         assert table.energy_j(nobody).shape == (0,)
-    with pytest.raises(wl.InputError, match="multiple of 32"):
-        nas.once_for_all((100,))
+    for call in (space.trace, space.build, space.check):
+        with pytest.raises(wl.InputError, match="genome None is no sequence"):
+            call(None)
     with pytest.raises(wl.InputError, match="dtype"):
         space.trace((0,) * 6, dtype="float31")
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda: nas.nas_bench_201(cells=0), "cells 0 must be at least 1"),
+        (lambda: nas.nas_bench_201(cells=2.5), "cells 2.5 is not a whole number"),
+        (lambda: nas.nas_bench_201(channels="4"), "channels '4' is not a whole number"),
+        (lambda: nas.nas_bench_201(size="4"), "image size '4' is not a whole number"),
+        (lambda: nas.once_for_all((100,)), "image size 100 is not a multiple of 32"),
+        (lambda: nas.once_for_all(160), "a sequence of whole numbers, not 160"),
+        (lambda: nas.once_for_all(classes=0), "classes 0 must be at least 1"),
+        (lambda: nas.vision_transformer(depths=()), "depths is empty"),
+        (lambda: nas.vision_transformer(depths=(0, 1)), "depths 0 must be at least 1"),
+        (lambda: nas.vision_transformer(patch=0), "patch 0 must be at least 1"),
+        (lambda: nas.vision_transformer(heads=(0,)), "heads 0 must be at least 1"),
+        (lambda: nas.vision_transformer(mlp_ratios=(1.5,)), "mlp_ratios 1.5 is not a whole number"),
+    ],
+)
+def test_spaces_of_impossible_sizes_are_refused(call, reason):
+    """A network without cells or heads would be the cheapest of all."""
+    with pytest.raises(wl.InputError, match=reason):
+        call()
 
 
 def test_searches_for_nothing_are_refused(model):
@@ -275,6 +405,25 @@ def test_the_penalty_is_the_mean_over_candidates(model):
     weights = [torch.softmax(x, 0) for x in logits]
     chance = np.prod([w.numpy()[every[:, i]] for i, w in enumerate(weights)], axis=0)
     assert float(nas.expected_energy_j(table, weights)) == pytest.approx(float(chance @ table.energy_j(every)), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float16, torch.bfloat16, torch.float32])
+def test_the_penalty_of_a_choice_is_its_energy_in_every_dtype(model, dtype):
+    space = SPACES["nas-bench-201"]
+    table, genome = nas.LookupTable.of(space, model), genomes(space, 1)[0]
+    chosen = [torch.eye(n)[x].to(dtype) for n, x in zip(space.choices, genome)]
+    for weights in (chosen, [chosen[0].double(), *chosen[1:]]):
+        assert float(nas.expected_energy_j(table, weights)) == pytest.approx(table.energy_j([genome])[0], rel=1e-5)
+
+
+def test_a_space_of_one_network_has_a_table_as_well(model):
+    space = nas.Space(
+        "fixed", (), (nas.Slot((), lambda: [("part", Narrow(4))]),), lambda g: Narrow(4).build(), lambda g: ((3, 8, 8),)
+    )
+    table = nas.LookupTable.of(space, model)
+    assert table.energy_j([()]) == pytest.approx([float(nas.expected_energy_j(table, []))])
+    assert table.energy_j([]).shape == (0,)
+    assert {table} == {table}, "tables and fronts are compared by what they are, not by their arrays"
 
 
 def test_the_penalty_has_gradients(model):
@@ -389,6 +538,26 @@ def test_the_regressor_learns_and_its_interval_holds():
     for frac in (-1.0, 0.0, 2.0, float("nan")):
         with pytest.raises(ValueError, match=f"interval_frac {frac} must be above 0 and at most 1"):
             EnergyRegressor(interval_frac=frac).fit(X, y)
+
+
+@pytest.mark.parametrize("energy_j", [1.0, 1e-4, 1e-9])
+def test_the_regressor_does_not_depend_on_the_unit(energy_j):
+    X = np.random.default_rng(0).random((200, 3))
+    y = np.exp(3 * X.sum(axis=1))
+    y[0] = 0.0
+    plain, scaled = EnergyRegressor().fit(X, y), EnergyRegressor().fit(X, energy_j * y)
+    assert scaled.score(X, energy_j * y) > 0.99
+    assert scaled.predict(X) / energy_j == pytest.approx(plain.predict(X), rel=1e-3, abs=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("trees", 0), ("trees", 2.5), ("depth", -1), ("learning_rate_frac", float("nan")), ("learning_rate_frac", 0),
+     ("interval_frac", "a"), ("interval_frac", None)],
+)  # fmt: skip
+def test_parameters_of_no_regressor_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} {value!r} must be"):
+        EnergyRegressor(**{name: value}).fit(np.ones((9, 2)), np.arange(1.0, 10.0))
 
 
 @pytest.mark.parametrize("size", [30, 18, 2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -267,7 +267,7 @@ def estimate(
 
 
 def estimate_many(
-    traces: Sequence[Trace], model: EnergyModel | str | Path, mode: str = "graph", strict: bool = False,
+    traces: Iterable[Trace], model: EnergyModel | str | Path, mode: str = "graph", strict: bool = False,
     run: str | None = None, n_jobs: int = 1,
 ) -> list[Estimate]:  # fmt: skip
     """Estimate many networks with one call of the model for all their distinct layers; the same numbers as one by one.
@@ -277,6 +277,9 @@ def estimate_many(
     """
     if mode not in MODES:
         raise InputError(f"mode {mode!r} is not one of {', '.join(MODES)}")
+    if isinstance(traces, Trace):
+        raise InputError(f"estimate_many takes several traces, not that of {traces.network} alone: give a list, or use estimate")
+    traces = list(traces)
     for trace in traces:
         _check(trace)
     model = load_model(model)

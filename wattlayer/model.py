@@ -392,6 +392,8 @@ def load_model(name: str | Path | EnergyModel) -> EnergyModel:
     """
     if isinstance(name, EnergyModel):
         return name
+    if not isinstance(name, str | Path):
+        raise InputError(f"a model is a name, a path or an EnergyModel, not {type(name).__name__}")
     text = str(name)
     if is_file_name(text):
         return EnergyModel.load(text)

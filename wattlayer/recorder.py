@@ -133,7 +133,8 @@ class Recorder(TorchDispatchMode):
         result = self.compute(func, args, kwargs, again)
         if key not in self._seen:
             layer = make_layer(func, args, kwargs, result)
-            if asked == self._constants.asked:  # else the result's shape may follow from values, which the key leaves out
+            # else the result's shape may follow from values, which the key leaves out
+            if asked == self._constants.asked and all(x.is_meta for x in tensors_in((args, kwargs))):
                 self._seen[key] = layer, _again(func, args, kwargs, result)
         if layer is not None:
             self.calls.append((self.path[-1], layer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -41,17 +42,23 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> EnergyRegressor:
-        """Fit features [n, k] to energies [n]; raise ValueError for an unknown `target`, an `interval_frac` outside 0 to 1
-        or a non-positive energy under "log"."""
+        """Fit features [n, k] to energies [n]; raise ValueError for `trees` or a `depth` below 1, a `learning_rate_frac` or an
+        `interval_frac` outside 0 to 1, an unknown `target` or a non-positive energy under "log"."""
+        for name in ("trees", "depth"):
+            if not isinstance(value := getattr(self, name), Integral) or int(value) < 1:
+                raise ValueError(f"{name} {value!r} must be a whole number of at least 1")
+        for name in ("learning_rate_frac", "interval_frac"):
+            if not isinstance(value := getattr(self, name), Real) or not 0 < float(value) <= 1:
+                raise ValueError(f"{name} {value!r} must be above 0 and at most 1")
         X, y = validate_data(self, X, y, y_numeric=True, ensure_min_samples=2)
         if self.target not in ("auto", "log", "linear"):
             raise ValueError(f"target {self.target!r} is not one of auto, log, linear")
-        if not 0 < self.interval_frac <= 1:
-            raise ValueError(f"interval_frac {self.interval_frac} must be above 0 and at most 1")
         if self.target == "log" and (y <= 0).any():
             raise ValueError('target "log" needs positive energies; give target="linear" for others')
         self.log_ = self.target == "log" or (self.target == "auto" and bool((y > 0).all()))
         values = np.log(y) if self.log_ else y.astype(np.float64)
+        self.scale_ = float(np.std(values)) or 1.0  # trees see no gain in what differs by less than a millionth
+        values = values / self.scale_
         self.model_ = self._fitted(X, values)
         self.half_width_ = self._half_width(X, values)
         return self
@@ -86,4 +93,5 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         return answer
 
     def _back(self, values: NDArray[np.float64]) -> Array:
+        values = values * self.scale_
         return np.exp(values) if self.log_ else values

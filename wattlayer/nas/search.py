@@ -6,13 +6,14 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, check_whole, first_line
+from ..errors import InputError, check_seed, check_whole, first_line
 from ..estimate import estimate_energies_j
 from ..features import Array
 from ..model import EnergyModel, load_model
@@ -23,7 +24,7 @@ Objectives = Callable[[Sequence[Genome]], Any]
 a candidate that cannot be, which is in no front."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Front:
     """The candidates that no other one found beats in every objective, by the first objective."""
 
@@ -40,7 +41,7 @@ def pareto(values: Any) -> NDArray[np.bool_]:
     """
     try:
         table = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise InputError("values are numbers [n, objectives]: these are none, or differ in length") from None
     if table.ndim == 1:
         table = table[:, None]
@@ -90,14 +91,15 @@ def evolve(
     """Search `space` by crossover and mutation, selecting by rank and crowding; return the front of all candidates seen.
 
     `objectives` gets only genomes that it was not asked about before. Deterministic by `seed`. Raises InputError for a
-    population below 1, generations below 0, a `mutate_frac` outside 0 to 1, and for objectives of another shape or that
-    are no numbers.
+    population below 1, generations below 0, a `mutate_frac` outside 0 to 1, another seed than there is, and for objectives of
+    another shape or that are no numbers.
     """
     check_whole("population", population)
     check_whole("generations", generations, 0)
-    if not 0 <= mutate_frac <= 1:
-        raise InputError(f"mutate_frac {mutate_frac} must be between 0 and 1")
-    rng = random.Random(seed)
+    check_seed(seed)
+    if not isinstance(mutate_frac, Real) or not 0 <= mutate_frac <= 1:
+        raise InputError(f"mutate_frac {mutate_frac!r} must be between 0 and 1")
+    rng = random.Random(int(seed))
     known: dict[Genome, Array] = {}
     _ask(known, [space.random(rng) for _ in range(population)], objectives)
     parents = list(known)
@@ -115,9 +117,10 @@ def _ask(known: dict[Genome, Array], genomes: Sequence[Genome], objectives: Obje
     new = [g for g in dict.fromkeys(genomes) if g not in known]
     if not new:
         return
+    answer = objectives(new)
     try:
-        values = np.array(objectives(new), dtype=np.float64)
-    except ValueError as error:
+        values = np.array(answer, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"objectives of {len(new)} genomes are no table of numbers: {first_line(error)}") from None
     table = values[:, None] if values.ndim == 1 else values
     width = len(next(iter(known.values()))) if known else None

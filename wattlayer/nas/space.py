@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import InputError, check_whole
 from ..layer import Layer, Operand
 from ..rewrite import computes_in, trace_as
-from ..trace import HELD_WEIGHTS, Trace
+from ..trace import Trace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,11 @@ Genome = tuple[int, ...]
 
 
 class Part(Hashable, Protocol):
-    """A piece of a network as a frozen, hashable value: equal parts run equal layers."""
+    """A piece of a network as a frozen, hashable value: equal parts run equal layers.
+
+    Its inputs are taken to be contiguous, so it ought to return such tensors (`x.flatten(2).transpose(1, 2)` is none): what a
+    following part pays for another layout is seen only in the trace of the whole network.
+    """
 
     @property
     def input_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -75,6 +79,10 @@ class Space:
 
     def check(self, genome: Sequence[int]) -> Genome:
         """Return `genome` as a tuple; raise InputError where it does not belong to this space."""
+        try:
+            genome = tuple(genome)
+        except TypeError:
+            raise InputError(f"genome {genome!r} is no sequence of whole numbers") from None
         if len(genome) != len(self.choices):
             raise InputError(f"a genome of {self.name} has {len(self.choices)} positions, not {len(genome)}")
         for i, (value, count) in enumerate(zip(genome, self.choices)):
@@ -115,28 +123,32 @@ class Space:
             for path, part in slot.parts(*(genome[i] for i in slot.positions))
         ]
         inputs = tuple(Operand("input", (batch, *shape), computes_in(dtype)) for shape in self.input_shapes(genome))
-        layers = tuple(chain.from_iterable(layers for _, layers in pieces))
-        paths = tuple(chain.from_iterable(paths for paths, _ in pieces))
-        return Trace(self.name, layers, paths, inputs, tf32, (HELD_WEIGHTS[dtype],) if dtype in HELD_WEIGHTS else ())
+        paths, layers, assumed = (tuple(chain.from_iterable(x)) for x in zip(*pieces)) if pieces else ((), (), ())
+        return Trace(self.name, layers, paths, inputs, tf32, tuple(dict.fromkeys(assumed)))
 
 
-@lru_cache(maxsize=1 << 16)
-def placed_layers(path: str, part: Part, batch: int, dtype: str, tf32: str) -> tuple[tuple[str, ...], tuple[Layer, ...]]:
-    """Return the module paths and layers of a part at `path`; traced once for each frozen key."""
-    own, layers = part_layers(part, batch, dtype, tf32)
-    return tuple(".".join(filter(None, (path, x))) for x in own), layers
+Traced = tuple[tuple[str, ...], tuple[Layer, ...], tuple[str, ...]]
+"""Module paths and layers of a part, call by call, and what was taken for granted of it (`Trace.assumptions`)."""
 
 
-@lru_cache(maxsize=1 << 16)
-def part_layers(part: Part, batch: int, dtype: str, tf32: str) -> tuple[tuple[str, ...], tuple[Layer, ...]]:
-    """Return a part's own module paths and its layers, traced alone on meta tensors of `dtype`."""
+# parts of different types may be equal: named tuples of equal fields are
+@lru_cache(maxsize=1 << 16, typed=True)
+def placed_layers(path: str, part: Part, batch: int, dtype: str, tf32: str) -> Traced:
+    """Return what a part at `path` comes to; traced once for each frozen key."""
+    own, layers, assumed = part_layers(part, batch, dtype, tf32)
+    return tuple(".".join(filter(None, (path, x))) for x in own), layers, assumed
+
+
+@lru_cache(maxsize=1 << 16, typed=True)
+def part_layers(part: Part, batch: int, dtype: str, tf32: str) -> Traced:
+    """Return what a part comes to, traced alone on meta tensors of `dtype`."""
     import torch
 
     with torch.device("meta"):
         module = part.build().eval()
         inputs = [torch.empty(batch, *shape) for shape in part.input_shapes]
     traced = trace_as(dtype, module, *inputs, tf32=tf32, cached=True)
-    return traced.paths, tuple(_INTERNED.setdefault(layer, layer) for layer in traced.layers)
+    return traced.paths, tuple(_INTERNED.setdefault(layer, layer) for layer in traced.layers), traced.assumptions
 
 
 def _is_choice(value: Any, count: int) -> bool:

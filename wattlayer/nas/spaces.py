@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, check_whole
 from .parts import (
     AttentionBlock,
     CellEdge,
@@ -41,8 +41,9 @@ def nas_bench_201(cells: int = 5, channels: int = 16, size: int = 32, classes: i
     """Return NAS-Bench-201: position i is the operation (0 to 4) of edge i in three stages of `cells` equal cells.
 
     Edges come node by node: (0→1), (0→2), (1→2), (0→3), (1→3), (2→3). The defaults are the benchmark's on CIFAR-10.
-    Raises InputError for a `size` that is no multiple of 4.
+    Raises InputError for sizes that are no whole numbers of at least 1 and for a `size` that is no multiple of 4.
     """
+    _check_sizes(cells=cells, channels=channels, classes=classes)
     _multiples([size], 4)  # halved twice
     slots = [_fixed("stem", ConvNorm(3, channels, size))]
     for stage in range(3):
@@ -93,8 +94,9 @@ def once_for_all(resolutions: Sequence[int] = (160, 192, 224), classes: int = 10
     """Return a once-for-all MobileNetV3: resolution, then five depths, then kernel and expansion of 5 x 4 blocks.
 
     Depth 2 to 4, kernel 3, 5 or 7, expansion 3, 4 or 6; blocks beyond a stage's depth are left out, so that several
-    genomes may describe one network. `resolutions` must be multiples of 32.
+    genomes may describe one network. Raises InputError for `resolutions` that are no multiples of 32 and for `classes` below 1.
     """
+    _check_sizes(classes=classes)
     _multiples(resolutions, 32)
     stages, sizes = len(OFA_STAGES), tuple(resolutions)
     slots = [
@@ -165,8 +167,10 @@ def vision_transformer(
 ) -> Space:
     """Return a vision transformer: depth, width, then heads and MLP ratio of every block; heads are 64 wide.
 
-    Blocks beyond the depth are left out (after AutoFormer: Chen et al., ICCV 2021). `size` is a multiple of `patch`.
+    Blocks beyond the depth are left out (after AutoFormer: Chen et al., ICCV 2021). Raises InputError for a `size` that is no
+    multiple of `patch`, for other sizes that are no whole numbers of at least 1 and where there is nothing to choose from.
     """
+    _check_sizes(patch=patch, classes=classes, depths=depths, widths=widths, heads=heads, mlp_ratios=mlp_ratios)
     _multiples([size], patch)
     tokens = (size // patch) ** 2 + 1
     options = tuple(tuple(x) for x in (depths, widths, heads, mlp_ratios))
@@ -226,7 +230,20 @@ def _sequence(slots: list[Slot], genome: Genome) -> nn.Module:
     return nn.Sequential(OrderedDict((path, part.build()) for path, part in placed))
 
 
+def _check_sizes(**sizes: int | Sequence[int]) -> None:
+    """Raise InputError for what is no whole number of at least 1, or no sequence of such."""
+    for name, given in sizes.items():
+        values = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        if not values:
+            raise InputError(f"{name} is empty: give at least one to choose")
+        for value in values:
+            check_whole(name, value)
+
+
 def _multiples(sizes: Sequence[int], of: int) -> None:
+    if not isinstance(sizes, Sequence):
+        raise InputError(f"image sizes are a sequence of whole numbers, not {sizes!r}")
     for size in sizes:
+        check_whole("image size", size)
         if size < of or size % of:
             raise InputError(f"image size {size} is not a multiple of {of}")

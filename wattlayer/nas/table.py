@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ CHUNK = 1 << 14
 """Candidates summed at a time: small enough that a chunk's columns stay in the processor's cache."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LookupTable:
     """Joules of every slot of a space for every value of its positions; energies are of one pass of the whole batch.
 
@@ -69,8 +70,8 @@ class LookupTable:
             table = np.atleast_2d(np.asarray(genomes))
         except ValueError:
             raise InputError(f"genomes of {self.space.name} are [n, {len(self.space.choices)}]: these differ in length") from None
-        if table.shape == (1, 0) and not len(genomes):
-            table = np.empty((0, len(self.space.choices)), dtype=np.int64)
+        if table.shape == (1, 0):  # empty lists have no dtype, and no genome no width
+            table = np.empty((1, 0) if len(genomes) else (0, len(self.space.choices)), dtype=np.int64)
         self._check(table)
         result = np.empty(len(table))
         for start in range(0, len(table), CHUNK):
@@ -115,7 +116,7 @@ def _calls(parts: Sequence[Placed], batch: int, dtype: str, tf32: str) -> Iterat
 
 
 def expected_energy_j(table: LookupTable, weights: Sequence[Any]) -> Any:
-    """Return the expected energy of a relaxed space as a torch scalar with gradients to `weights`.
+    """Return the expected energy of a relaxed space as a torch scalar of at least float32, with gradients to `weights`.
 
     `weights[i]` [choices[i]] are the probabilities at genome position i, drawn independently (a softmax of architecture
     parameters, as in DARTS: Liu et al., ICLR 2019; the expected cost as a penalty follows ProxylessNAS: Cai et al., ICLR
@@ -131,12 +132,15 @@ def expected_energy_j(table: LookupTable, weights: Sequence[Any]) -> Any:
     shapes = tuple(tuple(w.shape) for w in weights)
     if shapes != tuple((count,) for count in table.space.choices):
         raise InputError(f"weights of {table.space.name} have the shapes {table.space.choices}, not {shapes}")
-    _check_probabilities([w.detach() for w in weights])
-    total = torch.zeros((), dtype=weights[0].dtype, device=weights[0].device)
+    if weights:
+        _check_probabilities([w.detach() for w in weights])
+    # joules are no whole numbers, and their sums lose too much in half precision
+    dtype = reduce(torch.promote_types, (w.dtype for w in weights), torch.float32)
+    total: Any = 0.0
     for positions, values in zip(table.positions, table.tables_j):
-        cost = torch.as_tensor(values, dtype=total.dtype, device=total.device)
+        cost = torch.as_tensor(values, dtype=dtype, device=weights[0].device if weights else None)
         for position in reversed(positions):
-            cost = cost @ weights[position]
+            cost = cost @ weights[position].to(dtype)
         total = total + cost
     return total
 
@@ -146,7 +150,7 @@ def _check_probabilities(weights: Sequence[Any]) -> None:
     import torch
 
     try:  # one wait for a device, not many
-        sums = torch.stack([torch.stack((w.sum(), w.min())).float() for w in weights]).tolist()
+        sums = torch.stack([torch.stack((w.float().sum(), w.float().min())) for w in weights]).tolist()
     except RuntimeError:  # under torch.func.vmap they have no values
         return
     for i, (total, least) in enumerate(sums):
