@@ -35,7 +35,7 @@ DATA = Path(__file__).parents[1] / "data"
 
 NAMES_DIGEST = {1: "a7c6fbf03c116f2f", 2: "bbdf414f3360892f", 3: "bbdf414f3360892f", 4: "bbdf414f3360892f",
                 5: "bbdf414f3360892f", 6: "bbdf414f3360892f", 7: "bbdf414f3360892f", 8: "bbdf414f3360892f",
-                9: "bbdf414f3360892f", 10: "bbdf414f3360892f", 11: "bbdf414f3360892f"}  # fmt: skip
+                9: "bbdf414f3360892f", 10: "bbdf414f3360892f", 11: "bbdf414f3360892f", 12: "bbdf414f3360892f"}  # fmt: skip
 """SHA-256 of the feature names by version: a changed list needs a new version and a new line here. The third counts the tiles and
 waves of attention otherwise, the fourth the bytes of operands that products copy, the fifth blocks of batch norm in eval mode,
 queries of heads that share keys, cells of recurrent layers and which operands are expanded, the sixth the tiles of 1x1
@@ -43,7 +43,7 @@ convolutions on tensor cores image by image, and inputs and state of recurrent l
 poolings that adapt, no tiles of products by a vector and what convolutions copy, the eighth thin tiles of products and what
 convolutions skip on CPUs, the ninth counts these nowhere as moved, the tenth leaves a bias that is a kernel of its own to the
 scaffold and parts the rows of grouped products among the matrices that they meet, the eleventh takes whichever small tile is the
-fastest."""
+fastest, the twelfth knows vector units that pack two numbers from tensor cores."""
 
 
 class Oddments(nn.Module):
@@ -153,6 +153,21 @@ def test_another_list_of_features_needs_another_version():
 def test_codes_are_unique():
     assert len(set(KIND_CODES.values())) == len(KIND_CODES)
     assert len(set(GROUP_CODES.values())) == len(GROUP_CODES)
+
+
+# --- which units compute
+
+
+@pytest.mark.parametrize(("groups", "device", "on_cores", "faster"), [
+    (1, "a30", 1.0, 165 / 10.3), (32, "a30", 0.0, 1.0), (1, "jetson-nano", 0.0, 2.0), (32, "jetson-nano", 0.0, 2.0),
+])  # fmt: skip
+def test_half_precision_is_packed_where_there_are_no_tensor_cores(groups, device, on_cores, faster):
+    """Depthwise convolutions do not fit tensor cores, but lanes that take two numbers each compute them as all others."""
+    conv, x = nn.Conv2d(32, 32, 3, groups=groups), torch.empty(8, 32, 16, 16)
+    traces = (trace(conv, x, dtype=dtype, tf32="none") for dtype in ("float16", "float32"))
+    half, full = (Columns(traced.layers, HARDWARE[device]) for traced in traces)
+    assert half.tensor_core.tolist() == [on_cores]
+    assert half.peak_flop_per_s / full.peak_flop_per_s == pytest.approx([faster], rel=0.01)
 
 
 # --- M, N, K and B of [m, k] x [k, n], worked out by hand

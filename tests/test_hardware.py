@@ -133,6 +133,24 @@ def test_float64_is_as_slow_as_its_maker_says(name, slower):
     assert "float64" in (device.source_of("peak_flop_per_s") or "")
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype", "own"),
+    [
+        ("a30", "float16", True), ("a30", "float32", False), ("l40", "bfloat16", True), ("rtx3090", "float16", True),
+        ("rtx2080ti", "float16", True), ("rtx2080ti", "bfloat16", False), ("v100-sxm", "float16", True),
+        ("xeon-platinum-8480", "bfloat16", True), ("mi250x", "float16", True), ("p100-sxm", "float16", False),
+        ("jetson-nano", "float16", False), ("rx7900xtx", "float16", False), ("gtx1080ti", "int8", False),
+    ],
+)  # fmt: skip
+def test_numbers_that_lanes_pack_are_not_on_tensor_cores(name, dtype, own):
+    assert find_hardware(name).on_tensor_cores(dtype) is own
+
+
+def test_tf32_is_on_tensor_cores_where_it_is_asked_for():
+    assert find_hardware("a30").on_tensor_cores("float32", tf32=True)
+    assert not find_hardware("rtx2080ti").on_tensor_cores("float32", tf32=True)
+
+
 def test_tf32_is_faster_only_where_the_device_has_it():
     assert HARDWARE["a30"].peak("float32", tf32=True) == 82e12
     assert HARDWARE["a30"].peak("float16", tf32=True) == 165e12

@@ -163,6 +163,16 @@ def test_training_is_deterministic_by_seed(device):
     assert EnergyModel.train(rows, seed=6).sha256 != first.sha256
 
 
+def test_the_order_of_rows_makes_no_other_model(device):
+    """As their digest says: a table may be sorted, and files come in any order."""
+    layers = draw_layers(40)
+    rows = [*device.measure(layers), *device.measure(layers[::2], seed=1), *device.measure(layers[::3], seed=2, run="later")]
+    shuffled = np.random.default_rng(0).permutation(np.array(rows, dtype=object)).tolist()
+    assert EnergyModel.train(shuffled).sha256 == EnergyModel.train(rows).sha256
+    base = load_model("a30")
+    assert calibrate(base, shuffled).sha256 == calibrate(base, rows).sha256
+
+
 def test_a_hotter_campaign_is_told_apart(device, layers):
     cool = device.measure(layers, run="cool")
     hot = [replace(m, energy_j=m.energy_j * 1.5, run="hot") for m in device.measure(layers[:100], seed=1)]

@@ -24,7 +24,7 @@ from .hardware import Hardware
 from .kinds import KINDS, matrices_met, pooled_axes, window_elements
 from .layer import DTYPE_BYTES, SCALE, Layer, Operand
 
-FEATURES_VERSION = 11
+FEATURES_VERSION = 12
 
 Array = NDArray[np.float64]
 
@@ -324,6 +324,11 @@ _AT_INT8_RATE = ("_int_mm", "_scaled_mm")
 """Products of bytes, whose output's dtype says nothing of their rate; float8 runs at that of int8 (H100 white paper, table 2)."""
 
 
+def _rate_of(layer: Layer) -> str:
+    """The dtype at whose peak rate a layer computes."""
+    return "int8" if layer.kind in _AT_INT8_RATE else layer.dtype
+
+
 def _expanded(left: Operand, right: Operand) -> list[Operand]:
     """Return both operands with the batches that they share, as `matmul` expands them."""
     if min(len(left.shape), len(right.shape)) < 3:
@@ -478,10 +483,11 @@ class Columns:
         self._alike = [layers[codes.index(code)] for code in alike.values()]
         self.alike: NDArray[np.intp] = np.array(codes, dtype=np.intp)
         """Codes [n_layers] that layers of one kind, dtype and use of TF32 share."""
-        rate = self.of_kind(lambda x: hardware.peak("int8" if x.kind in _AT_INT8_RATE else x.dtype, x.tf32))
-        peak, vector = rate.astype(np.float64), hardware.peak("float32")
-        self.tensor_core: Array = ((peak > vector) & self._fit_for_tensor_cores).astype(np.float64)
-        self.peak_flop_per_s: Array = np.where(self.tensor_core > 0, peak, np.minimum(peak, vector))
+        peak = self.of_kind(lambda x: hardware.peak(_rate_of(x), x.tf32)).astype(np.float64)
+        cores = self.of_kind(lambda x: hardware.on_tensor_cores(_rate_of(x), x.tf32)).astype(bool)
+        self.tensor_core: Array = (cores & self._fit_for_tensor_cores).astype(np.float64)
+        left_over = cores & (self.tensor_core == 0)  # what tensor cores cannot load is left to the vector units
+        self.peak_flop_per_s: Array = np.where(left_over, hardware.peak("float32"), peak)
         self.computed = Columns([x.as_computed() for x in layers], hardware) if self["held"].any() else self
         """The same layers with weights in the dtype that they compute in, as they are measured."""
 

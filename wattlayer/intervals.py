@@ -136,7 +136,7 @@ def _keys(columns: Columns) -> NDArray[Any]:
 def _key(layer: Layer, device: Hardware) -> str:
     # whether a layer runs on tensor cores follows from its dtype and its use of TF32; both halves look alike to what is learned
     dtype = "float16" if layer.dtype == "bfloat16" else layer.dtype
-    return f"{layer.kind}|{dtype}|{'tc' if device.peak(layer.dtype, layer.tf32) > device.peak('float32') else ''}"
+    return f"{layer.kind}|{dtype}|{'tc' if device.on_tensor_cores(layer.dtype, layer.tf32) else ''}"
 
 
 @dataclass(frozen=True)

@@ -168,15 +168,18 @@ def of_one_device(
 
 
 def merge(measurements: Sequence[Measurement]) -> Rows:
-    """Merge repeats of a layer within a campaign by the median of time and of power."""
+    """Merge repeats of a layer within a campaign by the median of time and of power; rows in another order give the same."""
     repeats: dict[tuple[Layer, str], list[Measurement]] = defaultdict(list)
     for m in measurements:
         if m.layer is not None:
             repeats[m.layer, m.run].append(m)
+    # what is drawn at random depends on places: those of a digest are as good as any, and always the same
+    digests = {layer: layer.digest() for layer, _ in repeats}
+    order = sorted(repeats, key=lambda x: (digests[x[0]], x[1]))
     return Rows(
-        tuple(layer for layer, _ in repeats), tuple(run for _, run in repeats),
-        np.array([median(m.time_s for m in same) for same in repeats.values()]),
-        np.array([median(m.power_w for m in same) for same in repeats.values()]),
+        tuple(layer for layer, _ in order), tuple(run for _, run in order),
+        np.array([median(m.time_s for m in repeats[x]) for x in order]),
+        np.array([median(m.power_w for m in repeats[x]) for x in order]),
     )  # fmt: skip
 
 
@@ -244,7 +247,9 @@ def boost(
     blurred = np.vstack([table + octaves * random.standard_normal(table.shape) for _ in range(copies)])
     blurred[:, [name in recipe.unseen for name in names]] = 0.0
     data = xgboost.DMatrix(blurred, np.tile(target, copies))
-    return xgboost.train(recipe.parameters(names, seed), data, recipe.rounds, xgb_model=booster)
+    # of a booster XGBoost takes over where its random numbers stand as well, which moves on with every use
+    before = None if booster is None else booster.save_raw("json")
+    return xgboost.train(recipe.parameters(names, seed), data, recipe.rounds, xgb_model=before)
 
 
 def _conformal(rows: Rows, columns: Columns, seed: int, whole: Regressor) -> Conformal:

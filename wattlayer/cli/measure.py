@@ -30,7 +30,10 @@ def measure(
     ] = False,
     networks: Annotated[list[str] | None, typer.Option("--networks", help="Networks to take layers from.")] = None,
     dtypes: Annotated[list[str] | None, typer.Option("--dtypes", help="bfloat16, float16, float32.")] = None,
-    layers: Annotated[int | None, typer.Option("--layers", help="Distinct layers to plan for; 1100 or 200.")] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option("--layers", help="Distinct layers to plan for, 1100 or 200; those of whole networks are the least."),
+    ] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Put 30 % of the budget where this model is unsure.")] = None,
     meter: Annotated[str, typer.Option("--meter", help="auto, nvml, rapl, zeus or assumed-power.")] = "auto",
     assumed_power_w: Annotated[float | None, typer.Option("--assumed-power-w", help="With --meter assumed-power.")] = None,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PACKED = 2.5
+"""Lanes that take two numbers of half precision at once are twice as fast in it as in float32 (NVIDIA's white paper on the Tesla
+P100, on FP16); data sheets round."""
+
 _PART = {"complex64": "float32", "complex128": "float64"}
 """The dtype of the real and the imaginary part."""
 
@@ -49,6 +53,13 @@ class Hardware:
         if dtype in _PART:
             return self.peak(_PART[dtype]) / 4.0
         return rates.get("tf32" if tf32 and dtype == "float32" else dtype, rates["float32"])
+
+    def on_tensor_cores(self, dtype: str, tf32: bool = False) -> bool:
+        """Return whether products in `dtype`, float32 as TF32 where `tf32` says so, have units of their own: they are faster than
+        in float32, and by more than packing explains or on a device with TF32, whose smallest cards have tensor cores no faster.
+        """
+        peak, vector = self.peak(dtype, tf32), self.peak("float32")
+        return peak > vector and ("tf32" in dict(self.peak_flop_per_s) or peak > PACKED * vector)
 
     def source_of(self, field: str) -> str | None:
         """Return where the number in `field` comes from, or None."""

@@ -38,7 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on with the campaign in --output; begin one where there is none")
     add("--networks", nargs="+", metavar="MODEL", help="networks to take layers from, e.g. torchvision:resnet50")
     add("--dtypes", nargs="+", choices=("bfloat16", "float16", "float32"))
-    add("--layers", type=int, metavar="N", help="distinct layers to plan for (default 1100)")
+    add(
+        "--layers",
+        type=int,
+        metavar="N",
+        help="distinct layers to plan for (default 1100); those of whole networks are the least",
+    )
     add("--model", type=Path, metavar="FILE", help="put 30 %% of the budget where this model is unsure")
     add("--meter", choices=("auto", "nvml", "rapl", "zeus", "assumed-power"))
     add("--assumed-power-w", type=float, metavar="W", help="with --meter assumed-power; its rows are labelled")
