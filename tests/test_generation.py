@@ -11,9 +11,9 @@ import torch
 from test_cli import one_line
 
 import wattlayer as wl
-from wattlayer.adapters.huggingface import AS_DECODER, EAGER_ATTENTION, LATENT_CACHE, TEXT_ALONE
+from wattlayer.adapters.huggingface import AS_DECODER, EAGER_ATTENTION, LATENT_CACHE, NO_SOURCE, TEXT_ALONE
 from wattlayer.cli.output import rendered
-from wattlayer.decoding import NotAffineError, Passes, between, segments
+from wattlayer.decoding import EVERY_LOGIT, NotAffineError, Passes, between, segments
 from wattlayer.errors import InputError
 from wattlayer.generation import predict_generation
 from wattlayer.report.generation import generation_tables
@@ -46,6 +46,41 @@ def passes(name: str, batch: int = 2, dtype: str = "bfloat16") -> Passes:
     from wattlayer.adapters.huggingface import load_causal
 
     return Passes(load_causal(name, 200, dtype), batch, "conv")
+
+
+def test_a_cache_that_does_not_fit_is_told(tmp_path):
+    path = tmp_path / "llama.json"
+    sizes = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
+             "num_key_value_heads": 4, "vocab_size": 100, "max_position_embeddings": 1 << 17}  # fmt: skip
+    path.write_text(json.dumps({"model_type": "llama", **sizes}))
+    written = 2 * 4 * 512 * 2  # bytes a token: keys and values, four layers, 512 numbers of two bytes
+    for prompt, batch, fits in ((1000, 128, True), (40_000, 128, False)):
+        g = predict_generation(f"hf:{path}", prompt, 2, batch=batch, dtype="bfloat16", hardware="a30")
+        told = [x for x in g.assumptions if "of memory" in x]
+        assert bool(told) is not fits, (prompt, batch)
+        assert not any("of memory" in x for x in g.prefill.assumptions), "a prompt begins with an empty cache"
+        assert g.to_json()["assumptions"] == list(g.assumptions)
+    held = float(told[0].split("at least ")[1].split(" GB")[0])
+    assert held == pytest.approx(40_001 * 128 * written / 1e9, rel=0.01), "weights are small beside it"
+    assert told[0] in rendered(generation_tables(g), 200).replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "told"),
+    [
+        ("trocr", {"d_model": 64, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 64}, NO_SOURCE),
+        ("trocr", {"d_model": 64, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 64}, EVERY_LOGIT),
+    ],
+)
+def test_what_a_decoder_leaves_out_or_does_beside_is_told(tmp_path, kind, sizes, told):
+    path = tmp_path / f"{kind}.json"
+    path.write_text(json.dumps({"model_type": kind, "vocab_size": 100, **sizes}))
+    assert told in predict_generation(f"hf:{path}", 8, 1, hardware="a30").assumptions
+
+
+def test_others_compute_the_last_logits_and_read_no_encoder(configs):
+    for name in configs.values():
+        assert not {NO_SOURCE, EVERY_LOGIT} & set(predict_generation(name, 8, 1, hardware="a30").assumptions)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -20,6 +20,7 @@ from wattlayer.edits import edited
 from wattlayer.errors import InputError
 from wattlayer.estimate import estimate
 from wattlayer.launches import Launches
+from wattlayer.operating import operated
 from wattlayer.rewrite import aligned, folded, fused
 from wattlayer.subject import Edit, Setting, Subject
 from wattlayer.trace import trace
@@ -436,3 +437,20 @@ def test_advise_ranks_and_takes_json(run, network, hardware):  # noqa: F811
 )
 def test_bad_changes_end_in_one_line(run, network, hardware, arguments, named):  # noqa: F811
     one_line(run("whatif", network, "--hardware", hardware, "--input", "4x3x64x64", *arguments), named)
+
+
+def test_a_change_is_of_one_condition():
+    held, free = operated(wl.load_model("a30"), power_limit_w=60), wl.load_model("a30")
+    before, plain = (estimate(trace(net(), INPUT), model) for model in (held, free))
+    for pair in ((before, plain), (plain, before)):
+        with pytest.raises(
+            InputError, match=r"under two conditions \('a30 limited to 60 W.* and 'as it is'|'as it is' and 'a30 limited"
+        ):
+            change(*pair)
+    with pytest.raises(InputError, match=r"is of a30 limited to 60 W.*: say hardware=, the model that made it"):
+        before.whatif(net(), (INPUT,), dtype="float16")
+    same = before.whatif(net(), (INPUT,), dtype="float16", hardware=held)
+    assert same.after.model.conditions == before.model.conditions
+    assert same.change_j == pytest.approx(
+        estimate(trace(net(), INPUT, dtype="float16"), held).energy_per_sample_j - before.energy_per_sample_j
+    )

@@ -28,6 +28,9 @@ CACHES = ("past_key_values", "cache_params", "state")
 """What decoders of transformers call what they keep of earlier tokens: keys and values, or a state that does not grow."""
 
 
+EVERY_LOGIT = "logits of all positions of the prompt are computed, as transformers' own code does it; servers take the last one's"
+
+
 @dataclass(frozen=True)
 class Segment:
     """Steps from `first` to `last` tokens in the cache, whose calls differ in nothing but affine sizes."""
@@ -81,7 +84,7 @@ class Passes:
         # by hooks, for a cache is an object of its own that must arrive as it is
         handles = (
             module.register_forward_pre_hook(lambda _, args, kwargs: (args, {**kwargs, **given}), with_kwargs=True),
-            module.register_forward_hook(lambda _, args, result: kept.append(getattr(result, cache, None))),
+            module.register_forward_hook(lambda _, args, result: kept.append(result)),
         )
         ids = torch.zeros(self._batch, tokens, dtype=torch.int64, device="meta")
         try:
@@ -91,10 +94,12 @@ class Passes:
         finally:
             for handle in handles:
                 handle.remove()
-        if not kept or kept[-1] is None:
+        made, logits = (getattr(kept[-1] if kept else None, name, None) for name in (cache, "logits"))
+        if made is None:
             raise InputError(f"{self._network.name} keeps no cache: price its passes with --seq-len")
-        found = replace(found, assumptions=(*self._network.assumptions, *found.assumptions))
-        return with_weights(found, self._network.asked_dtype), kept[-1]
+        every = logits is not None and tokens > 1 and logits.dim() == 3 and logits.shape[1] == tokens
+        found = replace(found, assumptions=(*self._network.assumptions, *found.assumptions, *(EVERY_LOGIT,) * every))
+        return with_weights(found, self._network.asked_dtype), made
 
 
 def takes(module: Any, name: str) -> bool:

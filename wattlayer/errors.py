@@ -54,12 +54,13 @@ def check_seed(seed: int) -> int:
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """Return ``"; nearest: a, b"`` for a mistyped `name`, or the whole list when it is short."""
+    """Return ``"; nearest: a, b"`` for a mistyped `name`, those that begin so first, or the whole list when it is short."""
     from difflib import get_close_matches
 
-    close = get_close_matches(name, known, n=3, cutoff=0.5)
-    if close:
-        return f"; nearest: {', '.join(close)}"
+    close, begun = get_close_matches(name, known, n=3, cutoff=0.5), [x for x in known if name and x.startswith(name)]
+    told = sorted(dict.fromkeys([*close, *begun]), key=lambda x: x not in begun)[: 6 if begun else 3]
+    if told:
+        return f"; nearest: {', '.join(told)}"
     return f"; known: {', '.join(sorted(known))}" if len(known) <= 40 else ""
 
 

@@ -83,10 +83,7 @@ class Estimate:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """What was taken for granted: by the trace, and that the network fits where it is larger than the device's memory."""
-        device, held_bytes = find_hardware(self.model.hardware), self.trace.held_bytes
-        if device.dram_bytes is None or held_bytes <= device.dram_bytes:
-            return self.trace.assumptions
-        return (*self.trace.assumptions, TOO_LARGE.format(held_bytes / 1e9, device.name, device.dram_bytes / 1e9))
+        return (*self.trace.assumptions, *too_large(self.trace, self.model.hardware))
 
     @property
     def energy_per_sample_j(self) -> float:
@@ -264,6 +261,14 @@ def estimate(
     InputError for another one, for a batch of no samples and for a network without layers.
     """
     return estimate_many([trace], model, mode, strict, run)[0]
+
+
+def too_large(trace: Trace, hardware: str) -> tuple[str, ...]:
+    """Return what is to be said of a network that the memory of the device `hardware` cannot hold; nothing of others."""
+    device, held_bytes = find_hardware(hardware), trace.held_bytes
+    if device.dram_bytes is None or held_bytes <= device.dram_bytes:
+        return ()
+    return (TOO_LARGE.format(held_bytes / 1e9, device.name, device.dram_bytes / 1e9),)
 
 
 def estimate_many(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .decoding import Passes, segments
 from .errors import InputError, check_whole
-from .estimate import SCHEMA, VERSION, Estimate, estimate
+from .estimate import SCHEMA, VERSION, Estimate, estimate, too_large
 from .features import Array
 from .intervals import LEVEL, total_half_width
 from .launches import wait_s
@@ -56,6 +56,15 @@ class Generation:
     """What the device burns while it waits for the host in eager mode, over all steps; part of `step_energy_j`."""
     gap_interval_j: tuple[float, float] = (0.0, 0.0)
     """Interval of `gap_energy_j`: the host's time is off by the same share in all steps."""
+    last_step: Trace | None = None
+    """The last step, on the fullest cache; None where no token is written."""
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What was taken for granted of the prompt's pass and of the steps, among them that weights and cache fit."""
+        traces = [x for x in (self.trace, self.last_step) if x is not None]
+        fullest = max(traces, key=lambda x: x.held_bytes)
+        return (*dict.fromkeys(text for x in traces for text in x.assumptions), *too_large(fullest, self.model.hardware))
 
     @property
     def trace(self) -> Trace:
@@ -159,7 +168,7 @@ class Generation:
         return {
             "schema": SCHEMA, "wattlayer": VERSION, "network": trace.network, "hardware": model.hardware,
             "dtype": trace.dtype, "tf32": trace.tf32, "batch": self.batch, "mode": self.prefill.mode,
-            "basis": model.basis, "assumptions": list(self.prefill.assumptions), "model": self.prefill.to_json()["model"],
+            "basis": model.basis, "assumptions": list(self.assumptions), "model": self.prefill.to_json()["model"],
             "generation": {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens,
                            "energy_per_request_j": self.energy_per_request_j, "energy_per_token_j": self.energy_per_token_j,
                            "tokens_per_j": self.tokens_per_j, "tokens_per_s": self.tokens_per_s},
@@ -240,4 +249,5 @@ def _priced(passes: Passes, prompt: Estimate, decode: int, model: EnergyModel) -
             low_j, high_j = launches.gap_interval_j(kernels_s, issue_s)
             gaps_j += [x.sum() for x in (gap_s * launches.idle_w, low_j, high_j)]
     gap_j, low, high = (float(x) for x in gaps_j)
-    return Generation(prompt, decode, first + np.arange(decode), time_s, energy_j, tuple(calls), gap_j, (low, high))
+    last = passes.step(first + decode - 1) if decode else None
+    return Generation(prompt, decode, first + np.arange(decode), time_s, energy_j, tuple(calls), gap_j, (low, high), last)

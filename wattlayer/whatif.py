@@ -100,9 +100,13 @@ class Change:
 
 
 def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
-    """Return the change from one estimate to another of the same model; raise InputError for two models."""
+    """Return the change from one estimate to another of the same model; raise InputError for two models, or one under two
+    conditions, such as power limits."""
     if before.model_sha256 != after.model_sha256:
         raise InputError(f"the estimates are of two models ({before.model.name}, {after.model.name}): price both with one")
+    if before.model.conditions != after.model.conditions:
+        told = " and ".join(repr(x.model.conditions or "as it is") for x in (before, after))
+        raise InputError(f"the estimates are of {before.model.hardware} under two conditions ({told}): price both under one")
     difference_j, up, down, groups = _differences(before, after)
     spreads_j = spread_j(difference_j, up, down, groups, before.model.conformal.correlation)
     sum_j = before.model.launches_or_assumed.sum_spread_frac * difference_j.sum()
@@ -234,6 +238,8 @@ def _model_of(before: Estimate, hardware: str | Path | EnergyModel | None) -> En
     if isinstance(hardware, EnergyModel):
         return hardware
     name = before.model.name
+    if hardware is None and before.model.conditions:
+        raise InputError(f"the estimate is of {before.model.conditions}: say hardware=, the model that made it")
     if hardware is None and name not in shipped_models():
         raise InputError(f"model {name!r} is none of the shipped ones: say hardware=, the model or its file")
     return load_model(hardware or name)

@@ -24,6 +24,9 @@ PREFIX = "hf"
 
 AS_DECODER = "its configuration is an encoder's: run as a decoder, each position sees those before it alone"
 TEXT_ALONE = "its decoder of text alone is priced: no image and no sound is read"
+CROSS_ATTENTION = ("encoder_attn", "crossattention", "cross_attn")
+"""What decoders call attention over another network's result; given none, they leave it out."""
+NO_SOURCE = "what its decoder reads of an encoder is not priced: no image, sound or text is given to it"
 EAGER_ATTENTION = (
     "transformers has no fused attention for this network: scores are written to memory and keys that heads share are copied,"
     " as its own code does it; fused kernels of servers do neither"
@@ -86,8 +89,9 @@ def load_causal(name: str, tokens: int, dtype: str) -> Network:
     if isinstance(positions, int) and 0 < positions < tokens:
         raise InputError(f"{tokens} tokens are more than the {positions} positions of {name}: ask for fewer")
     module = build(lambda: _whole_module(config, dtype), None)
-    latent = getattr(_text(config), "kv_lora_rank", None) is not None
-    said += (AS_DECODER,) * encoder + _as_coded(module) + (LATENT_CACHE,) * latent
+    latent = stated(_text(config), "kv_lora_rank") is not None
+    reads = any(path.rpartition(".")[2] in CROSS_ATTENTION for path, _ in module.named_modules())
+    said += (AS_DECODER,) * encoder + _as_coded(module) + (LATENT_CACHE,) * latent + (NO_SOURCE,) * reads
     return Network(name, module, assumptions=said + (TEXT_ALONE,) * (whole is not config or hasattr(config, "text_config")))
 
 

@@ -69,7 +69,7 @@ def _kinds(g: Generation) -> RenderableType:
 
 def _notes(g: Generation) -> list[RenderableType]:
     notes = [g.model.caveat] if g.model.caveat else []
-    notes += g.prefill.assumptions
+    notes += g.assumptions
     if g.covered_frac < 1:
         notes.append(f"{1 - g.covered_frac:.1%} of the energy is in kinds never measured on {g.model.hardware}")
     if g.extrapolated_frac:
