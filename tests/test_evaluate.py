@@ -132,6 +132,16 @@ def test_a_model_is_told_of_launches_by_networks(device, layers, model):
     assert told.basis == "measured"
 
 
+def test_the_order_of_networks_and_rows_tells_nothing_else_of_launches(device, layers, model):
+    rows = device.measure(layers)
+    given = passes(layers, rows)
+    in_order = tell_launches(model, given, rows).sha256
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        networks, shuffled = ([x[i] for i in random.permutation(len(x))] for x in (given, rows))
+        assert tell_launches(model, networks, shuffled).sha256 == in_order
+
+
 def test_without_networks_the_host_is_that_of_measured_boards_or_in_every_layer(device, layers, model):
     rows = device.measure(layers)
     told = tell_launches(model, [], rows).launches

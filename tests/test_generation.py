@@ -65,17 +65,11 @@ def test_a_cache_that_does_not_fit_is_told(tmp_path):
     assert told[0] in rendered(generation_tables(g), 200).replace("\n", " ")
 
 
-@pytest.mark.parametrize(
-    ("kind", "sizes", "told"),
-    [
-        ("trocr", {"d_model": 64, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 64}, NO_SOURCE),
-        ("trocr", {"d_model": 64, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 64}, EVERY_LOGIT),
-    ],
-)
-def test_what_a_decoder_leaves_out_or_does_beside_is_told(tmp_path, kind, sizes, told):
-    path = tmp_path / f"{kind}.json"
-    path.write_text(json.dumps({"model_type": kind, "vocab_size": 100, **sizes}))
-    assert told in predict_generation(f"hf:{path}", 8, 1, hardware="a30").assumptions
+def test_what_a_decoder_leaves_out_and_does_beside_is_told(tmp_path):
+    path = tmp_path / "trocr.json"
+    sizes = {"d_model": 64, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 64, "vocab_size": 100}
+    path.write_text(json.dumps({"model_type": "trocr", **sizes}))
+    assert {NO_SOURCE, EVERY_LOGIT} < set(predict_generation(f"hf:{path}", 8, 1, hardware="a30").assumptions)
 
 
 def test_others_compute_the_last_logits_and_read_no_encoder(configs):

@@ -169,7 +169,7 @@ def test_devices_are_found_by_name(name):
         ("rtx2080", "nearest: rtx2080ti"),
         ("A30", "nearest: a30"),
         ("h100", "nearest: h100-sxm, h100-pcie, h100-nvl"),
-        ("a100", "nearest: a100-sxm-40gb, a100-sxm-80gb, a100-pcie-40gb, a100-pcie-80gb"),
+        ("A100", "nearest: a100-sxm-40gb, a100-sxm-80gb, a100-pcie-40gb, a100-pcie-80gb"),
         ("tpu-v9", "`wattlayer hardware` lists what is"),
         ("", "`wattlayer hardware` lists what is"),
     ],

@@ -293,9 +293,11 @@ def test_the_largest_in_its_own_number_format_counts_where_there_is_one():
     assert support.beyond_octaves(asked).tolist() == [0.0, 1.0, 1.0, 0.0]
 
 
-@pytest.mark.parametrize(("device", "octaves"), [("a30", 0.0), ("rtx2080ti", NEVER_OCTAVES)])
-def test_both_halves_are_one_where_both_run_on_tensor_cores(device, octaves):
-    """Turing's tensor cores take float16 alone."""
+@pytest.mark.parametrize(
+    ("device", "octaves"), [("a30", 0.0), ("gtx1080ti", 0.0), ("rtx2080ti", NEVER_OCTAVES), ("jetson-nano", NEVER_OCTAVES)]
+)
+def test_both_halves_are_one_where_both_run_at_one_rate(device, octaves):
+    """Turing's tensor cores and Maxwell's lanes take float16 alone."""
     half, brain = (Columns([linear(64, 64, 64, dtype=dtype)], HARDWARE[device]) for dtype in ("float16", "bfloat16"))
     assert Support.of(half).distance_octaves(brain).tolist() == [octaves]
     assert Support.of(brain).distance_octaves(half).tolist() == [octaves]

@@ -29,6 +29,7 @@ CACHES = ("past_key_values", "cache_params", "state")
 
 
 EVERY_LOGIT = "logits of all positions of the prompt are computed, as transformers' own code does it; servers take the last one's"
+"""Of decoders that cannot be told which logits to keep."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,10 @@ class Passes:
         finally:
             for handle in handles:
                 handle.remove()
-        made, logits = (getattr(kept[-1] if kept else None, name, None) for name in (cache, "logits"))
+        made = getattr(kept[-1], cache, None) if kept else None
         if made is None:
             raise InputError(f"{self._network.name} keeps no cache: price its passes with --seq-len")
+        logits = getattr(kept[-1], "logits", None)
         every = logits is not None and tokens > 1 and logits.dim() == 3 and logits.shape[1] == tokens
         found = replace(found, assumptions=(*self._network.assumptions, *found.assumptions, *(EVERY_LOGIT,) * every))
         return with_weights(found, self._network.asked_dtype), made

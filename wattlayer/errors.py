@@ -53,14 +53,18 @@ def check_seed(seed: int) -> int:
     return seed
 
 
+MOST_BEGUN = 6
+"""So many names that begin as was typed are told."""
+
+
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """Return ``"; nearest: a, b"`` for a mistyped `name`, those that begin so first, or the whole list when it is short."""
     from difflib import get_close_matches
 
-    close, begun = get_close_matches(name, known, n=3, cutoff=0.5), [x for x in known if name and x.startswith(name)]
-    told = sorted(dict.fromkeys([*close, *begun]), key=lambda x: x not in begun)[: 6 if begun else 3]
-    if told:
-        return f"; nearest: {', '.join(told)}"
+    begun = [x for x in known if name and x.lower().startswith(name.lower())][:MOST_BEGUN]
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    if begun or close:
+        return f"; nearest: {', '.join(dict.fromkeys([*begun, *close]))}"
     return f"; known: {', '.join(sorted(known))}" if len(known) <= 40 else ""
 
 

@@ -134,8 +134,10 @@ def _keys(columns: Columns) -> NDArray[Any]:
 
 
 def _key(layer: Layer, device: Hardware) -> str:
-    # whether a layer runs on tensor cores follows from its dtype and its use of TF32; both halves look alike to what is learned
-    dtype = "float16" if layer.dtype == "bfloat16" else layer.dtype
+    # whether a layer runs on tensor cores follows from its dtype and its use of TF32; nothing that is learned from tells apart
+    # halves of one rate
+    alike = layer.dtype == "bfloat16" and device.peak("bfloat16") == device.peak("float16")
+    dtype = "float16" if alike else layer.dtype
     return f"{layer.kind}|{dtype}|{'tc' if device.on_tensor_cores(layer.dtype, layer.tf32) else ''}"
 
 

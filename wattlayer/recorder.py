@@ -66,15 +66,14 @@ def record(
                     result = module(*args, **kwargs)
             except (Exception, SystemExit) as error:  # whatever the user's forward raises is told in one line
                 raise InputError(_reason(module, inputs, recorder.path, error)) from error
-    from .trace import AUTOCAST, EVEN_CHOICES, SPARSE, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES
+    from .trace import AUTOCAST, EVEN_CHOICES, SPARSE, UNLIKE_DTYPES, unknown_arithmetic
 
     returned = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.layout == torch.strided)
     even = recorder._constants.assumed or any(layer.kind == "_grouped_mm" for _, layer in recorder.calls)
     unlike = not recorder.autocast and any(_has_unlike_dtypes(layer) for _, layer in recorder.calls)
     sparse = any(x.layout in SPARSE_LAYOUTS for x in (*tensors, *module.parameters(), *module.buffers()))
     assumed = (EVEN_CHOICES,) * even + (AUTOCAST,) * recorder.autocast + (UNLIKE_DTYPES,) * unlike + (SPARSE,) * sparse
-    foreign = sorted({layer.kind for _, layer in recorder.calls if layer.kind not in KINDS})
-    assumed += (UNKNOWN_ARITHMETIC.format(", ".join(foreign)),) * bool(foreign)
+    assumed += unknown_arithmetic(layer for _, layer in recorder.calls)
     return recorder.calls, inputs, assumed, recorder.memory.flow(returned)
 
 

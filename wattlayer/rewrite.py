@@ -108,7 +108,12 @@ def with_weights(trace: Trace, dtype: str | None) -> Trace:
         return trace
     changed = {x: _held(x, dtype) for x in trace.unique()}
     layers = tuple(changed[x] for x in trace.layers)
-    return replace(trace, layers=layers, assumptions=(*trace.assumptions, HELD_WEIGHTS[dtype], *_left_out(trace)))
+    return replace(trace, layers=layers, assumptions=(*trace.assumptions, *held_weights(trace, dtype)))
+
+
+def held_weights(trace: Trace, dtype: str) -> tuple[str, ...]:
+    """Return what `with_weights` takes for granted of a whole trace; nothing where `dtype` leaves weights as they are."""
+    return (HELD_WEIGHTS[dtype], *_left_out(trace)) if dtype in HELD_WEIGHTS else ()
 
 
 def _left_out(trace: Trace) -> tuple[str, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .flow import Flow
+from .kinds import KINDS
 from .layer import GROUP_SIZE, Layer, Operand, check_tf32
 
 if TYPE_CHECKING:
@@ -121,6 +122,12 @@ class Trace:
         """Return this trace as it runs under TF32 `mode`: "none", "conv" (PyTorch's default) or "all"."""
         changed = {layer: layer.with_tf32(mode) for layer in self.unique()}
         return replace(self, layers=tuple(changed[x] for x in self.layers), tf32=check_tf32(mode))
+
+
+def unknown_arithmetic(layers: Iterable[Layer]) -> tuple[str, ...]:
+    """Return what is to be said of layers of kinds that no formula is of; nothing of others."""
+    foreign = sorted({layer.kind for layer in layers if layer.kind not in KINDS})
+    return (UNKNOWN_ARITHMETIC.format(", ".join(foreign)),) if foreign else ()
 
 
 def trace(

@@ -94,8 +94,7 @@ def write(result: str | bytes, output: Path | None) -> None:
 
 
 def place(path: Path | None) -> Path | None:
-    """Return where a file is to be written; raise InputError, before the work is done, where none can be, and for `-`, stdout,
-    which tells of the work."""
+    """Return where a file is to be written; raise InputError, before the work is done, where none can be and for stdout (`-`)."""
     if path == Path("-"):
         raise InputError("this file is not written to stdout (-): name it")
     if path is not None:

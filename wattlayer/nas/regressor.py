@@ -57,7 +57,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             raise ValueError('target "log" needs positive energies; give target="linear" for others')
         self.log_ = self.target == "log" or (self.target == "auto" and bool((y > 0).all()))
         values = np.log(y) if self.log_ else y.astype(np.float64)
-        self.scale_ = float(np.std(values)) or 1.0  # trees see no gain in what differs by less than a millionth
+        # XGBoost splits for no gain below an absolute 1e-6, whatever the unit
+        self.scale_ = float(np.std(values)) if np.ptp(values) > 0 else 1.0
         values = values / self.scale_
         self.model_ = self._fitted(X, values)
         self.half_width_ = self._half_width(X, values)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, check_seed, check_whole, first_line
+from ..errors import InputError, check_whole, first_line
 from ..estimate import estimate_energies_j
 from ..features import Array
 from ..model import EnergyModel, load_model
@@ -91,12 +91,12 @@ def evolve(
     """Search `space` by crossover and mutation, selecting by rank and crowding; return the front of all candidates seen.
 
     `objectives` gets only genomes that it was not asked about before. Deterministic by `seed`. Raises InputError for a
-    population below 1, generations below 0, a `mutate_frac` outside 0 to 1, another seed than there is, and for objectives of
-    another shape or that are no numbers.
+    population below 1, generations below 0, a `mutate_frac` outside 0 to 1, a `seed` that is no whole number of at least 0, and
+    for objectives of another shape or that are no numbers.
     """
     check_whole("population", population)
     check_whole("generations", generations, 0)
-    check_seed(seed)
+    check_whole("seed", seed, 0)
     if not isinstance(mutate_frac, Real) or not 0 <= mutate_frac <= 1:
         raise InputError(f"mutate_frac {mutate_frac!r} must be between 0 and 1")
     rng = random.Random(int(seed))

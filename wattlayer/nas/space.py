@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InputError, check_whole
 from ..layer import Layer, Operand
-from ..rewrite import computes_in, trace_as
-from ..trace import Trace
+from ..rewrite import computes_in, held_weights, trace_as
+from ..trace import Trace, unknown_arithmetic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,12 +123,15 @@ class Space:
             for path, part in slot.parts(*(genome[i] for i in slot.positions))
         ]
         inputs = tuple(Operand("input", (batch, *shape), computes_in(dtype)) for shape in self.input_shapes(genome))
-        paths, layers, assumed = (tuple(chain.from_iterable(x)) for x in zip(*pieces)) if pieces else ((), (), ())
-        return Trace(self.name, layers, paths, inputs, tf32, tuple(dict.fromkeys(assumed)))
+        paths = tuple(chain.from_iterable(paths for paths, _, _ in pieces))
+        layers = tuple(chain.from_iterable(layers for _, layers, _ in pieces))
+        assumed = dict.fromkeys(chain.from_iterable(assumed for _, _, assumed in pieces))
+        whole = Trace(self.name, layers, paths, inputs, tf32, tuple(assumed))
+        return replace(whole, assumptions=(*whole.assumptions, *_of_all(whole, dtype)))
 
 
 Traced = tuple[tuple[str, ...], tuple[Layer, ...], tuple[str, ...]]
-"""Module paths and layers of a part, call by call, and what was taken for granted of it (`Trace.assumptions`)."""
+"""Module paths and layers of a part, call by call, and what was taken for granted of it alone."""
 
 
 # parts of different types may be equal: named tuples of equal fields are
@@ -148,7 +151,13 @@ def part_layers(part: Part, batch: int, dtype: str, tf32: str) -> Traced:
         module = part.build().eval()
         inputs = [torch.empty(batch, *shape) for shape in part.input_shapes]
     traced = trace_as(dtype, module, *inputs, tf32=tf32, cached=True)
-    return traced.paths, tuple(_INTERNED.setdefault(layer, layer) for layer in traced.layers), traced.assumptions
+    assumed = tuple(x for x in traced.assumptions if x not in _of_all(traced, dtype))
+    return traced.paths, tuple(_INTERNED.setdefault(layer, layer) for layer in traced.layers), assumed
+
+
+def _of_all(trace: Trace, dtype: str) -> tuple[str, ...]:
+    """What is taken for granted of all layers together, such as a share of their weights: that of a part is not the whole's."""
+    return (*unknown_arithmetic(trace.layers), *held_weights(trace, dtype))
 
 
 def _is_choice(value: Any, count: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,8 @@ def nas_bench_201(cells: int = 5, channels: int = 16, size: int = 32, classes: i
     Edges come node by node: (0→1), (0→2), (1→2), (0→3), (1→3), (2→3). The defaults are the benchmark's on CIFAR-10.
     Raises InputError for sizes that are no whole numbers of at least 1 and for a `size` that is no multiple of 4.
     """
-    _check_sizes(cells=cells, channels=channels, classes=classes)
+    for name, value in (("cells", cells), ("channels", channels), ("classes", classes)):
+        check_whole(name, value)
     _multiples([size], 4)  # halved twice
     slots = [_fixed("stem", ConvNorm(3, channels, size))]
     for stage in range(3):
@@ -90,15 +91,15 @@ def _cell_network(cells: int, channels: int, size: int, classes: int, genome: Ge
     return nn.Sequential(parts)
 
 
-def once_for_all(resolutions: Sequence[int] = (160, 192, 224), classes: int = 1000) -> Space:
+def once_for_all(resolutions: Iterable[int] = (160, 192, 224), classes: int = 1000) -> Space:
     """Return a once-for-all MobileNetV3: resolution, then five depths, then kernel and expansion of 5 x 4 blocks.
 
     Depth 2 to 4, kernel 3, 5 or 7, expansion 3, 4 or 6; blocks beyond a stage's depth are left out, so that several
     genomes may describe one network. Raises InputError for `resolutions` that are no multiples of 32 and for `classes` below 1.
     """
-    _check_sizes(classes=classes)
-    _multiples(resolutions, 32)
-    stages, sizes = len(OFA_STAGES), tuple(resolutions)
+    check_whole("classes", classes)
+    stages, sizes = len(OFA_STAGES), _sizes("resolutions", resolutions)
+    _multiples(sizes, 32)
     slots = [
         Slot((0,), partial(_mobile_stem, sizes)),
         *(
@@ -157,10 +158,10 @@ def _divisible(channels: float, by: int = 8) -> int:
 
 
 def vision_transformer(
-    depths: Sequence[int] = (8, 10, 12, 14),
-    widths: Sequence[int] = (192, 256, 320, 384),
-    heads: Sequence[int] = (3, 4, 6),
-    mlp_ratios: Sequence[int] = (2, 3, 4),
+    depths: Iterable[int] = (8, 10, 12, 14),
+    widths: Iterable[int] = (192, 256, 320, 384),
+    heads: Iterable[int] = (3, 4, 6),
+    mlp_ratios: Iterable[int] = (2, 3, 4),
     size: int = 224,
     patch: int = 16,
     classes: int = 1000,
@@ -170,10 +171,12 @@ def vision_transformer(
     Blocks beyond the depth are left out (after AutoFormer: Chen et al., ICCV 2021). Raises InputError for a `size` that is no
     multiple of `patch`, for other sizes that are no whole numbers of at least 1 and where there is nothing to choose from.
     """
-    _check_sizes(patch=patch, classes=classes, depths=depths, widths=widths, heads=heads, mlp_ratios=mlp_ratios)
+    for name, value in (("patch", patch), ("classes", classes)):
+        check_whole(name, value)
     _multiples([size], patch)
     tokens = (size // patch) ** 2 + 1
-    options = tuple(tuple(x) for x in (depths, widths, heads, mlp_ratios))
+    names = ("depths", "widths", "heads", "mlp_ratios")
+    depths, widths, heads, mlp_ratios = options = tuple(map(_sizes, names, (depths, widths, heads, mlp_ratios)))
     slots = [
         Slot((1,), partial(_patches, options[1], patch, size)),
         *(Slot((0, 1, 2 + 2 * i, 3 + 2 * i), partial(_attention_block, options, tokens, i)) for i in range(max(depths))),
@@ -230,19 +233,20 @@ def _sequence(slots: list[Slot], genome: Genome) -> nn.Module:
     return nn.Sequential(OrderedDict((path, part.build()) for path, part in placed))
 
 
-def _check_sizes(**sizes: int | Sequence[int]) -> None:
-    """Raise InputError for what is no whole number of at least 1, or no sequence of such."""
-    for name, given in sizes.items():
-        values = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-        if not values:
-            raise InputError(f"{name} is empty: give at least one to choose")
-        for value in values:
-            check_whole(name, value)
+def _sizes(name: str, values: Iterable[int]) -> tuple[int, ...]:
+    """Return sizes to choose among; raise InputError for none and for what are no whole numbers of at least 1."""
+    try:
+        sizes = tuple(values)
+    except TypeError:
+        raise InputError(f"{name} are whole numbers to choose among, not {values!r}") from None
+    if not sizes:
+        raise InputError(f"{name} are empty: give at least one")
+    for size in sizes:
+        check_whole(name, size)
+    return tuple(int(size) for size in sizes)
 
 
 def _multiples(sizes: Sequence[int], of: int) -> None:
-    if not isinstance(sizes, Sequence):
-        raise InputError(f"image sizes are a sequence of whole numbers, not {sizes!r}")
     for size in sizes:
         check_whole("image size", size)
         if size < of or size % of:

@@ -70,8 +70,8 @@ class LookupTable:
             table = np.atleast_2d(np.asarray(genomes))
         except ValueError:
             raise InputError(f"genomes of {self.space.name} are [n, {len(self.space.choices)}]: these differ in length") from None
-        if table.shape == (1, 0):  # empty lists have no dtype, and no genome no width
-            table = np.empty((1, 0) if len(genomes) else (0, len(self.space.choices)), dtype=np.int64)
+        if table.ndim == 2 and not table.shape[1]:  # empty lists have no dtype, and no genome no width
+            table = np.empty((len(genomes), 0) if len(genomes) else (0, len(self.space.choices)), dtype=np.int64)
         self._check(table)
         result = np.empty(len(table))
         for start in range(0, len(table), CHUNK):
