@@ -94,8 +94,8 @@ class Support:
     def beyond_octaves(self, columns: Columns) -> Array:
         """Return how much larger layers [n_layers] are than the largest measured of their kind; `NEVER_OCTAVES` for other kinds.
 
-        What was learned of a kind in other number formats holds better than physics alone where its own was not measured
-        (docs/method.md), so their largest stands in.
+        Where a kind was not measured in a layer's number format, the largest in any stands in: what was learned there tells a
+        little better than physics alone (docs/method.md).
         """
         largest = columns.of_kind(lambda x: self._largest.get(_key(x, columns.hardware), self._largest.get(x.kind, -np.inf)))
         beyond: Array = np.clip(_size(positions(columns)) - largest, 0.0, NEVER_OCTAVES)

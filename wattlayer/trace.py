@@ -126,8 +126,8 @@ class Trace:
 
 def unknown_arithmetic(layers: Iterable[Layer]) -> tuple[str, ...]:
     """Return what is to be said of layers of kinds that no formula is of; nothing of others."""
-    foreign = sorted({layer.kind for layer in layers if layer.kind not in KINDS})
-    return (UNKNOWN_ARITHMETIC.format(", ".join(foreign)),) if foreign else ()
+    foreign = {layer.kind for layer in layers} - KINDS.keys()
+    return (UNKNOWN_ARITHMETIC.format(", ".join(sorted(foreign))),) if foreign else ()
 
 
 def trace(

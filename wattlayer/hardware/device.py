@@ -55,8 +55,10 @@ class Hardware:
         return rates.get("tf32" if tf32 and dtype == "float32" else dtype, rates["float32"])
 
     def on_tensor_cores(self, dtype: str, tf32: bool = False) -> bool:
-        """Return whether products in `dtype`, float32 as TF32 where `tf32` says so, have units of their own: they are faster than
-        in float32, and by more than packing explains or on a device with TF32, whose smallest cards have tensor cores no faster.
+        """Return whether products in `dtype`, float32 as TF32 where `tf32` says so, have units of their own.
+
+        They are then faster than in float32 by more than packing explains, or by anything where there is TF32: tensor cores of
+        graphics cards are but twice as fast.
         """
         peak, vector = self.peak(dtype, tf32), self.peak("float32")
         return peak > vector and ("tf32" in dict(self.peak_flop_per_s) or peak > PACKED * vector)

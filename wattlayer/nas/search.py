@@ -160,7 +160,7 @@ def sweep(
     from joblib import Parallel, delayed
 
     model = load_model(model)
-    chunks = _chunks(genomes, chunk)
+    chunks = _chunks(space, genomes, chunk)
     jobs = (delayed(_energies_j)(space, part, model, batch, dtype, tf32) for part in chunks)
     results = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
     for part, energies in results:
@@ -170,19 +170,11 @@ def sweep(
 def _energies_j(
     space: Space, genomes: list[Genome], model: EnergyModel, batch: int, dtype: str, tf32: str
 ) -> tuple[list[Genome], list[float]]:
-    checked = [space.check(genome) for genome in genomes]
-    traces = [space.trace(genome, batch, dtype, tf32) for genome in checked]
-    return checked, [float(x) for x in estimate_energies_j(traces, model)]
+    traces = [space.trace(genome, batch, dtype, tf32) for genome in genomes]
+    return genomes, [float(x) for x in estimate_energies_j(traces, model)]
 
 
-def _chunks(genomes: Iterable[Sequence[int]], size: int) -> Iterator[list[Genome]]:
+def _chunks(space: Space, genomes: Iterable[Sequence[int]], size: int) -> Iterator[list[Genome]]:
     remaining = iter(genomes)
-    while part := [_genome(x) for x in islice(remaining, size)]:
+    while part := [space.check(genome) for genome in islice(remaining, size)]:
         yield part
-
-
-def _genome(value: Any) -> Genome:
-    try:
-        return tuple(value)
-    except TypeError:
-        raise InputError(f"genome {value!r} is no sequence of whole numbers") from None

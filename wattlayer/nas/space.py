@@ -151,7 +151,8 @@ def part_layers(part: Part, batch: int, dtype: str, tf32: str) -> Traced:
         module = part.build().eval()
         inputs = [torch.empty(batch, *shape) for shape in part.input_shapes]
     traced = trace_as(dtype, module, *inputs, tf32=tf32, cached=True)
-    assumed = tuple(x for x in traced.assumptions if x not in _of_all(traced, dtype))
+    of_all = _of_all(traced, dtype)
+    assumed = tuple(x for x in traced.assumptions if x not in of_all)
     return traced.paths, tuple(_INTERNED.setdefault(layer, layer) for layer in traced.layers), assumed
 
 
