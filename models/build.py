@@ -66,6 +66,8 @@ IRENE = Provenance(
     "nvidia-smi board power; idle included; the device's name was inferred from its clocks",
     (
         "Transformer primitives only (BERT, RoBERTa, DistilBERT, GPT-2 families), batch 8 to 32, 32 to 256 tokens, hidden 768.",
+        "The table repeats a reading for every layer that is shaped alike: it counts once here. Some readings stand under "
+        "several shapes of as many FLOP and bytes: those shapes stay on one side of the split by layers.",
         "Both products of attention carry one figure in the table; it is taken for query x key.",
         "GELU, adds, views and convolutions were not measured: they get the scaffold's cost.",
         *COMMON,
@@ -100,7 +102,8 @@ RECIPES = {
     "h200-sxm": Recipe("data/h200-sxm", Provenance(
         "measured by this project, `data/h200-sxm` (its rows are here)",
         "NVML's energy counter between its steps, steady load in CUDA graphs, weights cold; idle included (data/README.md)",
-        ("One board, one evening, one host; the counter's absolute scale is good to 5 %.",
+        ("One board, one evening, one host: another board of this name took 7.0 % less energy for the same layers "
+         "(data/README.md), and NVIDIA states the counter's absolute scale to 5 %. Intervals are of this board.",
          "Float32 with and without TF32, float16 and bfloat16; contiguous NCHW images; int8 and float8 were not measured.",
          "Some 430 shapes of the plan were not reached: language models at prefill and decode are thin.",
          "Networks in graph mode count where they kept the device busy: 24 passes, at batch 1 BERT and OPT in float32 alone.",

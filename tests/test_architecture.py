@@ -24,10 +24,11 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         # level 1a
         "features dataset meta edits",
         # level 1b
-        "recorder scaffold intervals reads labels launches",
+        "recorder scaffold intervals reads labels",
         "trace power kriging",
         "cliffs",
-        "fusion residual rewrite",
+        "fusion residual launches",
+        "rewrite",
         "model",
         # level 2
         "estimate transfer",

@@ -11,6 +11,7 @@ from torch import nn
 import wattlayer as wl
 from wattlayer.estimate import GAPS, estimate_energies_j, estimate_many
 from wattlayer.features import Columns
+from wattlayer.fusion import COMPILED
 from wattlayer.hardware import find_hardware
 from wattlayer.launches import ASSUMED_HOST_S, Launches, wait_s
 
@@ -53,11 +54,12 @@ def test_a_network_that_does_not_fit_says_so(mode):
     said = "its weights and inputs take at least 25.6 GB and a30 has 24 GB of memory: priced as if they fitted"
     x = torch.empty(1, 80_000, device="meta")
     large = wl.predict(net, x, hardware="a30", mode=mode)
-    assert large.assumptions == (said,) and large.to_json()["assumptions"] == [said]
+    of_mode = (COMPILED,) if mode == "compiled" else ()
+    assert large.assumptions == (*of_mode, said) and large.to_json()["assumptions"] == [*of_mode, said]
     for fits in ({"hardware": "h200-sxm"}, {"hardware": "a30", "dtype": "float16"}):
-        assert wl.predict(net, x, mode=mode, **fits).assumptions == ()
+        assert wl.predict(net, x, mode=mode, **fits).assumptions == of_mode
     moved = wl.estimate((large.unfused or large).trace, "h200-sxm", mode)
-    assert moved.assumptions == (), "another device is asked for its own memory"
+    assert moved.assumptions == of_mode, "another device is asked for its own memory"
     held = wl.predict(net, x, hardware="jetson-nano", dtype="int8").assumptions
     assert any("6.4 GB and jetson-nano has 4 GB" in text for text in held)
 
@@ -239,6 +241,18 @@ def test_json_is_schema_1(traced, model):
     record = wl.estimate(traced, model).to_json()
     jsonschema.validate(record, SCHEMA_1)
     assert [x["index"] for x in record["layers"]] == list(range(len(record["layers"])))
+
+
+def test_the_json_form_is_the_readers_own(traced, model):
+    e = wl.estimate(traced, model)
+    record = e.to_json()
+    record["total"]["energy_j"] = -1.0
+    assert e.total["energy_j"] == e.to_json()["total"]["energy_j"] == e.energy_j
+
+
+def test_the_interval_of_a_sample_is_a_share_of_that_of_the_batch(traced, model):
+    e = wl.estimate(traced, model)
+    assert [e.total[f"energy_per_sample_{end}_j"] for end in ("low", "high")] == [x / traced.batch for x in e.interval_j]
 
 
 def test_printing_shows_the_total_and_the_kinds(traced, model):

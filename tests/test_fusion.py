@@ -10,7 +10,7 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.errors import InputError
-from wattlayer.fusion import folded, fuse
+from wattlayer.fusion import folded, fuse, with_bias
 
 
 class Residual(nn.Module):
@@ -174,6 +174,19 @@ def test_a_compiler_folds_norms_whether_it_is_asked_or_not():
     both = graph.whatif(net, (x,), fold_norm=True, mode="compiled")
     assert both.after.energy_j == compiled.energy_j
     assert compiled.whatif(net, (x,), fold_norm=True).change_j == 0.0
+
+
+def test_what_a_compiler_must_be_told_is_said():
+    net, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval(), torch.empty(1, 3, 8, 8)
+    graph, compiled = (wl.predict(net, x, mode=mode) for mode in ("graph", "compiled"))
+    assert graph.assumptions == () and len(compiled.assumptions) == 1
+    assert all(word in compiled.assumptions[0] for word in ("config.freezing", "reduce-overhead", "never measured"))
+    assert compiled.unfused.assumptions == ()
+
+
+def test_a_norm_behind_an_image_without_a_batch_leaves_a_bias_for_each_channel():
+    layers = wl.trace(nn.Conv2d(3, 8, 3, bias=False, device="meta").eval(), torch.empty(3, 9, 9, device="meta")).layers
+    assert with_bias(layers[0]).operand("bias").shape == (8,)
 
 
 def test_channels_last_is_recorded_as_strides_and_compiles():

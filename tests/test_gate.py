@@ -104,6 +104,22 @@ def test_a_baseline_that_does_not_say_what_gaps_cost_is_refused(baseline, name, 
         judged(baseline, net())
 
 
+def test_an_input_of_another_shape_is_said_and_does_not_decide(baseline):
+    with torch.device("meta"):
+        module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU()).eval()
+    small = wl.predict(module, torch.empty(8, 3, 32, 32, device="meta"))
+    verdict = judged(baseline, small)
+    assert not verdict.over and "the baseline reads another input: 8x3x64x64 against 8x3x32x32" in verdict.notes
+
+
+def test_a_verdict_writes_as_many_digits_as_it_takes_to_see_why():
+    joules = net().energy_j
+    verdict = budgets(joules * (1 - 1e-5), None)[0].judge(net())
+    spent, allowed = re.fullmatch(r"(\S+) J is over the budget of (\S+) J", verdict.says).groups()
+    assert float(spent) > float(allowed)
+    assert budgets(1e9, None)[0].judge(net()).says == f"{joules:.4g} J is within the budget of 1e+09 J"
+
+
 def test_another_network_or_version_is_said_and_does_not_decide(baseline):
     record = json.loads(baseline.read_text())
     baseline.write_text(json.dumps(record | {"network": "other", "wattlayer": "0.0.1"}))
@@ -272,6 +288,14 @@ def test_no_result_takes_the_place_of_the_networks_own_file(run, network, tmp_pa
     before, (command, *options) = source.read_text(), words
     one_line(run(command, network, "--input", "4x3x64x64", *options, source), f"{options[-1]} {source} is a file that is read")
     assert source.read_text() == before
+
+
+def test_every_budget_that_is_given_is_judged(run, network, tmp_path):  # noqa: F811
+    arguments = ("predict", network, "--input", "4x3x64x64")
+    assert run(*arguments, "--budget-j", "1e9", "--budget-j", "1e-9")[0] == 1
+    code, _, err = run(*arguments, "--budget-j", "1e-9", "--budget-j", "1e9")
+    assert code == 1 and "over the budget of 1e-09 J" in err and "within the budget of 1e+09 J" in err
+    one_line(run(*arguments, "--budget-j", "inf"), "budget-j inf must be a finite number above 0")
 
 
 def test_a_gate_without_a_budget_or_under_other_conditions_is_bad_input(run, network, tmp_path):  # noqa: F811

@@ -324,8 +324,18 @@ def test_on_the_command_line(configs, run, tmp_path):
     assert record["total"]["energy_j"] == pytest.approx(
         record["prefill"]["energy_j"] + sum(x["energy_j"] for x in record["steps"])
     )
+    request = record["generation"]
+    assert request["energy_per_request_low_j"] == record["total"]["energy_low_j"] / 2 < request["energy_per_request_j"]
+    assert request["energy_per_request_j"] < request["energy_per_request_high_j"] == record["total"]["energy_high_j"] / 2
     table = run(*words)[1]
     assert "12 + 6 tokens" in table and "a request" in table and "tokens in the cache" in table
+    assert "a token written, prompt included," in table and "energy is gross, idle included" in table
+    unknown = record["total"]["uncovered_kinds"]
+    assert unknown[0] in record["decode"]["kinds"] and set(record["prefill"]["uncovered_kinds"]) <= set(unknown)
+    assert f"priced by the scaffold: {', '.join(unknown)}" in " ".join(table.split())
+    assert record["assumptions"] == []
+    alone = json.loads(run(*words[:2], "--decode", "6", "--format", "json")[1])
+    assert alone["assumptions"] == ["the prompt is a single token, as where none is said"]
     lines = list(csv.DictReader(run(*words, "--format", "csv")[1].splitlines()))
     assert [(x["phase"], x["context_tokens"], x["tokens"]) for x in lines[:2]] == [("prefill", "0", "12"), ("decode", "12", "1")]
     assert len(lines) == 1 + 6

@@ -21,7 +21,7 @@ from wattlayer.intervals import (
     Conformal,
     Support,
     Where,
-    _quantile,
+    conformal_quantile,
     correlation,
     never_half_width,
     positions,
@@ -161,9 +161,9 @@ def test_a_small_group_is_drawn_towards_all_groups():
 
 
 def test_the_quantile_is_that_of_a_finite_sample():
-    assert _quantile(np.arange(1.0, 10.0)) == 9  # rank ceil(10 · 0.9)
-    assert _quantile(np.arange(1.0, 20.0)) == 18
-    assert _quantile(np.array([3.0, 1.0, 2.0])) == 3, "too few to say: the largest"
+    assert conformal_quantile(np.arange(1.0, 10.0)) == 9  # rank ceil(10 · 0.9)
+    assert conformal_quantile(np.arange(1.0, 20.0)) == 18
+    assert conformal_quantile(np.array([3.0, 1.0, 2.0])) == 3, "too few to say: the largest"
 
 
 # --- classes of layers

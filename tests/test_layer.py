@@ -334,7 +334,8 @@ def test_expanded_dimensions_count_once():
     x = op("self", 4, 5, 6, strides=(0, 6, 1))
     assert (x.elements, x.size_bytes) == (120, 120)
     assert op("self", 4, 5, strides=(0, 0)).size_bytes == 4
-    assert op("self", 0, 5, strides=(0, 1)).size_bytes == 0
+    assert op("self", 0, 5, strides=(0, 1)).size_bytes == op("self", 0, 5, strides=(0, 1)).span_elements == 0
+    assert (op("self", 4, 5).span_elements, op("self", 4, 5, strides=(8, 1)).span_elements) == (20, 29)
 
 
 def test_channels_last_is_told_from_other_strides():

@@ -103,6 +103,20 @@ def test_layers_are_left_out_singly_with_their_like_and_the_largest_together(dev
     assert len(out) == round(len(out | inside) * LARGEST_FRAC) and min(x.flop for x in out) >= max(x.flop for x in inside)
 
 
+def test_intervals_are_of_single_readings_not_of_their_medians(device, layers):
+    noisy = replace(device, noise_frac=0.2)
+    repeats = [m for seed in range(9) for m in noisy.measure(layers, seed=seed)]
+    own = EnergyModel.train(repeats).predict(layers)
+    medians = merge(repeats)
+    once = [
+        Measurement("a30", t, t * p, layer=x, run=run)
+        for x, run, t, p in zip(medians.layers, medians.runs, medians.time_s.tolist(), medians.power_w.tolist())
+    ]
+    assert np.median(own.half_width / EnergyModel.train(once).predict(layers).half_width) > 1.2
+    fresh = np.array([m.energy_j for m in noisy.measure(layers, seed=99)])
+    assert np.mean((own.energy_low_j <= fresh) & (fresh <= own.energy_high_j)) > 0.85
+
+
 def test_the_class_of_a_layer_tells_its_interval(model):
     """Both are far from all others and long; one is larger than all of them."""
     own, two = model.metadata.conformal, [thin(32), thin(1 << 20)]

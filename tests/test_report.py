@@ -25,7 +25,9 @@ from wattlayer.export import GAPS
 from wattlayer.report import small
 from wattlayer.report.accounting import Assumptions, account
 from wattlayer.report.families import by_kind, by_pattern, misplaced_frac, with_rest
-from wattlayer.report.quantities import decimal, money
+from wattlayer.report.html import estimate_page
+from wattlayer.report.quantities import decimal, money, share
+from wattlayer.report.tables import gaps_of
 
 STATED = Assumptions(
     grid_gco2_per_kwh=380, price_per_kwh=0.3, currency="EUR", embodied_gco2=0.1, functional_unit="1,000 inferences"
@@ -96,6 +98,25 @@ def test_nothing_is_assumed_that_was_not_stated(small_estimate):
     assert "CO₂e" not in text and "EUR" not in text
 
 
+def test_shares_that_are_not_nothing_or_all_do_not_look_so():
+    assert [share(x) for x in (0.0, 1e-9, 0.00051, 0.123, 0.9994, 0.99999, 1.0)] == [
+        "0.0%", "<0.1%", "0.1%", "12.3%", "99.9%", ">99.9%", "100.0%",
+    ]  # fmt: skip
+
+
+def test_the_page_says_what_was_read_and_counts_exactly(small_estimate):
+    text = Reader(estimate_page(small_estimate, Assumptions(functional_unit="31536000 requests"))).text
+    shape = "x".join(map(str, small_estimate.trace.input_shapes[0]))
+    assert f"batch 4 · input {shape}" in text
+    assert "31536000 requests = 31,536,000 inferences" in text
+
+
+def test_gaps_that_nobody_could_measure_are_none(small_estimate):
+    never = replace(small_estimate, mode="eager", gap_s=1e-12, gap_energy_j=1e-10)
+    assert gaps_of(never) == "no gaps in the launch queue: the host is always ahead"
+    assert "1 ms" in gaps_of(replace(never, gap_s=1e-3))
+
+
 def test_a_functional_unit_may_have_any_name():
     assert Assumptions(functional_unit="1,000 images of the second camera").count() == (1000.0, "images of the second camera")
 
@@ -124,6 +145,8 @@ def test_a_functional_unit_may_have_any_name():
         ({"functional_unit": "1 mtokens"}, "write 'mtokens' out"),
         ({"functional_unit": "1 batch"}, "'batch' in it: count inferences"),
         ({"functional_unit": "2 hours"}, "'hours' in it"),
+        ({"functional_unit": "1000 passes"}, "'passes' in it"),
+        ({"functional_unit": "5 kilotokens"}, "'kilotokens' in it"),
         ({"functional_unit": "100 requests/s"}, "'s' in it"),
         ({"functional_unit": "100 images per scan"}, "'per' in it"),
         ({"functional_unit": "5 k-tokens"}, "write 'k' out"),
@@ -160,7 +183,7 @@ def test_tokens_count_as_parts_of_an_inference(model, small_estimate):
     assert told.inferences == pytest.approx(1e6 / 64)
     assert told.energy_j.value == pytest.approx(read.energy_j / 2 / 64 * 1e6)
     assert (
-        "1,000,000 tokens = 15,600 inferences"
+        "1,000,000 tokens = 15,625 inferences"
         in Reader(read.to_html(assumptions=Assumptions(functional_unit="1,000,000 tokens"))).text
     )
     with pytest.raises(InputError, match="does not read tokens"):

@@ -559,11 +559,18 @@ def test_neurstruc_rows(path):
         read(path, NEURSTRUC + "1,4,9,8,6,4,8,3,1,2,1,1,0,1,1,2,0.02,0.004\n")
 
 
+def test_a_reading_of_irene_that_is_repeated_for_every_layer_counts_once(path):
+    same, other = irene("Tanh"), irene("Tanh", time_s=2e-4)
+    path.write_text(same + same.splitlines()[1] + "\n" + other.splitlines()[1] + "\n")
+    assert [m.time_s for m in read_table(path).measurements] == [only(path, same).time_s, 2e-4]
+    assert len(read(path, LAYERS + GOOD + GOOD).measurements) == 2, "elsewhere equal rows are repeats"
+
+
 @pytest.mark.parametrize(
     ("name", "good", "refused"),
     [
         ("heidelberg/layers.csv", 3456, 0),
-        ("irene/ops.csv.gz", 37195, 0),
+        ("irene/ops.csv.gz", 3404, 0),  # readings of its 37,195 rows
         ("getzner/layers_cpu.csv", 4712, 702),
         ("neurstruc/conv2d_layers.csv", 1055, 3),
     ],

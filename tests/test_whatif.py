@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,16 +16,19 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.advise import advise
+from wattlayer.cli.output import rendered
 from wattlayer.cli.whatif import batches
 from wattlayer.edits import edited
 from wattlayer.errors import InputError
 from wattlayer.estimate import estimate
 from wattlayer.launches import Launches
+from wattlayer.model import load_model
 from wattlayer.operating import operated
 from wattlayer.rewrite import aligned, folded, fused
 from wattlayer.subject import Edit, Setting, Subject
 from wattlayer.trace import trace
 from wattlayer.whatif import Change, _differences, change, spread_j, whatif
+from wattlayer.whatif_table import change_table
 
 
 class Net(nn.Module):
@@ -106,6 +110,21 @@ def test_edits_of_a_trace_equal_networks_built_so():
     assert folded(trace(net(), INPUT)).layers == trace(_folded_by_hand(), INPUT).layers
     assert aligned(trace(net(20), INPUT)).layers == trace(net(24), INPUT).layers
     assert aligned(trace(net(24), INPUT)).layers == trace(net(24), INPUT).layers
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda n: [nn.Conv1d(16, n, 3, padding=1), nn.BatchNorm1d(n), nn.ReLU(), nn.Conv1d(n, 32, 3)], (4, 16, 20)),
+        (lambda n: [nn.Linear(16, n), nn.GELU(), nn.LayerNorm(n), nn.Linear(n, 16)], (4, 20, 12, 16)),
+        (lambda n: [nn.Conv2d(16, n, 3), nn.ReLU(), nn.ConvTranspose2d(n, 8, 2)], (16, 12, 12)),
+    ],
+    ids=["sound", "windows of an image, channels last", "one image without a batch"],
+)  # fmt: skip
+def test_channels_are_padded_on_the_axis_that_layers_beside_them_say(build, shape):
+    with torch.device("meta"):
+        odd, even, x = nn.Sequential(*build(20)).eval(), nn.Sequential(*build(24)).eval(), torch.empty(shape)
+    assert aligned(trace(odd, x)).layers == trace(even, x).layers
 
 
 def _folded_by_hand() -> Net:
@@ -290,6 +309,33 @@ def test_an_estimate_of_a_named_network_loads_it_again(model):
     assert (result.after.trace.batch, result.after.trace.inputs[0].shape) == (8, (8, 3, 64, 64))
     assert not [p for p in result.after.trace.paths if p.startswith("layer1.1")]
     assert "--drop 'layer1.1' --batch 8" in str(result)
+
+
+def test_an_edit_that_changes_nothing_says_so():
+    subject = Subject(net(24), (INPUT,))
+    same, other = whatif(subject, [Edit(align=True), Edit(batch=8)], load_model("a30"))
+    assert same.unchanged and same.interval_j == (0.0, 0.0) and not other.unchanged
+    text = rendered(*change_table([same, other], "as it is"))
+    [row] = [line for line in text.splitlines() if line.startswith("--align")]
+    assert "no layer changes" in row and "?" not in row and text.count("no layer changes") == 1
+    eager = whatif(subject, [Edit(mode="eager")], load_model("a30"))[0]
+    assert not eager.unchanged, "the same layers, launched otherwise"
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (Edit(seq_len=5), "seq-len 5 changes no input (their shapes: 4x3x16x16)"),
+        (Edit(image_size=8), "image-size 8 changes no input"),
+    ],
+)
+def test_a_size_that_no_input_has_is_refused(edit, words):
+    image, text = torch.empty(4, 3, 16, 16, device="meta"), torch.zeros(4, 7, dtype=torch.int64, device="meta")
+    given, module = (image, net()) if edit.seq_len else (text, nn.Embedding(9, 8, device="meta").eval())
+    with pytest.raises(InputError, match=re.escape(words)):
+        Subject(module, (given,)).trace(edit)
+    with pytest.raises(InputError, match=re.escape(words.split(" (")[0])):
+        Subject("torchvision:resnet18", (), Setting(input=tuple(given.shape))).trace(edit)
 
 
 # --- advice

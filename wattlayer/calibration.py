@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .cliffs import NONE
 from .dataset import Measurement
@@ -21,11 +20,11 @@ from .features import Array, Columns
 from .hardware import Hardware, find_hardware, known_hardware
 from .intervals import Conformal, Support, correlation
 from .labels import looped
-from .model import EnergyModel, Metadata, Regressor, checksum, load_model, models_folder, payload, shipped_models
+from .model import EnergyModel, Metadata, Regressor, load_model, models_folder, shipped_models
 from .power import PowerScaffold
 from .residual import Residual, model_features
 from .scaffold import BLOCKS, RATES, Scaffold, cells, group_of_cell, groups, lenders
-from .training import Recipe, Rows, boost, digest, merge, of_one_device
+from .training import FOLDS, Recipe, Rows, boost, campaigns, digest, merge, of_one_device, random_folds, scattered
 from .transfer import from_data_sheet
 
 PRIOR_SD = {"*": 1.0, "group": 0.5, "cell": 0.4}
@@ -45,7 +44,6 @@ FEWEST_FOR_TIME_TREES = 40
 """With fewer rows than this there are no trees on residuals of power, and of time (whose residuals scatter more)."""
 
 MIN_LAYERS = 10
-FOLDS = 4
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,15 @@ def calibrate(
     _refuse_told(base, chosen)
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
     error, adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
-    groups = [x.group for x in rows.layers]
-    conformal = Conformal.fit(error, groups, np.zeros(len(error)), correlation(error, _folds(rows, seed), groups))
+    groups = np.array([x.group for x in rows.layers])
+    each, scatter = scattered(rows, Rows.of(chosen), np.arange(len(error)))
+    common = correlation(error, random_folds(rows, seed), groups)
+    conformal = Conformal.fit(error[each] + scatter, groups[each].tolist(), np.zeros(len(each)), common)
     metadata = replace(
         _metadata(base, adapted, chosen, rows, conformal, name, seed),
         left_out_mdape_frac=float(np.median(np.abs(np.expm1(error)))),
     )
-    return EnergyModel(metadata, adapted.regressor, checksum(payload(metadata, adapted.regressor)))
+    return EnergyModel.of(metadata, adapted.regressor)
 
 
 def _refuse_told(base: EnergyModel, chosen: Sequence[Measurement]) -> None:
@@ -123,18 +123,9 @@ def _metadata(
     )  # fmt: skip
 
 
-def _folds(rows: Rows, seed: int) -> NDArray[np.int64]:
-    """The fold [n] of each row; all rows of a layer share one, with and without TF32."""
-    shapes = [layer.with_tf32("none") for layer in rows.layers]
-    distinct = list(dict.fromkeys(shapes))
-    fold = np.random.default_rng(seed).permutation(len(distinct)) % FOLDS
-    index = dict(zip(distinct, fold))
-    return np.array([index[x] for x in shapes])
-
-
 def _cross_validate(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> Array:
     """Return log-energy errors [n], each row predicted without its fold."""
-    error, folds = np.zeros(len(rows.layers)), _folds(rows, seed)
+    error, folds = np.zeros(len(rows.layers)), random_folds(rows, seed)
     for fold in range(FOLDS):
         out = folds == fold
         error[out] = _error(adapt(base, rows.take(~out), device, seed), rows.take(out), device)
@@ -143,8 +134,7 @@ def _cross_validate(base: EnergyModel, rows: Rows, device: Hardware, seed: int) 
 
 def _error(adapted: _Adapted, rows: Rows, device: Hardware) -> Array:
     regressor = adapted.regressor
-    run = np.array([float(regressor.runs.index(x)) if x in regressor.runs else 0.0 for x in rows.runs])
-    columns = Columns(rows.layers, device)
+    run, columns = regressor.run_codes(rows.runs), Columns(rows.layers, device)
     log_time, log_power = regressor.log_time_power(columns, adapted.kinds, run, adapted.support.beyond_octaves(columns))
     result: Array = log_time + log_power - np.log(rows.time_s * rows.power_w)
     return result
@@ -154,7 +144,7 @@ def adapt(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> _Adapte
     """Return `base`'s regressor fitted to `rows` of `device`: rates, then watts, then trees on what these leave."""
     columns = Columns(rows.layers, device)
     kinds = frozenset(base.metadata.kinds) | {x.kind for x in rows.layers}
-    runs = tuple(sorted(set(rows.runs), key=lambda run: (-rows.runs.count(run), run)))
+    runs = campaigns(rows)
     run = np.array([float(runs.index(x)) for x in rows.runs])
     limit_w = max(device.max_w, float(rows.power_w.max()))
     share = np.array(base.regressor.drawn.consumers_w) / find_hardware(base.hardware).max_w

@@ -37,7 +37,8 @@ def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenanc
         "", "## Errors", "",
         "Absolute percentage error of a layer's energy against each measured row. "
         f"Intervals are meant to hold {LEVEL:.0%} of rows. "
-        "Every split but the first trains the recipe anew without the rows that it is judged on.",
+        "Every split but the first trains the recipe anew without the rows that it is judged on; a row counts once for each "
+        "family, campaign or task left out that it occurs in.",
         "", *_errors(evaluation.scores), "", "### By group of kinds", "", *_groups(evaluation.scores),
         *_networks(evaluation.scores), "", "## Limits", "",
         *(f"- {limit}" for limit in provenance.limits), "",

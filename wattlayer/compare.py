@@ -47,7 +47,8 @@ class Ranked:
         low, high = e.interval_j
         return {
             "network": e.trace.network, "hardware": e.model.hardware, "model": e.model.name, "model_sha256": e.model_sha256,
-            "basis": e.model.basis, "dtype": e.trace.dtype, "tf32": e.trace.tf32, "mode": e.mode, "batch": batch,
+            "basis": e.model.basis, "conditions": e.model.conditions,
+            "dtype": e.trace.dtype, "tf32": e.trace.tf32, "mode": e.mode, "batch": batch,
             "energy_j": e.energy_j, "energy_low_j": low, "energy_high_j": high, "interval_frac": LEVEL,
             "energy_per_sample_j": e.energy_per_sample_j, "energy_per_sample_low_j": low / batch,
             "energy_per_sample_high_j": high / batch, "time_s": e.time_s, "power_w": e.power_w, "flop": e.trace.flop,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from .compare import Comparison, Ranked, Swap
 from .estimate import Estimate
 from .intervals import LEVEL
-from .report import large, small
+from .report.quantities import large, small
+from .report.tables import escaped, table_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,40 +28,29 @@ def comparison_tables(comparison: Comparison) -> list[RenderableType]:
 
 def comparison_list(comparison: Comparison) -> list[RenderableType]:
     """Return the same as `comparison_tables` in lines that fold well on a narrow terminal."""
-    return [*(_plain(_sentence(x)) for x in comparison.rows), *_swaps(comparison), *_notes(comparison)]
+    return [*(escaped(_sentence(x)) for x in comparison.rows), *_swaps(comparison), *_notes(comparison)]
 
 
 def _rows(comparison: Comparison) -> Table:
-    from rich.table import Table
-
-    table = Table(title="compared", title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("network", "hardware"):
-        table.add_column(column, overflow="fold")
-    for column in ("batch", "energy", "a sample", f"interval at {LEVEL:.0%}", "time", "FLOP", "covered", "place", "by FLOP"):
-        table.add_column(column, justify="right", overflow="fold")
+    table = table_of("compared", "network", "hardware", "batch", "energy", "a sample", f"interval at {LEVEL:.0%}", "time", "FLOP",
+                     "covered", "place", "by FLOP")  # fmt: skip
     for row in comparison.rows:
         e = row.estimate
         table.add_row(
-            _plain(e.trace.network), _device(e), str(e.trace.batch), small(e.energy_j, "J"), small(e.energy_per_sample_j, "J"),
+            escaped(e.trace.network), _device(e), str(e.trace.batch), small(e.energy_j, "J"), small(e.energy_per_sample_j, "J"),
             _interval(e), small(e.time_s, "s"), large(e.trace.flop, ""), f"{e.covered_frac:.0%}", _rank(row), str(row.by_flop),
         )  # fmt: skip
     return table
 
 
 def _by_batch(comparison: Comparison) -> Table:
-    from rich.table import Table
-
     batches = sorted({x.estimate.trace.batch for x in comparison.rows})
-    table = Table(title="energy a sample by batch", title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("network", "hardware"):
-        table.add_column(column, overflow="fold")
+    table = table_of("energy a sample by batch", "network", "hardware", *map(str, batches))
     cells: dict[tuple[str, str], dict[int, str]] = {}
     for e in (row.estimate for row in comparison.rows):
         cells.setdefault((e.trace.network, _device(e)), {})[e.trace.batch] = small(e.energy_per_sample_j, "J")
-    for batch in batches:
-        table.add_column(str(batch), justify="right", overflow="fold")
     for (network, device), by_batch in cells.items():
-        table.add_row(_plain(network), device, *(by_batch.get(batch, "") for batch in batches))
+        table.add_row(escaped(network), device, *(by_batch.get(batch, "") for batch in batches))
     return table
 
 
@@ -71,7 +61,7 @@ def _swaps(comparison: Comparison) -> list[RenderableType]:
     if not comparison.swaps:
         return ["FLOP and predicted energy order all networks alike"]
     lines = [f"[bold]fewer FLOP, yet more energy[/] ({len(comparison.swaps)} pairs)"]
-    lines += [_plain(_swap(x)) for x in comparison.swaps[:SWAPS]]
+    lines += [escaped(_swap(x)) for x in comparison.swaps[:SWAPS]]
     left_out = len(comparison.swaps) - SWAPS
     return ["\n".join([*lines, *([f"and {left_out} more: --format json lists them all"] if left_out > 0 else [])])]
 
@@ -101,7 +91,7 @@ def _notes(comparison: Comparison) -> list[RenderableType]:
         "places are within one device and batch, 1 the least energy; in brackets those that overlapping intervals leave open; "
         "'covered' is the share of the energy in kinds of layers measured on the device; energy is gross, idle included"
     ]
-    return [_plain(text) for text in (*notes, *caveats)]
+    return [escaped(text) for text in (*notes, *caveats)]
 
 
 def _rank(row: Ranked) -> str:
@@ -109,7 +99,7 @@ def _rank(row: Ranked) -> str:
 
 
 def _device(e: Estimate) -> str:
-    return _plain(e.model.hardware if e.model.name == e.model.hardware else f"{e.model.hardware} ({e.model.name})")
+    return escaped(e.model.hardware if e.model.name == e.model.hardware else f"{e.model.hardware} ({e.model.name})")
 
 
 def _interval(e: Estimate) -> str:
@@ -119,9 +109,3 @@ def _interval(e: Estimate) -> str:
 
 def _signed(energy_j: float) -> str:
     return f"{'+' if energy_j > 0 else ''}{small(energy_j, 'J')}"
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -117,5 +117,5 @@ def _named(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _no_module(module: nn.Module, pattern: str) -> str:
-    paths = [path for path, _ in _named(module)]
-    return f"{type(module).__name__} has no module {pattern!r}{nearest(pattern, paths)}"
+    told = nearest(pattern, [path for path, _ in _named(module)]) or "; `wattlayer trace` lists their paths"
+    return f"{type(module).__name__} has no module {pattern!r}{told}"

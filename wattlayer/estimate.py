@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +76,8 @@ class Estimate:
 
     @property
     def power_w(self) -> float:
-        """Mean board power over the pass; 0.0 for a network without layers."""
-        return self.energy_j / self.time_s if self.time_s else 0.0
+        """Mean board power over the pass."""
+        return self.energy_j / self.time_s
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -176,13 +175,14 @@ class Estimate:
             for i, x in enumerate(self.trace.layers)
         ]  # fmt: skip
 
-    @cached_property
+    @property
     def total(self) -> dict[str, Any]:
         """The `total` object of the JSON form."""
         low, high = self.interval_j
         return {
             "energy_j": self.energy_j, "energy_low_j": low, "energy_high_j": high, "interval_frac": LEVEL,
-            "energy_per_sample_j": self.energy_per_sample_j, "time_s": self.time_s, "power_w": self.power_w,
+            "energy_per_sample_j": self.energy_per_sample_j, "energy_per_sample_low_j": low / self.trace.batch,
+            "energy_per_sample_high_j": high / self.trace.batch, "time_s": self.time_s, "power_w": self.power_w,
             "flop": self.trace.flop, "read_bytes": self.trace.read_bytes, "write_bytes": self.trace.write_bytes,
             "covered_frac": self.covered_frac, "extrapolated_frac": self.extrapolated_frac,
             "gap_s": self.gap_s, "gap_energy_j": self.gap_energy_j,
@@ -311,7 +311,7 @@ def _check(trace: Trace) -> None:
         raise InputError(f"{trace.network} has no layer to estimate: the network runs no operator that moves data")
 
 
-def estimate_energies_j(traces: Sequence[Trace], model: EnergyModel, run: str | None = None) -> Array:
+def estimate_energies_j(traces: Sequence[Trace], model: EnergyModel) -> Array:
     """Return only the energy [n_traces] of each network in graph mode; the same numbers as `estimate_many`, and faster.
 
     One call of the model for all distinct layers, then one product with the sparse matrix of their calls. Raises InputError for
@@ -327,7 +327,7 @@ def estimate_energies_j(traces: Sequence[Trace], model: EnergyModel, run: str | 
         return np.zeros(len(traces))
     starts = np.cumsum([0, *(len(trace.layers) for trace in traces)])
     matrix = csr_matrix((np.ones(len(calls)), calls, starts), shape=(len(traces), len(index)))
-    energies: Array = matrix @ predict_layers(list(index), model, run).energy_j
+    energies: Array = matrix @ predict_layers(list(index), model).energy_j
     return energies
 
 
@@ -345,7 +345,9 @@ def predict_layers(layers: Sequence[Layer], model: EnergyModel, run: str | None 
     return Prediction(*(np.concatenate([getattr(x, f.name) for x in done]) for f in fields(Prediction)))
 
 
-def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, index: Mapping[Any, int]) -> Estimate:
+def _estimate(
+    trace: Trace, model: EnergyModel, mode: str, prediction: Prediction, index: Mapping[Layer, int]
+) -> Estimate:  # fmt: skip
     calls = np.array([index[layer] for layer in trace.layers], dtype=np.int64)
     launches, gap_s, gap_interval_j = model.launches, 0.0, (0.0, 0.0)
     if mode == "eager":
@@ -365,7 +367,7 @@ def _estimate(trace: Trace, model: EnergyModel, mode: str, prediction: Any, inde
     )  # fmt: skip
 
 
-def _sum_of(calls: NDArray[np.int64], prediction: Any, correlation: float) -> tuple[float, float]:
+def _sum_of(calls: NDArray[np.int64], prediction: Prediction, correlation: float) -> tuple[float, float]:
     """Energy of all calls, in joules, and its half-width in log: all calls of one layer share its error in full, distinct layers
     share `correlation` of it."""
     own, count = np.unique(calls, return_counts=True)

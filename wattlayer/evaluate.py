@@ -212,7 +212,7 @@ def _answers(
     progress: Progress,
 ) -> dict[str, _Answer]:
     if split == "given":
-        return {"wattlayer": _ask(model, _every(own))}
+        return {"wattlayer": _ask(model, Rows.of(own))}
     from joblib import Parallel, delayed
 
     parts = list(folds(split, own, groups, seed))
@@ -223,7 +223,7 @@ def _answers(
 
 
 def _fold(inside: list[Measurement], outside: list[Measurement], baselines: bool, seed: int) -> dict[str, _Answer]:
-    trained, test = EnergyModel.train(inside, seed=seed), _every(outside)
+    trained, test = EnergyModel.train(inside, seed=seed), Rows.of(outside)
     answers = {"wattlayer": _ask(trained, test)}
     if baselines:
         train = merge(inside)
@@ -232,15 +232,6 @@ def _fold(inside: list[Measurement], outside: list[Measurement], baselines: bool
         answers["constant power x time"] = _Answer(test, float(np.median(train.power_w)) * time_s)
         answers |= {name: _Answer(test, f(train, test, trained.hardware)) for name, f in BASELINES.items()}
     return answers
-
-
-def _every(measurements: Sequence[Measurement]) -> Rows:
-    """All rows as they were measured, repeats included."""
-    chosen = [m for m in measurements if m.layer is not None]
-    return Rows(
-        tuple(m.layer for m in chosen if m.layer is not None), tuple(m.run for m in chosen),
-        np.array([m.time_s for m in chosen]), np.array([m.power_w for m in chosen]),
-    )  # fmt: skip
 
 
 def _ask(model: EnergyModel, rows: Rows) -> _Answer:
@@ -304,7 +295,11 @@ def _noise_floor(measurements: Sequence[Measurement]) -> float | None:
     repeats: dict[tuple[Layer | None, str], list[float]] = defaultdict(list)
     for m in measurements:
         repeats[m.layer, m.run].append(m.energy_j)
-    scatter = [abs(e / float(np.median(same)) - 1) for same in repeats.values() if len(same) > 1 for e in same]
+    # a median of few lies too near to each of them: by sqrt(1 - 1/n) for a mean of n
+    scatter = [
+        abs(e / float(np.median(same)) - 1) * (len(same) / (len(same) - 1)) ** 0.5
+        for same in repeats.values() if len(same) > 1 for e in same
+    ]  # fmt: skip
     return float(np.median(scatter)) if scatter else None
 
 

@@ -104,6 +104,12 @@ def _rows(layer: Layer) -> int:
     return elements // max(1, prod(normalized))
 
 
+COMPILED = (
+    'compiled with batch norms folded (torch._inductor.config.freezing) and without launch gaps (mode="reduce-overhead"); '
+    "fused kernels were never measured, they are told by what their parts are"
+)
+
+
 def fuse(trace: Trace) -> Trace:
     """Return `trace` as a compiled network runs: batch norms folded, every group of fused calls as one layer `fused`.
 
@@ -132,6 +138,7 @@ def fuse(trace: Trace) -> Trace:
         layers=tuple(layers),
         paths=tuple(folded_trace.paths[members[-1]] for members in groups),
         flow=Flow(tuple(reads), tuple(writes), flow.results),
+        assumptions=(*trace.assumptions, COMPILED),
     )
 
 
@@ -157,13 +164,8 @@ def _read_outside(layers: Sequence[Layer], flow: Flow, members: Sequence[int]) -
         for place, operand in zip(flow.reads[i], _reads(layers[i])):
             if place[0] not in own and (place not in found or operand.size_bytes > found[place].size_bytes):
                 found[place] = operand
-    dense = [(value, start, start + x.elements) for (value, start), x in found.items() if x.elements == _span(x)]
+    dense = [(value, start, start + x.elements) for (value, start), x in found.items() if x.elements == x.span_elements]
     return {p: x for p, x in found.items() if not any(v == p[0] and a <= p[1] < b and (v, a) != p for v, a, b in dense)}
-
-
-def _span(x: Operand) -> int:
-    """Elements from the first to the last in memory; of a dense tensor as many as it has."""
-    return x.elements if x.strides is None else 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.strides))
 
 
 def _reads(layer: Layer) -> tuple[Operand, ...]:
@@ -278,7 +280,7 @@ def folded(trace: Trace) -> Trace:
             continue
         if flow.reads[conv][1][0] in producers or flow.reads[i][0][0] in flow.results or writes[conv] != flow.writes[conv]:
             continue
-        layers[conv], writes[conv] = _with_bias(layers[conv]), flow.writes[i]
+        layers[conv], writes[conv] = with_bias(layers[conv]), flow.writes[i]
         dropped.add(i)
     kept = [i for i in range(len(layers)) if i not in dropped]
     reads = [_bias_read(flow.reads[i], len(layers[i].inputs)) for i in kept]
@@ -324,8 +326,10 @@ def _bias_read(places: tuple[tuple[int, int], ...], inputs: int) -> tuple[tuple[
     return (*places[:2], (-places[1][0], 0), *places[2:]) if inputs > len(places) else places
 
 
-def _with_bias(conv: Layer) -> Layer:
+def with_bias(conv: Layer) -> Layer:
+    """Return a convolution with a bias: a batch norm that is folded in leaves its shift there."""
     if conv.operand("bias"):
         return conv
-    bias = Operand("bias", (conv.outputs[0].shape[1],), conv.inputs[1].dtype)
+    weight = conv.inputs[1]
+    bias = Operand("bias", (conv.outputs[0].shape[1 - len(weight.shape)],), weight.dtype)  # an image may be without a batch
     return replace(conv, inputs=(*conv.inputs[:2], bias, *conv.inputs[2:]))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROUNDING_FRAC = 1e-6
 """Computers round the last digits differently; no budget turns on a millionth."""
 
-FREE = frozenset({"network", "wattlayer", "schema"})
+FREE = frozenset({"network", "input", "wattlayer", "schema"})
 """What a prediction may state otherwise than its baseline; whatever else it states of itself is a condition of both."""
 
 Call = tuple[str, float, float, float]
@@ -68,7 +68,8 @@ class Budget:
     def judge(self, estimate: Estimate | Generation) -> Verdict:
         """Return whether `estimate` keeps to the budget."""
         word = "over" if _over(estimate.energy_j, self.energy_j) else "within"
-        says = f"{estimate.energy_j:.4g} J is {word} the budget of {self.energy_j:.4g} J"
+        spent, allowed = _apart(estimate.energy_j, self.energy_j)
+        says = f"{spent} J is {word} the budget of {allowed} J"
         return _verdict(f"budget-j {self.energy_j:g}", estimate, self.energy_j, says)
 
 
@@ -98,10 +99,8 @@ class Baseline:
         sum_j = estimate.model.launches_or_assumed.sum_spread_frac * more_layers_j
         low, high = more_j - math.hypot(below, sum_j, gaps_below), more_j + math.hypot(above, sum_j, gaps_above)
         word = "over" if _over(estimate.energy_j, limit_j) else "within"
-        says = (
-            f"{estimate.energy_j:.4g} J is {estimate.energy_j / self.energy_j:.4g} x {self.path.name} ({self.energy_j:.4g} J), "
-            f"{word} the budget of {self.frac:g}"
-        )
+        spent, allowed = _apart(estimate.energy_j / self.energy_j, self.frac)
+        says = f"{estimate.energy_j:.4g} J is {spent} x {self.path.name} ({self.energy_j:.4g} J), {word} the budget of {allowed}"
         if abs(more_j) > ROUNDING_FRAC * self.energy_j:
             says += f"; the difference is {more_j:+.4g} J ({low:+.4g} to {high:+.4g} J)"
             says += ", and the model cannot tell it from no change" if low < 0 < high else ""
@@ -120,6 +119,8 @@ class Baseline:
     def _notes(self, now: Mapping[str, Any]) -> tuple[str, ...]:
         was, version = self.facts.get("network"), self.facts.get("wattlayer")
         notes = [] if was == now["network"] else [f"the baseline is another network: {was}"]
+        read = self.facts.get("input", now["input"])
+        notes += [] if read == now["input"] else [f"the baseline reads another input: {read} against {now['input']}"]
         notes += [] if version == VERSION else [f"the baseline was predicted by wattlayer {version}, this is {VERSION}"]
         return tuple(notes)
 
@@ -132,7 +133,7 @@ def budgets(budget_j: float | None, frac_of: str | None) -> list[Budget | Baseli
     found: list[Budget | Baseline] = []
     if budget_j is not None:
         if not 0 < budget_j < math.inf:
-            raise InputError(f"budget-j {budget_j} must be above 0")
+            raise InputError(f"budget-j {budget_j} must be a finite number above 0")
         found.append(Budget(budget_j))
     if frac_of is not None:
         path, share = saved(frac_of)
@@ -144,6 +145,15 @@ def saved(frac_of: str) -> tuple[Path, str]:
     """Return the file and the share that `FILE` or `FILE=FRAC` names; a file of that whole name comes first."""
     name, sign, share = frac_of.rpartition("=")
     return (Path(name), share) if sign and not Path(frac_of).exists() else (Path(frac_of), "1")
+
+
+def _apart(spent: float, allowed: float) -> tuple[str, str]:
+    """Write two numbers with four digits, or with as many as it takes to tell them apart."""
+    for digits in range(4, 17):
+        texts = f"{spent:.{digits}g}", f"{allowed:.{digits}g}"
+        if texts[0] != texts[1] or spent == allowed:
+            break
+    return texts
 
 
 def _over(energy_j: float, limit_j: float) -> bool:
@@ -184,6 +194,8 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     model = record["model"]
     stated = {name: value for name, value in record.items() if not isinstance(value, dict | list)}
     stated |= {"model file": str(model["sha256"])[:12], "conditions": model.get("conditions") or "none"}
+    if "input_shapes" in record:
+        stated["input"] = ", ".join("x".join(map(str, shape)) for shape in record["input_shapes"])[:100]
     return {name: " ".join(str(value).split())[:100] for name, value in stated.items()}
 
 

@@ -64,7 +64,10 @@ class Generation:
         """What was taken for granted of the prompt's pass and of the steps, among them that weights and cache fit."""
         traces = [x for x in (self.trace, self.last_step) if x is not None]
         fullest = max(traces, key=lambda x: x.held_bytes)
-        return (*dict.fromkeys(text for x in traces for text in x.assumptions), *too_large(fullest, self.model.hardware))
+        told = dict.fromkeys(text for x in traces for text in x.assumptions)
+        if self.prompt_tokens == 1 and self.new_tokens:
+            told["the prompt is a single token, as where none is said"] = None
+        return (*told, *too_large(fullest, self.model.hardware))
 
     @property
     def trace(self) -> Trace:
@@ -106,6 +109,16 @@ class Generation:
         for call in self.calls:
             found[call.kind] += call.energy_j  # type: ignore[assignment]  # counts of joules
         return dict(found.most_common())
+
+    def uncovered_kinds(self) -> list[str]:
+        """Return the kinds that were never measured on this hardware, in the prompt's pass or in steps, the costliest first."""
+        prefill = self.prefill
+        costs: Counter[str] = Counter()
+        for layer, energy_j, covered in zip(self.trace.layers, prefill.layer_energy_j, prefill.covered):
+            costs[layer.kind] += 0.0 if covered else float(energy_j)  # type: ignore[assignment]
+        for call in self.calls:
+            costs[call.kind] += call.energy_j - call.covered_j  # type: ignore[assignment]  # counts of joules
+        return [kind for kind, energy_j in costs.most_common() if energy_j > 0]
 
     @property
     def energy_j(self) -> float:
@@ -170,13 +183,14 @@ class Generation:
             "dtype": trace.dtype, "tf32": trace.tf32, "batch": self.batch, "mode": self.prefill.mode,
             "basis": model.basis, "assumptions": list(self.assumptions), "model": self.prefill.to_json()["model"],
             "generation": {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens,
-                           "energy_per_request_j": self.energy_per_request_j, "energy_per_token_j": self.energy_per_token_j,
+                           "energy_per_request_j": self.energy_per_request_j, "energy_per_request_low_j": low_j / self.batch,
+                           "energy_per_request_high_j": high_j / self.batch, "energy_per_token_j": self.energy_per_token_j,
                            "tokens_per_j": self.tokens_per_j, "tokens_per_s": self.tokens_per_s},
             "total": {"energy_j": self.energy_j, "energy_low_j": low_j, "energy_high_j": high_j, "interval_frac": LEVEL,
                       "time_s": self.time_s, "power_w": self.energy_j / self.time_s, "covered_frac": self.covered_frac,
                       "extrapolated_frac": self.extrapolated_frac,
-                      "gap_energy_j": self.prefill.gap_energy_j + self.gap_energy_j},
-            "prefill": {**self.prefill.total},
+                      "gap_energy_j": self.prefill.gap_energy_j + self.gap_energy_j, "uncovered_kinds": self.uncovered_kinds()},
+            "prefill": self.prefill.total,
             "decode": {"energy_j": self.decode_energy_j, "energy_low_j": self.decode_interval_j[0],
                        "energy_high_j": self.decode_interval_j[1], "time_s": float(self.step_time_s.sum()),
                        "gap_energy_j": self.gap_energy_j, "kinds": self.decode_kinds_j},

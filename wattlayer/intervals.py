@@ -151,8 +151,8 @@ class Where:
     time_s: Array
     """What they are predicted to take."""
 
-    def take(self, chosen: NDArray[np.bool_]) -> Where:
-        """Return the same of the `chosen` [n_layers] alone."""
+    def take(self, chosen: NDArray[Any]) -> Where:
+        """Return the same of the `chosen`, by places or by marks, alone."""
         return Where(self.distance_octaves[chosen], self.beyond_octaves[chosen], self.time_s[chosen])
 
 
@@ -237,16 +237,16 @@ def _step(distance_octaves: Array) -> NDArray[np.intp]:
 def _drawn(scores: Array, towards: float) -> float:
     """The quantile of scores [n], drawn `towards` a factor as far as there are few."""
     share = len(scores) / (len(scores) + PRIOR)
-    return float(_quantile(scores) ** share * towards ** (1 - share)) if len(scores) else towards
+    return float(conformal_quantile(scores) ** share * towards ** (1 - share)) if len(scores) else towards
 
 
 def _by_group(scores: Array, names: NDArray[Any]) -> dict[str, float]:
     """The quantile of each group's scores [n], drawn to that of all ("*")."""
-    members, overall = {str(name): scores[names == name] for name in sorted(set(names))}, _quantile(scores)
+    members, overall = {str(name): scores[names == name] for name in sorted(set(names))}, conformal_quantile(scores)
     quantiles = {"*": overall}
     for name, own in members.items():
         share = len(own) / (len(own) + PRIOR)
-        quantiles[name] = share * _quantile(own) + (1 - share) * overall
+        quantiles[name] = share * conformal_quantile(own) + (1 - share) * overall
     return quantiles
 
 
@@ -256,13 +256,13 @@ def never_half_width(errors: Sequence[Array]) -> float:
     Kinds and not rows are the sample here: the quantile is taken over the quantile of each, without a correction for a finite
     sample (that would be the widest up to 18 kinds); fewer than nine kinds cannot tell a tenth.
     """
-    widths = np.array([_quantile(np.abs(own)) for own in errors])
+    widths = np.array([conformal_quantile(np.abs(own)) for own in errors])
     if len(widths) < LEVEL / (1 - LEVEL) - 1e-9:
         return max(ASSUMED_NEVER, float(widths.max(initial=0.0)))
     return float(np.quantile(widths, LEVEL, method="higher"))
 
 
-def _quantile(scores: Array) -> float:
+def conformal_quantile(scores: Array) -> float:
     """The finite-sample conformal quantile: rank ceil((n + 1) · level)."""
     rank = min(len(scores), int(np.ceil((len(scores) + 1) * LEVEL)))
     return float(np.sort(scores)[rank - 1])

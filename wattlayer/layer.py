@@ -77,8 +77,14 @@ class Operand:
         if self.strides is None:
             return self.bytes_of(self.elements)
         distinct = prod(n for n, stride in zip(self.shape, self.strides) if stride or n == 0)
-        stretch = 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides))
-        return self.bytes_of(min(distinct, stretch) if distinct else 0)
+        return self.bytes_of(min(distinct, self.span_elements))
+
+    @property
+    def span_elements(self) -> int:
+        """Elements from the first to the last in memory; of a dense tensor as many as it has."""
+        if self.strides is None or not self.elements:
+            return self.elements
+        return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides))
 
     @property
     def steps(self) -> tuple[int, ...]:

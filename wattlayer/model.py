@@ -73,6 +73,11 @@ class Regressor:
     taught_by: tuple[str, ...] = ()
     """Other devices whose rates and watts stand in for groups of kinds that were not measured on this one."""
 
+    def run_codes(self, runs: Sequence[str]) -> Array:
+        """Return the place [n] of each campaign in `runs`, that of the first for those never seen."""
+        codes = {name: float(i) for i, name in enumerate(self.runs)}
+        return np.array([codes.get(run, 0.0) for run in runs])
+
     def log_time_power(self, columns: Columns, kinds: frozenset[str], run: Array, beyond_octaves: Array) -> tuple[Array, Array]:
         """Return log time_s and log power_w, each [n_layers]; kinds never measured keep the physical answer.
 
@@ -209,7 +214,8 @@ class EnergyModel:
     def _predict(self, layers: Sequence[Layer], runs: Sequence[str] | None, alone: bool) -> Prediction:
         columns = Columns(layers, find_hardware(self.hardware))
         kinds = frozenset(self.metadata.kinds)
-        distance, run = self._support.distance_octaves(columns), self._run_codes(len(layers), runs)
+        distance = self._support.distance_octaves(columns)
+        run = np.zeros(len(layers)) if runs is None else self.regressor.run_codes(runs)
         beyond = self._support.beyond_octaves(columns)
         log_time, log_power = self.regressor.log_time_power(columns, kinds, run, beyond)
         conformal, where = self.metadata.conformal, Where(distance, beyond, np.exp(log_time))
@@ -229,9 +235,10 @@ class EnergyModel:
     def _support(self) -> Support:
         return Support(self.metadata.support)
 
-    def _run_codes(self, count: int, runs: Sequence[str] | None) -> Array:
-        codes = {name: float(i) for i, name in enumerate(self.metadata.runs)}
-        return np.array([codes.get(run, 0.0) for run in runs] if runs is not None else [0.0] * count)
+    @staticmethod
+    def of(metadata: Metadata, regressor: Regressor) -> EnergyModel:
+        """Return the model of these parts, named by the checksum that its file has."""
+        return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
 
     @staticmethod
     def train(
@@ -248,16 +255,12 @@ class EnergyModel:
 
     def with_launches(self, launches: Launches) -> EnergyModel:
         """Return this model with what `launches` tells of passes."""
-        metadata = replace(self.metadata, launches=launches)
-        return EnergyModel(metadata, self.regressor, checksum(payload(metadata, self.regressor)))
+        return EnergyModel.of(replace(self.metadata, launches=launches), self.regressor)
 
     def save(self, path: str | Path) -> None:
         """Write the model file; it appears at `path` only once it is complete. Raises InputError where it cannot be written."""
         with whole_file(Path(path)) as file:
-            file.write(json.dumps(self._payload() | {"sha256": self.sha256}, separators=(",", ":")))
-
-    def _payload(self) -> dict[str, Any]:
-        return payload(self.metadata, self.regressor)
+            file.write(json.dumps(payload(self.metadata, self.regressor) | {"sha256": self.sha256}, separators=(",", ":")))
 
     @staticmethod
     def load(path: str | Path) -> EnergyModel:
@@ -276,7 +279,7 @@ class EnergyModel:
             )
         if digest != checksum(record):
             raise InputError(f"{path} does not match its checksum (truncated or altered): get it again or retrain it")
-        return _restore(path, record)
+        return _restore(path, record, digest)
 
 
 def _measured(layer: Layer, kinds: frozenset[str]) -> bool:
@@ -318,7 +321,7 @@ def _dictionary(path: Path, record: Mapping[str, Any], key: str) -> dict[str, An
     return value
 
 
-def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
+def _restore(path: Path, record: Mapping[str, Any], digest: str) -> EnergyModel:
     import msgspec
     import xgboost
 
@@ -340,7 +343,7 @@ def _restore(path: Path, record: Mapping[str, Any]) -> EnergyModel:
     drawn = PowerScaffold(metadata.consumers_w, metadata.limit_w)
     regressor = Regressor(metadata.hardware, scaffold, drawn, time, power, metadata.runs, metadata.run_power_shift, cliffs,
                           metadata.taught_by)  # fmt: skip
-    return EnergyModel(metadata, regressor, checksum(record))
+    return EnergyModel(metadata, regressor, digest)
 
 
 def _no_others(told: Any, kind: type) -> None:

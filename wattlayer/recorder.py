@@ -177,20 +177,11 @@ class Recorder(TorchDispatchMode):
         try:
             return func(*args, **kwargs)
         except (RuntimeError, NotImplementedError, AttributeError) as error:
-            tensors = list(tensors_in((args, kwargs)))
-            if _schema(func)[0] == "_grouped_mm" and args[0].dtype != torch.bfloat16:
-                # its meta registration knows bfloat16 only, its kernels all
-                half = tree_map(lambda x: x.bfloat16() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, args)
-                return func(*half, **kwargs).to(args[0].dtype)
-            if _schema(func)[0] == "_weight_int4pack_mm" and (args[0].dim(), args[1].dim()) == (2, 4):
-                # its meta registration asks for the device of a fake tensor; tiles of the weight hold eight channels each
-                return args[0].new_empty(args[0].shape[0], 8 * args[1].shape[0])
-            if func in _DYNAMIC and args[0].is_meta:  # has no meta kernel; the packed weight knows its own shape
-                features, shared = torch.ops.quantized.linear_unpack(args[1])[0].shape
-                if args[0].shape[-1:] != (shared,):
-                    raise RuntimeError(f"a weight for {shared} features meets an input of {list(args[0].shape)}") from error
-                return args[0].new_empty((*args[0].shape[:-1], features))
-            if all(x.is_meta for x in tensors):
+            stand_in = _STAND_INS.get(_schema(func)[0])
+            result = stand_in(func, *args, **kwargs) if stand_in else None
+            if result is not None:
+                return result
+            if all(x.is_meta for x in tensors_in((args, kwargs))):
                 if not _needs_values(error):
                     raise
                 return self._constants.compute(func, args, kwargs)
@@ -200,8 +191,37 @@ class Recorder(TorchDispatchMode):
 
 
 _QUANTISED_CELLS = frozenset({"quantized_lstm", "quantized_gru"})
-_DYNAMIC = (torch.ops.quantized.linear_dynamic.default, torch.ops.quantized.linear_relu_dynamic.default)
-"""Products of dynamically quantised linear layers."""
+
+
+def _grouped_product(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """Its meta registration knows bfloat16 only, its kernels all."""
+    if x.dtype == torch.bfloat16:
+        return None
+    half = tree_map(lambda t: t.bfloat16() if isinstance(t, torch.Tensor) and t.is_floating_point() else t, (x, *args))
+    product: torch.Tensor = func(*half, **kwargs)
+    return product.to(x.dtype)
+
+
+def _int4_product(func: Any, x: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor | None:
+    """Its meta registration asks for the device of a fake tensor; tiles of the weight hold eight channels each."""
+    return x.new_empty(x.shape[0], 8 * weight.shape[0]) if (x.dim(), weight.dim()) == (2, 4) else None
+
+
+def _dynamic_product(func: Any, x: torch.Tensor, packed: Any, *_: Any, **__: Any) -> torch.Tensor | None:
+    """A dynamically quantised linear layer has no meta kernel; the packed weight knows its own shape."""
+    if not x.is_meta:
+        return None
+    features, shared = torch.ops.quantized.linear_unpack(packed)[0].shape
+    if x.shape[-1:] != (shared,):
+        raise RuntimeError(f"a weight for {shared} features meets an input of {list(x.shape)}")
+    return x.new_empty((*x.shape[:-1], features))
+
+
+_STAND_INS: dict[str, Callable[..., torch.Tensor | None]] = {
+    "_grouped_mm": _grouped_product, "_weight_int4pack_mm": _int4_product,
+    "quantized::linear_dynamic": _dynamic_product, "quantized::linear_relu_dynamic": _dynamic_product,
+}  # fmt: skip
+"""What gives an operator's result on meta tensors where it fails to; None where it fails for another reason."""
 
 
 def _needs_values(error: Exception) -> bool:

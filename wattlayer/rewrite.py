@@ -6,12 +6,13 @@ All keep what the network computes (padding computes zeros beside it), so no mod
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from .layer import GROUP_SIZE, SCALE, Layer, Operand, check_dtype
+from .fusion import with_bias
+from .layer import GROUP_SIZE, SCALE, Argument, Layer, Operand, check_dtype
 from .trace import HELD_WEIGHTS, Trace, trace
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ _LOOK_BACK, _LOOK_AHEAD = 8, 4
 def aligned(trace: Trace, multiple: int = ALIGNMENT) -> Trace:
     """Return `trace` with every width of a convolution or linear layer padded to a multiple; inputs of a few channels stay."""
     widths = {n: ceil(n / multiple) * multiple for x in trace.unique() for n in _widths(x) if n > multiple and n % multiple}
-    changed = {x: _padded(x, widths) for x in trace.unique()}
+    axes = {shape: axis for x in trace.unique() for shape, axis in _channels(x)}
+    changed = {x: _padded(x, widths, axes) for x in trace.unique()}
     return replace(trace, layers=tuple(changed[x] for x in trace.layers))
 
 
@@ -39,17 +41,38 @@ def _widths(layer: Layer) -> tuple[int, ...]:
     return weight.shape[:1] if layer.argument("groups", 1) > 1 else weight.shape[:2]
 
 
-def _padded(layer: Layer, widths: Mapping[int, int]) -> Layer:
+def _channels(layer: Layer) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Yield shapes of the activations of a layer that tells which of their axes holds channels, and that axis."""
+    weight = layer.operand("weight")
+    for x in (*layer.inputs[:1], *layer.outputs[:1]):
+        if layer.group == "conv" and weight is not None:
+            yield x.shape, len(x.shape) - len(weight.shape) + 1
+        elif layer.kind in ("linear", "layer_norm", "rms_norm"):
+            yield x.shape, len(x.shape) - 1
+        elif layer.kind in ("batch_norm", "group_norm", "instance_norm") and len(x.shape) > 1:
+            yield x.shape, 1
+
+
+def _padded(layer: Layer, widths: Mapping[int, int], axes: Mapping[tuple[int, ...], int]) -> Layer:
     if not widths or layer.group in ("attention", "recurrent"):
         return layer
-    inputs, outputs = (tuple(_wider(x, layer, widths) for x in side) for side in (layer.inputs, layer.outputs))
-    arguments = tuple((k, widths.get(v, v) if k == "groups" else v) for k, v in layer.arguments)  # type: ignore[arg-type]
+    inputs, outputs = (tuple(_wider(x, layer, widths, axes) for x in side) for side in (layer.inputs, layer.outputs))
+    arguments = tuple((k, _wider_argument(k, v, widths)) for k, v in layer.arguments)
     return replace(layer, inputs=inputs, outputs=outputs, arguments=arguments)
 
 
-def _wider(x: Operand, layer: Layer, widths: Mapping[int, int]) -> Operand:
-    """Pad the axes that hold channels: both of a product's matrices, axis 1 of an image, the last axis of everything else."""
-    axes: tuple[int, ...] = (1,) if len(x.shape) >= 4 else (len(x.shape) - 1,)
+def _wider_argument(name: str, value: Argument, widths: Mapping[int, int]) -> Argument:
+    if name == "groups" and isinstance(value, int):
+        return widths.get(value, value)
+    if name == "normalized_shape" and isinstance(value, tuple):
+        return *value[:-1], *(widths.get(n, n) for n in value[-1:] if isinstance(n, int))
+    return value
+
+
+def _wider(x: Operand, layer: Layer, widths: Mapping[int, int], channels: Mapping[tuple[int, ...], int]) -> Operand:
+    """Pad the axes that hold channels: both of a product's matrices, that of `channels` for a shape in it; of other shapes
+    axis 1 where they may be images, else the last."""
+    axes: tuple[int, ...] = (channels.get(x.shape, 1 if len(x.shape) >= 4 else len(x.shape) - 1),)
     if layer.group == "matmul" and x.name in ("other", "mat2", "batch2"):
         axes = (len(x.shape) - 2, len(x.shape) - 1)
     if x.name == "weight" and len(x.shape) >= 2:
@@ -78,7 +101,7 @@ def folded(trace: Trace) -> Trace:
     calls: list[tuple[str, Layer]] = []
     for path, layer in zip(trace.paths, trace.layers):
         if calls and _folds_into(layer, calls[-1][1]):
-            calls[-1] = calls[-1][0], _with_bias(calls[-1][1])
+            calls[-1] = calls[-1][0], with_bias(calls[-1][1])
         else:
             calls.append((path, layer))
     # what feeds what was said of the calls as they were
@@ -145,13 +168,6 @@ def _held(layer: Layer, dtype: str) -> Layer:
 def _folds_into(norm: Layer, previous: Layer) -> bool:
     in_eval = norm.kind == "batch_norm" and not norm.argument("training", False)
     return in_eval and previous.group == "conv" and norm.inputs[0].shape == previous.outputs[0].shape
-
-
-def _with_bias(conv: Layer) -> Layer:
-    if conv.operand("bias"):
-        return conv
-    bias = Operand("bias", (conv.outputs[0].shape[1],), conv.inputs[1].dtype)
-    return replace(conv, inputs=(*conv.inputs[:2], bias, *conv.inputs[2:]))
 
 
 def fused(trace: Trace) -> Trace:

@@ -18,7 +18,7 @@ import numpy as np
 from .dataset import Measurement
 from .errors import InputError
 from .layer import Layer
-from .training import LARGEST_FRAC, MIN_LAYERS
+from .training import LARGEST_FRAC, MIN_LAYERS, Rows, together
 
 if TYPE_CHECKING:
     from .trace import Trace
@@ -90,9 +90,14 @@ def folds(split: str, own: Sequence[Measurement], groups: Groups | None, seed: i
     distinct = sorted({configuration(m.layer) for m in own if m.layer is not None}, key=lambda x: x.digest())
     groups = groups or {}
     if split == "layer":
-        folds = np.random.default_rng(seed).permutation(len(distinct)) % FOLDS
+        rows = Rows.of(own)
+        shapes = [configuration(x) for x in rows.layers]
+        place = {x: i for i, x in enumerate(distinct)}
+        rank = sorted(range(len(shapes)), key=lambda i: place[shapes[i]])
+        part = together([shapes[i] for i in rank], rows.time_s[rank], rows.power_w[rank])
+        folds = (np.random.default_rng(seed).permutation(part.max(initial=-1) + 1) % FOLDS)[part]
         for fold in range(FOLDS):
-            yield _fold(f"fold {fold + 1} of {FOLDS}", own, {x for x, f in zip(distinct, folds) if f == fold})
+            yield _fold(f"fold {fold + 1} of {FOLDS}", own, {shapes[i] for i, f in zip(rank, folds) if f == fold})
     elif split == "size":
         order = sorted(distinct, key=lambda x: x.flop)
         yield _fold("the largest 20 % by FLOP", own, set(order[round(len(order) * (1 - LARGEST_FRAC)) :]))

@@ -37,6 +37,7 @@ class Setting:
             return replace(self, **given)
         given.pop("image_size", None)
         given.pop("seq_len", None)
+        _check_sizes([self.input], edit)
         return replace(self, **given, input=resized(self.input, edit))
 
 
@@ -78,11 +79,27 @@ def resized(shape: tuple[int, ...], edit: Edit) -> tuple[int, ...]:
     """Return an input's shape under `edit`: axis 0 is the batch, an image's last two its edges, axis 1 of text its length."""
     if edit.batch is not None and shape:
         shape = (edit.batch, *shape[1:])
-    if edit.image_size is not None and len(shape) >= 4:
+    if edit.image_size is not None and _is_image(shape):
         shape = (*shape[:-2], edit.image_size, edit.image_size)
-    if edit.seq_len is not None and len(shape) == 2:
+    if edit.seq_len is not None and _is_text(shape):
         shape = (shape[0], edit.seq_len)
     return shape
+
+
+def _is_image(shape: Sequence[int]) -> bool:
+    return len(shape) >= 4
+
+
+def _is_text(shape: Sequence[int]) -> bool:
+    return len(shape) == 2
+
+
+def _check_sizes(shapes: Sequence[Sequence[int]], edit: Edit) -> None:
+    """Raise InputError where `edit` says a size that none of the inputs, of `shapes`, has."""
+    for name, size, has in (("image-size", edit.image_size, _is_image), ("seq-len", edit.seq_len, _is_text)):
+        if size is not None and not any(map(has, shapes)):
+            told = ", ".join("x".join(map(str, shape)) for shape in shapes) or "none"
+            raise InputError(f"{name} {size} changes no input (their shapes: {told}): leave it out")
 
 
 @dataclass(frozen=True)
@@ -135,7 +152,9 @@ def _resize_tensors(inputs: tuple[Any, ...], edit: Edit) -> tuple[Any, ...]:
     if edit.batch is None and edit.image_size is None and edit.seq_len is None:
         return inputs
     import torch
-    from torch.utils._pytree import tree_map
+    from torch.utils._pytree import tree_leaves, tree_map
+
+    _check_sizes([x.shape for x in tree_leaves(inputs) if isinstance(x, torch.Tensor)], edit)
 
     def resize(x: Any) -> Any:
         return torch.empty(resized(tuple(x.shape), edit), dtype=x.dtype, device="meta") if isinstance(x, torch.Tensor) else x

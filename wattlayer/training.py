@@ -24,7 +24,7 @@ from .kriging import Kriging, krige
 from .labels import labels, looped, operators_s
 from .launches import Launches, Pass, fit_launches
 from .layer import Layer
-from .model import EnergyModel, Metadata, Regressor, checksum, payload
+from .model import EnergyModel, Metadata, Regressor
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, NOBODY, Residual, model_features
 from .scaffold import Scaffold, per_layer
@@ -90,18 +90,30 @@ FOLDS, BLOCKS, LARGEST_FRAC = 4, 6, 0.2
 """Out-of-fold errors come from random folds of layers (near), from blocks of like layers left out whole (far) and from leaving
 out those of the most FLOP (larger than all measured)."""
 
+ROUNDED_DIGITS = 7
+"""A time with more digits than these is not met twice by chance."""
+
 CAPPED_FRAC = 0.93
 """Rows above this share of the highest power seen sit on the board's limit."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Distinct (layer, campaign) rows as arrays; repeats are merged by their median."""
+    """Measured layers as arrays [n]; `merge` joins their repeats."""
 
     layers: tuple[Layer, ...]
     runs: tuple[str, ...]
     time_s: Array
     power_w: Array
+
+    @staticmethod
+    def of(measurements: Sequence[Measurement]) -> Rows:
+        """Return all layers as they were measured, repeats included."""
+        chosen = [m for m in measurements if m.layer is not None]
+        return Rows(
+            tuple(m.layer for m in chosen if m.layer is not None), tuple(m.run for m in chosen),
+            np.array([m.time_s for m in chosen]), np.array([m.power_w for m in chosen]),
+        )  # fmt: skip
 
     def take(self, chosen: NDArray[np.bool_]) -> Rows:
         index = np.flatnonzero(chosen)
@@ -116,7 +128,7 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
     rows = merge(chosen)
     columns = Columns(rows.layers, find_hardware(chosen[0].hardware))
     regressor = fit(rows, columns.hardware.name, seed)
-    conformal = _conformal(rows, columns, seed, regressor)
+    conformal = _conformal(rows, Rows.of(chosen), columns, seed, regressor)
     metadata = Metadata(
         name=name or regressor.hardware, hardware=regressor.hardware, features=FEATURES_VERSION, feature_names=MODEL_FEATURES,
         rows=len(chosen), layers=len(set(rows.layers)), kinds=tuple(sorted({x.kind for x in rows.layers})),
@@ -125,7 +137,7 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
         support=Support.of(columns).points, conformal=conformal, seed=seed,
         taught_by=regressor.taught_by,
     )  # fmt: skip
-    return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
+    return EnergyModel.of(metadata, regressor)
 
 
 def tell_launches(
@@ -144,7 +156,12 @@ def tell_launches(
     for (m, trace), e in zip(own, sums):
         cached = Columns(trace.layers, find_hardware(model.hardware)).cached
         cached_s, cached_j = (float(x[cached].sum()) for x in (e.layer_time_s, e.layer_energy_j))
-        passes.append(Pass(str(m.network), m.mode, trace.layers, m.time_s, m.energy_j, e.time_s, e.energy_j, cached_s, cached_j))
+        passes.append(
+            Pass(
+                str(m.network), m.mode, trace.layers, m.time_s, m.energy_j, e.time_s, e.energy_j, cached_s, cached_j,
+                layers_spread_frac=e.interval_j[1] / e.energy_j - 1,
+            )
+        )  # fmt: skip
     operators = operators_s([m for m in measurements if m.hardware == model.hardware])
     launches = fit_launches(passes, operators, alone.launches.idle_w)
     if launches.basis == "assumed" and not looped(m for m in measurements if m.layer and m.hardware == model.hardware):
@@ -188,7 +205,7 @@ def merge(measurements: Sequence[Measurement]) -> Rows:
 def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE, like: Regressor | None = None) -> Regressor:
     """Fit scaffold, time and power on distinct rows of one device; what is near is taken from `like` where it is given."""
     columns = Columns(rows.layers, find_hardware(hardware))
-    runs = _runs(rows)
+    runs = campaigns(rows)
     code = np.array([float(runs.index(run)) for run in rows.runs])
     law = teachers(columns.hardware) if recipe.taught else None
     scaffold = recipe.scaffold.fit(rows.layers, columns, rows.time_s, runs, code, like.scaffold if like else None)
@@ -214,7 +231,7 @@ def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE, like: Reg
     return Regressor(hardware, scaffold, drawn, time, power, runs, tuple(float(x) for x in shift), cliffs, taught_by)
 
 
-def _runs(rows: Rows) -> tuple[str, ...]:
+def campaigns(rows: Rows) -> tuple[str, ...]:
     """Campaigns by falling number of layers: the first is the reference."""
     return tuple(sorted(set(rows.runs), key=lambda run: (-rows.runs.count(run), run)))
 
@@ -254,11 +271,12 @@ def boost(
     return xgboost.train(recipe.parameters(names, seed), data, recipe.rounds, xgb_model=before)
 
 
-def _conformal(rows: Rows, columns: Columns, seed: int, whole: Regressor) -> Conformal:
+def _conformal(rows: Rows, readings: Rows, columns: Columns, seed: int, whole: Regressor) -> Conformal:
     """Calibrate intervals on errors of layers that were left out, singly, with everything like them, and the largest together.
 
-    How far is near, and where the search for rates starts, are those of the `whole`: finding them anew in each fold would take
-    longer than all the rest.
+    Errors are those of each of the `readings` that were merged to `rows`: an interval is to hold what is read once. How far is
+    near, and where the search for rates starts, are those of the `whole`: finding them anew in each fold would take longer than
+    all the rest.
     """
     from joblib import Parallel, delayed
 
@@ -275,6 +293,10 @@ def _conformal(rows: Rows, columns: Columns, seed: int, whole: Regressor) -> Con
     never = never_half_width(_kinds_left_out(rows, columns, whole))
     # a network repeats layers of one group and about one size: what such have in common stays in its sum
     common = correlation(error[alike], block[alike], groups[alike])
+    each, scatter = scattered(rows, readings, chosen)
+    error, groups, distance, where, told, largest = (
+        error[each] + scatter, groups[each], distance[each], where.take(each), told[each], largest[each]
+    )  # fmt: skip
     conformal = Conformal.fit(error[told], groups[told].tolist(), distance[told], common, never)
     told |= largest
     return conformal.parted(error[told], groups[told].tolist(), where.take(told), float(np.median(rows.time_s)))
@@ -288,15 +310,55 @@ def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[tuple[str, NDArr
     distinct = list(dict.fromkeys(shapes))
     index = {layer: i for i, layer in enumerate(distinct)}
     row_layer = np.array([index[x] for x in shapes])
-    random = np.random.default_rng(seed).permutation(len(distinct)) % FOLDS
     points = np.empty((len(distinct), positions(columns).shape[1]))
     points[row_layer] = positions(columns)
     block = KMeans(min(BLOCKS, len(distinct) // 2), n_init=4, random_state=seed).fit_predict(points)
-    for how, codes in (("singly", random), ("alike", block)):
+    for how, codes in (("singly", random_folds(rows, seed)), ("alike", block[row_layer])):
         for code in np.unique(codes):
-            yield how, (codes == code)[row_layer]
+            yield how, codes == code
     ascending = np.argsort([layer.flop for layer in distinct], kind="stable")
     yield "largest", np.isin(row_layer, ascending[round(len(distinct) * (1 - LARGEST_FRAC)) :])
+
+
+def random_folds(rows: Rows, seed: int) -> NDArray[np.int64]:
+    """Return the fold [n] of each row, of `FOLDS`; all rows of a layer share one, with and without TF32."""
+    shape = together([layer.with_tf32("none") for layer in rows.layers], rows.time_s, rows.power_w)
+    fold: NDArray[np.int64] = np.random.default_rng(seed).permutation(shape.max(initial=-1) + 1) % FOLDS
+    return fold[shape]
+
+
+def together(shapes: Sequence[Layer], time_s: Array, power_w: Array) -> NDArray[np.int64]:
+    """Number what must not be parted, by first appearance: rows [n] of one shape, and shapes that share a reading.
+
+    Tables may carry one reading under several layers (IrEne: products of as many FLOP and bytes), which would stand on both
+    sides. Times that are rounded to `ROUNDED_DIGITS` or fewer may be equal by chance and join nothing.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    keys: dict[object, int] = {}
+    edges = []
+    for i, (shape, *reading) in enumerate(zip(shapes, time_s.tolist(), power_w.tolist())):
+        edges.append((i, len(shapes) + keys.setdefault(shape, len(keys))))
+        if reading[0] != float(f"{reading[0]:.{ROUNDED_DIGITS}g}"):
+            edges.append((i, len(shapes) + keys.setdefault(tuple(reading), len(keys))))
+    size = len(shapes) + len(keys)
+    places = np.array(edges, dtype=np.intp).reshape(-1, 2).T
+    _, part = connected_components(coo_array((np.ones(len(edges)), tuple(places)), shape=(size, size)), directed=False)
+    number: dict[int, int] = {}
+    return np.array([number.setdefault(x, len(number)) for x in part[: len(shapes)].tolist()], dtype=np.int64)
+
+
+def scattered(rows: Rows, readings: Rows, chosen: NDArray[np.intp]) -> tuple[NDArray[np.intp], Array]:
+    """Return a place in `chosen` [n] for each of the `readings` that were merged to those of `rows`, and by how much log energy
+    the row lies above the reading."""
+    energies_j: dict[tuple[Layer, str], list[float]] = defaultdict(list)
+    for layer, run, energy_j in zip(readings.layers, readings.runs, readings.time_s * readings.power_w):
+        energies_j[layer, run].append(energy_j)
+    whole_j = zip(zip(rows.layers, rows.runs), rows.time_s * rows.power_w)
+    above = [np.log(energy_j / np.array(energies_j[key])) for key, energy_j in whole_j]
+    each = np.repeat(np.arange(len(chosen)), [len(above[i]) for i in chosen])
+    return each, np.concatenate([above[i] for i in chosen])
 
 
 def _left_out(rows: Rows, fold: NDArray[np.bool_], seed: int, whole: Regressor) -> tuple[Array, Array, Array, Array]:
@@ -305,11 +367,9 @@ def _left_out(rows: Rows, fold: NDArray[np.bool_], seed: int, whole: Regressor) 
     regressor, device = fit(inside, whole.hardware, seed, like=whole), find_hardware(whole.hardware)
     columns = Columns(outside.layers, device)
     kinds = frozenset(x.kind for x in inside.layers)
-    codes = {run: float(i) for i, run in enumerate(regressor.runs)}
-    run = np.array([codes.get(x, 0.0) for x in outside.runs])
     support = Support.of(Columns(inside.layers, device))
     beyond = support.beyond_octaves(columns)
-    log_time, log_power = regressor.log_time_power(columns, kinds, run, beyond)
+    log_time, log_power = regressor.log_time_power(columns, kinds, regressor.run_codes(outside.runs), beyond)
     error = log_time + log_power - np.log(outside.time_s * outside.power_w)
     return error, support.distance_octaves(columns), beyond, np.exp(log_time)
 

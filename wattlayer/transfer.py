@@ -21,7 +21,7 @@ from .hardware import Hardware, find_hardware
 from .intervals import STEPS_OCTAVES, Conformal
 from .kinds import KINDS
 from .launches import Launches
-from .model import EnergyModel, Metadata, Regressor, checksum, models_folder, payload
+from .model import EnergyModel, Metadata, Regressor, models_folder
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, Residual
 from .scaffold import BLOCKS, LAUNCH_S, RATES, Scaffold, group_of, lenders
@@ -137,7 +137,7 @@ def data_sheet_model(
         conformal=Conformal({"*": half_width}, (1.0,) * len(STEPS_OCTAVES), half_width, correlation), seed=0, basis="data sheet",
         launches=launches,
     )  # fmt: skip
-    return EnergyModel(metadata, regressor, checksum(payload(metadata, regressor)))
+    return EnergyModel.of(metadata, regressor)
 
 
 def _no_trees(features: int):  # type: ignore[no-untyped-def]

@@ -158,7 +158,7 @@ def learned_classes(measurements: Sequence[Measurement]) -> dict[str, Learned]:
 
 
 def _unmeasured(base: EnergyModel, own: Sequence[Measurement], others: Mapping[str, Sequence[Measurement]]) -> list[Draw]:
-    rows = _every(own)
+    rows = Rows.of(own)
     roofline_s = Columns(rows.layers, find_hardware(base.hardware)).roofline_s()
     answer = base.predict(rows.layers, alone=True)
     share = np.median([m.power_w / find_hardware(m.hardware).max_w for other in others.values() for m in other])
@@ -206,20 +206,12 @@ def _judged(
     count: int, draw: int,
 ) -> list[Draw]:  # fmt: skip
     """Score `base` calibrated with `seen`, and the baseline fitted on the same rows, on all other shapes."""
-    rest = _every([m for shape, same in by_shape.items() if shape not in seen for m in same])
+    rest = Rows.of([m for shape, same in by_shape.items() if shape not in seen for m in same])
     scores = [_scored(calibrate(base, list(seen.values()), seed=draw), f"wattlayer, {title}", count, draw, rest)]
     if title == "random layers":
         raw = BASELINES["XGBoost, raw shapes"](merge(list(seen.values())), rest, base.hardware)
         scores.append(_score(base.hardware, "XGBoost, raw shapes", count, draw, rest, raw, None))
     return scores
-
-
-def _every(measurements: Sequence[Measurement]) -> Rows:
-    chosen = [m for m in measurements if m.layer is not None]
-    return Rows(
-        tuple(m.layer for m in chosen if m.layer is not None), tuple(m.run for m in chosen),
-        np.array([m.time_s for m in chosen]), np.array([m.power_w for m in chosen]),
-    )  # fmt: skip
 
 
 def _scored(model: EnergyModel, predictor: str, layers: int, draw: int, rows: Rows) -> Draw:

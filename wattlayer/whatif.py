@@ -70,6 +70,12 @@ class Change:
         return self.interval_j[1] < 0 or self.interval_j[0] > 0
 
     @property
+    def unchanged(self) -> bool:
+        """Whether the same layers run in the same way before and after."""
+        before, after = self.before, self.after
+        return before.trace.layers == after.trace.layers and before.mode == after.mode
+
+    @property
     def measured_frac(self) -> float:
         """Share of the energy afterwards in kinds that were measured and layers near what was."""
         sound = self.after.covered & ~self.after.extrapolated
@@ -81,8 +87,9 @@ class Change:
         return {
             "schema": 1, "wattlayer": VERSION, "network": self.before.trace.network, "hardware": model.hardware,
             "model": model.name, "model_sha256": self.before.model_sha256, "basis": model.basis, "edit": self.edit.describe(),
-            "batch": [x.trace.batch for x in pair], "dtype": [x.trace.dtype for x in pair], "mode": [x.mode for x in pair],
-            "interval_frac": LEVEL,
+            "batch": [x.trace.batch for x in pair], "dtype": [x.trace.dtype for x in pair],
+            "tf32": [x.trace.tf32 for x in pair], "mode": [x.mode for x in pair],
+            "interval_frac": LEVEL, "conditions": model.conditions,
             "before_per_sample_j": self.before.energy_per_sample_j, "after_per_sample_j": self.after.energy_per_sample_j,
             "change_per_sample_j": self.change_j, "change_low_j": low, "change_high_j": high, "change_frac": self.change_frac,
             "measured_frac": self.measured_frac,

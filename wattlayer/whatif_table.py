@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from .advise import Advice
 from .intervals import LEVEL
-from .report import small
+from .report.quantities import small
+from .report.tables import escaped, table_of
 from .whatif import Change
 
 if TYPE_CHECKING:
@@ -23,21 +24,21 @@ def change_table(changes: Sequence[Change], start: str) -> list[RenderableType]:
     """Return a table with one row a change, for a terminal; `start` says what they are changes of."""
     table = _table(_title(changes[0], start), "change")
     for x in changes:
-        table.add_row(_plain(x.edit.describe()), *_figures(x))
+        table.add_row(escaped(x.edit.describe()), *_figures(x))
     return [table, _note()]
 
 
 def change_list(changes: Sequence[Change], start: str) -> list[RenderableType]:
     """Return the same as `change_table` in lines that fold well on a narrow terminal."""
-    return [_plain(_title(changes[0], start)), *(_plain(_sentence(x)) for x in changes), _note()]
+    return [escaped(_title(changes[0], start)), *(escaped(_sentence(x)) for x in changes), _note()]
 
 
 def advice_list(advice: Sequence[Advice], start: str) -> list[RenderableType]:
     """Return the same as `advice_table` in lines that fold well on a narrow terminal."""
     if not advice:
         return advice_table(advice, start)
-    lines = [_plain(f"{i}. {_sentence(x.change)}; {x.mind}") for i, x in enumerate(advice, 1)]
-    return [_plain(_title(advice[0].change, start)), *lines, _note()]
+    lines = [escaped(f"{i}. {_sentence(x.change)}; {x.mind}") for i, x in enumerate(advice, 1)]
+    return [escaped(_title(advice[0].change, start)), *lines, _note()]
 
 
 def _sentence(x: Change) -> str:
@@ -54,14 +55,16 @@ def advice_table(advice: Sequence[Advice], start: str) -> list[RenderableType]:
     """Return the advice for a terminal, the largest saving first."""
     if not advice:
         why = "either its interval reaches zero or most of the energy afterwards is in kinds never measured there"
-        return [_plain(f"{start}: no change is sure to save; of all that was tried, {why}")]
+        return [escaped(f"{start}: no change is sure to save; of all that was tried, {why}")]
     table = _table(_title(advice[0].change, start), "#", "change", "mind")
     for i, x in enumerate(advice, 1):
-        table.add_row(str(i), _plain(x.change.edit.describe()), _plain(x.mind), *_figures(x.change))
+        table.add_row(str(i), escaped(x.change.edit.describe()), escaped(x.mind), *_figures(x.change))
     return [table, _note()]
 
 
 def _figures(x: Change) -> tuple[str, ...]:
+    if x.unchanged:
+        return small(x.after.energy_per_sample_j, "J"), "+0.0%", "no layer changes", f"{x.measured_frac:.0%}"
     low, high = (f"{'+' if value > 0 else ''}{small(value, 'J')}" for value in x.interval_j)
     return (
         small(x.after.energy_per_sample_j, "J"), f"{x.change_frac:+.1%}{'' if x.certain else ' ?'}", f"{low} to {high}",
@@ -70,24 +73,11 @@ def _figures(x: Change) -> tuple[str, ...]:
 
 
 def _table(title: str, *text: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=_plain(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in text:
-        table.add_column(column, overflow="fold")
-    for column in ("a sample", "by", f"interval at {LEVEL:.0%}", "measured"):
-        table.add_column(column, justify="right", overflow="fold")
-    return table
+    return table_of(escaped(title), *text, "a sample", "by", f"interval at {LEVEL:.0%}", "measured")
 
 
 def _note() -> str:
-    return _plain(f"energies per sample; ? where the interval reaches zero; {MEASURED}")
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    return escaped(f"energies per sample; ? where the interval reaches zero; {MEASURED}")
 
 
 def change_csv(changes: Sequence[Change]) -> str:

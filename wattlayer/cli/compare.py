@@ -37,7 +37,7 @@ def compare(
     hardware: Annotated[
         list[str] | None, typer.Option("--hardware", help="Devices or model files: a30,rtx2080ti, or repeated. Default a30.")
     ] = None,
-    batch: Annotated[str | None, typer.Option("--batch", help="A number, 1,8,32, or 1..128: each power of two.")] = None,
+    batch: Annotated[str | None, typer.Option("--batch", help="A number, 1,8,32, or 1..128: powers of two and the last.")] = None,
     image_size: ImageOption = None,
     seq_len: SeqOption = None,
     input: InputOption = None,

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 GATE = "Budget: exit code 1 when it is exceeded"
 
-BudgetOption = Annotated[float | None, typer.Option("--budget-j", rich_help_panel=GATE, help="Joules that one pass may cost.")]
+BudgetOption = Annotated[
+    list[float] | None, typer.Option("--budget-j", rich_help_panel=GATE, help="Joules that one pass may cost.")
+]
 FracOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option("--budget-frac-of", metavar="FILE[=FRAC]", rich_help_panel=GATE,
                  help="Share of a saved `--format json` that may be spent; 1 where FRAC is not said."),
 ]  # fmt: skip
@@ -32,14 +34,14 @@ GithubOption = Annotated[
 
 
 def budgets_of(
-    budget_j: float | None, frac_of: str | None, junit: Path | None, github: bool, of_request: bool, output: Path | None,
+    budgets_j: list[float], fracs_of: list[str], junit: Path | None, github: bool, of_request: bool, output: Path | None,
     *inputs: str,
 ) -> list[Budget | Baseline]:  # fmt: skip
     """Return the budgets that options name; InputError for one that is none, for reports without a budget, for a baseline of a
     request, and for an `output` or a report that would take the place of a baseline or of one of `inputs`."""
     from ..gate import budgets, saved
 
-    read = (*inputs, *(saved(frac_of)[:1] if frac_of is not None else ()))
+    read: tuple[Path | str, ...] = (*inputs, *(saved(frac_of)[0] for frac_of in fracs_of))
     apart(output, *read)
     apart(junit, *read, option="junit")
     if junit is not None and output is not None and one_file(junit, output):
@@ -47,9 +49,9 @@ def budgets_of(
     if junit is not None and junit.is_file() and not junit.is_symlink():
         with writing(junit):  # what an earlier run reported is no verdict on this one, should it be refused
             junit.unlink()
-    if of_request and frac_of is not None:
-        raise InputError(f"budget-frac-of {frac_of} does not go with --prefill and --decode: give --budget-j")
-    found = budgets(budget_j, frac_of)
+    if of_request and fracs_of:
+        raise InputError(f"budget-frac-of {fracs_of[0]} does not go with --prefill and --decode: give --budget-j")
+    found = [x for budget_j in budgets_j for x in budgets(budget_j, None)] + [x for frac in fracs_of for x in budgets(None, frac)]
     if not found and (junit is not None or github):
         raise InputError("there is no budget to report: give --budget-j or --budget-frac-of")
     return found

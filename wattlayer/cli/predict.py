@@ -73,7 +73,7 @@ def predict(
     from ..predict import load_network, trace_network
 
     of_request = prefill is not None or decode is not None
-    budgets = budgets_of(budget_j, budget_frac_of, junit, github, of_request, output, network, hardware)
+    budgets = budgets_of(budget_j or [], budget_frac_of or [], junit, github, of_request, output, network, hardware)
     for name, value in (("top", top), ("depth", depth)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value} must be at least 1")

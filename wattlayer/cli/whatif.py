@@ -42,7 +42,7 @@ def whatif(
     dtype: Annotated[Dtype | None, typer.Option("--dtype")] = None,
     tf32: Annotated[Tf32 | None, typer.Option("--tf32")] = None,
     mode: Annotated[Mode | None, typer.Option("--mode")] = None,
-    batch: Annotated[str | None, typer.Option("--batch", help="A number, 1,8,32, or 1..128: each power of two.")] = None,
+    batch: Annotated[str | None, typer.Option("--batch", help="A number, 1,8,32, or 1..128: powers of two and the last.")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="Height and width.")] = None,
     seq_len: Annotated[int | None, typer.Option("--seq-len", help="Tokens.")] = None,
     align: Annotated[bool, typer.Option("--align", help="Pad channels to multiples of 8.")] = False,

@@ -57,11 +57,11 @@ class Repeatability:
     """Median of |d|."""
 
 
-def repeatability(rows: Sequence[Measurement], corrected: bool = True) -> Repeatability | None:
+def repeatability(rows: Sequence[Measurement]) -> Repeatability | None:
     """Compare rows with their hidden repeats, both without flags; None where there is no such pair."""
 
     def energy_j(row: Measurement) -> float:
-        return (row.energy_corrected_j or row.energy_j) if corrected else row.energy_j
+        return row.energy_corrected_j or row.energy_j
 
     first = {row.key: row for row in rows if not row.flags}
     pairs = [(row, first[row.duplicate_of]) for row in rows if not row.flags and row.duplicate_of in first]

@@ -31,7 +31,7 @@ def fill_operand(layer: Layer, index: int, generator: torch.Generator, rectified
     """Return input `index` of `layer` as data on the generator's device, with the recorded shape, dtype and strides."""
     x = layer.inputs[index]
     dtype = getattr(torch, x.dtype)
-    storage = torch.empty(_storage_elements(x), dtype=dtype, device=generator.device)
+    storage = torch.empty(x.span_elements, dtype=dtype, device=generator.device)
     if dtype.is_floating_point or dtype.is_complex:
         _fill_floating(storage, layer, index, generator, rectified)
     elif dtype == torch.bool:
@@ -39,12 +39,6 @@ def fill_operand(layer: Layer, index: int, generator: torch.Generator, rectified
     else:
         storage.random_(0, _largest_index(layer, index), generator=generator)
     return storage.as_strided(x.shape, x.strides) if x.strides is not None else storage.view(x.shape)
-
-
-def _storage_elements(x: Operand) -> int:
-    if x.strides is None or not x.elements:
-        return x.elements
-    return 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.strides))
 
 
 def _fill_floating(storage: torch.Tensor, layer: Layer, index: int, generator: torch.Generator, rectified: bool) -> None:

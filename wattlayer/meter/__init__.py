@@ -1,7 +1,8 @@
 """Meters: what knows the energy used so far, and why one is unavailable.
 
 To add a meter, write one class with `name` and `energy_j()` and an `open_…` function that returns an Instrument or
-raises Unavailable, and list it in `choose.OPENERS`. Nothing here sets anything on a device.
+raises Unavailable, and list it in `choose.openers`, and in `choose.AUTOMATIC` where it is to be tried unasked. Nothing here
+sets anything on a device.
 """
 
 from __future__ import annotations

@@ -28,9 +28,12 @@ _OTHER_POWERS = re.compile(
 )
 """Words that mean a number and that are not read: each has several spellings, and some several values."""
 _NO_ANSWERS = re.compile(
-    r"(?:mini)?batch(?:es)?|[mun]?s|(?:sec|min|hr|second|minute|hour|day|week|month|year)s?|h|k?wh|k?j|joules?", re.IGNORECASE
+    r"(?:mini)?batch(?:es)?|pass(?:es)?|(?:kilo|mega|giga)\w+"
+    r"|[mun]?s|(?:sec|min|hr|second|minute|hour|day|week|month|year)s?|h|k?wh|k?j|joules?",
+    re.IGNORECASE,
 )
-"""Words of what is no number of inferences: times, rates, energies, and batches, whose size a functional unit does not tell."""
+"""Words of what is no number of inferences: times, rates, energies, other powers, and batches and their passes, whose size a
+functional unit does not tell."""
 _UNIT = re.compile(
     rf"\s*(?P<number>{_GROUPED}|{_PLAIN})\s+(?:(?P<power>{'|'.join(_POWERS)})\s+)?(?P<name>(?=\S*[^\W\d])\S.*?)\s*", re.IGNORECASE
 )

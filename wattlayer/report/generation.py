@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ..estimate import GAPS
 from ..generation import Generation
 from ..intervals import LEVEL
-from .quantities import small
-from .tables import escaped, table_of
+from .quantities import share, small
+from .tables import escaped, source_of, table_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,11 +24,11 @@ def generation_tables(generation: Generation) -> list[RenderableType]:
     from rich.text import Text
 
     g, (low, high) = generation, generation.interval_j
-    prompt = "" if g.new_tokens else " of the prompt"
+    token = "token written, prompt included" if g.new_tokens else "token of the prompt"
     head = Text.from_markup(
         f"[bold]{escaped(g.trace.network)}[/] on [bold]{g.model.hardware}[/] · {g.trace.dtype} · batch {g.batch} · "
         f"{g.prompt_tokens} + {g.new_tokens} tokens · {g.prefill.mode} mode\n"
-        f"energy  [bold]{small(g.energy_per_request_j, 'J')}[/] a request, {small(g.energy_per_token_j, 'J')} a token{prompt}, "
+        f"energy  [bold]{small(g.energy_per_request_j, 'J')}[/] a request, {small(g.energy_per_token_j, 'J')} a {token}, "
         f"{g.tokens_per_j:.3g} tokens a joule\n"
         f"batch   {small(g.energy_j, 'J')}  ({small(low, 'J')} to {small(high, 'J')} at {LEVEL:.0%})   {small(g.time_s, 's')}   "
         f"{g.tokens_per_s:.3g} tokens/s while decoding\n"
@@ -48,7 +48,7 @@ def _phases(g: Generation) -> RenderableType:
 
 
 def _steps(g: Generation) -> RenderableType:
-    table = table_of("one step", "tokens in the cache", "time", "energy", "a token")
+    table = table_of("one step", "tokens in the cache", "time", "energy", "a sequence")
     for i in sorted({round(k * (g.new_tokens - 1) / (SHOWN - 1)) for k in range(SHOWN)}):
         energy_j = float(g.step_energy_j[i])
         cells = (small(float(g.step_time_s[i]), "s"), small(energy_j, "J"), small(energy_j / g.batch, "J"))
@@ -69,11 +69,13 @@ def _kinds(g: Generation) -> RenderableType:
 
 def _notes(g: Generation) -> list[RenderableType]:
     notes = [g.model.caveat] if g.model.caveat else []
+    notes.append(source_of(g.model))
     notes += g.assumptions
     if g.covered_frac < 1:
-        notes.append(f"{1 - g.covered_frac:.1%} of the energy is in kinds never measured on {g.model.hardware}")
+        notes.append(f"{share(1 - g.covered_frac)} of the energy is in kinds never measured on {g.model.hardware}, priced by the "
+                     f"scaffold: {', '.join(g.uncovered_kinds())}")  # fmt: skip
     if g.extrapolated_frac:
-        notes.append(f"{g.extrapolated_frac:.1%} of the energy is in layers far outside what was measured: wider intervals")
+        notes.append(f"{share(g.extrapolated_frac)} of the energy is in layers far outside what was measured: wider intervals")
     return [escaped(note) for note in notes]
 
 

@@ -20,7 +20,8 @@ from ..estimate import VERSION, Estimate
 from ..intervals import LEVEL
 from .accounting import J_PER_KWH, Assumptions, Range, account, inference, tokens
 from .families import by_kind, by_pattern, misplaced_frac, with_rest
-from .quantities import decimal, large, money, small
+from .quantities import decimal, large, money, share, small
+from .tables import gaps_of, inputs_of
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -49,16 +50,16 @@ def _page(estimate: Estimate, stated: Assumptions) -> str:
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"joules": _joules, "grams": _grams, "percent": _percent, "breakable": _breakable}
+    environment.filters |= {"joules": _joules, "grams": _grams, "percent": share, "breakable": _breakable}
     environment.globals |= {"small": small, "large": large, "decimal": decimal, "money": money}
     style, script = _part("page.css"), "".join(map(_part, SCRIPTS))
     return environment.from_string(_part("page.html")).render(
         e=estimate, model=estimate.model, trace=estimate.trace, stated=stated, account=account(estimate, stated),
         one=inference(estimate), tokens=tokens(estimate.trace), kinds=with_rest(by_kind(estimate)), colours=_colours(estimate),
         misjudged=[x for x in by_pattern(estimate)[:MISJUDGED] if abs(x.gap_frac) >= 0.001],
-        misplaced_frac=misplaced_frac(estimate), minds=_minds(estimate), level=LEVEL, version=VERSION,
-        j_per_kwh=J_PER_KWH, data=Markup(_data(estimate)), style=Markup(style), script=Markup(script),
-        style_hash=_hash(style), script_hash=_hash(script),
+        misplaced_frac=misplaced_frac(estimate), minds=_minds(estimate), level=LEVEL,
+        version=VERSION, j_per_kwh=J_PER_KWH, inputs=inputs_of(estimate.trace), data=Markup(_data(estimate)), style=Markup(style),
+        script=Markup(script), style_hash=_hash(style), script_hash=_hash(script),
     )  # fmt: skip
 
 
@@ -81,15 +82,15 @@ def _minds(e: Estimate) -> list[str]:
     minds = [e.model.caveat] if e.model.caveat else []
     if e.covered_frac < 1:
         minds.append(
-            f"{1 - e.covered_frac:.1%} of the energy is in kinds of layers never measured on {e.model.hardware} and is priced "
+            f"{share(1 - e.covered_frac)} of the energy is in kinds of layers never measured on {e.model.hardware} and is priced "
             f"by the physical scaffold: {', '.join(e.uncovered_kinds())}"
         )
     if e.extrapolated_frac:
         minds.append(
-            f"{e.extrapolated_frac:.1%} of the energy is in layers far outside what was measured; their intervals are wider"
+            f"{share(e.extrapolated_frac)} of the energy is in layers far outside what was measured; their intervals are wider"
         )
     if e.mode == "eager":
-        minds.append(f"gaps in the launch queue cost {small(e.gap_energy_j, 'J')} a pass, {e.model.launching}")
+        minds.append(f"{gaps_of(e)} ({e.model.launching})")
     return [*minds, *e.assumptions]
 
 
@@ -125,7 +126,3 @@ def _breakable(path: str) -> Markup:
     from markupsafe import Markup, escape
 
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[._])", path))
-
-
-def _percent(frac: float) -> str:
-    return f"{frac:.1%}"

@@ -26,11 +26,18 @@ def _prefixed(value: float, unit: str, prefixes: Sequence[tuple[float, str]], sm
     return f"{rounded / scale:.3g} {prefix}{unit}"
 
 
-def decimal(value: float) -> str:
-    """Write a number with three digits and without an exponent: `decimal(0.0000123)` is "0.0000123", 12345 is "12,300"."""
-    text = np.format_float_positional(float(f"{value:.3g}"), trim="-")
+def decimal(value: float, digits: int = 3) -> str:
+    """Write a number with so many digits and without an exponent: `decimal(0.0000123)` is "0.0000123", 12345 is "12,300"."""
+    text = np.format_float_positional(float(f"{value:.{digits}g}"), trim="-")
     whole, point, rest = text.partition(".")
     return f"{int(whole):,}{point}{rest}"
+
+
+def share(frac: float) -> str:
+    """Write a share in percent: "12.3%"; "<0.1%" and ">99.9%" where nothing and all would not be true."""
+    if 0 < frac < 0.0005:
+        return "<0.1%"
+    return ">99.9%" if 0.9995 <= frac < 1 else f"{frac:.1%}"
 
 
 def money(value: float, currency: str) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from ..estimate import Estimate
 from ..hardware import Hardware
 from ..intervals import LEVEL
+from ..model import Metadata
 from ..trace import Trace
-from .quantities import large, small
+from .quantities import large, share, small
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,14 +31,14 @@ def _totals(e: Estimate) -> RenderableType:
     flop = large(e.trace.flop, "FLOP")
     return Text.from_markup(
         f"[bold]{escaped(e.trace.network)}[/] on [bold]{e.model.hardware}[/] · {e.trace.dtype} · tf32 {e.trace.tf32} · "
-        f"{_inputs(e.trace)} · {e.mode} mode\n"
+        f"{inputs_of(e.trace)} · {e.mode} mode\n"
         f"energy  [bold]{small(e.energy_j, 'J')}[/] a batch  ({small(low, 'J')} to {small(high, 'J')} at {LEVEL:.0%}), "
         f"{small(e.energy_per_sample_j, 'J')} a sample\n"
         f"time    {small(e.time_s, 's')}   power {small(e.power_w, 'W')}   {flop}   {len(e.trace.layers)} layers\n"
     )
 
 
-def _inputs(trace: Trace) -> str:
+def inputs_of(trace: Trace) -> str:
     """Say the batch and the shapes of the inputs, which may be the network's own choice."""
     shapes = ["x".join(map(str, shape)) for shape in trace.input_shapes if shape]
     more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
@@ -82,22 +83,32 @@ def _grouped(title: str, name: str, rows: Iterable[Any], e: Estimate) -> Table:
 def _notes(e: Estimate) -> list[RenderableType]:
     """What a reader must know before believing the total."""
     notes = [e.model.caveat] if e.model.caveat else []
-    notes += [
-        f"model {e.model.name} ({e.model.rows} rows; {e.model.source or 'source not stated'}); energy is gross, idle included"
-    ]
+    notes.append(source_of(e.model))
     if e.mode == "eager":
-        notes.append(f"gaps in the launch queue: {small(e.gap_s, 's')}, {small(e.gap_energy_j, 'J')} ({e.model.launching})")
+        notes.append(f"{gaps_of(e)} ({e.model.launching})")
     if e.unfused is not None:
         plain = f"{small(e.unfused.energy_j, 'J')}, {small(e.unfused.time_s, 's')}, {len(e.unfused.trace.layers)} layers"
         notes.append(f"compiled as torch.compile fuses, by rule: {len(e.trace.layers)} layers; unfused, in graph mode: {plain}")
     kinds = e.uncovered_kinds()
     if kinds:
-        notes.append(f"* {1 - e.covered_frac:.1%} of the energy is in kinds never measured on {e.model.hardware}, "
+        notes.append(f"* {share(1 - e.covered_frac)} of the energy is in kinds never measured on {e.model.hardware}, "
                      f"priced by the scaffold: {', '.join(kinds)}")  # fmt: skip
     if e.extrapolated_frac:
-        notes.append(f"† {e.extrapolated_frac:.1%} of the energy is in layers far outside what was measured: wider intervals")
+        notes.append(f"† {share(e.extrapolated_frac)} of the energy is in layers far outside what was measured: wider intervals")
     notes += e.assumptions
     return [escaped(note) for note in notes]
+
+
+def source_of(model: Metadata) -> str:
+    """Say what a model rests on and what its energies are."""
+    return f"model {model.name} ({model.rows} rows; {model.source or 'source not stated'}); energy is gross, idle included"
+
+
+def gaps_of(e: Estimate) -> str:
+    """Say what the gaps in the launch queue cost; what nobody could measure is none."""
+    if e.gap_s < 1e-6 * e.time_s:
+        return "no gaps in the launch queue: the host is always ahead"
+    return f"gaps in the launch queue: {small(e.gap_s, 's')}, {small(e.gap_energy_j, 'J')}"
 
 
 def table_of(title: str, *columns: str) -> Table:
@@ -105,7 +116,8 @@ def table_of(title: str, *columns: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    text = {"phase", "path", "kind", "output", "module", "split", "predictor", "rows of", "name", "title", "interval"}
+    text = {"phase", "path", "kind", "output", "module", "split", "predictor", "rows of", "name", "title", "interval", "network",
+            "hardware", "change", "mind"}  # fmt: skip
     for column in columns:
         table.add_column(column, justify="left" if column in text else "right", overflow="fold")
     return table

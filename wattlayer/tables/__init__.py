@@ -1,7 +1,8 @@
 """Tables measured elsewhere, as measurements: a format is recognised by its columns.
 
 To add a format, write one module with `COLUMNS` (what must be there) and `measurement(row)` (one row as a
-Measurement, raising InputError with the reason where it cannot be one), and name it in `FORMATS`.
+Measurement, raising InputError with the reason where it cannot be one), and name it in `FORMATS`. Where it also says
+`COPIES = True`, rows that are equal in all that is read are one reading and count once.
 """
 
 from __future__ import annotations
@@ -146,9 +147,13 @@ def _rows(path: Path) -> Iterator[tuple[int, Measurement | str]]:
             reader = csv.DictReader(file, strict=True)
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             table = _format(path, tuple(reader.fieldnames))
+            copies, seen = getattr(table, "COPIES", False), set()
             for row in reader:
                 try:
-                    yield reader.line_num, table.measurement(_complete(row))
+                    measurement = table.measurement(_complete(row))
+                    if not (copies and measurement in seen):
+                        yield reader.line_num, measurement
+                    seen.add(measurement)
                 except InputError as error:
                     yield reader.line_num, str(error)
     except OSError as error:

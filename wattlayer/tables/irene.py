@@ -17,6 +17,9 @@ from .values import positive, whole
 NAME = "IrEne primitives"
 COLUMNS = ("gpu", "model_name", "batch_size", "seq_len", "op", "scope", "hidden", "heads", "time_s", "gpu_energy_nvidia_smi_J")
 
+COPIES = True
+"""A reading is repeated, to the last digit, for every layer of a network that is shaped alike: it counts once."""
+
 DEVICES = {"GeForce GTX 1070": "gtx1070", "GeForce GTX 1080 Ti": "gtx1080ti"}
 VOCABULARY = {
     "bert-base-uncased": 30522, "distilbert-base-uncased": 30522, "roberta-base": 50265,

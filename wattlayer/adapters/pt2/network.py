@@ -203,14 +203,7 @@ def aten(name: str, overload: str) -> Any:
 def _refuse_pieces(call: Call, name: str, arguments: dict[str, Any]) -> None:
     """Stop a split into more pieces than any network has before they are made."""
     x = arguments.get("self")
-    if not isinstance(x, torch.Tensor) or name not in (
-        "split",
-        "unbind",
-        "chunk",
-        "tensor_split",
-        "unsafe_split",
-        "unsafe_chunk",
-    ):
+    if not isinstance(x, torch.Tensor) or name not in _IN_PIECES:
         return
     dim = arguments.get("dim", 0)
     length = x.shape[dim] if x.dim() and isinstance(dim, int) and -x.dim() <= dim < x.dim() else 0
