@@ -470,6 +470,9 @@ def test_a_dry_run_prints_the_plan_and_measures_nothing(run, tmp_path):
 
 def test_the_version_is_printed(run):
     assert run("--version")[1].startswith("wattlayer 0.")
+    root, version = Path(__file__).parents[1], run("--version")[1].split()[1]
+    assert f'\nversion = "{version}"\n' in (root / "pyproject.toml").read_text(), "as it is installed"
+    assert f"\nversion: {version}\n" in (root / "CITATION.cff").read_text(), "as it is cited"
 
 
 def test_help_is_light():

@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -182,18 +182,9 @@ def _read(journal: Path | None) -> list[Outcome]:
 
 
 def _outcome(journal: Path, number: int, line: str) -> Outcome:
+    import msgspec
+
     try:
-        record = json.loads(line)
-        known: dict[str, Any] = {field.name: record[field.name] for field in fields(Outcome)}
-        lists = {key: tuple(known[key]) for key in ("unknown_kinds", "assumptions", "uncovered_kinds")}
-        texts = {"network": _text(known["network"]), "reason": None if known["reason"] is None else _text(known["reason"])}
-        spent = {key: float(known[key]) for key in ("elapsed_s", "cpu_s")}
-        return Outcome(**known | lists | texts | spent)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        return msgspec.json.decode(line, type=Outcome)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{journal} line {number} is no outcome of a sweep ({first_line(error)}): name another file") from None
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not text")
-    return value
