@@ -47,7 +47,9 @@ def main(arguments: list[str]) -> None:
         points, version = before["curves"], before["curves_features"]
     else:
         version = FEATURES_VERSION
-        draws = leave_one_out(boards, jobs=int(rest[0]) if rest else -1, progress=lambda x: print(x, file=sys.stderr, flush=True))
+        draws = leave_one_out(
+            boards, n_jobs=int(rest[0]) if rest else -1, progress=lambda x: print(x, file=sys.stderr, flush=True)
+        )
         points = [asdict(point) for point in curves(draws)]
         print(curves_table(curves(draws)))
     OUTPUT.parent.mkdir(exist_ok=True)

@@ -310,7 +310,7 @@ def quick_options(folder: Path, **changed: object) -> Options:
 def test_a_whole_campaign_on_this_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr(propose, "sobol_layers", lambda *_: [])
     monkeypatch.setattr(propose, "llm_items", lambda *_: [])
-    monkeypatch.setattr(device, "load_network", tiny_network)
+    monkeypatch.setattr(device, "load_real_network", tiny_network)
     said: list[str] = []
     summary = run_campaign(quick_options(tmp_path), say=said.append, resolve=tiny_resolve)
     assert summary.stopped_by == "complete" and summary.done == summary.total

@@ -143,13 +143,14 @@ def evaluate(
         raise InputError(f"split {anew[0]!r} needs rows of layers and of whole networks: give both --layers and --networks")
     scores: list[Score] = []
     predicted: list[Predicted] = []
+    floor = _noise_floor(own)
     for split in (x for x in splits if own and x != "network"):
         progress(f"{split}: {model.hardware}")
         groups = layer_tasks(own, networks) if split == "task" else families
         answers = _answers(split, model, own, groups, baselines, seed, progress)
         name = "training rows" if split == "given" and digest(own) == model.metadata.data_sha256 else split
         for predictor, answer in answers.items():
-            scores += _scores(name, model.hardware, predictor, answer, _noise_floor(own))
+            scores += _scores(name, model.hardware, predictor, answer, floor)
         predicted.append(_predicted(name, answers["wattlayer"]))
     if networks and ("given" in splits or not anew):
         scores += _network_scores("given", model.hardware, networks, "wattlayer", _priced(networks, model))

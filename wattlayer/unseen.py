@@ -121,7 +121,7 @@ def leave_one_out(
     counts: Sequence[int] = COUNTS,
     draws: int = DRAWS,
     seed: int = 0,
-    jobs: int = -1,
+    n_jobs: int = -1,
     progress: Progress = lambda text: None,
     only: str | None = None,
 ) -> list[Draw]:
@@ -129,7 +129,7 @@ def leave_one_out(
 
     `only` names the one device to judge, from all the others.
 
-    Rows of a layer with and without TF32 are drawn, or judged, together; `jobs` calibrations run at once.
+    Rows of a layer with and without TF32 are drawn, or judged, together; `n_jobs` calibrations run at once.
     Raises InputError for fewer than two devices.
     """
     samples = samples_of(measurements)
@@ -145,7 +145,7 @@ def leave_one_out(
         learned = learned_from({key: samples[key] for key in others})
         base = learned.model(find_hardware(name), looped=looped(rows))
         results += _unmeasured(base, rows, others)
-        results += _few(base, rows, counts, draws, seed, jobs, progress)
+        results += _few(base, rows, counts, draws, seed, n_jobs, progress)
     return results
 
 
@@ -173,7 +173,7 @@ def _unmeasured(base: EnergyModel, own: Sequence[Measurement], others: Mapping[s
 
 
 def _few(
-    base: EnergyModel, own: Sequence[Measurement], counts: Sequence[int], draws: int, seed: int, jobs: int, progress: Progress
+    base: EnergyModel, own: Sequence[Measurement], counts: Sequence[int], draws: int, seed: int, n_jobs: int, progress: Progress
 ) -> list[Draw]:
     by_shape: dict[Layer, list[Measurement]] = {}
     for m in own:
@@ -195,7 +195,7 @@ def _few(
     from joblib import Parallel, delayed
 
     results: list[Draw] = []
-    for part in Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(delayed(one)(*job) for job in tasks):
+    for part in Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(delayed(one)(*job) for job in tasks):
         results += part
         progress(f"hardware: {base.hardware}, {part[0].layers} layers, draw {part[0].draw + 1}")
     return results

@@ -16,7 +16,7 @@ from ..hardware import find_hardware, registry_name
 from ..meter import Instrument, SystemClock
 from ..meter.choose import choose, openers
 from .launch import CudaWorkload, HostWorkload, Launch, eager_launch, graph_launch
-from .materialise import load_network
+from .materialise import load_real_network
 from .plan import filler_layer
 from .rebuild import DATA_DEPENDENT, Call, has_nan, rebuild, try_run
 from .rig import CannotRun, DeviceLost, Facts, Item, Workload
@@ -87,7 +87,7 @@ class DeviceRig:
     def _prepare(self, item: Item) -> Workload:
         if item.layer is None:
             set_tf32(item.tf32)
-            network = load_network(item.call, self.device, self.seed)
+            network = load_real_network(item.call, self.device, self.seed)
             result = network.run()
             flags = ("nan_output",) if has_nan(result) else ()
             facts = Facts(None, "normal", self.seed, None, network.input_shapes, flags)

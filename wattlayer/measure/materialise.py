@@ -39,7 +39,7 @@ class RealNetwork:
         return tuple(tuple(x.shape) for x in leaves if isinstance(x, torch.Tensor))
 
 
-def load_network(call: NetworkCall, device: torch.device, seed: int = 0) -> RealNetwork:
+def load_real_network(call: NetworkCall, device: torch.device, seed: int = 0) -> RealNetwork:
     """Build the network that `call` names on `device`; raise InputError where its source cannot."""
     from ..adapters import InputSize, resolve
 
