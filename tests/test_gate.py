@@ -122,8 +122,9 @@ def test_a_verdict_writes_as_many_digits_as_it_takes_to_see_why():
 
 def test_another_network_or_version_is_said_and_does_not_decide(baseline):
     record = json.loads(baseline.read_text())
-    baseline.write_text(json.dumps(record | {"network": "other", "wattlayer": "0.0.1"}))
+    baseline.write_text(json.dumps(record | {"network": "other", "wattlayer": "0.0.1", "torch": "2.0.0"}))
     verdict = judged(baseline, net())
+    assert f"the baseline was traced by torch 2.0.0, this by {torch.__version__}" in verdict.notes
     assert not verdict.over
     assert "another network: other" in verdict.notes[0] and "0.0.1" in verdict.notes[1]
 

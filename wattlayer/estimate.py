@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,12 @@ VERSION = "0.1.0"
 
 GAPS = "(launch gaps)"
 """Stands for a kind and a module where what the device burns waiting in eager mode is listed beside the layers."""
+
+
+@cache
+def torch_version() -> str:
+    """Return the version of torch, which decides what operators a network is made of, without importing it."""
+    return version("torch")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -194,8 +202,9 @@ class Estimate:
         """Return the estimate as JSON types, schema 1."""
         model = self.model
         return {
-            "schema": SCHEMA, "wattlayer": VERSION, "network": self.trace.network, "hardware": model.hardware,
-            "dtype": self.trace.dtype, "tf32": self.trace.tf32, "batch": self.trace.batch, "mode": self.mode,
+            "schema": SCHEMA, "wattlayer": VERSION, "torch": torch_version(), "network": self.trace.network,
+            "hardware": model.hardware, "dtype": self.trace.dtype, "tf32": self.trace.tf32,
+            "batch": self.trace.batch, "mode": self.mode,
             "input_shapes": [list(shape) for shape in self.trace.input_shapes],
             "basis": model.basis, "assumptions": list(self.assumptions),
             "model": {"name": model.name, "sha256": self.model_sha256, "features": model.features, "rows": model.rows,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROUNDING_FRAC = 1e-6
 """Computers round the last digits differently; no budget turns on a millionth."""
 
-FREE = frozenset({"network", "input", "wattlayer", "schema"})
+FREE = frozenset({"network", "input", "wattlayer", "torch", "schema"})
 """What a prediction may state otherwise than its baseline; whatever else it states of itself is a condition of both."""
 
 Call = tuple[str, float, float, float]
@@ -122,6 +122,8 @@ class Baseline:
         read = self.facts.get("input", now["input"])
         notes += [] if read == now["input"] else [f"the baseline reads another input: {read} against {now['input']}"]
         notes += [] if version == VERSION else [f"the baseline was predicted by wattlayer {version}, this is {VERSION}"]
+        traced, here = self.facts.get("torch", now["torch"]), now["torch"]
+        notes += [] if traced == here else [f"the baseline was traced by torch {traced}, this by {here}"]
         return tuple(notes)
 
 

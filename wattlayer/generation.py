@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .decoding import Passes, segments
 from .errors import InputError, check_whole
-from .estimate import SCHEMA, VERSION, Estimate, estimate, too_large
+from .estimate import SCHEMA, VERSION, Estimate, estimate, too_large, torch_version
 from .features import Array
 from .intervals import LEVEL, total_half_width
 from .launches import wait_s
@@ -179,8 +179,8 @@ class Generation:
         low_j, high_j = self.interval_j
         steps = zip(self.context_tokens, self.step_time_s, self.step_energy_j)
         return {
-            "schema": SCHEMA, "wattlayer": VERSION, "network": trace.network, "hardware": model.hardware,
-            "dtype": trace.dtype, "tf32": trace.tf32, "batch": self.batch, "mode": self.prefill.mode,
+            "schema": SCHEMA, "wattlayer": VERSION, "torch": torch_version(), "network": trace.network,
+            "hardware": model.hardware, "dtype": trace.dtype, "tf32": trace.tf32, "batch": self.batch, "mode": self.prefill.mode,
             "basis": model.basis, "assumptions": list(self.assumptions), "model": self.prefill.to_json()["model"],
             "generation": {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens,
                            "energy_per_request_j": self.energy_per_request_j, "energy_per_request_low_j": low_j / self.batch,

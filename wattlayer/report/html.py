@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import writing
-from ..estimate import VERSION, Estimate
+from ..estimate import VERSION, Estimate, torch_version
 from ..intervals import LEVEL
 from .accounting import J_PER_KWH, Assumptions, Range, account, inference, tokens
 from .families import by_kind, by_pattern, misplaced_frac, with_rest
@@ -58,8 +58,9 @@ def _page(estimate: Estimate, stated: Assumptions) -> str:
         one=inference(estimate), tokens=tokens(estimate.trace), kinds=with_rest(by_kind(estimate)), colours=_colours(estimate),
         misjudged=[x for x in by_pattern(estimate)[:MISJUDGED] if abs(x.gap_frac) >= 0.001],
         misplaced_frac=misplaced_frac(estimate), minds=_minds(estimate), level=LEVEL,
-        version=VERSION, j_per_kwh=J_PER_KWH, inputs=inputs_of(estimate.trace), data=Markup(_data(estimate)), style=Markup(style),
-        script=Markup(script), style_hash=_hash(style), script_hash=_hash(script),
+        version=VERSION, torch_version=torch_version(), j_per_kwh=J_PER_KWH, inputs=inputs_of(estimate.trace),
+        data=Markup(_data(estimate)), style=Markup(style), script=Markup(script),
+        style_hash=_hash(style), script_hash=_hash(script),
     )  # fmt: skip
 
 
