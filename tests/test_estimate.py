@@ -11,7 +11,7 @@ from torch import nn
 import wattlayer as wl
 from wattlayer.estimate import GAPS, estimate_energies_j, estimate_many
 from wattlayer.features import Columns
-from wattlayer.fusion import COMPILED
+from wattlayer.fusion import NO_GAPS
 from wattlayer.hardware import find_hardware
 from wattlayer.launches import ASSUMED_HOST_S, Launches, wait_s
 
@@ -54,7 +54,7 @@ def test_a_network_that_does_not_fit_says_so(mode):
     said = "its weights and inputs take at least 25.6 GB and a30 has 24 GB of memory: priced as if they fitted"
     x = torch.empty(1, 80_000, device="meta")
     large = wl.predict(net, x, hardware="a30", mode=mode)
-    of_mode = (COMPILED,) if mode == "compiled" else ()
+    of_mode = (NO_GAPS,) if mode == "compiled" else ()
     assert large.assumptions == (*of_mode, said) and large.to_json()["assumptions"] == [*of_mode, said]
     for fits in ({"hardware": "h200-sxm"}, {"hardware": "a30", "dtype": "float16"}):
         assert wl.predict(net, x, mode=mode, **fits).assumptions == of_mode

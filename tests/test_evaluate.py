@@ -15,12 +15,13 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.baselines import BASELINES
+from wattlayer.calibration import calibrate
 from wattlayer.errors import InputError
 from wattlayer.evaluate import Tracer, errors, evaluate, traced_networks
 from wattlayer.intervals import CLASSES
 from wattlayer.launches import wait_s
 from wattlayer.layer import Operand
-from wattlayer.model import EnergyModel
+from wattlayer.model import EnergyModel, load_model
 from wattlayer.plots import accuracy_figure
 from wattlayer.predict import trace_name
 from wattlayer.splits import FOLDS, configuration, feasible, folds, layer_tasks, tasks_of, unseen_networks
@@ -285,8 +286,29 @@ def test_the_noise_floor_comes_from_repeats_only(device, layers, model):
     once = device.measure(layers)
     assert evaluate(model, once).scores[0].noise_floor_frac is None
     twice = [*once, *(replace(m, energy_j=m.energy_j * 1.02) for m in once)]
-    of_a_pair = 0.0099 * 2**0.5  # half of what parts the two is less than the scatter of either, by sqrt(1/2)
+    of_a_pair = 0.0198 / 2**0.5  # what parts the two is more than the scatter of either, by sqrt(2)
     assert evaluate(model, twice).scores[0].noise_floor_frac == pytest.approx(of_a_pair, abs=2e-4)
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 4, 9])
+def test_the_noise_floor_is_that_of_one_measurement(device, layers, model, repeats):
+    noisy = replace(device, noise_frac=0.05)
+    rows = [m for seed in range(20 * repeats) for m in noisy.measure(layers, seed=seed, run=f"campaign {seed % 20}")]
+    alone = 0.6745 * 0.05  # the median of what is normal lies at 0.6745 of its standard deviation
+    assert evaluate(model, rows, baselines=False).scores[0].noise_floor_frac == pytest.approx(alone, rel=0.1)
+
+
+def test_layers_that_all_carry_one_reading_are_refused(device, layers):
+    rows = [replace(m, time_s=1 / 3, energy_j=2 / 3) for m in device.measure(layers)]
+    with pytest.raises(InputError, match="two layers that do not carry one reading"):
+        list(folds("layer", rows, None, 0))
+    with pytest.raises(InputError, match="carry one reading: measure layers one by one"):
+        EnergyModel.train(rows)
+    with pytest.raises(InputError, match="carry one reading: measure layers one by one"):
+        calibrate(load_model("rtx2080ti"), rows)
+    two = [replace(m, time_s=1 / 3 + i % 2, energy_j=2 / 3 + i % 2) for i, m in enumerate(rows)]
+    assert [len(part.outside) for part in folds("layer", two, None, 0)] == [len(rows) / 2] * 2, "no fold is empty"
+    assert calibrate(load_model("rtx2080ti"), two).hardware == "a30"
 
 
 def test_whole_networks_are_scored_on_their_sum(model, device):

@@ -10,7 +10,7 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.errors import InputError
-from wattlayer.fusion import folded, fuse, with_bias
+from wattlayer.fusion import FOLDED, FUSED, NO_GAPS, folded, fuse, with_bias
 
 
 class Residual(nn.Module):
@@ -177,11 +177,12 @@ def test_a_compiler_folds_norms_whether_it_is_asked_or_not():
 
 
 def test_what_a_compiler_must_be_told_is_said():
-    net, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval(), torch.empty(1, 3, 8, 8)
+    net, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.SiLU(), nn.Sigmoid()).eval(), torch.empty(1, 3, 8, 8)
     graph, compiled = (wl.predict(net, x, mode=mode) for mode in ("graph", "compiled"))
-    assert graph.assumptions == () and len(compiled.assumptions) == 1
-    assert all(word in compiled.assumptions[0] for word in ("config.freezing", "reduce-overhead", "never measured"))
-    assert compiled.unfused.assumptions == ()
+    assert graph.assumptions == compiled.unfused.assumptions == ()
+    assert compiled.assumptions == (NO_GAPS, FOLDED, FUSED)
+    alone = wl.predict(nn.Linear(8, 8).eval(), torch.empty(1, 8), mode="compiled")
+    assert alone.assumptions == (NO_GAPS,), "nothing is folded or fused"
 
 
 def test_a_norm_behind_an_image_without_a_batch_leaves_a_bias_for_each_channel():

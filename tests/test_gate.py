@@ -117,6 +117,8 @@ def test_a_verdict_writes_as_many_digits_as_it_takes_to_see_why():
     verdict = budgets(joules * (1 - 1e-5), None)[0].judge(net())
     spent, allowed = re.fullmatch(r"(\S+) J is over the budget of (\S+) J", verdict.says).groups()
     assert float(spent) > float(allowed)
+    close = budgets(joules * (1 - 1e-9), None)[0].judge(net())
+    assert close.says == f"{joules:.4g} J is within the budget of {joules:.4g} J", "no budget turns on a millionth"
     assert budgets(1e9, None)[0].judge(net()).says == f"{joules:.4g} J is within the budget of 1e+09 J"
 
 

@@ -335,7 +335,7 @@ def test_on_the_command_line(configs, run, tmp_path):
     assert f"priced by the scaffold: {', '.join(unknown)}" in " ".join(table.split())
     assert record["assumptions"] == []
     alone = json.loads(run(*words[:2], "--decode", "6", "--format", "json")[1])
-    assert alone["assumptions"] == ["the prompt is a single token, as where none is said"]
+    assert alone["assumptions"] == ["the prompt is a single token"]
     lines = list(csv.DictReader(run(*words, "--format", "csv")[1].splitlines()))
     assert [(x["phase"], x["context_tokens"], x["tokens"]) for x in lines[:2]] == [("prefill", "0", "12"), ("decode", "12", "1")]
     assert len(lines) == 1 + 6

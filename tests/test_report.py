@@ -118,7 +118,8 @@ def test_gaps_that_nobody_could_measure_are_none(small_estimate):
 
 
 def test_a_functional_unit_may_have_any_name():
-    assert Assumptions(functional_unit="1,000 images of the second camera").count() == (1000.0, "images of the second camera")
+    for name in ("images of the second camera", "gigantic images", "boarding passes", "images of 10 megapixels"):
+        assert Assumptions(functional_unit=f"1,000 {name}").count() == (1000.0, name)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,8 @@ def test_a_functional_unit_may_have_any_name():
         ({"functional_unit": "1 mtokens"}, "write 'mtokens' out"),
         ({"functional_unit": "1 batch"}, "'batch' in it: count inferences"),
         ({"functional_unit": "2 hours"}, "'hours' in it"),
-        ({"functional_unit": "1000 passes"}, "'passes' in it"),
+        ({"functional_unit": "1000 passes"}, "a pass is of a whole batch"),
+        ({"functional_unit": "5 forward passes"}, "a pass is of a whole batch"),
         ({"functional_unit": "5 kilotokens"}, "'kilotokens' in it"),
         ({"functional_unit": "100 requests/s"}, "'s' in it"),
         ({"functional_unit": "100 images per scan"}, "'per' in it"),

@@ -112,14 +112,21 @@ def test_edits_of_a_trace_equal_networks_built_so():
     assert aligned(trace(net(24), INPUT)).layers == trace(net(24), INPUT).layers
 
 
+class Turned(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2)
+
+
 @pytest.mark.parametrize(
     ("build", "shape"),
     [
         (lambda n: [nn.Conv1d(16, n, 3, padding=1), nn.BatchNorm1d(n), nn.ReLU(), nn.Conv1d(n, 32, 3)], (4, 16, 20)),
         (lambda n: [nn.Linear(16, n), nn.GELU(), nn.LayerNorm(n), nn.Linear(n, 16)], (4, 20, 12, 16)),
         (lambda n: [nn.Conv2d(16, n, 3), nn.ReLU(), nn.ConvTranspose2d(n, 8, 2)], (16, 12, 12)),
+        (lambda n: [nn.Conv2d(16, n, 3), nn.LayerNorm([n, 10, 10]), nn.GELU(), nn.Conv2d(n, 8, 1)], (4, 16, 12, 12)),
+        (lambda n: [nn.Conv1d(8, n, 3, padding=1), Turned(), nn.Linear(n, n)], (2, 8, 20)),
     ],
-    ids=["sound", "windows of an image, channels last", "one image without a batch"],
+    ids=["sound", "windows of an image, channels last", "one image without a batch", "norm of whole images", "as long as wide"],
 )  # fmt: skip
 def test_channels_are_padded_on_the_axis_that_layers_beside_them_say(build, shape):
     with torch.device("meta"):
@@ -325,8 +332,8 @@ def test_an_edit_that_changes_nothing_says_so():
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (Edit(seq_len=5), "seq-len 5 changes no input (their shapes: 4x3x16x16)"),
-        (Edit(image_size=8), "image-size 8 changes no input"),
+        (Edit(seq_len=5), "seq-len 5 changes no input (of shape 4x3x16x16): texts have two axes"),
+        (Edit(image_size=8), "image-size 8 changes no input (of shape 4x7): images have at least four axes"),
     ],
 )
 def test_a_size_that_no_input_has_is_refused(edit, words):

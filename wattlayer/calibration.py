@@ -24,7 +24,7 @@ from .model import EnergyModel, Metadata, Regressor, load_model, models_folder, 
 from .power import PowerScaffold
 from .residual import Residual, model_features
 from .scaffold import BLOCKS, RATES, Scaffold, cells, group_of_cell, groups, lenders
-from .training import FOLDS, Recipe, Rows, boost, campaigns, digest, merge, of_one_device, random_folds, scattered
+from .training import Recipe, Rows, boost, campaigns, digest, merge, of_one_device, of_readings, random_folds
 from .transfer import from_data_sheet
 
 PRIOR_SD = {"*": 1.0, "group": 0.5, "cell": 0.4}
@@ -69,9 +69,9 @@ def calibrate(
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
     error, adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
     groups = np.array([x.group for x in rows.layers])
-    each, scatter = scattered(rows, Rows.of(chosen), np.arange(len(error)))
     common = correlation(error, random_folds(rows, seed), groups)
-    conformal = Conformal.fit(error[each] + scatter, groups[each].tolist(), np.zeros(len(each)), common)
+    single, place = of_readings(error, rows, np.arange(len(error)), Rows.of(chosen))
+    conformal = Conformal.fit(single, groups[place].tolist(), np.zeros(len(single)), common)
     metadata = replace(
         _metadata(base, adapted, chosen, rows, conformal, name, seed),
         left_out_mdape_frac=float(np.median(np.abs(np.expm1(error)))),
@@ -126,7 +126,7 @@ def _metadata(
 def _cross_validate(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> Array:
     """Return log-energy errors [n], each row predicted without its fold."""
     error, folds = np.zeros(len(rows.layers)), random_folds(rows, seed)
-    for fold in range(FOLDS):
+    for fold in np.unique(folds):
         out = folds == fold
         error[out] = _error(adapt(base, rows.take(~out), device, seed), rows.take(out), device)
     return error

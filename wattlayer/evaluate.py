@@ -51,7 +51,7 @@ class Score:
     spearman: float | None
     kendall: float | None
     noise_floor_frac: float | None
-    """Median scatter of repeats of one layer in one campaign around their own median; None without repeats."""
+    """Median scatter of one measurement: of each repeat of a layer in a campaign around the mean of its others; None without."""
     coverage_frac: float | None
     """Share of measured energies inside the interval (meant: `intervals.LEVEL`); None for baselines."""
     time_mdape_frac: float | None = None
@@ -296,11 +296,11 @@ def _noise_floor(measurements: Sequence[Measurement]) -> float | None:
     repeats: dict[tuple[Layer | None, str], list[float]] = defaultdict(list)
     for m in measurements:
         repeats[m.layer, m.run].append(m.energy_j)
-    # a median of few lies too near to each of them: by sqrt(1 - 1/n) for a mean of n
-    scatter = [
-        abs(e / float(np.median(same)) - 1) * (len(same) / (len(same) - 1)) ** 0.5
-        for same in repeats.values() if len(same) > 1 for e in same
-    ]  # fmt: skip
+    scatter = []
+    for same in (np.array(x) for x in repeats.values() if len(x) > 1):
+        others = (same.sum() - same) / (len(same) - 1)
+        # which err as well, by 1/sqrt(n - 1) of what one does
+        scatter += (np.abs(same / others - 1) / np.sqrt(1 + 1 / (len(same) - 1))).tolist()
     return float(np.median(scatter)) if scatter else None
 
 

@@ -104,10 +104,10 @@ def _rows(layer: Layer) -> int:
     return elements // max(1, prod(normalized))
 
 
-COMPILED = (
-    'compiled with batch norms folded (torch._inductor.config.freezing) and without launch gaps (mode="reduce-overhead"); '
-    "fused kernels were never measured, they are told by what their parts are"
-)
+NO_GAPS = 'compiled to run without launch gaps (on a GPU mode="reduce-overhead")'
+FOLDED = "batch norms are folded into the layers before them (torch._inductor.config.freezing)"
+FUSED = "fused kernels were never measured: they are told by what their parts are"
+"""What holds of a compiled network that `torch.compile` does not do by itself, or that nobody measured."""
 
 
 def fuse(trace: Trace) -> Trace:
@@ -133,12 +133,13 @@ def fuse(trace: Trace) -> Trace:
         layers.append(_fused([folded_trace.layers[i] for i in members], read.values(), written.values()))
         reads.append(tuple(read))
         writes.append(tuple(written))
+    told = [FOLDED] * any(map(_scales, trace.layers)) + [FUSED] * any(len(members) > 1 for members in groups)
     return replace(
         folded_trace,
         layers=tuple(layers),
         paths=tuple(folded_trace.paths[members[-1]] for members in groups),
         flow=Flow(tuple(reads), tuple(writes), flow.results),
-        assumptions=(*trace.assumptions, COMPILED),
+        assumptions=(*trace.assumptions, NO_GAPS, *told),
     )
 
 

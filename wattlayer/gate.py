@@ -70,7 +70,7 @@ class Budget:
         word = "over" if _over(estimate.energy_j, self.energy_j) else "within"
         spent, allowed = _apart(estimate.energy_j, self.energy_j)
         says = f"{spent} J is {word} the budget of {allowed} J"
-        return _verdict(f"budget-j {self.energy_j:g}", estimate, self.energy_j, says)
+        return _verdict(f"budget-j {self.energy_j:.12g}", estimate, self.energy_j, says)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Baseline:
         if abs(more_j) > ROUNDING_FRAC * self.energy_j:
             says += f"; the difference is {more_j:+.4g} J ({low:+.4g} to {high:+.4g} J)"
             says += ", and the model cannot tell it from no change" if low < 0 < high else ""
-        return _verdict(f"budget-frac-of {self.path.name}={self.frac:g}", estimate, limit_j, says, self._notes(now))
+        return _verdict(f"budget-frac-of {self.path}={self.frac:.12g}", estimate, limit_j, says, self._notes(now))
 
     def _comparable(self, now: Mapping[str, Any]) -> None:
         pairs = {name: (self.facts.get(name, "not stated"), now.get(name, "not stated")) for name in {**now, **self.facts}}
@@ -151,11 +151,10 @@ def saved(frac_of: str) -> tuple[Path, str]:
 
 def _apart(spent: float, allowed: float) -> tuple[str, str]:
     """Write two numbers with four digits, or with as many as it takes to tell them apart."""
-    for digits in range(4, 17):
-        texts = f"{spent:.{digits}g}", f"{allowed:.{digits}g}"
-        if texts[0] != texts[1] or spent == allowed:
-            break
-    return texts
+    digits = 4
+    while f"{spent:.{digits}g}" == f"{allowed:.{digits}g}" and abs(spent / allowed - 1) > ROUNDING_FRAC:
+        digits += 1
+    return f"{spent:.{digits}g}", f"{allowed:.{digits}g}"
 
 
 def _over(energy_j: float, limit_j: float) -> bool:

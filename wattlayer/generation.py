@@ -66,7 +66,7 @@ class Generation:
         fullest = max(traces, key=lambda x: x.held_bytes)
         told = dict.fromkeys(text for x in traces for text in x.assumptions)
         if self.prompt_tokens == 1 and self.new_tokens:
-            told["the prompt is a single token, as where none is said"] = None
+            told["the prompt is a single token"] = None
         return (*told, *too_large(fullest, self.model.hardware))
 
     @property
@@ -117,7 +117,8 @@ class Generation:
         for layer, energy_j, covered in zip(self.trace.layers, prefill.layer_energy_j, prefill.covered):
             costs[layer.kind] += 0.0 if covered else float(energy_j)  # type: ignore[assignment]
         for call in self.calls:
-            costs[call.kind] += call.energy_j - call.covered_j  # type: ignore[assignment]  # counts of joules
+            uncovered = call.covered_j < (1 - 1e-9) * call.energy_j
+            costs[call.kind] += call.energy_j - call.covered_j if uncovered else 0.0  # type: ignore[assignment]  # joules
         return [kind for kind, energy_j in costs.most_common() if energy_j > 0]
 
     @property

@@ -47,7 +47,7 @@ def _channels(layer: Layer) -> Iterator[tuple[tuple[int, ...], int]]:
     for x in (*layer.inputs[:1], *layer.outputs[:1]):
         if layer.group == "conv" and weight is not None:
             yield x.shape, len(x.shape) - len(weight.shape) + 1
-        elif layer.kind in ("linear", "layer_norm", "rms_norm"):
+        elif layer.kind == "linear" or len(layer.argument("normalized_shape", ())) == 1:
             yield x.shape, len(x.shape) - 1
         elif layer.kind in ("batch_norm", "group_norm", "instance_norm") and len(x.shape) > 1:
             yield x.shape, 1
@@ -56,29 +56,35 @@ def _channels(layer: Layer) -> Iterator[tuple[tuple[int, ...], int]]:
 def _padded(layer: Layer, widths: Mapping[int, int], axes: Mapping[tuple[int, ...], int]) -> Layer:
     if not widths or layer.group in ("attention", "recurrent"):
         return layer
+    axes = {**axes, **dict(_channels(layer))}  # where two layers tell of one shape, each knows its own
     inputs, outputs = (tuple(_wider(x, layer, widths, axes) for x in side) for side in (layer.inputs, layer.outputs))
-    arguments = tuple((k, _wider_argument(k, v, widths)) for k, v in layer.arguments)
+    arguments = tuple((k, _wider_argument(k, v, inputs[0], widths)) for k, v in layer.arguments)
     return replace(layer, inputs=inputs, outputs=outputs, arguments=arguments)
 
 
-def _wider_argument(name: str, value: Argument, widths: Mapping[int, int]) -> Argument:
+def _wider_argument(name: str, value: Argument, padded: Operand, widths: Mapping[int, int]) -> Argument:
     if name == "groups" and isinstance(value, int):
         return widths.get(value, value)
-    if name == "normalized_shape" and isinstance(value, tuple):
-        return *value[:-1], *(widths.get(n, n) for n in value[-1:] if isinstance(n, int))
-    return value
+    # what a norm runs over are the last axes of its input
+    return padded.shape[-len(value) :] if name == "normalized_shape" and isinstance(value, tuple) else value
 
 
 def _wider(x: Operand, layer: Layer, widths: Mapping[int, int], channels: Mapping[tuple[int, ...], int]) -> Operand:
     """Pad the axes that hold channels: both of a product's matrices, that of `channels` for a shape in it; of other shapes
     axis 1 where they may be images, else the last."""
-    axes: tuple[int, ...] = (channels.get(x.shape, 1 if len(x.shape) >= 4 else len(x.shape) - 1),)
+    axes: tuple[int, ...] = (_axis(x, channels),)
     if layer.group == "matmul" and x.name in ("other", "mat2", "batch2"):
         axes = (len(x.shape) - 2, len(x.shape) - 1)
-    if x.name == "weight" and len(x.shape) >= 2:
+    if layer.argument("normalized_shape") and x.name in ("weight", "bias"):
+        axes = (_axis(layer.inputs[0], channels) - len(layer.inputs[0].shape) + len(x.shape),)
+    elif x.name == "weight" and len(x.shape) >= 2:
         axes = (0, 1)
     shape = tuple(widths.get(n, n) if axis in axes else n for axis, n in enumerate(x.shape))
     return x if shape == x.shape else replace(x, shape=shape, strides=_repacked(shape, x.strides))
+
+
+def _axis(x: Operand, channels: Mapping[tuple[int, ...], int]) -> int:
+    return channels.get(x.shape, 1 if len(x.shape) >= 4 else len(x.shape) - 1)
 
 
 def _repacked(shape: Sequence[int], strides: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -90,14 +90,15 @@ def folds(split: str, own: Sequence[Measurement], groups: Groups | None, seed: i
     distinct = sorted({configuration(m.layer) for m in own if m.layer is not None}, key=lambda x: x.digest())
     groups = groups or {}
     if split == "layer":
-        rows = Rows.of(own)
-        shapes = [configuration(x) for x in rows.layers]
         place = {x: i for i, x in enumerate(distinct)}
-        rank = sorted(range(len(shapes)), key=lambda i: place[shapes[i]])
-        part = together([shapes[i] for i in rank], rows.time_s[rank], rows.power_w[rank])
-        folds = (np.random.default_rng(seed).permutation(part.max(initial=-1) + 1) % FOLDS)[part]
-        for fold in range(FOLDS):
-            yield _fold(f"fold {fold + 1} of {FOLDS}", own, {shapes[i] for i, f in zip(rank, folds) if f == fold})
+        rows = Rows.of(sorted((m for m in own if m.layer is not None), key=lambda m: place[configuration(m.layer)]))  # type: ignore[arg-type]
+        shapes = [configuration(x) for x in rows.layers]
+        part = together(shapes, rows.time_s, rows.power_w)
+        if not part.any():
+            raise InputError("the split 'layer' needs rows of two layers that do not carry one reading")
+        fold_of = dict(zip(shapes, (np.random.default_rng(seed).permutation(part.max() + 1) % FOLDS)[part]))
+        for fold in sorted(set(fold_of.values())):
+            yield _fold(f"fold {fold + 1} of {FOLDS}", own, {x for x, f in fold_of.items() if f == fold})
     elif split == "size":
         order = sorted(distinct, key=lambda x: x.flop)
         yield _fold("the largest 20 % by FLOP", own, set(order[round(len(order) * (1 - LARGEST_FRAC)) :]))

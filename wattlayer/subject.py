@@ -96,10 +96,14 @@ def _is_text(shape: Sequence[int]) -> bool:
 
 def _check_sizes(shapes: Sequence[Sequence[int]], edit: Edit) -> None:
     """Raise InputError where `edit` says a size that none of the inputs, of `shapes`, has."""
-    for name, size, has in (("image-size", edit.image_size, _is_image), ("seq-len", edit.seq_len, _is_text)):
+    for name, size, has, those in (
+        ("image-size", edit.image_size, _is_image, "images have at least four axes"),
+        ("seq-len", edit.seq_len, _is_text, "texts have two axes"),
+    ):
         if size is not None and not any(map(has, shapes)):
-            told = ", ".join("x".join(map(str, shape)) for shape in shapes) or "none"
-            raise InputError(f"{name} {size} changes no input (their shapes: {told}): leave it out")
+            told = ", ".join("x".join(map(str, shape)) for shape in shapes[:3]) or "none"
+            more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
+            raise InputError(f"{name} {size} changes no input (of shape {told}{more}): {those}, the batch first; leave it out")
 
 
 @dataclass(frozen=True)

@@ -293,10 +293,8 @@ def _conformal(rows: Rows, readings: Rows, columns: Columns, seed: int, whole: R
     never = never_half_width(_kinds_left_out(rows, columns, whole))
     # a network repeats layers of one group and about one size: what such have in common stays in its sum
     common = correlation(error[alike], block[alike], groups[alike])
-    each, scatter = scattered(rows, readings, chosen)
-    error, groups, distance, where, told, largest = (
-        error[each] + scatter, groups[each], distance[each], where.take(each), told[each], largest[each]
-    )  # fmt: skip
+    error, place = of_readings(error, rows, chosen, readings)
+    groups, distance, where, told, largest = groups[place], distance[place], where.take(place), told[place], largest[place]
     conformal = Conformal.fit(error[told], groups[told].tolist(), distance[told], common, never)
     told |= largest
     return conformal.parted(error[told], groups[told].tolist(), where.take(told), float(np.median(rows.time_s)))
@@ -323,6 +321,8 @@ def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[tuple[str, NDArr
 def random_folds(rows: Rows, seed: int) -> NDArray[np.int64]:
     """Return the fold [n] of each row, of `FOLDS`; all rows of a layer share one, with and without TF32."""
     shape = together([layer.with_tf32("none") for layer in rows.layers], rows.time_s, rows.power_w)
+    if len(shape) and not shape.any():
+        raise InputError(f"all {len(shape)} rows are of one layer or carry one reading: measure layers one by one")
     fold: NDArray[np.int64] = np.random.default_rng(seed).permutation(shape.max(initial=-1) + 1) % FOLDS
     return fold[shape]
 
@@ -349,16 +349,16 @@ def together(shapes: Sequence[Layer], time_s: Array, power_w: Array) -> NDArray[
     return np.array([number.setdefault(x, len(number)) for x in part[: len(shapes)].tolist()], dtype=np.int64)
 
 
-def scattered(rows: Rows, readings: Rows, chosen: NDArray[np.intp]) -> tuple[NDArray[np.intp], Array]:
-    """Return a place in `chosen` [n] for each of the `readings` that were merged to those of `rows`, and by how much log energy
-    the row lies above the reading."""
+def of_readings(error: Array, rows: Rows, chosen: NDArray[np.intp], readings: Rows) -> tuple[Array, NDArray[np.intp]]:
+    """Return the log-energy errors of single `readings` where those of the merged rows `chosen` are `error` [n_chosen], and the
+    place in `chosen` that each of them comes from."""
     energies_j: dict[tuple[Layer, str], list[float]] = defaultdict(list)
     for layer, run, energy_j in zip(readings.layers, readings.runs, readings.time_s * readings.power_w):
         energies_j[layer, run].append(energy_j)
-    whole_j = zip(zip(rows.layers, rows.runs), rows.time_s * rows.power_w)
-    above = [np.log(energy_j / np.array(energies_j[key])) for key, energy_j in whole_j]
-    each = np.repeat(np.arange(len(chosen)), [len(above[i]) for i in chosen])
-    return each, np.concatenate([above[i] for i in chosen])
+    own_j = [np.array(energies_j[rows.layers[i], rows.runs[i]]) for i in chosen]
+    merged_j = (rows.time_s * rows.power_w)[chosen]
+    place = np.repeat(np.arange(len(chosen)), [len(x) for x in own_j])
+    return error[place] + np.log(merged_j[place] / np.concatenate(own_j)), place
 
 
 def _left_out(rows: Rows, fold: NDArray[np.bool_], seed: int, whole: Regressor) -> tuple[Array, Array, Array, Array]:

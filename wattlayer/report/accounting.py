@@ -28,12 +28,12 @@ _OTHER_POWERS = re.compile(
 )
 """Words that mean a number and that are not read: each has several spellings, and some several values."""
 _NO_ANSWERS = re.compile(
-    r"(?:mini)?batch(?:es)?|pass(?:es)?|(?:kilo|mega|giga)\w+"
+    r"(?:mini)?batch(?:es)?|(?:kilo|mega|giga)(?:token|request|inference)s?"
     r"|[mun]?s|(?:sec|min|hr|second|minute|hour|day|week|month|year)s?|h|k?wh|k?j|joules?",
     re.IGNORECASE,
 )
-"""Words of what is no number of inferences: times, rates, energies, other powers, and batches and their passes, whose size a
-functional unit does not tell."""
+"""Words of what is no number of inferences: times, rates, energies, other powers, and batches, whose size a functional unit
+does not tell."""
 _UNIT = re.compile(
     rf"\s*(?P<number>{_GROUPED}|{_PLAIN})\s+(?:(?P<power>{'|'.join(_POWERS)})\s+)?(?P<name>(?=\S*[^\W\d])\S.*?)\s*", re.IGNORECASE
 )
@@ -77,6 +77,8 @@ class Assumptions:
         if found and not _EITHER.fullmatch(found["number"]) and words[0].lower() not in _POWERS:
             if _OTHER_POWERS.fullmatch(words[0]):
                 raise InputError(f"{what}: write {words[0]!r} out, like '5,000 inferences'")
+            if found["name"].lower().removeprefix("forward ") in ("pass", "passes"):
+                raise InputError(f"{what}: a pass is of a whole batch, whose size a unit does not tell; count inferences")
             if unfit := [x for x in (*words[:1], *words[-1:]) if _NO_ANSWERS.fullmatch(x)] or ["per"] * ("per" in words):
                 raise InputError(f"{what} has {unfit[0]!r} in it: count inferences, requests or tokens")
             number = float(re.sub(r"[^\d.eE+-]", "", found["number"])) * _POWERS.get((found["power"] or "").lower(), 1.0)

@@ -71,9 +71,9 @@ def _notes(g: Generation) -> list[RenderableType]:
     notes = [g.model.caveat] if g.model.caveat else []
     notes.append(source_of(g.model))
     notes += g.assumptions
-    if g.covered_frac < 1:
+    if kinds := g.uncovered_kinds():
         notes.append(f"{share(1 - g.covered_frac)} of the energy is in kinds never measured on {g.model.hardware}, priced by the "
-                     f"scaffold: {', '.join(g.uncovered_kinds())}")  # fmt: skip
+                     f"scaffold: {', '.join(kinds)}")  # fmt: skip
     if g.extrapolated_frac:
         notes.append(f"{share(g.extrapolated_frac)} of the energy is in layers far outside what was measured: wider intervals")
     return [escaped(note) for note in notes]

@@ -81,10 +81,10 @@ def _colours(e: Estimate) -> dict[str, str]:
 def _minds(e: Estimate) -> list[str]:
     """What a reader must know before believing the figures, the gravest first."""
     minds = [e.model.caveat] if e.model.caveat else []
-    if e.covered_frac < 1:
+    if kinds := e.uncovered_kinds():
         minds.append(
             f"{share(1 - e.covered_frac)} of the energy is in kinds of layers never measured on {e.model.hardware} and is priced "
-            f"by the physical scaffold: {', '.join(e.uncovered_kinds())}"
+            f"by the physical scaffold: {', '.join(kinds)}"
         )
     if e.extrapolated_frac:
         minds.append(
