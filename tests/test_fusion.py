@@ -183,6 +183,8 @@ def test_what_a_compiler_must_be_told_is_said():
     assert compiled.assumptions == (NO_GAPS, FOLDED, FUSED)
     alone = wl.predict(nn.Linear(8, 8).eval(), torch.empty(1, 8), mode="compiled")
     assert alone.assumptions == (NO_GAPS,), "nothing is folded or fused"
+    before = wl.predict(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3)).eval(), x, mode="compiled")
+    assert before.assumptions == (NO_GAPS,), "a norm before a convolution stays"
 
 
 def test_a_norm_behind_an_image_without_a_batch_leaves_a_bias_for_each_channel():

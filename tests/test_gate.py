@@ -299,6 +299,7 @@ def test_every_budget_that_is_given_is_judged(run, network, tmp_path):  # noqa: 
     code, _, err = run(*arguments, "--budget-j", "1e-9", "--budget-j", "1e9")
     assert code == 1 and "over the budget of 1e-09 J" in err and "within the budget of 1e+09 J" in err
     one_line(run(*arguments, "--budget-j", "inf"), "budget-j inf must be a finite number above 0")
+    one_line(run(*arguments, "--budget-j", "1", "--budget-j", "0.5J"), "--budget-j", "'0.5J'")
 
 
 def test_a_gate_without_a_budget_or_under_other_conditions_is_bad_input(run, network, tmp_path):  # noqa: F811

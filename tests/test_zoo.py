@@ -66,7 +66,11 @@ def test_a_stopped_sweep_goes_on_where_it_was(tmp_path):
     assert [json.loads(line)["network"] for line in journal.read_text().splitlines()] == SMALL
 
 
-@pytest.mark.parametrize("text", ["[]\n", "{}\n", "no\n", '{"network": 1}\n'])
+SHORT = '{"network": "x", "reason": null, "elapsed_s": 1.0, "cpu_s": 1.0}\n'
+"""Lacks what a sweep always writes."""
+
+
+@pytest.mark.parametrize("text", ["[]\n", "{}\n", "no\n", '{"network": 1}\n', SHORT])
 def test_a_journal_of_something_else_is_refused_with_its_line(tmp_path, text):
     journal = tmp_path / "zoo.jsonl"
     journal.write_text(text)

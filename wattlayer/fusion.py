@@ -133,7 +133,7 @@ def fuse(trace: Trace) -> Trace:
         layers.append(_fused([folded_trace.layers[i] for i in members], read.values(), written.values()))
         reads.append(tuple(read))
         writes.append(tuple(written))
-    told = [FOLDED] * any(map(_scales, trace.layers)) + [FUSED] * any(len(members) > 1 for members in groups)
+    told = [FOLDED] * (len(folded_trace.layers) < len(trace.layers)) + [FUSED] * any(len(members) > 1 for members in groups)
     return replace(
         folded_trace,
         layers=tuple(layers),

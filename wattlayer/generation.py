@@ -112,14 +112,14 @@ class Generation:
 
     def uncovered_kinds(self) -> list[str]:
         """Return the kinds that were never measured on this hardware, in the prompt's pass or in steps, the costliest first."""
-        prefill = self.prefill
-        costs: Counter[str] = Counter()
-        for layer, energy_j, covered in zip(self.trace.layers, prefill.layer_energy_j, prefill.covered):
-            costs[layer.kind] += 0.0 if covered else float(energy_j)  # type: ignore[assignment]
-        for call in self.calls:
-            uncovered = call.covered_j < (1 - 1e-9) * call.energy_j
-            costs[call.kind] += call.energy_j - call.covered_j if uncovered else 0.0  # type: ignore[assignment]  # joules
-        return [kind for kind, energy_j in costs.most_common() if energy_j > 0]
+        costs: dict[str, float] = {}
+        prompt = zip(self.trace.layers, self.prefill.layer_energy_j, self.prefill.covered)
+        uncovered = [(x.kind, float(energy_j)) for x, energy_j, covered in prompt if not covered]
+        # sums of many steps: what is left of them by rounding is no energy
+        steps = [(x.kind, x.energy_j - x.covered_j) for x in self.calls if x.covered_j < (1 - 1e-9) * x.energy_j]
+        for kind, energy_j in (*uncovered, *steps):
+            costs[kind] = costs.get(kind, 0.0) + energy_j
+        return sorted(costs, key=lambda kind: -costs[kind])
 
     @property
     def energy_j(self) -> float:

@@ -321,9 +321,9 @@ def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[tuple[str, NDArr
 def random_folds(rows: Rows, seed: int) -> NDArray[np.int64]:
     """Return the fold [n] of each row, of `FOLDS`; all rows of a layer share one, with and without TF32."""
     shape = together([layer.with_tf32("none") for layer in rows.layers], rows.time_s, rows.power_w)
-    if len(shape) and not shape.any():
+    if not shape.any():
         raise InputError(f"all {len(shape)} rows are of one layer or carry one reading: measure layers one by one")
-    fold: NDArray[np.int64] = np.random.default_rng(seed).permutation(shape.max(initial=-1) + 1) % FOLDS
+    fold: NDArray[np.int64] = np.random.default_rng(seed).permutation(shape.max() + 1) % FOLDS
     return fold[shape]
 
 

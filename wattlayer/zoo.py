@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,7 @@ def _outcome(journal: Path, number: int, line: str) -> Outcome:
     import msgspec
 
     try:
-        return msgspec.json.decode(line, type=Outcome)
-    except (ValueError, RecursionError) as error:
+        record = msgspec.json.decode(line, type=dict[str, Any])
+        return msgspec.convert({field.name: record[field.name] for field in fields(Outcome)}, Outcome)
+    except (ValueError, KeyError, RecursionError) as error:
         raise InputError(f"{journal} line {number} is no outcome of a sweep ({first_line(error)}): name another file") from None

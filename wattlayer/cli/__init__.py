@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -55,10 +55,17 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # a usage error of the click that this typer comes with
             raise
-        _fail(error.format_message())
+        _fail(_told(error))
     if code == INTERRUPTED:
         _fail("interrupted", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _told(error: Any) -> str:
+    """Say what is wrong with an option and name its value, which the validation behind newer typers leaves out."""
+    message: str = error.format_message()
+    found = error.__cause__.errors()[:1] if hasattr(error.__cause__, "errors") else []
+    return ": ".join([message, *(repr(x["input"]) for x in found if repr(x["input"]) not in message)])
 
 
 def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
