@@ -481,6 +481,6 @@ def test_a_machine_with_torch_numpy_and_a_meter_can_measure(tmp_path):
     done = subprocess.run(
         [*command, "--minutes", "1"], check=False, capture_output=True, text=True, cwd=Path(__file__).parents[1]
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     rows = [m for path in (tmp_path / "data").glob("*.jsonl") for m in read_measurements(path)]
     assert rows and all(m.meter == "assumed-power" and m.time_s > 0 for m in rows)
