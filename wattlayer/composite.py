@@ -4,6 +4,7 @@ those that do the work of several."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from types import EllipsisType
 from typing import Any
 
@@ -125,11 +126,64 @@ def _multi_head_attention(
     return functional.linear(mixed, proj_weight, proj_bias), shared if need_weights else None
 
 
+def _encoder_layer(
+    within: Callable[[str], AbstractContextManager[None]],
+    src: Tensor,
+    embed_dim: int,
+    num_heads: int,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    use_gelu: bool,
+    norm_first: bool,
+    eps: float,
+    norm_weight_1: Tensor,
+    norm_bias_1: Tensor,
+    norm_weight_2: Tensor,
+    norm_bias_2: Tensor,
+    ffn_weight_1: Tensor,
+    ffn_bias_1: Tensor,
+    ffn_weight_2: Tensor,
+    ffn_bias_2: Tensor,
+    mask: Tensor | None = None,
+    mask_type: int | None = None,
+) -> Tensor:
+    """The fast path of `nn.TransformerEncoderLayer`: aten/src/ATen/native/transformers/transformer.cpp, on padded tensors.
+
+    The activation, which its kernel joins to a product, is counted apart. `within` names the submodule that does a part.
+    """
+
+    def norm(name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        with within(name):
+            return functional.layer_norm(x, [embed_dim], weight, bias, eps)
+
+    def attention(x: Tensor) -> Tensor:
+        weights = qkv_weight, qkv_bias, proj_weight, proj_bias
+        with within("self_attn"):
+            return _multi_head_attention(x, x, x, embed_dim, num_heads, *weights, mask, need_weights=False)[0]
+
+    def feed_forward(x: Tensor) -> Tensor:
+        with within("linear1"):
+            x = functional.linear(x, ffn_weight_1, ffn_bias_1)
+        x = functional.gelu(x) if use_gelu else functional.relu(x)
+        with within("linear2"):
+            return functional.linear(x, ffn_weight_2, ffn_bias_2)
+
+    first, second = ("norm1", norm_weight_1, norm_bias_1), ("norm2", norm_weight_2, norm_bias_2)
+    if norm_first:
+        x = src + attention(norm(first[0], src, *first[1:]))
+        return x + feed_forward(norm(second[0], x, *second[1:]))
+    x = norm(first[0], src + attention(src), *first[1:])
+    return norm(second[0], x + feed_forward(x), *second[1:])
+
+
 def _lifted(self: Tensor) -> Tensor:
     """A constant of the program is copied before it is used, for what follows may write to it."""
     return self.clone()
 
 
+ENCODER_LAYER = "_transformer_encoder_layer_fwd"
 COMPOSITES: dict[str, Callable[..., Any]] = {
     "convolution": _convolution,
     "_convolution": _convolution,
@@ -141,9 +195,11 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "_log_softmax": _log_softmax,
     "lift_fresh_copy": _lifted,
     "_native_multi_head_attention": _multi_head_attention,
+    ENCODER_LAYER: _encoder_layer,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_flash_attention": _attention,
     "_scaled_dot_product_efficient_attention": _attention,
     "_scaled_dot_product_fused_attention_overrideable": _attention,
 }
-"""By the name of the operator, whose arguments they take by name; `...` stands for results that they leave to the operator."""
+"""By the name of the operator, whose arguments they take by name; `...` stands for results that they leave to the operator. The
+one of a whole module also takes `within`, which names a part of it."""

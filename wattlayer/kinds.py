@@ -493,7 +493,7 @@ def fused(layer: Layer) -> int:
     pixel_unshuffle channel_shuffle native_channel_shuffle tril triu upsample_nearest1d upsample_nearest2d
     upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d im2col col2im unfold_copy reshape_copy rot90
     diag_embed diag _unsafe_view to_dense one_hot _nested_tensor_from_mask slice_scatter select_scatter
-    diagonal_scatter lift_fresh""".split(),
+    diagonal_scatter lift_fresh _pack_padded_sequence""".split(),
 )
 @kind("copy", *"index index_select gather take take_along_dim masked_select _unsafe_index".split(), read=_gathered_bytes)
 @kind("copy", *"copy fill zero random normal uniform exponential set_data".split(), read=_all_but_first_bytes)

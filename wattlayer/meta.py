@@ -65,12 +65,17 @@ def _whole(module: nn.Module, held: list[torch.Tensor]) -> nn.Module:
 
 
 def inputs_to_meta(inputs: Any, dtype: torch.dtype | None = None) -> Any:
-    """Return nested inputs with every tensor as `tensor_to_meta` makes it; raise InputError for a packed sequence."""
+    """Return nested inputs with every tensor as `tensor_to_meta` makes it, one that is given twice as one, for forwards ask.
+
+    Raises InputError for a packed sequence.
+    """
     if any(isinstance(x, PackedSequence) for x in tree_leaves(inputs, is_leaf=lambda x: isinstance(x, PackedSequence))):
         raise InputError(
             "a packed sequence is no input: give the padded tensor, and pack it in the forward with lengths in a list"
         )
-    return tree_map(lambda x: tensor_to_meta(x, dtype) if isinstance(x, torch.Tensor) else x, inputs)
+    distinct = {id(x): x for x in tree_leaves(inputs) if isinstance(x, torch.Tensor)}
+    meta = {key: tensor_to_meta(x, dtype) for key, x in distinct.items()}
+    return tree_map(lambda x: meta[id(x)] if isinstance(x, torch.Tensor) else x, inputs)
 
 
 def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

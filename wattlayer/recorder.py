@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache
 from operator import itemgetter
 from threading import get_ident
 from typing import Any
@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.modules import activation
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .composite import COMPOSITES
+from .composite import COMPOSITES, ENCODER_LAYER
 from .constants import Constants, KnownIndices, is_alias, tensors_in
 from .errors import InputError, first_line
 from .flow import Flow, Memory
@@ -55,7 +55,7 @@ def record(
     target = _torch_dtype(dtype)
     module = to_meta(module, target, train_mode)
     args, kwargs = inputs_to_meta((args, kwargs), target)
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    tensors = list({id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}.values())
     inputs = tuple(operand("input", x) for x in tensors)  # before the forward, which may change them in place
     with _attention_as_on_devices(module), torch.inference_mode():  # holds TORCH_STATE: calls are shared by default dtype
         recorder = Recorder(_shared_calls() if cached else None)
@@ -112,7 +112,8 @@ class Recorder(TorchDispatchMode):
         kind, names, _ = _schema(func)
         if kind in COMPOSITES and not _written(func)[0]:
             with self:
-                whole = COMPOSITES[kind](**dict(zip(names, args)), **kwargs)
+                parts = {"within": self._within} if kind == ENCODER_LAYER else {}
+                whole = COMPOSITES[kind](**dict(zip(names, args)), **kwargs, **parts)
             # statistics and the like, which autograd and functorch read
             left = isinstance(whole, tuple) and ... in [x for x in whole if not isinstance(x, torch.Tensor)]
             return (whole[0], *self._run(func, args, kwargs)[1:]) if left else whole
@@ -125,7 +126,8 @@ class Recorder(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        key = (func, _signature(args), _signature(tuple(kwargs.items())))
+        squares = _reads_one_twice(func, args)
+        key = (func, _signature(args), _signature(tuple(kwargs.items())), squares)
         layer, again = self._seen.get(key, (None, None))
         # a call seen before gives fresh tensors of the same shapes: cheaper than to infer the shapes anew
         asked = self._constants.asked
@@ -137,11 +139,20 @@ class Recorder(TorchDispatchMode):
                 self._seen[key] = layer, _again(func, args, kwargs, result)
         if layer is not None:
             self.calls.append((self.path[-1], layer))
-            if _written(func)[1]:  # few operators write to their arguments
+            if squares or _written(func)[1]:  # few operators write to their arguments
                 self.memory.add(*([x for _, x in part] for part in _operands(func, args, kwargs, result)))
             else:
                 self.memory.add(tensors_in((args, kwargs)), tensors_in(result))
         return result
+
+    @contextmanager
+    def _within(self, name: str) -> Iterator[None]:
+        """Take down what is called as done by a submodule of the one that runs."""
+        self.path.append(".".join(x for x in (self.path[-1], name) if x))
+        try:
+            yield
+        finally:
+            self.path.pop()
 
     def _of_linear(self, given: dict[str, Any]) -> tuple[torch.Tensor, ...] | None:
         """Return input, weight and bias where a product is what `linear` decomposes to: rows by a weight that lies transposed."""
@@ -379,11 +390,20 @@ def _operands(func: Any, args: Any, kwargs: Any, result: Any) -> tuple[Named, Na
     `out=` is not read; a call that returns nothing gives what it writes to.
     """
     outs, written = _written(func)
-    given = [(name, x) for name, value in (*zip(_schema(func)[1], args), *kwargs.items()) for x in tensors_in(value)]
+    named = [*zip(_schema(func)[1], args), *kwargs.items()]
+    if _reads_one_twice(func, args):
+        del named[1]
+    given = [(name, x) for name, value in named for x in tensors_in(value)]
     inputs = [(name, x) for name, x in given if name not in outs]
     if not func._schema.returns:
         return inputs, [(name, x) for name, x in given if name in written]
     return inputs, [("output", x) for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+
+
+def _reads_one_twice(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operator that works element by element is given one tensor as both factors: a square reads each element once."""
+    twice = len(args) > 1 and args[0] is args[1] and isinstance(args[0], torch.Tensor)
+    return twice and getattr(KINDS.get(_schema(func)[0]), "group", "") == "elementwise"
 
 
 @cache
@@ -490,40 +510,55 @@ def _noted_autocast(recorder: Recorder) -> Iterator[None]:
         torch.autocast.__init__ = make  # type: ignore[method-assign]
 
 
+class _MetaForOne(str):
+    """A name of the device type that PyTorch leaves to others' backends, which for one thread "meta" is as well."""
+
+    thread: int
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) or (other == "meta" and get_ident() == self.thread)
+
+    __hash__ = str.__hash__
+
+
 @contextmanager
 def _attention_as_on_devices(module: nn.Module) -> Iterator[None]:
-    """Let `nn.MultiheadAttention` take on meta tensors the fast path that it takes on devices, by PyTorch's own conditions.
+    """Let attention and encoder layers take on meta tensors the fast paths that they take on devices, by PyTorch's conditions.
 
-    One of them is that no function mode is on, which `KnownIndices` is: it has nothing to do within. Other threads see neither.
+    One of them is that no function mode is on, which `KnownIndices` is: it has nothing to do within. Another is the type of
+    device, of which one is free; encoders, which look for it as well, would pack rows by values that are not known. Other
+    threads see neither.
     """
-    own = get_ident()
-    attention = {id(m) for m in module.modules() if isinstance(m, nn.MultiheadAttention)}
-    within: list[Any] = []
+    fast = {id(m) for m in module.modules() if _has_fast_path(m)}
+    within: list[tuple[Any, str]] = []
+    free = _MetaForOne(backend_registration._privateuse1_backend_name)
+    free.thread = get_ident()
 
     def enter(m: nn.Module, _: Any) -> None:
-        if id(m) in attention:
-            within.append(torch._C.DisableTorchFunction())
-            within[-1].__enter__()
+        if id(m) in fast:
+            within.append((torch._C.DisableTorchFunction(), backend_registration._privateuse1_backend_name))
+            within[-1][0].__enter__()
+            backend_registration._privateuse1_backend_name = free
 
     def leave(m: nn.Module, _: Any, __: Any) -> None:
-        if id(m) in attention:
-            within.pop().__exit__(None, None, None)
+        if id(m) in fast:
+            mode, backend_registration._privateuse1_backend_name = within.pop()
+            mode.__exit__(None, None, None)
 
     with TORCH_STATE:
-        on_device = activation._check_arg_device
-
-        @wraps(on_device)  # by whose source TorchScript compiles the module
-        def checked(x: torch.Tensor | None) -> bool:
-            return get_ident() == own or on_device(x)
-
         handles = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
-        activation._check_arg_device = checked
         try:
             yield
         finally:
-            activation._check_arg_device = on_device
             for handle in handles:
                 handle.remove()
+
+
+def _has_fast_path(m: nn.Module) -> bool:
+    """Whether a module asks for one: attention, and encoder layers as PyTorch wrote them, with an activation that it knows."""
+    if isinstance(m, nn.TransformerEncoderLayer):
+        return type(m).forward is nn.TransformerEncoderLayer.forward and m.activation_relu_or_gelu > 0
+    return isinstance(m, nn.MultiheadAttention)
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class Trace:
 
     @property
     def read_bytes(self) -> int:
-        """Bytes that the calls of one pass read, each operand once a call."""
+        """Bytes that the calls of one pass read, each operand once a call, a tensor that is both factors of a square once."""
         return sum(layer.read_bytes * calls for layer, calls in self.unique().items())
 
     @property
