@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cliffs import NONE, Cliffs
+from .errors import InputError
 from .features import FEATURE_NAMES, Array, Columns, featurise
 from .intervals import MANY_LAYERS
 from .kriging import PLATEAU, Kriging, in_parts
@@ -61,7 +62,7 @@ class Residual:
     @staticmethod
     def from_json(record: Mapping[str, Any], features: int) -> Residual:
         """Rebuild what answers for so many `features` from JSON types; raise KeyError, TypeError, ValueError or XGBoostError for
-        anything else."""
+        anything else, InputError for an XGBoost that reads other trees."""
         import xgboost
 
         _check_trees(record["trees"], features)
@@ -71,6 +72,9 @@ class Residual:
         one = {"nthread": 1} if "nthread" in xgboost.get_config() else {}
         with xgboost.config_context(**one):
             trees = xgboost.Booster({"nthread": 1}, model_file=bytearray(json.dumps(record["trees"]), "utf-8"))
+        if _base_score(json.loads(trees.save_config())) != _base_score(record["trees"]):
+            # older ones take a number of their own, without a word, for what newer ones write as a list
+            raise InputError(f"XGBoost {xgboost.__version__} reads the trees of newer ones wrongly: install xgboost 3.1 or newer")
         return Residual(trees, Kriging.from_json(record["neighbours"]))
 
 
@@ -144,6 +148,11 @@ def _check_trees(record: Mapping[str, Any], features: int) -> None:
         raise ValueError("trees are not in their order")
     for tree in trees:
         tree.check(features)
+
+
+def _base_score(record: Mapping[str, Any]) -> float:
+    """Return the number that all trees' answers are added to; XGBoost writes it as text, since 3.1 as a list of one."""
+    return float(record["learner"]["learner_model_param"]["base_score"].strip("[]"))
 
 
 def _ask(booster: xgboost.Booster, rows: NDArray[np.float32]) -> Array:

@@ -96,6 +96,10 @@ class Network:
     asked_dtype: str | None = None
     """That of the command line, which tells its trace where the weights of linear layers are to be held in fewer bits."""
 
+    def __post_init__(self) -> None:
+        # names of files need not be UTF-8, results are: what is not is written as its number
+        object.__setattr__(self, "name", self.name.encode(errors="backslashreplace").decode())
+
 
 def format_shape(shape: tuple[int, ...]) -> str:
     """Write a shape as on the command line: 8x3x224x224."""

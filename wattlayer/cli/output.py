@@ -62,7 +62,8 @@ def rendered(*parts: Any) -> str:
     slimmed = [_slimmed(part) for part in parts] if narrow() else []
     if any(slimmed):
         parts = (*parts, "a wider terminal shows more columns")
-    console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
+    # no emoji: what stands between colons is the name of a file and of its factory
+    console = Console(emoji=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
     with console.capture() as capture:
         for part in parts:
             console.print(part)

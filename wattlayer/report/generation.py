@@ -31,7 +31,8 @@ def generation_tables(generation: Generation) -> list[RenderableType]:
         f"energy  [bold]{small(g.energy_per_request_j, 'J')}[/] a request, {small(g.energy_per_token_j, 'J')} a {token}, "
         f"{g.tokens_per_j:.3g} tokens a joule\n"
         f"batch   {small(g.energy_j, 'J')}  ({small(low, 'J')} to {small(high, 'J')} at {LEVEL:.0%})   {small(g.time_s, 's')}   "
-        f"{g.tokens_per_s:.3g} tokens/s while decoding\n"
+        f"{g.tokens_per_s:.3g} tokens/s while decoding\n",
+        emoji=False,
     )
     return [head, _phases(g), *([_steps(g)] if g.new_tokens else []), _kinds(g), *_notes(g)]
 

@@ -34,7 +34,8 @@ def _totals(e: Estimate) -> RenderableType:
         f"{inputs_of(e.trace)} · {e.mode} mode\n"
         f"energy  [bold]{small(e.energy_j, 'J')}[/] a batch  ({small(low, 'J')} to {small(high, 'J')} at {LEVEL:.0%}), "
         f"{small(e.energy_per_sample_j, 'J')} a sample\n"
-        f"time    {small(e.time_s, 's')}   power {small(e.power_w, 'W')}   {flop}   {len(e.trace.layers)} layers\n"
+        f"time    {small(e.time_s, 's')}   power {small(e.power_w, 'W')}   {flop}   {len(e.trace.layers)} layers\n",
+        emoji=False,
     )
 
 
@@ -132,7 +133,7 @@ def escaped(text: str) -> str:
 
 def trace_table(trace: Trace) -> Table:
     """Return all layers of a trace for a terminal."""
-    title = f"{trace.network}: {len(trace.layers)} layers, {large(trace.flop, 'FLOP')}"
+    title = f"{escaped(trace.network)}: {len(trace.layers)} layers, {large(trace.flop, 'FLOP')}"
     table = table_of(title, "#", "path", "kind", "output", "FLOP", "read", "written")
     for i, (path, x) in enumerate(zip(trace.paths, trace.layers)):
         shape = "x".join(map(str, x.outputs[0].shape)) if x.outputs else ""
@@ -144,7 +145,8 @@ def trace_table(trace: Trace) -> Table:
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Return the scores for a terminal: each figure with its split, its rows and its baselines."""
-    table = table_of(f"model {evaluation.model}: absolute percentage error of energy", "split", "predictor", "rows of", "n",
+    title = f"model {escaped(evaluation.model)}: absolute percentage error of energy"
+    table = table_of(title, "split", "predictor", "rows of", "n",
                    "median", "p90", "signed", "Spearman", "Kendall", "noise", f"in {LEVEL:.0%}")  # fmt: skip
     for s in evaluation.scores:
         table.add_row(
