@@ -48,6 +48,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "whatif_table compare_table notebook zoo",
         # level 5
         "cli __init__",
+        "__main__",
     )
 )
 """Lowest first. A unit is a module or a whole subpackage; it imports only from rows above its own in this list."""

@@ -296,3 +296,27 @@ def test_a_limit_and_a_clock_on_the_command_line(run, tmp_path):
     assert (code, out) == (2, "") and "power limit 500 W does not fit l4" in err
     csv = run(*size[:4], "--format", "csv", "--hardware", "l4")
     assert "nothing was measured on l4" in csv[2] and csv[0] == 0
+
+
+def test_models_of_a_stated_power_say_so_everywhere(tmp_path, run, device, layers, model):
+    """Energies that are a time times a stated power are assumed: no model that learned of them is called measured."""
+    rows = [dataclasses.replace(m, meter="assumed-power") for m in device.measure(layers)]
+    trained = EnergyModel.train(rows, name="stated")
+    few = calibrate(model, rows[:40], name="few")
+    on = calibrate(trained, [dataclasses.replace(m, hardware="gtx1070", meter="measured") for m in rows[40:80]], name="on")
+    for told in (trained, few, on):
+        assert told.metadata.basis == "assumed power"
+        assert told.metadata.caveat.startswith("energies are measured times a stated power, assumed and not measured: ")
+    assert "calibrated with" in few.metadata.caveat and few.metadata.calibrated and not trained.metadata.calibrated
+    path = tmp_path / "stated.json"
+    trained.save(path)
+    loaded = EnergyModel.load(path)
+    assert loaded.metadata.basis == "assumed power" and loaded.sha256 == trained.sha256
+    for words in (("predict", "resnet18"), ("compare", "resnet18")):
+        _, out, _ = run(*words, "--hardware", path)
+        assert "assumed and not measured" in out
+        code, out, _ = run(*words, "--hardware", path, "--format", "json")
+        assert code == 0 and '"basis": "assumed power"' in out
+    assert model.metadata.basis == "measured" and "stated" not in model.metadata.caveat
+    with pytest.raises(InputError, match="was calibrated for a30 already"):
+        calibrate(few, rows[:40])

@@ -484,3 +484,16 @@ def test_a_machine_with_torch_numpy_and_a_meter_can_measure(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     rows = [m for path in (tmp_path / "data").glob("*.jsonl") for m in read_measurements(path)]
     assert rows and all(m.meter == "assumed-power" and m.time_s > 0 for m in rows)
+
+
+def test_a_session_too_short_for_anything_says_how_long_it_takes(tmp_path):
+    plan = planned(4)
+    rig = simulated()
+    campaign = Campaign(rig, plan, Journal(tmp_path / "rows.jsonl"), warm_up_s=1.0)
+    short = campaign.run(rig.clock.now() + 12.0)
+    assert short.stopped_by == "deadline" and short.done == 0 and short.needed_s > 12.0
+    assert "nothing of the plan fitted into this session: give at least --minutes" in short.describe()
+    rig = simulated()
+    again = Campaign(rig, plan, Journal(tmp_path / "rows.jsonl"), warm_up_s=1.0)
+    longer = again.run(rig.clock.now() + short.needed_s + 1.0)
+    assert longer.done > 0 and longer.needed_s is None and "nothing of the plan" not in longer.describe()

@@ -329,6 +329,22 @@ def test_a_whole_campaign_on_this_cpu(tmp_path, monkeypatch):
         run_campaign(quick_options(tmp_path), resolve=tiny_resolve)
     again = run_campaign(quick_options(tmp_path, resume=True), resolve=tiny_resolve)
     assert again.rows >= summary.rows and again.done == summary.total
+    begun = path.read_bytes()
+    for changed, said in (
+        ({"assumed_power_w": 65.0}, "was begun with the meter assumed-power of 30 W, not assumed-power of 65 W: go on with that"),
+        ({"layers": 60}, "was begun with --layers 3, not 60: leave it out, or give another --output"),
+        (
+            {"networks": ("torchvision:resnet18",)},
+            f"with --networks test:tiny {DEFAULT_NETWORKS[0]}, not torchvision:resnet18: leave",
+        ),
+        ({"seed": 3}, "was begun with --seed 0, not 3"),
+        ({"dtypes": ("float16",)}, "was begun with --dtypes float32, not float16"),
+    ):
+        with pytest.raises(InputError, match=said):
+            run_campaign(quick_options(tmp_path, resume=True, **changed), resolve=tiny_resolve)
+    assert path.read_bytes() == begun
+    unsaid = Options(tmp_path, resume=True, meter="assumed-power", assumed_power_w=30.0, device="cpu", warm_up_s=0.1)
+    assert run_campaign(unsaid, resolve=tiny_resolve).done == summary.total, "defaults ask for nothing"
 
 
 def tiny_network(call, where, seed):

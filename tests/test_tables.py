@@ -381,6 +381,53 @@ def test_repeats_that_contradict_one_another_are_doubted():
     assert doubt.startswith("3 of 20 layers have repeats in one run that take more than 2 times as long as others (a linear of")
 
 
+def test_repeats_that_cost_twice_as_much_in_the_same_time_are_doubted():
+    rows = linears()
+    assert doubts(rows + [replace(x, energy_j=1.9 * x.energy_j) for x in rows[:3]]) == []
+    (doubt,) = doubts(rows + [replace(x, energy_j=2.1 * x.energy_j) for x in rows[:3]])
+    assert doubt.startswith("3 of 20 layers have repeats in one run that cost more than 2 times as much as others (a linear of")
+
+
+def test_copies_to_the_last_digit_are_told():
+    rows = linears()
+    (doubt,) = doubts([*rows, rows[0], rows[1]])
+    assert doubt == "2 rows are copies of others, to the last digit: each counts as a measurement of its own"
+
+
+def test_rows_given_in_two_files_are_told(tmp_path, run):
+    rows, paths = linears(), [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path, own in zip(paths, (rows, rows[:7])):
+        write_measurements(path, own)
+    _, _, err = run("train", *paths, "--output", tmp_path / "model.json")
+    assert f"{paths[1]}: 7 of its rows are in a file before it as well: each counts twice" in err
+
+
+@pytest.mark.parametrize(("columns", "cells"), [("mode,meter", "graph,assumed-power"), ("meter", "assumed-power"), ("mode", "")])
+def test_a_table_says_how_and_with_what_its_rows_were_measured(path, columns, cells):
+    header, row = LAYERS.strip(), GOOD.strip()
+    m = only(path, f"{header},{columns}\n{row},{cells}\n")
+    told = dict(zip(columns.split(","), cells.split(",")))
+    assert (m.mode, m.meter, m.run) == (told.get("mode") or "eager", told.get("meter") or "measured", "r1")
+    with pytest.raises(InputError, match="mode 'grpah' is not one of graph, eager, compiled"):
+        read(path, f"{header},mode\n{row},grpah\n")
+
+
+def test_a_table_of_networks_says_with_what_its_rows_were_measured(path):
+    row = "a30,torchvision:resnet18,1x3x224x224,,,eager,0.01,1.2,r1"
+    assert only(path, f"{NETWORKS.strip()},meter\n{row},assumed-power\n").meter == "assumed-power"
+    with pytest.raises(InputError, match="meter 'guess' is not one of measured, assumed-power"):
+        read(path, f"{NETWORKS.strip()},meter\n{row},guess\n")
+
+
+@pytest.mark.parametrize("column", ["flags", "regime", "energy_corrected_j"])
+def test_a_column_that_would_be_lost_is_refused(path, column):
+    header, row = LAYERS.strip(), GOOD.strip()
+    said = rf"has a column {column}, which a table of layers does not hold .* mode, meter, run, train_mode\)"
+    with pytest.raises(InputError, match=said):
+        read(path, f"{header},{column}\n{row},thermal\n")
+    assert only(path, f"{header},power_w\n{row},9\n").run == "r1", "columns of other things are nobody's business"
+
+
 def test_a_module_made_of_others_is_no_layer(path):
     row = GOOD.replace("Conv2d(3, 8, kernel_size=(3, 3), stride=(2, 2), bias=False)", str(nn.Sequential(nn.Conv2d(3, 8, 3))))
     with pytest.raises(InputError, match=r"'Sequential.* is of a module made of others: give each of its layers a row"):

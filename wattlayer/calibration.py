@@ -20,11 +20,11 @@ from .features import Array, Columns
 from .hardware import Hardware, find_hardware, known_hardware
 from .intervals import Conformal, Support, correlation
 from .labels import looped
-from .model import EnergyModel, Metadata, Regressor, load_model, models_folder, shipped_models
+from .model import ASSUMED_POWER, EnergyModel, Metadata, Regressor, load_model, models_folder, shipped_models
 from .power import PowerScaffold
 from .residual import Residual, model_features
 from .scaffold import BLOCKS, RATES, Scaffold, cells, group_of_cell, groups, lenders
-from .training import Recipe, Rows, boost, campaigns, digest, merge, of_one_device, of_readings, random_folds
+from .training import Recipe, Rows, basis_of, boost, campaigns, digest, merge, of_one_device, of_readings, random_folds
 from .transfer import from_data_sheet
 
 PRIOR_SD = {"*": 1.0, "group": 0.5, "cell": 0.4}
@@ -82,7 +82,7 @@ def calibrate(
 def _refuse_told(base: EnergyModel, chosen: Sequence[Measurement]) -> None:
     """Raise InputError where `base` knows the rows that are to be left out in turn."""
     facts, device = base.metadata, chosen[0].hardware
-    if facts.basis == "calibrated" and base.hardware == device:
+    if facts.calibrated and base.hardware == device:
         raise InputError(
             f"model {base.name!r} was calibrated for {device} already: start from what it came from ({facts.source}), "
             "with old and new rows together"
@@ -98,7 +98,7 @@ def start_from(name: str, measurements: Sequence[Measurement]) -> EnergyModel:
     Where it rests on a data sheet and all rows were measured in eager mode it launches as such loops do, not as graphs.
     """
     model = load_model(name)
-    if model.metadata.basis == "calibrated" and name in known_hardware():
+    if model.metadata.calibrated and name in known_hardware():
         model = EnergyModel.load(models_folder() / f"{name}.json") if name in shipped_models() else from_data_sheet(name)
     loops = model.metadata.basis == "data sheet" and looped(measurements)
     return from_data_sheet(model.hardware, looped=True) if loops else model
@@ -109,6 +109,7 @@ def _metadata(
     seed: int,
 ) -> Metadata:  # fmt: skip
     regressor, launches = adapted.regressor, base.metadata.launches
+    stated = ASSUMED_POWER in (base.metadata.basis, basis_of(chosen))
     if launches and regressor.hardware != base.hardware:
         launches = launches.elsewhere(find_hardware(regressor.hardware).idle_w)
     return replace(
@@ -116,7 +117,8 @@ def _metadata(
         rows=len(chosen), layers=len(set(rows.layers)),
         kinds=tuple(sorted(adapted.kinds)), data_sha256=digest(chosen), runs=regressor.runs,
         run_power_shift=regressor.run_power_shift, consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w,
-        log_rates=regressor.scaffold.log_rates, support=adapted.support.points, seed=seed, basis="calibrated",
+        log_rates=regressor.scaffold.log_rates, support=adapted.support.points, seed=seed,
+        basis=ASSUMED_POWER if stated else "calibrated",
         taught_by=regressor.taught_by,
         conformal=replace(conformal, widening=base.metadata.conformal.widening, never=base.metadata.conformal.never),
         source=f"{base.name} ({base.metadata.basis}), calibrated with {len(set(rows.layers))} layers of {regressor.hardware}",

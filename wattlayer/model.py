@@ -35,8 +35,9 @@ from .scaffold import RATES, Scaffold
 from .whole import whole_file
 
 SCHEMA = 13
-MODEL_BASES = ("measured", "calibrated", "data sheet")
-"""What a model rests on: layers measured there, few of them, or none."""
+ASSUMED_POWER = "assumed power"
+MODEL_BASES = ("measured", "calibrated", "data sheet", ASSUMED_POWER)
+"""What a model rests on: layers measured there, few of them, none, or energies that are measured times a stated power."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,11 @@ class Metadata:
             raise ValueError(f"the basis {self.basis!r} is none of {', '.join(MODEL_BASES)}")
 
     @property
+    def calibrated(self) -> bool:
+        """Whether another model was adapted to few measured layers."""
+        return self.left_out_mdape_frac is not None
+
+    @property
     def launches_or_assumed(self) -> Launches:
         """What passes cost beside their kernels: fitted to networks measured there, else carried over or assumed."""
         return self.launches or Launches(idle_w=find_hardware(self.hardware).idle_w)
@@ -165,6 +171,8 @@ class Metadata:
         says = "" if self.basis == "measured" else self.source
         if self.basis == "data sheet":
             says = f"nothing was measured on {self.hardware}: {self.source}"
+        if self.basis == ASSUMED_POWER:
+            says = f"energies are measured times a stated power, assumed and not measured: {self.source or 'source not stated'}"
         return "; ".join(x for x in (says, self.conditions) if x)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from .kriging import Kriging, krige
 from .labels import labels, looped, operators_s
 from .launches import Launches, Pass, fit_launches
 from .layer import Layer
-from .model import EnergyModel, Metadata, Regressor
+from .model import ASSUMED_POWER, EnergyModel, Metadata, Regressor
 from .power import PowerScaffold
 from .residual import MODEL_FEATURES, NOBODY, Residual, model_features
 from .scaffold import Scaffold, per_layer
@@ -135,7 +135,7 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
         data_sha256=digest(chosen), source=source, runs=regressor.runs, run_power_shift=regressor.run_power_shift,
         consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w, log_rates=regressor.scaffold.log_rates,
         support=Support.of(columns).points, conformal=conformal, seed=seed,
-        taught_by=regressor.taught_by,
+        taught_by=regressor.taught_by, basis=basis_of(chosen),
     )  # fmt: skip
     return EnergyModel.of(metadata, regressor)
 
@@ -151,6 +151,8 @@ def tell_launches(
     # sums and least squares end otherwise in another order, if only in their last digits
     own = sorted(((m, trace) for m, trace in networks if m.hardware == model.hardware), key=lambda x: _line(x[0]))
     measurements = sorted(measurements, key=_line) if own else measurements
+    if own and (basis_of(m for m, _ in own) == ASSUMED_POWER) != (model.metadata.basis == ASSUMED_POWER):
+        raise InputError("measured and assumed-power rows are mixed: train on one of them")
     sums = estimate_many([trace for _, trace in own], alone) if own else []
     passes = []
     for (m, trace), e in zip(own, sums):
@@ -184,6 +186,11 @@ def of_one_device(
         wanted = f" of {hardware}" if hardware else ""
         raise InputError(f"{distinct} distinct measured layers{wanted} are too few to {use}: measure at least {least}")
     return layers
+
+
+def basis_of(measurements: Iterable[Measurement]) -> str:
+    """Return what a model of these rows, all of one meter, rests on."""
+    return ASSUMED_POWER if any(m.meter == "assumed-power" for m in measurements) else "measured"
 
 
 def merge(measurements: Sequence[Measurement]) -> Rows:

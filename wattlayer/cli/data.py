@@ -48,11 +48,15 @@ def measurements_of(
     from ..tables import read_table
 
     rows: list[Measurement] = []
+    seen: set[Measurement] = set()
     for path in paths:
         content = read_table(path, skip_bad_rows, check)
         report_skipped(path, content.bad_rows)
         _report_idled(path, content.measurements)
         _report_doubts(path, content.measurements)
+        if again := len(seen & set(content.measurements)):
+            print(f"{path}: {again} of its rows are in a file before it as well: each counts twice", file=sys.stderr)
+        seen.update(content.measurements)
         rows += content.measurements
     return rows
 

@@ -56,7 +56,7 @@ def _one(name: str, as_json: bool) -> str:
 
     device = find_hardware(name)
     basis, told = _basis(name)
-    figures, features = _figures(name, basis), _figures_features(basis)
+    figures, features = _figures(name), _figures_features(basis)
     if as_json:
         facts = {f.name: getattr(device, f.name) for f in fields(device)}
         return json.dumps(facts | {"basis": basis, "figures": figures, "figures_features": features}) + "\n"
@@ -96,12 +96,13 @@ def _basis(name: str) -> tuple[str, str]:
             "from its data sheet only; `wattlayer calibrate` or `wattlayer train` does better with measured layers",
         )
     facts = load_model(name).metadata
-    if facts.basis == "calibrated":
-        return facts.basis, f"of a calibrated model: {facts.source} ({path})"
-    return facts.basis, f"of a measured model: {facts.rows} rows of {facts.layers} layers ({path})"
+    if facts.calibrated:
+        return facts.basis, f"of a calibrated model: {facts.caveat} ({path})"
+    kind = "a measured model" if facts.basis == "measured" else f"a model of {facts.basis}"
+    return facts.basis, f"of {kind}: {facts.rows} rows of {facts.layers} layers ({path})"
 
 
-def _figures(name: str, basis: str) -> list[dict[str, Any]]:
+def _figures(name: str) -> list[dict[str, Any]]:
     """Error figures from the model's evaluation, from calibrating it, or from other devices left out."""
     from ..model import load_model, model_path
 
@@ -111,9 +112,9 @@ def _figures(name: str, basis: str) -> list[dict[str, Any]]:
 
         curves = read_learned()["curves"]
         return [_figure(f"unmeasured {x['hardware']}", x) for x in curves if x["predictor"] == "wattlayer, data sheet only"]
-    if basis == "calibrated":
-        error = load_model(name).metadata.left_out_mdape_frac
-        return [{"split": "layers left out in turn", "rows": load_model(name).metadata.rows, "mdape_frac": error}]
+    facts = load_model(name).metadata
+    if facts.calibrated:
+        return [{"split": "layers left out in turn", "rows": facts.rows, "mdape_frac": facts.left_out_mdape_frac}]
     record = Path(path.parent) / "evaluations" / path.name
     return _evaluated(record) if record.is_file() else []
 

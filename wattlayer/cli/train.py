@@ -106,9 +106,10 @@ def evaluate(
     from ..evaluate import Tracer, traced_networks
     from ..evaluate import evaluate as score
     from ..labels import labels
-    from ..model import load_model
+    from ..model import ASSUMED_POWER, load_model
     from ..report import evaluation_table
     from ..splits import configuration
+    from ..training import basis_of
 
     written_as(format, Format.table, Format.json)
     if not layers and not networks:
@@ -134,8 +135,12 @@ def evaluate(
 
         known = families_of((m.layer for m in own if m.layer is not None), configuration, progress)
     splits = split or _every_split(own, known, measured)
-    if (basis := loaded.metadata.basis) != "measured" and set(splits) - {"given"}:
+    facts = loaded.metadata
+    basis = "calibrated" if facts.calibrated else facts.basis
+    if basis in ("calibrated", "data sheet") and set(splits) - {"given"}:
         print(f"{model} is {basis}: 'given' alone judges it, every other split trains anew on these rows", file=sys.stderr)
+    if basis_of([*own, *(m for m, _ in measured)]) == ASSUMED_POWER:
+        print("the rows' energies are measured times a stated power: errors are beside that, not beside a meter", file=sys.stderr)
     result = score(loaded, rows, measured, splits, known, baselines, seed, progress)
     progress("")
     if plot is not None:

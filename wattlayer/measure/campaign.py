@@ -61,6 +61,7 @@ class Campaign:
         self._slowest_s: dict[bool, float] = {True: NETWORK_BUILD_S, False: 0.0}
         self._meter_errors = 0
         self._spent: list[float] = []
+        self._needed_s: float | None = None
 
     def stop(self) -> None:
         """End the session after the measurement that is under way."""
@@ -70,6 +71,7 @@ class Campaign:
         """Work until the queue is done, `deadline_s` on the rig's clock has come, or `stop` was called."""
         number = len(self.journal.headers) + 1
         self._deadline_s = deadline_s
+        self._began_s, before = self.rig.clock.now(), len(self._planned & self.journal.attempts)
         with _signals(self.stop):
             if next(self._pending(), None) is None:
                 stopped_by = "complete"
@@ -77,7 +79,8 @@ class Campaign:
                 stopped_by = "deadline"
             else:
                 stopped_by = self._session_of(number)
-        return self._finish(stopped_by)
+        summary = self._finish(stopped_by)
+        return replace(summary, needed_s=self._needed_s if summary.done == before else None)
 
     # --- a session
 
@@ -239,9 +242,13 @@ class Campaign:
         return self._deadline_s - self.rig.clock.now()
 
     def _fits(self, item: Item | None) -> bool:
-        """Whether `item` is sure to be finished before the deadline."""
+        """Whether `item` is sure to be finished before the deadline; keep what a session would need for it where it is not."""
         build_s = self._slowest_s[item.layer is None] if item else 0.0
-        return self._left_s() > self.policy.longest_s + 1.5 * build_s + RESERVE_S
+        needed_s = self.policy.longest_s + 1.5 * build_s + RESERVE_S
+        if self._left_s() > needed_s:
+            return True
+        self._needed_s = self.rig.clock.now() - self._began_s + needed_s
+        return False
 
     def _tell(self, item: Item) -> None:
         planned = self._planned

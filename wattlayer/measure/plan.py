@@ -67,6 +67,8 @@ class Plan:
     networks: tuple[NetworkPlan, ...] = ()
     notes: tuple[str, ...] = field(default=())
     """What could not be planned, and why."""
+    asked: Wanted | None = None
+    """What it was made for; None of plans that did not note it yet."""
 
     @property
     def distinct_layers(self) -> int:
@@ -76,8 +78,9 @@ class Plan:
         networks = [{"call": asdict(x.call), "layers": x.layers} for x in self.networks]
         items = [item.to_json() for item in self.items]
         record = {"wattlayer_plan": PLAN_SCHEMA, "run": self.run, "seed": self.seed, "notes": self.notes, "networks": networks}
+        asked = {"asked": asdict(self.asked)} if self.asked else {}
         with whole_file(path) as file:
-            file.write(json.dumps(record | {"items": items}))
+            file.write(json.dumps(record | asked | {"items": items}))
 
     @staticmethod
     def load(path: Path) -> Plan:
@@ -112,7 +115,10 @@ def _plan(record: Mapping[str, Any]) -> Plan:
         for x in record["networks"]
     )
     items = tuple(Item.from_json(x) for x in record["items"])
-    return Plan(record["run"], record["seed"], items, tuple(networks), tuple(record["notes"]))
+    asked = record.get("asked")
+    if asked:
+        asked = Wanted(**asked | {name: tuple(asked[name]) for name in ("networks", "dtypes")})
+    return Plan(record["run"], record["seed"], items, tuple(networks), tuple(record["notes"]), asked)
 
 
 def make_queue(stages: Sequence[Sequence[Item]], seed: int, modes: Sequence[str], reference: Layer) -> tuple[Item, ...]:

@@ -73,7 +73,7 @@ def propose(wanted: Wanted, rig: Rig, run: str, resolve: Resolve, intervals: Int
     reference = reference_layer("float16" if cuda else "float32")
     queue = make_queue([stages[0], networks, *stages[1:]], wanted.seed, rig.modes, reference)
     plans = tuple(_network_plan(call, found, roofline) for call, found in whole)
-    return Plan(run, wanted.seed, queue, plans, tuple(notes))
+    return Plan(run, wanted.seed, queue, plans, tuple(notes), wanted)
 
 
 def _calibration(wanted: Wanted, rig: Rig, run: str, stages: Sequence[Sequence[Item]], notes: Sequence[str]) -> Plan:
@@ -89,7 +89,7 @@ def _calibration(wanted: Wanted, rig: Rig, run: str, stages: Sequence[Sequence[I
     picked = [items[i] for i in most_informative(layers, wanted.layers, Scaffold({"*": tuple(map(float, START))}), device)]
     parts = [picked[i : i + CALIBRATION_STAGE] for i in range(0, len(picked), CALIBRATION_STAGE)]
     queue = make_queue(parts, wanted.seed, rig.modes[:1], reference_layer("float16" if cuda else "float32"))
-    return Plan(run, wanted.seed, queue, (), tuple(notes))
+    return Plan(run, wanted.seed, queue, (), tuple(notes), wanted)
 
 
 def closure_calls(wanted: Wanted, cuda: bool) -> list[NetworkCall]:

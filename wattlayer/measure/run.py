@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, writing
+from ..hardware import known_hardware
 from ..layer import Layer
 from .campaign import Campaign
 from .journal import Journal
@@ -118,10 +119,13 @@ def _run(
 ) -> Summary | None:  # fmt: skip
     plan_path = _plan_path(options, rig)
     begun = plan_path is not None
-    plan = Plan.load(plan_path) if plan_path else _propose(options, rig, resolve)
+    plan = _begun(plan_path, options) if plan_path else _propose(options, rig, resolve)
     if not begun or options.dry_run:
         minutes = len(plan.items) * SECONDS_EACH / 60
         say(f"{plan.describe()}\n  about {minutes:.0f} minutes at {SECONDS_EACH} s each, and one to two more a session")
+        if rig.hardware not in known_hardware():
+            say(f"  {rig.hardware} is no device that wattlayer knows: to train on these rows describe it in hardware.toml, or "
+                "name one with --hardware now")  # fmt: skip
     if options.dry_run:
         return None
     if not begun:
@@ -152,6 +156,17 @@ def _plan_path(options: Options, rig: Rig) -> Path | None:
     return None
 
 
+def _begun(path: Path, options: Options) -> Plan:
+    """Return the plan that was begun; raise InputError where `options` now ask for another. Defaults ask for nothing."""
+    plan, defaults = Plan.load(path), Options(options.output)
+    for name, before in asdict(plan.asked).items() if plan.asked else ():
+        now = getattr(options, name)
+        if now not in (before, getattr(defaults, name)):
+            told = [" ".join(map(str, x)) if isinstance(x, tuple) else str(x) for x in (before, now)]
+            raise InputError(f"{path} was begun with --{name} {told[0]}, not {told[1]}: leave it out, or give another --output")
+    return plan
+
+
 def _check_hardware(plan: Path, rig: Rig) -> None:
     headers = Journal(plan.with_name(plan.name.replace(".plan.json", ".jsonl"))).headers
     boards = {header["meter"].get("board") for header in headers} - {None}
@@ -159,6 +174,16 @@ def _check_hardware(plan: Path, rig: Rig) -> None:
     others = {header["hardware"] for header in headers} - {rig.hardware}
     if others or (boards and here and here not in boards):
         raise InputError(f"{plan} was begun on another board ({', '.join(others) or 'same name'}): give another --output")
+    now = _meter_told({"name": rig.instrument.name, **rig.instrument.description})
+    for before in (_meter_told(header["meter"]) for header in headers):
+        if before != now:
+            raise InputError(f"{plan} was begun with the meter {before}, not {now}: go on with that, or give another --output")
+
+
+def _meter_told(meter: Mapping[str, Any]) -> str:
+    """A meter's name, and the power that it takes for granted."""
+    stated_w = meter.get("assumed_power_w")
+    return str(meter["name"]) + (f" of {stated_w:g} W" if stated_w else "")
 
 
 def _propose(options: Options, rig: Rig, resolve: Resolve | None) -> Plan:

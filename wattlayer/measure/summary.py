@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from .drift import Repeatability
 from .networks import Closure
@@ -37,6 +38,8 @@ class Summary:
     closures: tuple[Closure, ...]
     stopped_by: str
     """"complete", "deadline", "signal" or "device"."""
+    needed_s: float | None = None
+    """What a session needs to get any further, where this one measured nothing of the plan for want of time."""
 
     def describe(self) -> str:
         """Lines for people."""
@@ -44,6 +47,10 @@ class Summary:
             f"{self.run}: {self.done} of {self.total} planned measurements done ({self.stopped_by}); "
             f"{self.rows} rows, {self.flagged} flagged, {self.failed} without energy"
         ]
+        if self.needed_s:
+            lines.append(
+                f"nothing of the plan fitted into this session: give at least --minutes {ceil(self.needed_s / 6) / 10:g}"
+            )
         if self.repeatability:
             r = self.repeatability
             lines.append(

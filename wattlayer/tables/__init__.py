@@ -2,7 +2,8 @@
 
 To add a format, write one module with `COLUMNS` (what must be there) and `measurement(row)` (one row as a
 Measurement, raising InputError with the reason where it cannot be one), and name it in `FORMATS`. Where it also says
-`COPIES = True`, rows that are equal in all that is read are one reading and count once.
+`COPIES = True`, rows that are equal in all that is read are one reading and count once. One that says `OPTIONAL` reads these
+columns where they are there, and no other may be named like what a measurement holds.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median, quantiles
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -39,8 +40,8 @@ devices one was seen at 3.4 times the rate of a dtype."""
 
 MOST_OF_ROOFLINE, MOST_SPREAD, MOST_OF_REPEAT = 400.0, 300.0, 2.0
 """Beyond these the rows of a table are in doubt: the median of times over what data sheets allow (of seven measured devices 1.5
-to 39), the same of its slowest tenth over its fastest (2 to 23), and the slowest over the fastest repeat of one layer in one
-run (at most 1.33)."""
+to 39), the same of its slowest tenth over its fastest (2 to 23), and the most over the least of repeats of one layer in one run,
+in time and in energy (at most 1.33 and 1.39)."""
 MIN_LAYERS = 10
 """Fewer rows of a device are not doubted together."""
 
@@ -104,12 +105,16 @@ def _plausible(m: Measurement) -> Measurement:
 def doubts(measurements: Iterable[Measurement]) -> list[str]:
     """Return what looks wrong of rows of layers taken together, in a line each; devices that are not described are left out."""
     measured: dict[str, list[tuple[Layer, float]]] = defaultdict(list)
-    repeats: dict[tuple[Layer, str, str, str], list[float]] = defaultdict(list)
+    repeats: dict[tuple[Layer, str, str, str], list[Measurement]] = defaultdict(list)
+    rows_of: Counter[Measurement] = Counter()
     for m in measurements:
+        rows_of[m] += 1
         if m.layer is not None:
-            repeats[m.layer, m.hardware, m.run, m.mode].append(m.time_s)
+            repeats[m.layer, m.hardware, m.run, m.mode].append(m)
             measured[m.hardware].append((m.layer, m.time_s))
     found = []
+    if copies := sum(rows_of.values()) - len(rows_of):
+        found.append(f"{copies} rows are copies of others, to the last digit: each counts as a measurement of its own")
     for name, rows in measured.items():
         slowness: list[float] = []
         with suppress(InputError):  # a dataset may be of a device that is described elsewhere
@@ -124,13 +129,21 @@ def doubts(measurements: Iterable[Measurement]) -> list[str]:
                 f"beside the data sheet of {name} the slowest tenth of layers takes {spread:.3g} times as long as the fastest: "
                 "check that all rows have the same units"
             )
-    apart = [(layer, times) for (layer, *_), times in repeats.items() if max(times) > MOST_OF_REPEAT * min(times)]
-    if apart:
-        layer, times = apart[0]
-        found.append(
-            f"{len(apart)} of {len(repeats)} layers have repeats in one run that take more than {MOST_OF_REPEAT:g} times as long "
-            f"as others (a {layer.kind} of {layer.flop:.3g} FLOP {min(times):g} to {max(times):g} s): their median is taken"
-        )
+    return found + _contradictions(repeats)
+
+
+def _contradictions(repeats: Mapping[tuple[Layer, str, str, str], Sequence[Measurement]]) -> list[str]:
+    """Return what repeats of one layer in one run say against one another, of time and of energy."""
+    found = []
+    for what, unit in (("take more than {:g} times as long", "s"), ("cost more than {:g} times as much", "J")):
+        values = [(layer, [m.time_s if unit == "s" else m.energy_j for m in rows]) for (layer, *_), rows in repeats.items()]
+        apart = [(layer, own) for layer, own in values if max(own) > MOST_OF_REPEAT * min(own)]
+        if apart:
+            layer, own = apart[0]
+            found.append(
+                f"{len(apart)} of {len(repeats)} layers have repeats in one run that {what.format(MOST_OF_REPEAT)} as others "
+                f"(a {layer.kind} of {layer.flop:.3g} FLOP {min(own):g} to {max(own):g} {unit}): their median is taken"
+            )
     return found
 
 
@@ -173,6 +186,7 @@ def _format(path: Path, columns: tuple[str, ...]):  # type: ignore[no-untyped-de
         raise InputError(f"{path} has two columns {twice[0]}: leave one of them out")
     for table in FORMATS:
         if set(table.COLUMNS) <= set(columns):
+            _refuse_unread(path, table, columns)
             return table
     header = ",".join(columns)
     mark = next((mark for mark in (";", "\t", "|") if header.count(mark) > header.count(",")), None)
@@ -185,6 +199,17 @@ def _format(path: Path, columns: tuple[str, ...]):  # type: ignore[no-untyped-de
     raise InputError(
         f"{path} has no column {', '.join(missing)} (a table of {closest.NAME} needs {', '.join(closest.COLUMNS)}){hint}"
     )
+
+
+def _refuse_unread(path: Path, table: Any, columns: Iterable[str]) -> None:
+    """Raise InputError for a column of what measurements tell that this format has no place for: left out it would be lost."""
+    optional = getattr(table, "OPTIONAL", None)
+    told = {field.name for field in fields(Measurement)} - {*table.COLUMNS, *(optional or ())}
+    if optional is not None and (lost := [name for name in columns if name in told]):
+        raise InputError(
+            f"{path} has a column {lost[0]}, which a table of {table.NAME} does not hold (beside what it needs: "
+            f"{', '.join(optional)}): leave it out, or write a dataset (JSON lines)"
+        )
 
 
 def _is_in_another_unit(column: str, wanted: str) -> bool:

@@ -12,6 +12,7 @@ from .values import positive, shapes
 
 NAME = "networks"
 COLUMNS = ("hardware", "model", "input_shape", "dtype", "tf32", "mode", "time_s", "energy_j")
+OPTIONAL = ("meter", "run")
 
 
 def measurement(row: Mapping[str, str]) -> Measurement:
@@ -21,5 +22,5 @@ def measurement(row: Mapping[str, str]) -> Measurement:
     return Measurement(
         hardware=find_hardware(row["hardware"]).name, time_s=positive(row, "time_s"), energy_j=positive(row, "energy_j"),
         network=row["model"], input_shapes=shapes(row["input_shape"]), dtype=check_dtype(row["dtype"] or "float32"),
-        tf32=row["tf32"] or "conv", mode=row["mode"] or "graph", run=row.get("run", ""),
+        tf32=row["tf32"] or "conv", mode=row["mode"] or "graph", meter=row.get("meter") or "measured", run=row.get("run", ""),
     )  # fmt: skip
