@@ -484,3 +484,26 @@ def test_help_is_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "predict" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "begins"),
+    [
+        ("predict", "a.json", '{"schema"'), ("predict", "a.CSV", "index,path"), ("predict", "a.html", "<!doctype"),
+        ("predict", "a.txt", "torchvision:resnet18 on a30"), ("compare", "a.json", '{"schema"'), ("trace", "a.json", "{"),
+    ],
+)  # fmt: skip
+def test_a_result_has_the_format_of_its_file_unless_one_is_named(tmp_path, run, command, name, begins):
+    path = tmp_path / name
+    assert run(command, "resnet18", "--output", path)[0] == 0
+    assert path.read_text().startswith(begins)
+    assert run(command, "resnet18", "--output", path, "--format", "table")[0] == 0
+    table = path.read_text()
+    assert "resnet18" in table and not table.startswith(("{", "<", "index,"))
+
+
+def test_a_format_that_a_command_does_not_write_is_refused_before_the_work(tmp_path, run):
+    for command, name, known in (("trace", "a.csv", "table, json"), ("compare", "a.parquet", "table, json, csv")):
+        code, _, err = run(command, "no-such-network", "--output", tmp_path / name)
+        assert code == 2 and f"is not one of {known}" in err and not (tmp_path / name).exists()
+    assert "[table|json|csv]" in run("compare", "--help")[1] and "parquet" in run("predict", "--help")[1]

@@ -216,3 +216,8 @@ def test_devices_are_written_with_commas_again_and_again_or_side_by_side(run, tw
     )
     found = [run("compare", *two, "--input", "2x3x64x64", *way, "--format", "json") for way in ways]
     assert found[0][0] == 0 and found[0] == found[1] == found[2] == found[3]
+
+
+def test_a_comparison_shows_itself_in_a_notebook():
+    html = wl.compare(["resnet18", "squeezenet1_1"])._repr_html_()
+    assert html.startswith("<table") and html.count("<tr") == 3 and "torchvision:squeezenet1_1" in html

@@ -404,3 +404,9 @@ def test_a_figure_shows_every_split(model, device, layers, tmp_path):
         accuracy_figure(result, tmp_path / "accuracy.xyz")
     with pytest.raises(InputError, match="nothing to plot"):
         accuracy_figure(replace(result, predicted=()), tmp_path / "accuracy.svg")
+
+
+def test_scores_are_a_frame(device, layers, model):
+    scored = evaluate(model, device.measure(layers), baselines=False)
+    frame = scored.to_frame()
+    assert len(frame) == len(scored.scores) and list(frame.columns) == list(scored.to_json()["scores"][0])

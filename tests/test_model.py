@@ -493,3 +493,14 @@ with multiprocessing.get_context("fork").Pool(1) as pool:
         [sys.executable, "-c", code, str(path)], check=False, capture_output=True, text=True, timeout=200, env=threaded
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_no_row_and_no_seed_is_refused(device, layers):
+    for rows in ("mine.jsonl", [{"hardware": "a30"}]):
+        with pytest.raises(InputError, match="is no Measurement: `read_measurements` or"):
+            EnergyModel.train(rows)
+    for seed in (1.5, True, "0"):
+        with pytest.raises(InputError, match="is not a whole number"):
+            EnergyModel.train(device.measure(layers), seed=seed)
+    with pytest.raises(InputError, match=r"0 distinct measured layers of b999 are too few .*\(rows are of a30\)"):
+        EnergyModel.train(device.measure(layers), hardware="b999")

@@ -642,3 +642,23 @@ def test_a_batch_that_is_no_whole_number_is_refused(batch):
 def test_a_genome_of_something_else_than_numbers_is_refused(value):
     with pytest.raises(InputError, match="position 2 of a genome"):
         nas.nas_bench_201(1).trace((0, 0, value, 0, 0, 0))
+
+
+def test_too_few_samples_for_an_interval_give_an_infinite_one():
+    X = np.random.default_rng(0).normal(size=(9, 2))
+    y = np.exp(X[:, 0])
+    for n, told in ((3, False), (8, False), (9, True)):
+        low, high = EnergyRegressor(trees=5).fit(X[:n], y[:n]).predict_interval(X)
+        assert np.isfinite(high).all() == told and (low > 0).all() == told
+    low, high = EnergyRegressor(trees=5, target="linear").fit(X[:5], y[:5]).predict_interval(X)
+    assert np.isneginf(low).all() and np.isposinf(high).all()
+
+
+def test_numbers_that_trees_cannot_hold_are_refused_and_features_tell_their_share():
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    fitted = EnergyRegressor(trees=20).fit(X, np.exp(X[:, 1]))
+    assert fitted.feature_importances_.argmax() == 1 and fitted.feature_importances_.sum() == pytest.approx(1.0)
+    X[0, 0] = 1e39
+    for call in (lambda: EnergyRegressor().fit(X, np.ones(60)), lambda: fitted.predict(X)):
+        with pytest.raises(ValueError, match="too large for dtype"):
+            call()

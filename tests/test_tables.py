@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from wattlayer.dataset import Measurement, write_measurements
+from wattlayer.dataset import Measurement, read_measurements, write_measurements
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
 from wattlayer.tables import Table, doubts, read_table
@@ -426,6 +426,17 @@ def test_a_column_that_would_be_lost_is_refused(path, column):
     with pytest.raises(InputError, match=said):
         read(path, f"{header},{column}\n{row},thermal\n")
     assert only(path, f"{header},power_w\n{row},9\n").run == "r1", "columns of other things are nobody's business"
+
+
+def test_names_of_columns_in_capitals_are_told(path):
+    with pytest.raises(InputError, match="it has TIME_S, ENERGY_J: write names of columns in lower case"):
+        read(path, LAYERS.replace("time_s", "TIME_S").replace("energy_j", "ENERGY_J") + GOOD)
+
+
+def test_a_table_that_is_read_as_a_dataset_is_told_how_to_become_one(path):
+    path.write_text(LAYERS + GOOD)
+    with pytest.raises(InputError, match=r"is not a wattlayer dataset: .*; `wattlayer import` makes one of a table"):
+        read_measurements(path)
 
 
 def test_a_module_made_of_others_is_no_layer(path):

@@ -112,9 +112,16 @@ class Comparison:
 
         return pandas.DataFrame([row.to_json() for row in self.rows])
 
+    def _repr_html_(self) -> str:
+        html: str = self._short().to_html(index=False, border=0, float_format="{:.4g}".format)
+        return html
+
     def __str__(self) -> str:
+        return self._short().to_string(float_format="{:.4g}".format)
+
+    def _short(self) -> pandas.DataFrame:
         columns = ["network", "hardware", "batch", "energy_per_sample_j", "energy_per_sample_low_j", "energy_per_sample_high_j"]
-        return self.to_frame()[[*columns, "flop_per_sample", "covered_frac"]].to_string(float_format="{:.4g}".format)
+        return self.to_frame()[[*columns, "flop_per_sample", "covered_frac"]]
 
 
 def compare(

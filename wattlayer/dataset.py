@@ -230,7 +230,8 @@ def _check_header(path: Path, line: str) -> None:
     except InputError:
         version = None
     if version is None:
-        raise InputError(f'{path} is not a wattlayer dataset: its first line must be {{"wattlayer_data": {SCHEMA}, …}}')
+        cure = "; `wattlayer import` makes one of a table" if {".csv", ".gz"} & set(path.suffixes) else ""
+        raise InputError(f'{path} is not a wattlayer dataset: its first line must be {{"wattlayer_data": {SCHEMA}, …}}{cure}')
     if version != SCHEMA:
         raise InputError(f"{path} has dataset schema {version}, this wattlayer reads {SCHEMA}: convert or measure it again")
 

@@ -48,6 +48,8 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
 
 def check_seed(seed: int) -> int:
     """Return `seed`, or raise InputError for one that no generator of random numbers takes."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise InputError(f"seed {seed!r} is not a whole number")
     if not 0 <= seed <= MOST_SEED:
         raise InputError(f"seed {seed} must be between 0 and {MOST_SEED}")
     return seed

@@ -29,6 +29,8 @@ from .splits import OF_NETWORKS, Groups, Networks, Unseen, check_splits, folds, 
 from .training import Rows, digest, merge, tell_launches
 
 if TYPE_CHECKING:
+    import pandas
+
     from .trace import Trace
 
 Progress = Callable[[str], None]
@@ -83,6 +85,12 @@ class Evaluation:
             "schema": 1, "model": {"name": self.model, "sha256": self.model_sha256}, "interval_frac": LEVEL,
             "scores": [asdict(score) for score in self.scores],
         }  # fmt: skip
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return one row per score, with the columns of `scores` in the JSON form."""
+        import pandas
+
+        return pandas.DataFrame([asdict(score) for score in self.scores])
 
     def find(self, split: str, predictor: str = "wattlayer", subset: str = "all", unit: str = "layer") -> Score:
         """Return one score; raise InputError where it was not evaluated."""

@@ -175,6 +175,10 @@ def of_one_device(
     measurements: Sequence[Measurement], hardware: str | None, least: int = MIN_LAYERS, use: str = "train on"
 ) -> list[Measurement]:
     """Return the rows of layers of one device; raise InputError for several, for mixed meters and for too few layers."""
+    if strange := next((x for x in measurements if not isinstance(x, Measurement)), None):
+        raise InputError(
+            f"{str(strange)[:40]!r} is no Measurement: `read_measurements` or `tables.read_table` make them of files"
+        )
     layers = [m for m in labels(measurements) if m.layer is not None and hardware in (None, m.hardware)]
     devices = sorted({m.hardware for m in layers})
     if len(devices) > 1:
@@ -184,7 +188,9 @@ def of_one_device(
     distinct = len({m.layer for m in layers})
     if distinct < least:
         wanted = f" of {hardware}" if hardware else ""
-        raise InputError(f"{distinct} distinct measured layers{wanted} are too few to {use}: measure at least {least}")
+        others = sorted({m.hardware for m in measurements} - {hardware})
+        told = f" (rows are of {', '.join(others)})" if hardware and others else ""
+        raise InputError(f"{distinct} distinct measured layers{wanted} are too few to {use}: measure at least {least}{told}")
     return layers
 
 

@@ -10,11 +10,11 @@ import typer
 from ..errors import InputError
 from .app import app
 from .options import (
+    TABLES,
     BatchOption,
     Dtype,
     DtypeOption,
     Format,
-    FormatOption,
     HardwareOption,
     ImageOption,
     InputOption,
@@ -25,6 +25,7 @@ from .options import (
     Tf32,
     Tf32Option,
     batch_of,
+    formats,
     written_as,
 )  # fmt: skip
 from .output import apart, busy, narrow, rendered, write
@@ -43,7 +44,7 @@ def advise(
     tf32: Tf32Option = Tf32.conv,
     mode: Annotated[Mode, typer.Option("--mode")] = Mode.graph,
     top: Annotated[int, typer.Option("--top", help="How many changes to show.")] = 10,
-    format: FormatOption = Format.table,
+    format: Annotated[Format | None, formats(*TABLES)] = None,
     output: OutputOption = None,
 ) -> None:
     """Which changes to MODEL save most energy a sample, each priced with its interval; only what the model can price."""
@@ -56,7 +57,7 @@ def advise(
     if top < 1:
         raise InputError(f"top {top} must be at least 1")
     apart(output, network, hardware)
-    written_as(format, Format.table, Format.json, Format.csv)
+    format = written_as(format, output, *TABLES)
     shape = parse_shape(input) if input else None
     setting = Setting(batch_of(shape, batch), image_size, seq_len, shape, dtype.value, tf32.value, mode.value)
     with busy(f"loading {network}") as tell:

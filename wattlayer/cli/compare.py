@@ -11,10 +11,10 @@ import typer
 from ..errors import InputError
 from .app import app
 from .options import (
+    TABLES,
     Dtype,
     DtypeOption,
     Format,
-    FormatOption,
     ImageOption,
     InputOption,
     Mode,
@@ -22,6 +22,7 @@ from .options import (
     SeqOption,
     Tf32,
     Tf32Option,
+    formats,
     written_as,
 )  # fmt: skip
 from .output import apart, busy, narrow, place, rendered, write
@@ -48,7 +49,7 @@ def compare(
     plot: Annotated[
         Path | None, typer.Option("--plot", callback=place, help="Also draw it into this .png, .svg or .pdf.")
     ] = None,
-    format: FormatOption = Format.table,
+    format: Annotated[Format | None, formats(*TABLES)] = None,
     output: OutputOption = None,
 ) -> None:
     """Networks side by side on several devices and batches, and where FLOP would order them otherwise."""
@@ -56,7 +57,7 @@ def compare(
     from ..compare_table import comparison_list, comparison_tables
     from ..hardware import known_hardware
 
-    written_as(format, Format.table, Format.json, Format.csv)
+    format = written_as(format, output, *TABLES)
     # `--hardware a30 mine.json`: what follows the first comes here as an argument
     known = [name for name in networks if name in known_hardware() or (name.endswith(".json") and ":" not in name)]
     if known and not hardware:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .options import Format, written_as
+from .options import Format
 from .output import busy, rendered
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ def generation_text(generation: Generation, format: Format) -> str:
     """Return a request as it was asked for: table, json or csv (one line a pass)."""
     from ..report.generation import generation_csv, generation_tables
 
-    written_as(format, Format.table, Format.json, Format.csv)
     if format is Format.json:
         return json.dumps(generation.to_json()) + "\n"
     return generation_csv(generation) if format is Format.csv else rendered(*generation_tables(generation))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,10 +22,26 @@ class Format(str, Enum):
     parquet = "parquet"
 
 
-def written_as(format: Format, *known: Format) -> None:
-    """Raise InputError where a command does not write `format`; `known` are those that it writes."""
+TEXTS = (Format.table, Format.json)
+TABLES = (*TEXTS, Format.csv)
+"""What most commands write their result as."""
+
+
+def formats(*known: Format) -> Any:
+    """Return the option of a command that writes its result as any of these."""
+    return typer.Option(
+        "--format", metavar=f"[{'|'.join(x.value for x in known)}]", show_default="by the suffix of --output, else table"
+    )
+
+
+def written_as(format: Format | None, output: Path | None, *known: Format) -> Format:
+    """Return `format`, or where none is given that of the suffix of `output`, else a table; raise InputError for one that a
+    command does not write, which are those but `known`."""
+    suffix = output.suffix.lower().removeprefix(".") if output else ""
+    format = format or (Format(suffix) if suffix in Format.__members__ else Format.table)
     if format not in known:
         raise InputError(f"format {format.value!r} is not one of {', '.join(x.value for x in known)}")
+    return format
 
 
 class Dtype(str, Enum):
@@ -67,7 +83,6 @@ SeqOption = Annotated[int | None, typer.Option("--seq-len", help="Tokens of the 
 InputOption = Annotated[str | None, typer.Option("--input", help="Shape of the input, like 8x3x224x224.")]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype")]
 Tf32Option = Annotated[Tf32, typer.Option("--tf32", help="Where float32 may run as TF32; conv is PyTorch's default.")]
-FormatOption = Annotated[Format, typer.Option("--format")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED)]
 RunCodeOption = Annotated[
     bool,

@@ -14,11 +14,12 @@ from .app import app
 from .gate import BudgetOption, FracOption, GithubOption, JunitOption, budgets_of, enforce
 from .generation import generation_text, priced
 from .options import (
+    TABLES,
+    TEXTS,
     BatchOption,
     Dtype,
     DtypeOption,
     Format,
-    FormatOption,
     HardwareOption,
     ImageOption,
     InputOption,
@@ -28,6 +29,7 @@ from .options import (
     SeqOption,
     Tf32,
     Tf32Option,
+    formats,
     written_as,
 )  # fmt: skip
 from .output import apart, busy, named, rendered, write
@@ -50,7 +52,7 @@ def predict(
     dtype: DtypeOption = Dtype.float32,
     tf32: Tf32Option = Tf32.conv,
     mode: Annotated[Mode, typer.Option("--mode", help="graph: no gaps; eager: one by one; compiled: fused.")] = Mode.graph,
-    format: FormatOption = Format.table,
+    format: Annotated[Format | None, formats(*Format)] = None,
     output: OutputOption = None,
     depth: Annotated[int | None, typer.Option("--depth", help="Parts of a module's path to sum by. Default 1.")] = None,
     top: Annotated[int | None, typer.Option("--top", help="Costliest layers to show. Default 10.")] = None,
@@ -73,6 +75,7 @@ def predict(
     from ..predict import load_network, trace_network
 
     of_request = prefill is not None or decode is not None
+    format = written_as(format, output, *(TABLES if of_request else Format))
     budgets = budgets_of(budget_j or [], budget_frac_of or [], junit, github, of_request, output, network, hardware)
     for name, value in (("top", top), ("depth", depth)):
         if value is not None and value < 1:
@@ -133,15 +136,15 @@ def trace(
     input: InputOption = None,
     dtype: DtypeOption = Dtype.float32,
     tf32: Tf32Option = Tf32.conv,
-    format: FormatOption = Format.table,
+    format: Annotated[Format | None, formats(*TEXTS)] = None,
     output: OutputOption = None,
 ) -> None:
     """Layers of MODEL with shapes, FLOP and bytes; no prediction."""
     from ..predict import load_network, trace_network
     from ..report import trace_json, trace_table
 
+    format = written_as(format, output, *TEXTS)
     apart(output, network)
     with busy(f"tracing {network}"):
         traced: Trace = trace_network(load_network(network, batch, image_size, seq_len, input, dtype.value), tf32.value)
-    written_as(format, Format.table, Format.json)
     write(json.dumps(trace_json(traced)) + "\n" if format is Format.json else rendered(trace_table(traced)), output)

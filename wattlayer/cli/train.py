@@ -13,7 +13,7 @@ from ..errors import InputError, writing
 from .app import SeveralValues, app
 from .calibrate import model_file, own_path
 from .data import measurements_of
-from .options import Format, FormatOption, OutputOption, RunCodeOption, SeedOption, written_as
+from .options import TEXTS, Format, OutputOption, RunCodeOption, SeedOption, formats, written_as
 from .output import apart, busy, place, progress, rendered, write
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def evaluate(
         Path | None, typer.Option("--plot", callback=place, help="Also draw the errors into this .png, .svg or .pdf.")
     ] = None,
     run_code: RunCodeOption = True,
-    format: FormatOption = Format.table,
+    format: Annotated[Format | None, formats(*TEXTS)] = None,
     output: OutputOption = None,
 ) -> None:
     """Errors of a model on measured rows, by split, beside the baselines."""
@@ -111,7 +111,7 @@ def evaluate(
     from ..splits import configuration
     from ..training import basis_of
 
-    written_as(format, Format.table, Format.json)
+    format = written_as(format, output, *TEXTS)
     if not layers and not networks:
         raise InputError("give measured rows: --layers FILE, --networks FILE, or both")
     apart(output, *(layers or ()), *(networks or ()))

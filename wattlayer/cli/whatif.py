@@ -10,9 +10,9 @@ import typer
 from ..errors import InputError
 from .app import app
 from .options import (
+    TABLES,
     Dtype,
     Format,
-    FormatOption,
     HardwareOption,
     InputOption,
     Mode,
@@ -20,6 +20,7 @@ from .options import (
     OutputOption,
     Tf32,
     batch_of,
+    formats,
     written_as,
 )
 from .output import apart, busy, narrow, rendered, write
@@ -56,7 +57,7 @@ def whatif(
     from_mode: Annotated[Mode, typer.Option("--from-mode", rich_help_panel=START)] = Mode.graph,
     input: InputOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse layers of kinds never measured.")] = False,
-    format: FormatOption = Format.table,
+    format: Annotated[Format | None, formats(*TABLES)] = None,
     output: OutputOption = None,
 ) -> None:
     """What a change does to the joules of a sample, with the interval of the difference; all changes are made together."""
@@ -66,7 +67,7 @@ def whatif(
     from ..whatif import whatif as price
 
     apart(output, network, hardware)
-    written_as(format, Format.table, Format.json, Format.csv)
+    format = written_as(format, output, *TABLES)
     shape = parse_shape(input) if input else None
     start = Setting(
         batch_of(shape, from_batch, "from-batch"),

@@ -14,7 +14,7 @@ import typer
 
 from ..errors import InputError
 from .app import app
-from .options import Format, FormatOption, OutputOption, written_as
+from .options import TEXTS, Format, OutputOption, formats, written_as
 from .output import busy, rendered, write
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ def zoo(
     jobs: Annotated[int, typer.Option("--jobs", help="Processes; -1 takes every core.")] = -1,
     journal: Annotated[Path | None, typer.Option("--journal", help="JSON lines file from which a stopped sweep goes on.")] = None,
     match: Annotated[str, typer.Option("--match", help="Only networks whose name contains this.")] = "",
-    format: FormatOption = Format.table,
+    format: Annotated[Format | None, formats(*TEXTS)] = None,
     output: OutputOption = None,
 ) -> None:
     """Trace every network of whole libraries: how many go in, why the others do not, and how long it takes."""
     from ..zoo import ZOOS, sweep, zoo_names
 
-    written_as(format, Format.table, Format.json)
+    format = written_as(format, output, *TEXTS)
     if jobs < 1 and jobs != -1:
         raise InputError(f"jobs {jobs} must be at least 1, or -1 for every core")
     names = [name for source in sources or ZOOS for name in zoo_names(source) if match in name]

@@ -50,7 +50,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         for name in ("learning_rate_frac", "interval_frac"):
             if not isinstance(value := getattr(self, name), Real) or not 0 < float(value) <= 1:
                 raise ValueError(f"{name} {value!r} must be above 0 and at most 1")
-        X, y = validate_data(self, X, y, y_numeric=True, ensure_min_samples=2)
+        X, y = validate_data(self, X, y, y_numeric=True, ensure_min_samples=2, dtype=np.float32)  # as trees work
         if self.target not in ("auto", "log", "linear"):
             raise ValueError(f"target {self.target!r} is not one of auto, log, linear")
         if self.target == "log" and (y <= 0).any():
@@ -73,24 +73,32 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         ).fit(X, values)  # fmt: skip
 
     def _half_width(self, X: Array, values: Array) -> float:
-        """The quantile of out-of-fold errors, at the rank that a new sample needs (split conformal: Lei et al., JASA 2018)."""
+        """The quantile of out-of-fold errors, at the rank that a new sample needs (split conformal: Lei et al., JASA 2018); it is
+        infinite where there are too few errors for that, fewer than nine for 90 %."""
         folds = KFold(min(FOLDS, len(X)), shuffle=True, random_state=self.random_state)
         errors = [np.abs(self._fitted(X[a], values[a]).predict(X[b]) - values[b]) for a, b in folds.split(X)]
-        rank = min(len(X), int(np.ceil((len(X) + 1) * self.interval_frac)))
-        return float(np.sort(np.concatenate(errors))[rank - 1])
+        rank = int(np.ceil((len(X) + 1) * self.interval_frac))
+        return float(np.sort(np.concatenate(errors))[rank - 1]) if rank <= len(X) else np.inf
+
+    @property
+    def feature_importances_(self) -> Array:
+        """Share of the gain of all splits that each feature [k] brought."""
+        check_is_fitted(self)
+        importances: Array = self.model_.feature_importances_.astype(np.float64)
+        return importances
 
     def predict(self, X: Any) -> Array:
         """Return energies [n] for features [n, k]."""
         return self._back(self._answer(X))
 
     def predict_interval(self, X: Any) -> tuple[Array, Array]:
-        """Return the lower and upper energy [n] of each sample's interval."""
+        """Return the lower and upper energy [n] of each sample's interval; an infinite one where too few samples were fitted."""
         answer = self._answer(X)
         return self._back(answer - self.half_width_), self._back(answer + self.half_width_)
 
     def _answer(self, X: Any) -> Array:
         check_is_fitted(self)
-        answer: Array = self.model_.predict(validate_data(self, X, reset=False)).astype(np.float64)
+        answer: Array = self.model_.predict(validate_data(self, X, reset=False, dtype=np.float32)).astype(np.float64)
         return answer
 
     def _back(self, values: NDArray[np.float64]) -> Array:

@@ -196,6 +196,8 @@ def _format(path: Path, columns: tuple[str, ...]):  # type: ignore[no-untyped-de
     missing = [c for c in closest.COLUMNS if c not in columns]
     alike = [f"{have} for {want}" for want in missing for have in columns if _is_in_another_unit(have, want)]
     hint = f"; it has {', '.join(alike)}: convert to SI units and name it so" if alike else ""
+    if cased := [have for want in missing for have in columns if have.lower() == want]:
+        hint = f"; it has {', '.join(cased)}: write names of columns in lower case"
     raise InputError(
         f"{path} has no column {', '.join(missing)} (a table of {closest.NAME} needs {', '.join(closest.COLUMNS)}){hint}"
     )
