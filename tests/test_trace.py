@@ -1098,6 +1098,13 @@ def test_a_tensor_that_is_both_factors_is_read_once(compute: Any, kinds: list[st
     assert trace(Calls(compute), torch.zeros(3, 4), cached=True) == traced
 
 
+def test_a_square_is_the_power_that_computes_it() -> None:
+    layers = [trace(Calls(f), torch.zeros(3, 4)).layers for f in (lambda x: x**2, lambda x: x.square(), torch.square)]
+    assert layers[0] == layers[1] == layers[2] and layers[0][0].kind == "pow"
+    in_place = trace(Calls(lambda x: (x + 1).square_()), torch.zeros(3, 4)).layers
+    assert [x.kind for x in in_place] == ["add", "pow"]
+
+
 def test_two_tensors_of_one_shape_are_both_read() -> None:
     for cached in (False, True):
         layers = trace(Calls(lambda x: x * x + x.clone() * x), torch.zeros(3, 4), cached=cached).layers

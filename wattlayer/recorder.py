@@ -300,6 +300,8 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
     if kind == "mean" and _is_of_image(dict(given), *inputs[0][1:], tensors[0]):
         kind, given = "adaptive_avg_pool2d", [("output_size", (1, 1))]
         tensors = [tensors[0].reshape(*tensors[0].shape[:2], 1, 1)]
+    if kind == "square":  # which ATen computes by pow (aten/src/ATen/native/UnaryOps.cpp)
+        kind, given = "pow", [*given, ("exponent", 2)]
     arguments = ((n, v if (kind, n) in _COSTLY else _argument(v)) for n, v in given if not any(True for _ in tensors_in(v)))
     return Layer(
         kind=kind,
