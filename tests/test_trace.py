@@ -1124,3 +1124,10 @@ def test_packing_sequences_computes_nothing() -> None:
 
     traced = trace(Packs(), torch.zeros(2, 5, 8))
     assert not traced.assumptions and traced.flop == sum(x.flop for x in traced.layers if x.kind == "lstm")
+
+
+def test_attention_that_compiles_a_function_is_refused_with_what_to_call() -> None:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    with pytest.raises(InputError, match="flex_attention, which compiles a function, is not traced: call scaled_dot_product"):
+        trace(Calls(lambda q: flex_attention(q, q, q)), torch.zeros(1, 2, 16, 8))

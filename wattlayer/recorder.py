@@ -577,6 +577,10 @@ def unfused_attention() -> Iterator[None]:
 
 _CURES = (
     (r"no rule registered for \w+ (\w+)", r"\1, which takes functions, is not traced: call the one that runs in its place"),
+    (
+        "FlexAttention is only supported on",
+        "flex_attention, which compiles a function, is not traced: call scaled_dot_product_attention in its place",
+    ),
     ("batch_sizes should always be on CPU", "give pack_padded_sequence the lengths as a list"),
     (
         r"window must be on the same device .* meta and window on cpu",
