@@ -2,7 +2,8 @@
 
 Tables measured elsewhere pass through as they are. Of a campaign of our own harness the layers in its preferred launch
 mode count, with cold weights, at the reference layer's level; eager twins tell of the host, hot ones of the cache, and the
-turns of the reference of the board. Graphs that hold no kernel, or between whose replays the device waited, say nothing: the time
+turns of the reference of the board. What was measured beside somebody else's work, or measured again without what had spoilt it,
+does not count. Graphs that hold no kernel, or between whose replays the device waited, say nothing: the time
 of a call is then not what its kernels take.
 """
 
@@ -18,6 +19,8 @@ from .layer import Layer
 
 REGIMES = ("cold", "diluted")
 """Of a layer that ran into the power limit alone, the diluted row is what it costs among others."""
+SPOILT_FLAGS = frozenset({"foreign_process", "thermal", "counter_backwards", "clock_changed", "not_stationary", "outlier_step"})
+"""What an attempt is marked with that a second one without any of it stands in for."""
 IDLE_FLAGS = frozenset({"no_kernel", "gpu_not_busy"})
 """What graphs are marked with that did not keep the device busy."""
 MORE = 1.3
@@ -29,7 +32,13 @@ def labels(measurements: Sequence[Measurement]) -> list[Measurement]:
     ours = [m for m in measurements if m.regime is not None and m.layer is not None]
     graphs = {campaign(m) for m in ours if m.mode == "graph"}
     diluted = {(campaign(m), m.layer) for m in ours if m.regime == "diluted" and not idled(m)}
-    return [_joined(m) for m in measurements if m.regime is None or _counts(m, graphs, diluted)]
+    again = {(campaign(m), m.key) for m in ours if m.attempt > 1 and SPOILT_FLAGS.isdisjoint(m.flags)}
+    return [_joined(m) for m in measurements if m.regime is None or (_counts(m, graphs, diluted) and not _spoilt(m, again))]
+
+
+def _spoilt(m: Measurement, again: set[tuple[str, str | None]]) -> bool:
+    """Whether another process drew part of the energy, or a later attempt tells the same without what spoilt this one."""
+    return "foreign_process" in m.flags or (m.attempt == 1 and m.key is not None and (campaign(m), m.key) in again)
 
 
 def campaign(m: Measurement) -> str:

@@ -140,7 +140,7 @@ class Campaign:
 
     def _finish(self, stopped_by: str) -> Summary:
         rows = correct_drift(self.journal.rows)
-        if any(row.energy_corrected_j is not None for row in rows):
+        if rows != list(self.journal.rows):
             self.journal.rewrite(rows)
         done = len(self._planned & self.journal.attempts)
         flagged = sum(bool(row.flags) for row in rows)
