@@ -102,7 +102,7 @@ RECIPES = {
     "h200-sxm": Recipe("data/h200-sxm", Provenance(
         "measured by this project, `data/h200-sxm` (its rows are here)",
         "NVML's energy counter between its steps, steady load in CUDA graphs, weights cold; idle included (data/README.md)",
-        ("One board, one evening, one host: another board of this name took 7.0 % less energy for the same layers "
+        ("One board, one evening, one host: another board of this name took 5.8 % less energy for the same layers "
          "(data/README.md), and NVIDIA states the counter's absolute scale to 5 %. Intervals are of this board.",
          "Float32 with and without TF32, float16 and bfloat16; contiguous NCHW images; int8 and float8 were not measured.",
          "Some 430 shapes of the plan were not reached: language models at prefill and decode are thin.",
