@@ -49,6 +49,16 @@ def test_a_diluted_row_stands_for_one_that_ran_into_the_power_limit():
     assert [m.energy_j for m in labels([row(), waited])] == [2e-3], "unless the device waited"
 
 
+def test_a_second_attempt_stands_for_the_one_that_was_spoilt():
+    first, again = row(key="a", flags=("outlier_step",)), row(key="a", attempt=2, energy_j=2e-3)
+    assert [m.energy_j for m in labels([first, again])] == [2e-3]
+    spoilt = replace(again, flags=("outlier_step",))
+    assert len(labels([first, spoilt])) == 2, "neither is better"
+    other = row(key="a", run="another/1", flags=("outlier_step",))
+    assert len(labels([other, again])) == 2, "of another campaign"
+    assert labels([row(flags=("foreign_process",))]) == [], "part of the energy is another's"
+
+
 def test_a_graph_that_ran_other_operators_than_the_eager_pass_is_left_out():
     rows = [
         whole("same", "graph", 1e-3, 0.2), whole("same", "eager", 4e-3, 0.2 + 3e-3 * 120),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +28,7 @@ from wattlayer.operating import operated
 from wattlayer.rewrite import aligned, folded, fused
 from wattlayer.subject import Edit, Setting, Subject
 from wattlayer.trace import trace
-from wattlayer.whatif import Change, _differences, change, spread_j, whatif
+from wattlayer.whatif import Change, _differences, apart_frac, change, gap_spread_j, spread_j, whatif
 from wattlayer.whatif_table import change_table
 
 
@@ -235,6 +236,31 @@ def test_a_difference_is_as_unsure_as_the_sums_of_layers_that_it_lies_between(mo
     for side in (0, 1):
         width = unsure.interval_j[side] - unsure.change_j
         assert abs(width) == pytest.approx(np.hypot(plain.interval_j[side] - plain.change_j, 0.5 * plain.change_j))
+
+
+def test_sums_in_two_modes_part(model):
+    """What a graph and its eager pass are off by is not one share: what keeps the device busy would else surely not change."""
+    for r in (0.0, 0.1):
+        told = model.with_launches(Launches({"*": 1e-12}, idle_w=100.0, sum_spread_frac=r, basis="measured"))
+        graph, eager = (wl.predict(net(), INPUT, hardware=told, mode=mode) for mode in ("graph", "eager"))
+        low, high = change(graph, eager).interval_j
+        assert (high - low) / 2 == pytest.approx(r * graph.energy_per_sample_j, rel=1e-3, abs=1e-9 * graph.energy_per_sample_j)
+
+
+def test_gaps_of_other_operators_are_unsure_on_both_sides():
+    before, after = (2.0, 1.0, 4.0), (3.0, 1.5, 6.0)
+    alike = gap_spread_j(before, after)
+    assert alike == gap_spread_j(before, after, 0.0) == pytest.approx((0.5, 1.0))
+    assert gap_spread_j(before, after, 1.0) == pytest.approx(
+        (np.hypot(0.5, np.hypot(1.5, 2.0)), np.hypot(1.0, np.hypot(3.0, 1.0)))
+    )
+    kinds = Counter({"conv2d": 3, "relu": 1})
+    assert (
+        apart_frac(kinds, kinds) == 0.0
+        and apart_frac(kinds, Counter(linear=1)) == 1.0
+        and apart_frac(Counter(), Counter()) == 0.0
+    )
+    assert apart_frac(kinds, Counter({"conv2d": 2, "relu": 2})) == pytest.approx(1 - 3 / 5)
 
 
 def test_gaps_that_shrink_with_the_batch_widen_the_interval(model):

@@ -22,7 +22,7 @@ import numpy as np
 from .errors import InputError
 from .estimate import SCHEMA, VERSION, Estimate
 from .kinds import group_of_kind
-from .whatif import gap_spread_j, spread_j
+from .whatif import apart_frac, gap_spread_j, spread_j
 
 if TYPE_CHECKING:
     from .generation import Generation
@@ -92,11 +92,14 @@ class Baseline:
         now = _facts(record)
         self._comparable(now)
         more_j, limit_j = estimate.energy_j - self.energy_j, self.energy_j * self.frac
-        below, above = _spread_j(self.calls, _calls(record["layers"]), estimate.model.conformal.correlation)
         # what launch gaps and sums are unsure of, as in `whatif`
-        gaps_below, gaps_above = gap_spread_j(self.gaps_j, (estimate.gap_energy_j, *estimate.gap_interval_j))
+        launches, calls = estimate.model.launches_or_assumed, _calls(record["layers"])
+        operators = (Counter(what.partition(" ")[0] for what, *_ in x) for x in (self.calls, calls))
+        apart = apart_frac(*operators) if launches.basis == "measured" else 0.0
+        gaps_below, gaps_above = gap_spread_j(self.gaps_j, (estimate.gap_energy_j, *estimate.gap_interval_j), apart)
+        below, above = _spread_j(self.calls, calls, estimate.model.conformal.correlation)
         more_layers_j = more_j - (estimate.gap_energy_j - self.gaps_j[0])
-        sum_j = estimate.model.launches_or_assumed.sum_spread_frac * more_layers_j
+        sum_j = launches.sum_spread_frac * more_layers_j
         low, high = more_j - math.hypot(below, sum_j, gaps_below), more_j + math.hypot(above, sum_j, gaps_above)
         word = "over" if _over(estimate.energy_j, limit_j) else "within"
         spent, allowed = _apart(estimate.energy_j / self.energy_j, self.frac)

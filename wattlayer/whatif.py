@@ -10,16 +10,19 @@ per sample, in joules, with d_i = (calls after - calls before) x energy of disti
   and counts in full;
 - the rest of the variance is each layer's own and adds in quadrature;
 - sums of layers, where networks measured whole told of them, may be off by one share before and after, which counts on Σ d_i,
-  and the host's time by another, which counts on what it adds to launch gaps or takes from them; both add in quadrature too.
+  but on the whole of the dearer side where the two run in different modes, whose sums part;
+- the host's time may be off by another share, which counts on what it adds to launch gaps or takes from them where the host is as
+  much too slow before as after. That of a measured host was told by what networks differ in: of operators that the two do not
+  have in common each side's gaps are unsure for themselves as well. All of these add in quadrature.
 
 Half-widths are taken up and down apart (e^w - 1 and 1 - e^-w), because intervals of energy are symmetric in its logarithm.
-That the narrower width is common to both sides is an assumption, tested on errors drawn by it and not on measured pairs; so is
-that the host is as much too slow or too fast before as after.
+That the narrower width is common to both sides is an assumption, tested on errors drawn by it and not on measured pairs.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,21 +119,36 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
         raise InputError(f"the estimates are of {before.model.hardware} under two conditions ({told}): price both under one")
     difference_j, up, down, groups = _differences(before, after)
     spreads_j = spread_j(difference_j, up, down, groups, before.model.conformal.correlation)
-    sum_j = before.model.launches_or_assumed.sum_spread_frac * difference_j.sum()
-    gaps_j = gap_spread_j(*([x / e.trace.batch for x in (e.gap_energy_j, *e.gap_interval_j)] for e in (before, after)))
+    launches = before.model.launches_or_assumed
+    whole_j = difference_j.sum() if before.mode == after.mode else max(e.energy_per_sample_j for e in (before, after))
+    sum_j = launches.sum_spread_frac * whole_j
+    operators = (Counter(x.kind for x in e.trace.layers) for e in (before, after))
+    apart = apart_frac(*operators) if launches.basis == "measured" else 0.0
+    gaps = [[x / e.trace.batch for x in (e.gap_energy_j, *e.gap_interval_j)] for e in (before, after)]
+    gaps_j = gap_spread_j(gaps[0], gaps[1], apart)
     middle = after.energy_per_sample_j - before.energy_per_sample_j
     below, above = (math.hypot(layers, gap, sum_j) for layers, gap in zip(spreads_j, gaps_j))
     return Change(edit, before, after, (float(middle - below), float(middle + above)))
 
 
-def gap_spread_j(before_j: Sequence[float], after_j: Sequence[float]) -> tuple[float, float]:
+def gap_spread_j(before_j: Sequence[float], after_j: Sequence[float], apart_frac: float = 0.0) -> tuple[float, float]:
     """Return how far the interval of a difference of gaps reaches below and above it, in joules: one host makes both.
 
-    Each is what the gaps cost, and what they cost with the host as fast and as slow as it may be.
+    Each is what the gaps cost, and what they cost with the host as fast and as slow as it may be; `apart_frac` of each is of
+    operators that the other does not have, in which one host errs otherwise.
     """
     (before, *ends_before), (after, *ends_after) = before_j, after_j
     moved = [(x - after) - (y - before) for x, y in zip(ends_after, ends_before)]
-    return -min(0.0, *moved), max(0.0, *moved)
+    (fast_before, slow_before), (fast_after, slow_after) = ([x - before for x in ends_before], [x - after for x in ends_after])
+    below = math.hypot(min(0.0, *moved), apart_frac * math.hypot(fast_after, slow_before))
+    above = math.hypot(max(0.0, *moved), apart_frac * math.hypot(slow_after, fast_before))
+    return below, above
+
+
+def apart_frac(before: Counter[str], after: Counter[str]) -> float:
+    """Return the share of operators, by kind and calls, that two passes do not have in common (1 less Jaccard's index)."""
+    most = (before | after).total()
+    return 1.0 - (before & after).total() / most if most else 0.0
 
 
 def spread_j(

@@ -74,8 +74,7 @@ class _Turns:
         precision = np.diag(seen)
         for i, x in enumerate(moved):
             precision[i : i + 2, i : i + 2] += x * np.array([[1.0, -1.0], [-1.0, 1.0]])
-        smoothed: NDArray[np.float64] = np.linalg.solve(precision, seen * self.power_w)
-        return smoothed
+        return np.asarray(np.linalg.solve(precision, seen * self.power_w), dtype=np.float64)
 
 
 _SDS = 1.96
