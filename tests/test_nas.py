@@ -16,11 +16,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 import wattlayer as wl
-from wattlayer import nas
+from wattlayer import features, nas, recorder
 from wattlayer.errors import InputError
 from wattlayer.estimate import estimate_energies_j
+from wattlayer.model import load_model, models_folder
 from wattlayer.nas.regressor import EnergyRegressor
-from wattlayer.nas.search import crowding, ranks
+from wattlayer.nas.search import crowding, pareto, ranks
 from wattlayer.rewrite import trace_as
 
 SPACES = {
@@ -662,3 +663,35 @@ def test_numbers_that_trees_cannot_hold_are_refused_and_features_tell_their_shar
     for call in (lambda: EnergyRegressor().fit(X, np.ones(60)), lambda: fitted.predict(X)):
         with pytest.raises(ValueError, match="too large for dtype"):
             call()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_two_objectives_are_ranked_as_fronts_peeled_one_by_one(seed):
+    random = np.random.default_rng(seed)
+    table = random.integers(0, 6, (int(random.integers(0, 40)), 2)).astype(float) * random.choice([1.0, -1.0])
+    table[random.random(table.shape) < 0.1] = np.inf
+    third = np.column_stack([table, np.zeros(len(table))])  # which beats nobody, and takes the way of three objectives
+    assert np.array_equal(ranks(table), ranks(third))
+    assert np.array_equal(pareto(table), pareto(third))
+
+
+def test_a_model_is_read_once_until_its_file_changes(tmp_path):
+    path = tmp_path / "a30.json"
+    path.write_bytes((models_folder() / "a30.json").read_bytes())
+    first = load_model(path)
+    assert load_model(str(path)) is first
+    path.write_bytes((models_folder() / "gtx1070.json").read_bytes())
+    assert load_model(path).hardware == "gtx1070"
+    path.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        load_model(path)
+
+
+def test_caches_are_let_go_of():
+    module, x = torch.nn.Linear(8, 8), torch.zeros(2, 8)
+    traced = wl.trace(module, x, cached=True)
+    wl.estimate(traced, load_model("a30"))
+    assert recorder._SHARED and features._packed.cache_info().currsize
+    nas.clear_caches()
+    assert not recorder._SHARED and not features._packed.cache_info().currsize
+    assert wl.trace(module, x, cached=True) == traced

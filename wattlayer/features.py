@@ -177,6 +177,11 @@ def _across_bytes(layer: Layer) -> int:
     return across
 
 
+def forget_layers() -> None:
+    """Let go of the features of all layers met so far, some 2 kB each and 262,144 at most."""
+    _packed.cache_clear()
+
+
 @lru_cache(maxsize=1 << 18)
 def _packed(layer: Layer) -> tuple[bytes, tuple[str, str, bool]]:
     """The same as the bytes of a row (a table of them is one copy), and the kind, dtype and use of TF32."""

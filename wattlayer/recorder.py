@@ -82,9 +82,14 @@ Again = Callable[[Any], Any]
 Seen = dict[Any, tuple[Layer | None, Again | None]]
 """What operator calls came to, by operator and by the frozen values of all that a layer and its result's shape follow from."""
 MOST_SHARED_CALLS = 1 << 17
-"""Calls remembered over traces, about 1 kB each; beyond them all are forgotten."""
+"""Calls remembered over traces, one to two kB each; beyond them all are forgotten."""
 _SHARED: dict[torch.dtype, Seen] = {}
 """Calls of all cached traces of this process, by torch's default dtype, which operators without a dtype follow."""
+
+
+def forget_calls() -> None:
+    """Let go of what operator calls of cached traces came to."""
+    _SHARED.clear()
 
 
 def _shared_calls() -> Seen:

@@ -63,6 +63,7 @@ class Residual:
     def from_json(record: Mapping[str, Any], features: int) -> Residual:
         """Rebuild what answers for so many `features` from JSON types; raise KeyError, TypeError, ValueError or XGBoostError for
         anything else, InputError for an XGBoost that reads other trees."""
+        import msgspec
         import xgboost
 
         _check_trees(record["trees"], features)
@@ -71,7 +72,7 @@ class Residual:
         # parent's for ever; reading takes threads as well, so it is told before
         one = {"nthread": 1} if "nthread" in xgboost.get_config() else {}
         with xgboost.config_context(**one):
-            trees = xgboost.Booster({"nthread": 1}, model_file=bytearray(json.dumps(record["trees"]), "utf-8"))
+            trees = xgboost.Booster({"nthread": 1}, model_file=bytearray(msgspec.json.encode(record["trees"])))
         if _base_score(json.loads(trees.save_config())) != _base_score(record["trees"]):
             # older ones take a number of their own, without a word, for what newer ones write as a list
             raise InputError(f"XGBoost {xgboost.__version__} reads the trees of newer ones wrongly: install xgboost 3.1 or newer")

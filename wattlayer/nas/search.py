@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -51,6 +52,8 @@ def pareto(values: Any) -> NDArray[np.bool_]:
         raise InputError(f"values of row {int(np.isnan(table).any(axis=1).argmax())} are not a number: leave it out")
     if not table.size:
         return np.ones(len(table), dtype=bool)
+    if table.shape[1] == 2:
+        return _two_ranks(table) == 0
     order = np.lexsort(table.T[::-1])
     kept: list[int] = []
     for i in order:  # a row can only be beaten by one that sorts before it
@@ -63,8 +66,22 @@ def pareto(values: Any) -> NDArray[np.bool_]:
     return mask
 
 
+def _two_ranks(table: Array) -> NDArray[np.int64]:
+    """Return the rank [n] of each row of two objectives in one pass: rows come in the order of the first, so that those before
+    beat one where they are as small in the second, and the fronts' least second objectives rise from front to front."""
+    rows, place = np.unique(table + 0.0, axis=0, return_inverse=True)  # rows that are equal share a rank; -0.0 is 0.0
+    least: list[float] = []
+    rank = np.empty(len(rows), dtype=np.int64)
+    for i, second in enumerate(rows[:, 1].tolist()):
+        rank[i] = front = bisect_right(least, second)
+        least[front : front + 1] = [second]
+    return rank[place.reshape(-1)]
+
+
 def ranks(values: Array) -> NDArray[np.int64]:
     """Return the rank [n] of each row: 0 for the Pareto front, 1 for the front of the rest, and so on."""
+    if values.ndim == 2 and values.shape[1] == 2:
+        return _two_ranks(values)
     rank = np.zeros(len(values), dtype=np.int64)
     left = np.arange(len(values))
     while len(left):

@@ -16,6 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InputError, check_whole
+from ..features import forget_layers
 from ..layer import Layer, Operand
 from ..rewrite import computes_in, held_weights, trace_as
 from ..trace import Trace, unknown_arithmetic
@@ -173,7 +174,11 @@ _INTERNED: dict[Layer, Layer] = {}
 
 
 def clear_caches() -> None:
-    """Forget every traced part."""
+    """Forget every traced part, the operator calls of cached traces and the features of layers."""
+    from ..recorder import forget_calls
+
+    forget_calls()
+    forget_layers()
     placed_layers.cache_clear()
     part_layers.cache_clear()
     _INTERNED.clear()
