@@ -20,6 +20,7 @@ from rig import Device, SimulatedRig, SimulatedWorkload, Thermals, layer_segment
 from wattlayer.dataset import Measurement, check_one_board, read_measurements
 from wattlayer.errors import InputError, MeterError
 from wattlayer.layer import Layer
+from wattlayer.measure import campaign as campaign_module
 from wattlayer.measure.campaign import Campaign
 from wattlayer.measure.drift import correct_drift, repeatability
 from wattlayer.measure.journal import Journal
@@ -544,3 +545,50 @@ def test_a_session_too_short_for_anything_says_how_long_it_takes(tmp_path):
     again = Campaign(rig, plan, Journal(tmp_path / "rows.jsonl"), warm_up_s=1.0)
     longer = again.run(rig.clock.now() + short.needed_s + 1.0)
     assert longer.done > 0 and longer.needed_s is None and "nothing of the plan" not in longer.describe()
+
+
+def test_a_board_that_fails_before_anything_was_measured_ends_in_one_line(tmp_path, monkeypatch):
+    for error in (RuntimeError("CUDA error: uncorrectable ECC error"), DeviceLost("CUDA error: uncorrectable ECC error")):
+
+        def keep_busy(_, error=error):
+            raise error
+
+        monkeypatch.setattr(SimulatedWorkload, "keep_busy", keep_busy)
+        with pytest.raises(MeterError, match=r"simulated failed before anything was measured \(CUDA error: uncorrectable ECC"):
+            campaign(tmp_path, planned(4)).run(FOREVER_S)
+
+
+def test_memory_that_runs_out_in_a_window_fails_the_layer_alone(tmp_path, monkeypatch):
+    watched: list[object] = []
+
+    def watch(workload, *rest, **options):
+        watched.append(workload)
+        if len(watched) == 5:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(workload, *rest, **options)
+
+    real = campaign_module.watch
+    monkeypatch.setattr(campaign_module, "watch", watch)
+    summary = finished(tmp_path, planned(10))
+    lines = [json.loads(x) for x in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [x["failed"] for x in lines if "failed" in x] == [["out_of_memory"]]
+    assert summary.stopped_by == "complete"
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "rows.jsonl")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"rows\.jsonl cannot be written: No space left on device"):
+        journal.begin({"hardware": "simulated"})
+
+
+def test_a_session_that_a_deadline_ends_closes_with_the_reference(tmp_path):
+    plan, rig = planned(40), simulated()
+    summary = campaign(tmp_path, plan, rig).run(rig.clock.now() + 45.0)
+    assert summary.stopped_by == "deadline" and 0 < summary.done < summary.total
+    rows = read_measurements(tmp_path / "rows.jsonl")
+    assert rows[0].source == rows[-1].source == "reference"

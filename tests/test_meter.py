@@ -15,7 +15,7 @@ from rig import Device, SimulatedWorkload
 import wattlayer
 from wattlayer.errors import InputError, MeterError
 from wattlayer.measure.characterise import Bench, characterise, idle_powers
-from wattlayer.meter import Unavailable
+from wattlayer.meter import Unavailable, zeus
 from wattlayer.meter.assumed import AssumedPower, open_assumed
 from wattlayer.meter.choose import choose, openers
 from wattlayer.meter.nvml import open_nvml
@@ -73,7 +73,9 @@ def test_rapl_explains_a_file_that_only_root_may_read(tmp_path, monkeypatch):
         return text_of(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "read_text", read_text)
-    with pytest.raises(Unavailable, match=r"energy_uj may be read by root only \(run as root, or once: sudo chmod a\+r"):
+    with pytest.raises(
+        Unavailable, match=r"energy_uj may be read by root only \(run as root, or until the next boot: sudo chmod a\+r"
+    ):
         open_rapl(tmp_path)
 
 
@@ -293,6 +295,36 @@ def test_the_first_available_meter_is_taken_and_a_typo_is_told():
     assert choose("auto", "cpu", known).name == "assumed-power"
     with pytest.raises(InputError, match="meter 'nvm' is not known; nearest: nvml"):
         choose("nvm", "cuda", openers())
+
+
+def test_a_meter_of_another_device_is_refused():
+    for wanted, device, told in (("rapl", "cuda", "measures a cpu device"), ("nvml", "cpu", "measures a cuda device")):
+        with pytest.raises(InputError, match=f"meter '{wanted}' {told}, and a {device} device is measured here"):
+            choose(wanted, device, openers())
+
+
+def test_zeus_reads_the_accelerator_that_is_measured_and_none_for_a_processor(monkeypatch):
+    read = SimpleNamespace(get_total_energy_consumption=lambda index: 1000.0 * (index + 1))
+    soc = SimpleNamespace(get_total_energy_consumption=lambda: SimpleNamespace(total_energy_mj=7000.0))
+    monkeypatch.setattr(zeus, "_import_zeus", lambda: (lambda: read, lambda: soc))
+    joules = {index: choose("zeus", "cuda", openers(index=index)).meters[0].energy_j() for index in (0, 1)}
+    assert joules == {0: 1.0, 1: 2.0}
+    on_cpu = choose("auto", "cpu", {**openers(index=None), "rapl": refusing("no zone")})
+    assert on_cpu.description == {"zeus_source": "zeus-soc"} and on_cpu.meters[0].energy_j() == 7.0
+
+
+def test_a_board_cut_into_instances_says_so():
+    nvml = FakeNvml()
+    assert opened(nvml).description["mig"] is False
+    nvml.nvmlDeviceGetMigMode = lambda handle: [1, 1]
+    assert opened(nvml).description["mig"] is True
+
+
+def test_usage_of_ga10x_is_an_average():
+    for capability, last in (([8, 0], "nvml-power"), ([8, 6], "nvml-samples"), ([8, 7], "nvml-samples")):
+        nvml = FakeNvml(refuse={186: NOT_SUPPORTED}, architecture=7)
+        nvml.nvmlDeviceGetCudaComputeCapability = lambda handle, capability=capability: capability
+        assert [m.name for m in opened(nvml).meters][-1] == last
 
 
 SETTERS = re.compile(

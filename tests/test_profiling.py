@@ -10,6 +10,7 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.errors import InputError, MeterError
+from wattlayer.meter import Instrument
 from wattlayer.meter.choose import AUTOMATIC
 from wattlayer.profiling import ProfilerHook, profile
 
@@ -163,3 +164,27 @@ def test_a_notebook_shows_an_estimate_in_the_pages_own_colours(model):
     html = wl.predict(module, *INPUTS, hardware=model)._repr_html_()
     assert "conv2d" in html and "never measured" in html and "mish" in html and "%" in html
     assert "<script" not in html and "color:#" not in html
+
+
+def test_a_profile_that_is_entered_again_counts_anew_and_leaves_no_hook(model, clock):
+    module, x = Slow(clock).eval(), torch.zeros(2, 3, 16, 16)
+    run = profile(module, x, hardware=model, meter=Counter(clock), clock=clock)
+    for _ in range(2):
+        with run:
+            module(x)
+        assert run.measured.calls == 1 and run.measured.energy_j == pytest.approx(25.0)
+
+    class Broken(Counter):
+        def energy_j(self) -> float:
+            raise MeterError("gone")
+
+    with pytest.raises(MeterError, match="gone"), profile(module, x, hardware=model, meter=Broken(clock), clock=clock):
+        pass
+    assert not module._forward_hooks
+
+
+def test_powers_are_no_counter_of_a_block(model, clock):
+    power = Counter(clock)
+    power.name = "nvml-power"
+    with pytest.raises(MeterError, match="nvml-power is a power and no energy counter"):
+        profile(nn.Linear(4, 4), torch.zeros(1, 4), hardware=model, meter=Instrument("nvml", (power,)))

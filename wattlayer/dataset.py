@@ -194,7 +194,7 @@ def check_one_board(paths: Iterable[str | Path], hardware: str | None = None) ->
     """
     found: dict[str, dict[str, str | Path]] = {}
     for path in paths:
-        for header in _headers(Path(path)):
+        for header in session_headers(Path(path)):
             meter = header.get("meter")
             if isinstance(meter, dict) and isinstance(board := meter.get("board"), str):
                 found.setdefault(str(header.get("hardware")), {}).setdefault(board, path)
@@ -205,8 +205,8 @@ def check_one_board(paths: Iterable[str | Path], hardware: str | None = None) ->
             )
 
 
-def _headers(path: Path) -> Iterator[dict[str, Any]]:
-    """The headers of a dataset's sessions; none of a file of another format, or of lines that cannot be read."""
+def session_headers(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the headers of a dataset's sessions; none of a file of another format, or of lines that cannot be read."""
     if path.suffix != ".jsonl":
         return
     with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as file:

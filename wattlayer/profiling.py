@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 REFRESH_S = {"rapl": 0.001, "assumed-power": 0.0}
 """How stale a counter may be (powercap's documentation says about 1 ms for RAPL); any other meter gets `BOARD_REFRESH_S`."""
 
+POWERS = ("nvml-samples", "nvml-power")
+"""Meters that add up powers whenever they are read; a block is read at its two ends."""
+
 BOARD_REFRESH_S = 0.1
 """NVML's energy counter on boards of the last generations steps at least this often (measuring protocol)."""
 
@@ -60,10 +63,11 @@ class Profile:
     measured: Measured | None
 
     def __enter__(self) -> Profile:
-        self._hook = self._module.register_forward_hook(self._count, with_kwargs=True)
+        self._calls = self._unlike = 0
         _synchronise(self._module)
-        self._start_s = self._clock.now()
         self._start_j = self._meter.energy_j() if self._meter else 0.0
+        self._start_s = self._clock.now()
+        self._hook = self._module.register_forward_hook(self._count, with_kwargs=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
@@ -193,18 +197,27 @@ def _open(module: nn.Module, meter: str | Meter | Instrument | None, assumed_pow
     from .meter.choose import choose, openers
 
     if isinstance(meter, Instrument):
-        return meter.meters[0], ""
+        return _counter(meter), ""
     if meter is not None and not isinstance(meter, str):
         return meter, ""
     if assumed_power_w is not None and meter != "assumed-power":
         raise InputError(f"assumed_power_w {assumed_power_w} goes with meter='assumed-power'")
     device = _device(module)
     try:
-        return choose(meter or "auto", device.type, openers(*identity(device), assumed_power_w)).meters[0], ""
+        known = openers(*identity(device), assumed_power_w, device.index if device.type == "cuda" else None)
+        return _counter(choose(meter or "auto", device.type, known)), ""
     except MeterError as error:
         if meter is not None:
             raise
         return None, f"Predicted only: {error}"
+
+
+def _counter(instrument: Instrument) -> Meter:
+    """Return the instrument's counter; MeterError where it only has powers, which must be read throughout to make an energy."""
+    meter = instrument.meters[0]
+    if meter.name in POWERS:
+        raise MeterError(f"{meter.name} is a power and no energy counter: measure with a campaign, which reads it all the time")
+    return meter
 
 
 class ProfilerHook:

@@ -90,8 +90,11 @@ class Campaign:
             self._begin(number)
         except CannotRun as error:
             raise MeterError(f"the reference layer does not run on {self.rig.hardware} ({error.flag}): {error}") from error
-        except DeviceLost:
-            return "device"
+        except (DeviceLost, RuntimeError) as error:  # CUDA's errors are RuntimeErrors
+            why = first_line(error) or "it answers no more"
+            raise MeterError(
+                f"{self.rig.hardware} failed before anything was measured ({why}): start anew, or see to it"
+            ) from error
         return self._work(number)
 
     def _begin(self, number: int) -> None:
@@ -130,6 +133,8 @@ class Campaign:
                 if self._stop.is_set():
                     return "signal"
                 if not self._fits(item):
+                    if self._left_s() > self.policy.longest_s:
+                        self._attempt(self._reference(turn + 1), 1)
                     return "deadline"
                 self._attempt(item, attempt)
                 self._tell(item)
@@ -185,8 +190,11 @@ class Campaign:
             if self._meter_errors >= METER_ERRORS_ALLOWED:
                 raise
         except (DeviceLost, RuntimeError) as error:  # CUDA reports what a kernel did wrong at whatever call comes next
-            self.journal.fail((item.key, attempt), ("device_lost",), first_line(error), item.to_json())
-            raise DeviceLost(first_line(error)) from error
+            full = "out of memory" in str(error).lower()  # which leaves the device as it was
+            flag = "out_of_memory" if full else "device_lost"
+            self.journal.fail((item.key, attempt), (flag,), first_line(error), item.to_json())
+            if not full:
+                raise DeviceLost(first_line(error)) from error
         self._spent.append(self.rig.clock.now() - began_s)
 
     def _measure(self, item: Item, attempt: int) -> None:

@@ -89,7 +89,14 @@ def idle_powers(instrument: Instrument, clock: Clock, seconds: float = 1.0) -> d
     """Power of the idle device by each source; deep idle if nothing ran before. None where a source hardly steps."""
     if instrument.label != "measured":  # a stated power is the same at any load
         return {}
-    return {meter.name: _idle(clock, meter, seconds) for meter in instrument.meters}
+    return {meter.name: _idle_or_none(clock, meter, seconds) for meter in instrument.meters}
+
+
+def _idle_or_none(clock: Clock, meter: Meter, seconds: float) -> float | None:
+    try:
+        return _idle(clock, meter, seconds)
+    except MeterError:  # one source of several that does not answer is passed over when they are examined
+        return None
 
 
 def characterise(bench: Bench, deep_w: Mapping[str, float | None]) -> tuple[Meter, Character]:

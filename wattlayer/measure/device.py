@@ -56,7 +56,7 @@ class DeviceRig:
         if hardware is not None:
             _check_named(hardware, found)
         if instrument is None:
-            instrument = choose(meter, found.type, openers(*identity(found), assumed_power_w))
+            instrument = choose(meter, found.type, openers(*identity(found), assumed_power_w, found.index))
         return DeviceRig(found, instrument, hardware or hardware_name(found), seed)
 
     def prepare(self, item: Item) -> Workload:
@@ -197,7 +197,9 @@ def _device(wanted: str | torch.device | None) -> torch.device:
         raise InputError(f"device {wanted!r} cannot be measured on: use cuda or cpu")
     if found.type == "cuda" and not available:
         raise InputError(f"device {wanted!r}: PyTorch sees no CUDA device; use --device cpu, or install a CUDA build of torch")
-    return torch.device("cuda", found.index or 0) if found.type == "cuda" else found
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {wanted!r}: PyTorch sees {torch.cuda.device_count()} CUDA devices, counted from 0")
+    return torch.device("cuda", found.index or 0) if found.type == "cuda" else torch.device("cpu")
 
 
 def identity(device: torch.device) -> tuple[str | None, str | None]:

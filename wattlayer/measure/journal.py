@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import SCHEMA, Measurement
-from ..errors import InputError
+from ..errors import InputError, writing
 from ..whole import whole_file
 
 Attempt = tuple[str, int]
@@ -85,7 +85,7 @@ class Journal:
         self.rows = [changed.get((row.key, row.attempt), row) for row in self.rows]
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -93,7 +93,10 @@ class Journal:
 
 def _mended(path: Path) -> str:
     """Return the file's whole lines, and cut off what follows the last of them."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):
         with path.open("r+b") as file:

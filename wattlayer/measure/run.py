@@ -11,6 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..dataset import session_headers
 from ..errors import InputError, writing
 from ..hardware import known_hardware
 from ..layer import Layer
@@ -60,6 +61,8 @@ class Options:
             raise InputError(f"--assumed-power-w {self.assumed_power_w} must be above 0 W and finite")
         if self.hardware is not None and not self.hardware.strip():
             raise InputError("--hardware '' must name the device, or be left out")
+        if self.assumed_power_w is not None and self.meter != "assumed-power":
+            raise InputError(f"--assumed-power-w {self.assumed_power_w:g} goes with --meter assumed-power, not {self.meter}")
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"--output {self.output} is a file: name a folder for the campaign")
         if not 0 < self.target_frac < 1:
@@ -126,6 +129,8 @@ def _run(
         if rig.hardware not in known_hardware():
             say(f"  {rig.hardware} is no device that wattlayer knows: to train on these rows describe it in hardware.toml, or "
                 "name one with --hardware now")  # fmt: skip
+        if rig.instrument.description.get("mig"):
+            say("  the board is cut into instances (MIG): its counter holds what all of them do, so let the others rest")
     if options.dry_run:
         return None
     if not begun:
@@ -168,7 +173,7 @@ def _begun(path: Path, options: Options) -> Plan:
 
 
 def _check_hardware(plan: Path, rig: Rig) -> None:
-    headers = Journal(plan.with_name(plan.name.replace(".plan.json", ".jsonl"))).headers
+    headers = list(session_headers(plan.with_name(plan.name.replace(".plan.json", ".jsonl"))))
     boards = {header["meter"].get("board") for header in headers} - {None}
     here = rig.instrument.description.get("board")
     others = {header["hardware"] for header in headers} - {rig.hardware}
@@ -181,9 +186,9 @@ def _check_hardware(plan: Path, rig: Rig) -> None:
 
 
 def _meter_told(meter: Mapping[str, Any]) -> str:
-    """A meter's name, and the power that it takes for granted."""
-    stated_w = meter.get("assumed_power_w")
-    return str(meter["name"]) + (f" of {stated_w:g} W" if stated_w else "")
+    """A meter's name, what it is of, and the power that it takes for granted."""
+    stated_w, scope = meter.get("assumed_power_w"), meter.get("counter_scope")
+    return str(meter["name"]) + (f" of the {scope}" if scope else "") + (f" of {stated_w:g} W" if stated_w else "")
 
 
 def _propose(options: Options, rig: Rig, resolve: Resolve | None) -> Plan:

@@ -12,9 +12,14 @@ Opener = Callable[[], Instrument]
 AUTOMATIC = {"cuda": ("nvml", "zeus"), "cpu": ("rapl", "zeus")}
 """Meters tried in turn per device type; "assumed-power" only when asked for."""
 
+MEASURES = {"nvml": "cuda", "rapl": "cpu"}
+"""The one device type that a meter is of."""
 
-def openers(uuid: str | None = None, pci_bus_id: str | None = None, assumed_power_w: float | None = None) -> dict[str, Opener]:
-    """Return every meter by name, ready to be opened for the device with this CUDA identity."""
+
+def openers(
+    uuid: str | None = None, pci_bus_id: str | None = None, assumed_power_w: float | None = None, index: int | None = 0
+) -> dict[str, Opener]:
+    """Return every meter by name, ready to be opened for the device with this CUDA identity and `index`, None for a processor."""
     from .assumed import open_assumed
     from .nvml import open_nvml
     from .rapl import open_rapl
@@ -23,7 +28,7 @@ def openers(uuid: str | None = None, pci_bus_id: str | None = None, assumed_powe
     return {
         "nvml": lambda: open_nvml(uuid, pci_bus_id),
         "rapl": open_rapl,
-        "zeus": open_zeus,
+        "zeus": lambda: open_zeus(index),
         "assumed-power": lambda: open_assumed(assumed_power_w),
     }
 
@@ -31,10 +36,13 @@ def openers(uuid: str | None = None, pci_bus_id: str | None = None, assumed_powe
 def choose(wanted: str, device_type: str, known: Mapping[str, Opener]) -> Instrument:
     """Open the meter called `wanted`, or with "auto" the first available for `device_type` ("cuda" or "cpu").
 
-    Raises MeterError naming every meter that was tried and why it is unavailable.
+    Raises MeterError naming every meter that was tried and why it is unavailable, InputError for one that is unknown or measures
+    another device.
     """
     if wanted != "auto" and wanted not in known:
         raise InputError(f"meter {wanted!r} is not known{nearest(wanted, [*known, 'auto'])}")
+    if MEASURES.get(wanted, device_type) != device_type:
+        raise InputError(f"meter {wanted!r} measures a {MEASURES[wanted]} device, and a {device_type} device is measured here")
     return _first(AUTOMATIC.get(device_type, ()) if wanted == "auto" else (wanted,), known)
 
 

@@ -157,6 +157,22 @@ class NvmlBoard:
         )
 
 
+def _is_ga10x(device: NvmlDevice) -> bool:
+    """Whether a chip is an Ampere but GA100 (compute capability 8.0), whose usage is a one-second average (NVML's reference)."""
+    try:
+        return tuple(device.call("nvmlDeviceGetCudaComputeCapability")) in ((8, 6), (8, 7))
+    except MeterError:
+        return False
+
+
+def _shares_board(device: NvmlDevice) -> bool:
+    """Whether the board is cut into instances (MIG), each of whose neighbours its counter holds."""
+    try:
+        return bool(device.call("nvmlDeviceGetMigMode")[0])
+    except MeterError:  # of boards that cannot be cut
+        return False
+
+
 def _largest_s(held_ns: Mapping[int, float], fields: Sequence[int]) -> float | None:
     """Seconds of the largest of several counters that overlap; None where none was read."""
     return max((held_ns[f] * 1e-9 for f in fields if f in held_ns), default=None)
@@ -178,6 +194,7 @@ def open_nvml(uuid: str | None, pci_bus_id: str | None = None, nvml: Any = None,
         raise Unavailable("; ".join(reasons))
     scopes = {"counter_scope": counter_scope, "power_scope": power_scope}
     description = _describe(device) | scopes | {"unavailable": reasons, "scale_uncertainty_frac": SCALE_UNCERTAINTY_FRAC}
+    description["mig"] = _shares_board(device)
     same_scope = counter is not None and counter_scope == power_scope  # a module's energy is not its GPU's
     return Instrument("nvml", tuple(meters), NvmlBoard(device), power if same_scope else None, description=description)
 
@@ -238,7 +255,7 @@ def _power(device: NvmlDevice, clock: Clock, reasons: list[str]) -> tuple[str | 
         except MeterError as error:
             reasons.append(f"instantaneous power ({name}): {error}")
     architecture = device.optional(lambda: device.call("nvmlDeviceGetArchitecture"))
-    if architecture is None or architecture > LAST_ARCHITECTURE_WITH_INSTANT_USAGE:
+    if architecture is None or architecture > LAST_ARCHITECTURE_WITH_INSTANT_USAGE or _is_ga10x(device):
         return None, None
     try:
         return "gpu", NvmlPower(lambda: float(device.call("nvmlDeviceGetPowerUsage")) * 1e-3, clock)

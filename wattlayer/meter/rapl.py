@@ -42,7 +42,10 @@ class Rapl:
         self._zones = [_Zone(p, _read(p / "max_energy_range_uj"), _read(p / "energy_uj")) for p in packages]
 
     def energy_j(self) -> float:
-        return sum(zone.advance() for zone in self._zones) * 1e-6
+        try:
+            return sum(zone.advance() for zone in self._zones) * 1e-6
+        except PermissionError as error:
+            raise MeterError(f"{error.filename} may no longer be read") from None
 
 
 def open_rapl(root: Path = ROOT) -> Instrument:
@@ -53,7 +56,7 @@ def open_rapl(root: Path = ROOT) -> Instrument:
     try:
         meter = Rapl(packages)
     except PermissionError as error:
-        cure = "run as root, or once: sudo chmod a+r " + str(packages[0] / "energy_uj")
+        cure = f"run as root, or until the next boot: sudo chmod a+r {root}/intel-rapl:*/energy_uj"
         raise Unavailable(f"{error.filename} may be read by root only ({cure})") from None
     except MeterError as error:
         raise Unavailable(str(error)) from None

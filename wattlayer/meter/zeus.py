@@ -31,12 +31,16 @@ class ZeusCounter:
             raise MeterError(f"{self.name}: {first_line(error)}") from error
 
 
-def open_zeus(index: int = 0, get_gpus: Callable[[], Any] | None = None, get_soc: Callable[[], Any] | None = None) -> Instrument:
-    """Open accelerator `index`, else the system on a chip; raise Unavailable where Zeus or a counter is missing."""
+def open_zeus(
+    index: int | None = 0, get_gpus: Callable[[], Any] | None = None, get_soc: Callable[[], Any] | None = None
+) -> Instrument:
+    """Open accelerator `index`, which counts as PyTorch does, else the system on a chip, which alone holds a processor (`index`
+    None); raise Unavailable where Zeus or a counter is missing."""
     if get_gpus is None or get_soc is None:
         get_gpus, get_soc = _import_zeus()
     reasons = []
-    for name, reader in (("zeus-gpu", _gpu_reader(get_gpus, index)), ("zeus-soc", _soc_reader(get_soc))):
+    accelerator = [] if index is None else [("zeus-gpu", _gpu_reader(get_gpus, index))]
+    for name, reader in (*accelerator, ("zeus-soc", _soc_reader(get_soc))):
         meter = ZeusCounter(name, reader)
         try:
             meter.energy_j()
@@ -66,7 +70,8 @@ def _gpu_reader(get_gpus: Callable[[], Any], index: int) -> Callable[[], float]:
 
 def _soc_reader(get_soc: Callable[[], Any]) -> Callable[[], float]:
     def read_mj() -> float:
-        values = vars(get_soc().getTotalEnergyConsumption())
+        soc = get_soc()
+        values = vars((getattr(soc, "get_total_energy_consumption", None) or soc.getTotalEnergyConsumption)())
         for names in (SOC_TOTALS, SOC_PARTS):
             known = [values[name] for name in names if values.get(name) is not None]
             if known:
