@@ -15,6 +15,7 @@ from wattlayer.errors import InputError
 from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
 from wattlayer.launches import Launches
+from wattlayer.model import models_folder
 from wattlayer.scaffold import START
 from wattlayer.selection import alike, most_informative
 
@@ -320,3 +321,20 @@ def test_models_of_a_stated_power_say_so_everywhere(tmp_path, run, device, layer
     assert model.metadata.basis == "measured" and "stated" not in model.metadata.caveat
     with pytest.raises(InputError, match="was calibrated for a30 already"):
         calibrate(few, rows[:40])
+
+
+def test_what_was_not_measured_on_the_device_is_neither_covered_nor_narrow(tmp_path, model, pool):
+    """Where forty matrix products were measured, the model that they adapted knows convolutions of another board only."""
+    products = [x for x in pool if x.group == "matmul"][:30]
+    others = [x for x in pool if x.group != "matmul"]
+    few = calibrate(model, T2080.measure(products))
+    near, far = few.predict(products), few.predict(others)
+    assert near.covered.all() and not near.extrapolated.any()
+    assert not far.covered.any() and far.extrapolated.all()
+    assert (far.half_width >= model.metadata.conformal.never).all() and near.half_width.max() < far.half_width.min()
+    assert set(model.metadata.kinds) >= {x.kind for x in others}, "which it was trained on elsewhere"
+    path = tmp_path / "few.json"
+    few.save(path)
+    loaded = EnergyModel.load(path)
+    assert loaded.sha256 == few.sha256 and np.array_equal(loaded.predict(others).half_width, far.half_width)
+    assert "own_support" not in json.loads((models_folder() / "a30.json").read_text())["metadata"]

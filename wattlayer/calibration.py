@@ -119,7 +119,7 @@ def _metadata(
         run_power_shift=regressor.run_power_shift, consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w,
         log_rates=regressor.scaffold.log_rates, support=adapted.support.points, seed=seed,
         basis=ASSUMED_POWER if stated else "calibrated",
-        taught_by=regressor.taught_by,
+        taught_by=regressor.taught_by, own_support=Support.of(Columns(rows.layers, find_hardware(regressor.hardware))).points,
         conformal=replace(conformal, widening=base.metadata.conformal.widening, never=base.metadata.conformal.never),
         source=f"{base.name} ({base.metadata.basis}), calibrated with {len(set(rows.layers))} layers of {regressor.hardware}",
     )  # fmt: skip

@@ -74,6 +74,10 @@ class Support:
             points.setdefault(key, set()).add(tuple(float(x) for x in row))
         return Support({key: tuple(sorted(rows)) for key, rows in sorted(points.items())})
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset(key.split("|")[0] for key in self.points)
+
     def joined(self, other: Support) -> Support:
         """Return what either covers."""
         keys = sorted({*self.points, *other.points})

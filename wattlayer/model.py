@@ -135,6 +135,8 @@ class Metadata:
     """What passes cost beside their kernels; None where all of it is assumed."""
     taught_by: tuple[str, ...] = ()
     """Those of the regressor."""
+    own_support: Mapping[str, tuple[tuple[float, ...], ...]] | None = None
+    """Of a calibrated model what was measured on the device itself: `kinds` and `support` are also of what it came from."""
 
     def __post_init__(self) -> None:
         if self.feature_names != MODEL_FEATURES:
@@ -145,7 +147,8 @@ class Metadata:
             raise ValueError(f"watts are of {len(CONSUMERS)} consumers, none below 0, and of a limit above 0")
         if "*" not in self.log_rates or any(len(row) != len(RATES) for row in self.log_rates.values()):
             raise ValueError(f"every group has {len(RATES)} rates, and '*' stands for the others")
-        if not all(rows and all(len(row) == len(AXES) for row in rows) for rows in self.support.values()):
+        points = [*self.support.values(), *(self.own_support or {}).values()]
+        if not all(rows and all(len(row) == len(AXES) for row in rows) for rows in points):
             raise ValueError(f"what was measured lies along {len(AXES)} axes")
         if self.basis not in MODEL_BASES:
             raise ValueError(f"the basis {self.basis!r} is none of {', '.join(MODEL_BASES)}")
@@ -222,12 +225,15 @@ class EnergyModel:
     def _predict(self, layers: Sequence[Layer], runs: Sequence[str] | None, alone: bool) -> Prediction:
         columns = Columns(layers, find_hardware(self.hardware))
         kinds = frozenset(self.metadata.kinds)
-        distance = self._support.distance_octaves(columns)
+        distance = self._own_support.distance_octaves(columns)
         run = np.zeros(len(layers)) if runs is None else self.regressor.run_codes(runs)
         beyond = self._support.beyond_octaves(columns)
         log_time, log_power = self.regressor.log_time_power(columns, kinds, run, beyond)
         conformal, where = self.metadata.conformal, Where(distance, beyond, np.exp(log_time))
         half_width = conformal.half_width(columns.of_kind(lambda x: conformal.quantile(x.group)), where)
+        if self.metadata.own_support is not None:
+            # few layers tell nothing of others: these are no better known than kinds that nobody measured
+            half_width = np.where(distance > EXTRAPOLATED_OCTAVES, np.maximum(half_width, conformal.never), half_width)
         launches = self.launches
         displaced = columns.cached & (not alone)
         time_s = where.time_s * (1.0 + launches.displaced_time_frac * displaced)
@@ -235,13 +241,23 @@ class EnergyModel:
         return Prediction(
             time_s=time_s, power_w=energy / time_s, energy_j=energy,
             energy_low_j=energy * np.exp(-half_width), energy_high_j=energy * np.exp(half_width), half_width=half_width,
-            covered=columns.of_kind(lambda x: _measured(x, kinds)).astype(bool),
+            covered=columns.of_kind(lambda x: _measured(x, self._own_kinds)).astype(bool),
             extrapolated=distance > EXTRAPOLATED_OCTAVES,
         )  # fmt: skip
 
     @cached_property
     def _support(self) -> Support:
         return Support(self.metadata.support)
+
+    @cached_property
+    def _own_support(self) -> Support:
+        own = self.metadata.own_support
+        return self._support if own is None else Support(own)
+
+    @cached_property
+    def _own_kinds(self) -> frozenset[str]:
+        own = self.metadata.own_support
+        return frozenset(self.metadata.kinds) if own is None else Support(own).kinds
 
     @staticmethod
     def of(metadata: Metadata, regressor: Regressor) -> EnergyModel:
@@ -300,7 +316,10 @@ def _measured(layer: Layer, kinds: frozenset[str]) -> bool:
 def payload(metadata: Metadata, regressor: Regressor) -> dict[str, Any]:
     """Return the content of a model file without its checksum."""
     learned = {"time": regressor.time.to_json(), "power": regressor.power.to_json(), "cliffs": asdict(regressor.cliffs)["groups"]}
-    return {"wattlayer_model": SCHEMA, "metadata": json.loads(json.dumps(asdict(metadata))), **learned}
+    told = json.loads(json.dumps(asdict(metadata)))
+    if metadata.own_support is None:  # as of all models that were not calibrated
+        del told["own_support"]
+    return {"wattlayer_model": SCHEMA, "metadata": told, **learned}
 
 
 def checksum(content: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ def calibrate(
     fitted.save(path)
     facts = fitted.metadata
     print(f"{path}: {facts.hardware}, {facts.source}, {facts.rows} rows")
-    print(f"layers left out in turn, energy: median error {facts.left_out_mdape_frac:.1%}")
+    print(f"layers left out in turn, energy: median error {facts.left_out_mdape_frac:.1%} (of layers like these)")
 
 
 def model_file(output: Path | None) -> None:
