@@ -100,6 +100,7 @@ UNITLESS = {
     "Score.kendall": "rank correlation",
     "Support.points": "cells of shape space, in octaves along every axis",
     "Metadata.support": "the same",
+    "Metadata.own_support": "the same",
     "Conformal.widening": "factors on log energy",
     "Conformal.factors": "the same",
     "Conformal.never": "log energy",

@@ -130,6 +130,20 @@ def test_launches_are_found_again_in_passes_made_of_them():
     assert "*" in told.host_s and 0 < told.spread_frac < 0.1 and told.basis == "measured"
 
 
+def busy(factor: float) -> list[Pass]:
+    """Networks whose kernels keep the device busy, and whose eager pass costs `factor` times the graph."""
+    alone = (1.0, 200.0, 0.0, 0.0)
+    both = [("graph", 200.0), ("eager", factor * 200.0)]
+    return [Pass(f"busy {i}", mode, [layer("relu")], 1.0, energy_j, *alone) for i in range(40) for mode, energy_j in both]
+
+
+def test_what_changes_between_modes_beyond_gaps_is_told_by_networks_measured_in_both():
+    alike, dearer, cheaper = (fit_launches([*passes(), *busy(x)], {}, 70.0).mode_spread_frac for x in (1.0, 1.1, 0.9))
+    assert alike < 0.05 and dearer == pytest.approx(0.1 / 1.1, rel=0.01) and cheaper == pytest.approx(0.1, rel=0.01)
+    graphs = [x for x in passes() if x.mode == "graph"]
+    assert fit_launches(graphs, {}, 70.0).mode_spread_frac == Launches().mode_spread_frac, "nobody told"
+
+
 def test_networks_that_keep_nothing_in_the_cache_tell_of_no_displaced_data():
     alone = [Pass(str(i), "graph", [layer("relu")], 1.2e-3, 0.3, 1e-3, 0.2, 0.0, 0.0) for i in range(4)]
     faster = [replace(x, time_s=5e-4, energy_j=0.1, cached_s=1e-3, cached_j=0.2) for x in alone]  # none is cheaper than alone

@@ -40,6 +40,8 @@ BASES = {
 _NETWORK_SD, _KIND_SD = 0.05, 0.3
 """What a network's time is off by, and how far kinds part from what single operators told, as shares; the second is one of four
 tried on the same networks."""
+ASSUMED_MODE_SPREAD_FRAC = 0.04
+"""What the H200's networks told (4.0 %), where none was measured in both modes."""
 MIN_NETWORKS = 3
 MOST = 1e4
 """No host takes hours to issue an operator, no device idles at so many watts."""
@@ -62,11 +64,13 @@ class Launches:
     """Share of a network's layers together that their sum may be off by, beyond what each is; 0 where no network told."""
     basis: str = "assumed"
     """What the host's times rest on, one of `BASES`."""
+    mode_spread_frac: float = ASSUMED_MODE_SPREAD_FRAC
+    """By what share of the dearer one a pass in graph and one in eager mode may part beyond gaps, nine times of ten."""
 
     def __post_init__(self) -> None:
         told = [
             *self.host_s.values(), self.displaced_time_frac, self.displaced_energy_frac, self.idle_w, self.spread_frac,
-            self.sum_spread_frac,
+            self.sum_spread_frac, self.mode_spread_frac,
         ]  # fmt: skip
         if "*" not in self.host_s or not all(0 <= x <= MOST for x in told):
             raise ValueError(
@@ -158,7 +162,24 @@ def fit_launches(passes: Sequence[Pass], operators: Mapping[str, float], idle_w:
         for x in bound if x.name == name
     ]  # fmt: skip
     spread = float(np.quantile(late, 0.9)) if late else ASSUMED_SPREAD_FRAC
-    return Launches(_host(bound, operators), longer, more, drawn_w if drawn_w > 0 else idle_w, spread, unsure, "measured")
+    told = Launches(_host(bound, operators), longer, more, drawn_w if drawn_w > 0 else idle_w, spread, unsure, "measured")
+    hosts = {name: _host([x for x in bound if x.name != name] or bound, operators) for name in {x.name for x in passes}}
+    apart = [
+        _beyond_gaps_frac(replace(told, host_s=hosts[x.name]), x, y)
+        for x in graph for y in eager if x.name == y.name and x.layers == y.layers
+    ]  # fmt: skip
+    return replace(told, mode_spread_frac=float(conformal_quantile(np.array(apart)))) if len(apart) >= MIN_NETWORKS else told
+
+
+def _beyond_gaps_frac(launches: Launches, graph: Pass, eager: Pass) -> float:
+    """By what share of the dearer of two passes their difference is off, beyond what gaps are unsure of."""
+    device_s = graph.device_s + launches.displaced_time_frac * graph.cached_s
+    issue_s = launches.issue_s(graph.layers)
+    gap_j = launches.idle_w * float(wait_s(device_s, issue_s))
+    error = eager.energy_j - graph.energy_j - gap_j
+    fast_j, slow_j = launches.gap_interval_j(device_s, issue_s)
+    unsure = float(slow_j - gap_j if error > 0 else gap_j - fast_j)
+    return float(np.sqrt(max(0.0, error**2 - unsure**2)) / max(graph.energy_j, eager.energy_j))
 
 
 def _displaced_frac(sums: Sequence[tuple[float, float, float]]) -> float:

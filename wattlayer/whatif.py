@@ -9,8 +9,8 @@ per sample, in joules, with d_i = (calls after - calls before) x energy of disti
   what was removed) it moves both sides alike: it counts as that width x |Σ d_i|. What the wider side has beyond that is its own
   and counts in full;
 - the rest of the variance is each layer's own and adds in quadrature;
-- sums of layers, where networks measured whole told of them, may be off by one share before and after, which counts on Σ d_i,
-  but on the whole of the dearer side where the two run in different modes, whose sums part;
+- sums of layers, where networks measured whole told of them, may be off by one share before and after, which counts on Σ d_i;
+- between graph and eager mode a pass may change by another share of it, which counts on the dearer of the two;
 - the host's time may be off by another share, which counts on what it adds to launch gaps or takes from them where the host is as
   much too slow before as after. That of a measured host was told by what networks differ in: of operators that the two do not
   have in common each side's gaps are unsure for themselves as well. All of these add in quadrature.
@@ -120,14 +120,15 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     difference_j, up, down, groups = _differences(before, after)
     spreads_j = spread_j(difference_j, up, down, groups, before.model.conformal.correlation)
     launches = before.model.launches_or_assumed
-    whole_j = difference_j.sum() if before.mode == after.mode else max(e.energy_per_sample_j for e in (before, after))
-    sum_j = launches.sum_spread_frac * whole_j
+    sum_j = launches.sum_spread_frac * difference_j.sum()
+    in_two_modes = (before.mode == "eager") != (after.mode == "eager")
+    mode_j = in_two_modes * launches.mode_spread_frac * max(e.energy_per_sample_j for e in (before, after))
     operators = (Counter(x.kind for x in e.trace.layers) for e in (before, after))
     apart = apart_frac(*operators) if launches.basis == "measured" else 0.0
     gaps = [[x / e.trace.batch for x in (e.gap_energy_j, *e.gap_interval_j)] for e in (before, after)]
     gaps_j = gap_spread_j(gaps[0], gaps[1], apart)
     middle = after.energy_per_sample_j - before.energy_per_sample_j
-    below, above = (math.hypot(layers, gap, sum_j) for layers, gap in zip(spreads_j, gaps_j))
+    below, above = (math.hypot(layers, gap, sum_j, mode_j) for layers, gap in zip(spreads_j, gaps_j))
     return Change(edit, before, after, (float(middle - below), float(middle + above)))
 
 
