@@ -102,10 +102,6 @@ class Regressor:
             log_power += np.log(self.drawn.power_w(columns, np.exp(log_time), shift) / physical_w)
         return log_time, np.minimum(log_power, np.log(self.drawn.limit_w))
 
-    def calculated(self, columns: Columns, kinds: frozenset[str], run: Array, beyond_octaves: Array) -> Array:
-        """Return by how much [n_layers] log energy is moved by what was never measured: nothing of a board as it was measured."""
-        return np.zeros(len(run))
-
 
 @dataclass(frozen=True)
 class Metadata:
@@ -235,7 +231,6 @@ class EnergyModel:
         log_time, log_power = self.regressor.log_time_power(columns, kinds, run, beyond)
         conformal, where = self.metadata.conformal, Where(distance, beyond, np.exp(log_time))
         half_width = conformal.half_width(columns.of_kind(lambda x: conformal.quantile(x.group)), where)
-        half_width = np.hypot(half_width, self.regressor.calculated(columns, kinds, run, beyond))
         if self.metadata.own_support is not None:
             # few layers tell nothing of others: these are no better known than kinds that nobody measured
             half_width = np.where(distance > EXTRAPOLATED_OCTAVES, np.maximum(half_width, conformal.never), half_width)

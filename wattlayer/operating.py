@@ -4,8 +4,7 @@ Of each layer's time the share that waits for DRAM or for the launch stays, the 
 energy idle power x time stays and so does what DRAM draws; what the cores switch follows the square of the clock, as
 voltage does (P = C V² f with V ∝ f); being awake and exchanging count as switching. A power limit is held by the highest
 clock that keeps to it. The one limit in the public tables, the A30's own, bears the power out but not the slow-down
-(models/check_operating.py); no measurement at another limit or clock was at hand, and every prediction says so and is the less
-sure the more the limit or the clock changes it.
+(models/check_operating.py); no measurement at another limit or clock was at hand, and every prediction says so.
 """
 
 from __future__ import annotations
@@ -46,12 +45,6 @@ class Throttled(Regressor):
             low, high = np.where(fits, middle, low), np.where(fits, high, middle)
         slow_s, slow_w = layers_at.clock(low)
         return np.log(slow_s), np.log(slow_w)
-
-    def calculated(self, columns: Columns, kinds: frozenset[str], run: Array, beyond_octaves: Array) -> Array:
-        """Return the whole of what the limit or the clock changes [n_layers]: assumed is that all of it may be wrong."""
-        usual = super().log_time_power(columns, kinds, run, beyond_octaves)
-        held = self.log_time_power(columns, kinds, run, beyond_octaves)
-        return np.abs(held[0] + held[1] - usual[0] - usual[1])
 
 
 @dataclass(frozen=True)
