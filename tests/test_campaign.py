@@ -19,6 +19,7 @@ from rig import Device, SimulatedRig, SimulatedWorkload, Thermals, layer_segment
 
 from wattlayer.dataset import Measurement, check_one_board, read_measurements
 from wattlayer.errors import InputError, MeterError
+from wattlayer.labels import SPOILT_FLAGS
 from wattlayer.layer import Layer
 from wattlayer.measure import campaign as campaign_module
 from wattlayer.measure.campaign import Campaign
@@ -437,6 +438,19 @@ def test_what_turns_scatter_by_themselves_is_no_drift():
     ramp = [turn(20.0 * i, 380.0 + 2.0 * i + noise.gauss(0.0, 4.0)) for i in range(30)]
     early, late = correct_drift([*ramp, small(20.0), small(560.0)])[-2:]
     assert 130.0 + 15.0 < early.energy_corrected_j < 130.0 + 40.0 and 130.0 - 40.0 < late.energy_corrected_j < 130.0 - 15.0
+
+
+def test_sessions_on_two_levels_are_joined_however_calm_each_is():
+    """A board that was warmer in the second session by 30 W, of which every turn of the reference knows."""
+    rows = [turn(20.0 * i, level, run=run) for run, level in (("r/1", 400.0), ("r/2", 430.0)) for i in range(5)]
+    cold, warm = correct_drift([*rows, small(50.0), small(50.0, run="r/2", energy_j=160.0)])[-2:]
+    assert cold.energy_corrected_j == pytest.approx(145.0) == warm.energy_corrected_j
+    near = [turn(20.0 * i, level, run=run) for run, level in (("r/1", 400.0), ("r/2", 402.0)) for i in range(5)]
+    assert all(row.energy_corrected_j is None for row in correct_drift([*near, small(50.0)]))
+
+
+def test_flags_that_a_second_attempt_makes_up_for_are_those_that_are_tried_again():
+    assert SPOILT_FLAGS <= campaign_module.RETRIED
 
 
 def test_turns_that_were_disturbed_tell_nothing_and_no_row_is_left_without_energy():

@@ -54,6 +54,8 @@ def test_a_second_attempt_stands_for_the_one_that_was_spoilt():
     assert [m.energy_j for m in labels([first, again])] == [2e-3]
     spoilt = replace(again, flags=("outlier_step",))
     assert len(labels([first, spoilt])) == 2, "neither is better"
+    waited = replace(again, flags=("gpu_not_busy",))
+    assert len(labels([first, waited])) == 1, "what does not count itself stands for nothing"
     other = row(key="a", run="another/1", flags=("outlier_step",))
     assert len(labels([other, again])) == 2, "of another campaign"
     assert labels([row(flags=("foreign_process",))]) == [], "part of the energy is another's"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import subprocess
 import sys
 import tarfile
@@ -48,6 +47,7 @@ def test_an_xgboost_that_reads_other_trees_is_refused(monkeypatch) -> None:
 
 def test_a_user_without_a_home_has_no_models_of_their_own(monkeypatch) -> None:
     """As in a container that runs as a number: no HOME and no entry among the users."""
+    pwd = pytest.importorskip("pwd")
 
     def nobody(number: int) -> None:
         raise KeyError(f"getpwuid(): uid not found: {number}")

@@ -429,6 +429,8 @@ def test_a_column_that_would_be_lost_is_refused(path, column):
 
 
 def test_names_of_columns_in_capitals_are_told(path):
+    with pytest.raises(InputError, match="has a column Mode: write names of columns in lower case"):
+        read(path, f"{LAYERS.strip()},Mode\n{GOOD.strip()},graph\n")
     with pytest.raises(InputError, match="it has TIME_S, ENERGY_J: write names of columns in lower case"):
         read(path, LAYERS.replace("time_s", "TIME_S").replace("energy_j", "ENERGY_J") + GOOD)
 

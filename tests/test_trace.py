@@ -1131,3 +1131,21 @@ def test_attention_that_compiles_a_function_is_refused_with_what_to_call() -> No
 
     with pytest.raises(InputError, match="flex_attention, which compiles a function, is not traced: call scaled_dot_product"):
         trace(Calls(lambda q: flex_attention(q, q, q)), torch.zeros(1, 2, 16, 8))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+def test_an_end_in_the_midst_of_attention_leaves_torch_as_it_was(error: type[BaseException]) -> None:
+    class Ends(nn.MultiheadAttention):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            raise error
+
+    name = type(torch.utils.backend_registration._privateuse1_backend_name)
+    with pytest.raises((error, InputError)):
+        trace(Ends(32, 4), torch.zeros(2, 6, 32), torch.zeros(2, 6, 32), torch.zeros(2, 6, 32))
+    assert type(torch.utils.backend_registration._privateuse1_backend_name) is name is str
+    assert torch._C._is_torch_function_enabled() and not torch_modules._global_forward_hooks
+
+
+def test_operators_that_need_both_operands_keep_them() -> None:
+    for compute in (lambda x: torch.maximum(x, x), lambda x: torch.atan2(x, x), lambda x: torch.lerp(x, x, 0.5)):
+        assert len(trace(Calls(compute), torch.zeros(3, 4)).layers[-1].inputs) == 2

@@ -32,8 +32,12 @@ def labels(measurements: Sequence[Measurement]) -> list[Measurement]:
     ours = [m for m in measurements if m.regime is not None and m.layer is not None]
     graphs = {campaign(m) for m in ours if m.mode == "graph"}
     diluted = {(campaign(m), m.layer) for m in ours if m.regime == "diluted" and not idled(m)}
-    again = {(campaign(m), m.key) for m in ours if m.attempt > 1 and SPOILT_FLAGS.isdisjoint(m.flags)}
+    again = {(campaign(m), m.key) for m in ours if _clean_again(m) and _counts(m, graphs, diluted)}
     return [_joined(m) for m in measurements if m.regime is None or (_counts(m, graphs, diluted) and not _spoilt(m, again))]
+
+
+def _clean_again(m: Measurement) -> bool:
+    return m.attempt > 1 and SPOILT_FLAGS.isdisjoint(m.flags)
 
 
 def _spoilt(m: Measurement, again: set[tuple[str, str | None]]) -> bool:
@@ -77,7 +81,9 @@ def networks_of(measurements: Iterable[Measurement]) -> list[Measurement]:
     Some networks take another way while a graph is captured (transformers builds masks that it else does without). Then
     the eager pass is faster, or it burns less beyond the graph's energy than a device does that only waits.
     """
-    networks = [_joined(m) for m in measurements if m.network is not None and not idled(m)]
+    whole = [m for m in measurements if m.network is not None and not idled(m)]
+    again = {(campaign(m), m.key) for m in whole if _clean_again(m)}
+    networks = [_joined(m) for m in whole if not _spoilt(m, again)]
     eager = {_call(m): m for m in networks if m.mode == "eager"}
     waits_w = [(e.energy_j - m.energy_j) / (e.time_s - m.time_s) for m in networks if (e := eager.get(_call(m))) and _waits(e, m)]
     usual_w = median(waits_w) if waits_w else 0.0

@@ -415,7 +415,7 @@ def is_file_name(text: str) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _loaded(path: Path, mtime_ns: int, size_bytes: int) -> EnergyModel:
+def _loaded(path: Path, mtime_ns: int, size_bytes: int, inode: int) -> EnergyModel:
     """The model of a file as it was written then: to read and check one takes fifty times as long as a network's answer."""
     return EnergyModel.load(path)
 
@@ -437,7 +437,7 @@ def load_model(name: str | Path | EnergyModel) -> EnergyModel:
             written = path.stat()
         except OSError:
             return EnergyModel.load(path)  # which says what is wrong
-        return _loaded(path.absolute(), written.st_mtime_ns, written.st_size)
+        return _loaded(path.absolute(), written.st_mtime_ns, written.st_size, written.st_ino)
     known = {*user_models(), *shipped_models(), *known_hardware()}
     if text not in known:
         told = nearest(text, sorted(known)) or "; `wattlayer hardware` lists what is"

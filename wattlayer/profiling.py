@@ -56,7 +56,7 @@ class Profile:
 
     def __init__(self, module: nn.Module, predicted: Estimate, meter: Meter | None, note: str, clock: Clock) -> None:
         self.predicted, self.measured, self.note = predicted, None, note
-        self._module, self._meter, self._clock = module, meter, clock
+        self._module, self._meter, self._clock, self._said = module, meter, clock, note
         self._calls = self._unlike = 0
         self._shapes = [x.shape for x in predicted.trace.inputs]
 
@@ -64,6 +64,7 @@ class Profile:
 
     def __enter__(self) -> Profile:
         self._calls = self._unlike = 0
+        self.measured, self.note = None, self._said
         _synchronise(self._module)
         self._start_j = self._meter.energy_j() if self._meter else 0.0
         self._start_s = self._clock.now()

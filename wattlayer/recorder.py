@@ -408,9 +408,12 @@ def _operands(func: Any, args: Any, kwargs: Any, result: Any) -> tuple[Named, Na
 
 
 def _reads_one_twice(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether an operator that works element by element is given one tensor as both factors: a square reads each element once."""
-    twice = len(args) > 1 and args[0] is args[1] and isinstance(args[0], torch.Tensor)
-    return twice and getattr(KINDS.get(_schema(func)[0]), "group", "") == "elementwise"
+    """Whether an operator that works element by element has one tensor as both operands: a square reads each element once."""
+    return len(args) > 1 and args[0] is args[1] and isinstance(args[0], torch.Tensor) and _schema(func)[0] in _WITH_NUMBERS
+
+
+_WITH_NUMBERS = frozenset({"mul", "add", "sub", "div", "eq", "ne", "lt", "le", "gt", "ge"})
+"""Operators of two tensors or of one and a number, so that with one of them the layer can be run as well."""
 
 
 @cache
@@ -557,6 +560,9 @@ def _attention_as_on_devices(module: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
+            while within:  # hooks are passed over by what is no Exception, such as Ctrl-C
+                mode, backend_registration._privateuse1_backend_name = within.pop()
+                mode.__exit__(None, None, None)
             for handle in handles:
                 handle.remove()
 

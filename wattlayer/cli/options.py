@@ -40,7 +40,8 @@ def written_as(format: Format | None, output: Path | None, *known: Format) -> Fo
     suffix = output.suffix.lower().removeprefix(".") if output else ""
     format = format or (Format(suffix) if suffix in Format.__members__ else Format.table)
     if format not in known:
-        raise InputError(f"format {format.value!r} is not one of {', '.join(x.value for x in known)}")
+        of = f" of --output {output}" if suffix == format.value else ""
+        raise InputError(f"format {format.value!r}{of} is not one of {', '.join(x.value for x in known)}")
     return format
 
 

@@ -37,6 +37,8 @@ METER_ERRORS_ALLOWED = 5
 """In a row, before the meter is taken for lost."""
 RESERVE_S = 3.0
 """Kept at the end of a session for the last reference and for summing up."""
+SETUP_S = 60.0
+"""Left of a session's time for characterising the meter and for measuring, before any of it goes into warming up."""
 NETWORK_BUILD_S = 20.0
 """Allowed for building a network before any was built."""
 
@@ -62,6 +64,8 @@ class Campaign:
         self._meter_errors = 0
         self._spent: list[float] = []
         self._needed_s: float | None = None
+        self._warmed_s: float | None = None
+        """How long this session warmed up; None before."""
 
     def stop(self) -> None:
         """End the session after the measurement that is under way."""
@@ -105,7 +109,8 @@ class Campaign:
         bench = Bench(self.rig.instrument, self.rig.clock, reference, spin)
         try:
             reference.start()
-            run(reference, self.rig.clock, min(self.warm_up_s, max(0.0, self._left_s() - 60.0)))
+            self._warmed_s = min(self.warm_up_s, max(0.0, self._left_s() - SETUP_S))
+            run(reference, self.rig.clock, self._warmed_s)
             reference.stop()
             meter, character = characterise(bench, deep_w)
         finally:
@@ -255,7 +260,9 @@ class Campaign:
         needed_s = self.policy.longest_s + 1.5 * build_s + RESERVE_S
         if self._left_s() > needed_s:
             return True
-        self._needed_s = self.rig.clock.now() - self._began_s + needed_s
+        # a longer session warms up longer, and one that did not begin has all of that before it
+        spent_s = SETUP_S if self._warmed_s is None else self.rig.clock.now() - self._began_s - self._warmed_s
+        self._needed_s = self.warm_up_s + max(spent_s, SETUP_S) + needed_s
         return False
 
     def _tell(self, item: Item) -> None:

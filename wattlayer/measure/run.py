@@ -166,6 +166,7 @@ def _begun(path: Path, options: Options) -> Plan:
     plan, defaults = Plan.load(path), Options(options.output)
     for name, before in asdict(plan.asked).items() if plan.asked else ():
         now = getattr(options, name)
+        now = tuple(now) if isinstance(now, list) else now
         if now not in (before, getattr(defaults, name)):
             told = [" ".join(map(str, x)) if isinstance(x, tuple) else str(x) for x in (before, now)]
             raise InputError(f"{path} was begun with --{name} {told[0]}, not {told[1]}: leave it out, or give another --output")

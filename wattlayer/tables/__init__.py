@@ -206,6 +206,9 @@ def _format(path: Path, columns: tuple[str, ...]):  # type: ignore[no-untyped-de
 def _refuse_unread(path: Path, table: Any, columns: Iterable[str]) -> None:
     """Raise InputError for a column of what measurements tell that this format has no place for: left out it would be lost."""
     optional = getattr(table, "OPTIONAL", None)
+    cased = [name for name in columns if name != name.lower() and name.lower() in (*table.COLUMNS, *(optional or ()))]
+    if cased:
+        raise InputError(f"{path} has a column {cased[0]}: write names of columns in lower case")
     told = {field.name for field in fields(Measurement)} - {*table.COLUMNS, *(optional or ())}
     if optional is not None and (lost := [name for name in columns if name in told]):
         raise InputError(
