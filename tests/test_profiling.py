@@ -185,6 +185,6 @@ def test_a_profile_that_is_entered_again_counts_anew_and_leaves_no_hook(model, c
 
 def test_powers_are_no_counter_of_a_block(model, clock):
     power = Counter(clock)
-    power.name = "nvml-power"
+    power.name, power.adds_up_powers = "nvml-power", True
     with pytest.raises(MeterError, match="nvml-power is a power and no energy counter"):
         profile(nn.Linear(4, 4), torch.zeros(1, 4), hardware=model, meter=Instrument("nvml", (power,)))

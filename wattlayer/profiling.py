@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 REFRESH_S = {"rapl": 0.001, "assumed-power": 0.0}
 """How stale a counter may be (powercap's documentation says about 1 ms for RAPL); any other meter gets `BOARD_REFRESH_S`."""
 
-POWERS = ("nvml-samples", "nvml-power")
-"""Meters that add up powers whenever they are read; a block is read at its two ends."""
-
 BOARD_REFRESH_S = 0.1
 """NVML's energy counter on boards of the last generations steps at least this often (measuring protocol)."""
 
@@ -216,7 +213,7 @@ def _open(module: nn.Module, meter: str | Meter | Instrument | None, assumed_pow
 def _counter(instrument: Instrument) -> Meter:
     """Return the instrument's counter; MeterError where it only has powers, which must be read throughout to make an energy."""
     meter = instrument.meters[0]
-    if meter.name in POWERS:
+    if getattr(meter, "adds_up_powers", False):
         raise MeterError(f"{meter.name} is a power and no energy counter: measure with a campaign, which reads it all the time")
     return meter
 

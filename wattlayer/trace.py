@@ -90,7 +90,7 @@ class Trace:
 
     @property
     def read_bytes(self) -> int:
-        """Bytes that the calls of one pass read, each operand once a call, a tensor that is both factors of a square once."""
+        """Bytes that the calls of one pass read, each operand once a call, and one tensor that is both operands once."""
         return sum(layer.read_bytes * calls for layer, calls in self.unique().items())
 
     @property

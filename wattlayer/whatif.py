@@ -132,17 +132,17 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     return Change(edit, before, after, (float(middle - below), float(middle + above)))
 
 
-def gap_spread_j(before_j: Sequence[float], after_j: Sequence[float], apart_frac: float = 0.0) -> tuple[float, float]:
+def gap_spread_j(before_j: Sequence[float], after_j: Sequence[float], parted_frac: float = 0.0) -> tuple[float, float]:
     """Return how far the interval of a difference of gaps reaches below and above it, in joules: one host makes both.
 
-    Each is what the gaps cost, and what they cost with the host as fast and as slow as it may be; `apart_frac` of each is of
+    Each is what the gaps cost, and what they cost with the host as fast and as slow as it may be; `parted_frac` of each is of
     operators that the other does not have, in which one host errs otherwise.
     """
     (before, *ends_before), (after, *ends_after) = before_j, after_j
     moved = [(x - after) - (y - before) for x, y in zip(ends_after, ends_before)]
     (fast_before, slow_before), (fast_after, slow_after) = ([x - before for x in ends_before], [x - after for x in ends_after])
-    below = math.hypot(min(0.0, *moved), apart_frac * math.hypot(fast_after, slow_before))
-    above = math.hypot(max(0.0, *moved), apart_frac * math.hypot(slow_after, fast_before))
+    below = math.hypot(min(0.0, *moved), parted_frac * math.hypot(fast_after, slow_before))
+    above = math.hypot(max(0.0, *moved), parted_frac * math.hypot(slow_after, fast_before))
     return below, above
 
 

@@ -28,9 +28,9 @@ def correct_drift(rows: Sequence[Measurement]) -> list[Measurement]:
 
     The reference's power is smoothed by as much as its turns are unsure (a random walk seen with noise: Kalman, 1960), and
     interpolated in time between them; before the first and after the last it is held, and nothing is interpolated from one run
-    to the next. Flagged turns tell nothing. Without reference rows, or where these scatter by no more than their own intervals
-    say and no session lies `LEAST_SHIFT_FRAC` apart, nothing is corrected, and no row that would be left without energy. Raises
-    InputError for rows of several devices, which have no drift in common.
+    to the next. Flagged turns tell nothing. Without reference rows, or where these move from turn to turn by no more than their
+    own intervals say and no session lies `LEAST_SHIFT_FRAC` off, nothing is corrected, and no row that would be left without
+    energy. Raises InputError for rows of several devices, which have no drift in common.
     """
     if len({row.hardware for row in rows}) > 1:
         raise InputError(f"drift is one board's: {', '.join(sorted({row.hardware for row in rows}))} cannot be joined")

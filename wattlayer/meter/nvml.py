@@ -96,6 +96,8 @@ class NvmlPower:
     """
 
     name = "nvml-power"
+    adds_up_powers = True
+    """Whenever it is read, so that it must be read all the time."""
 
     def __init__(self, read_w: Callable[[], float], clock: Clock) -> None:
         self._read_w, self._clock = read_w, clock
@@ -115,6 +117,7 @@ class NvmlSamples:
     """The driver's buffer of power samples, each with its own time stamp, integrated as they arrive."""
 
     name = "nvml-samples"
+    adds_up_powers = True
 
     def __init__(self, device: NvmlDevice) -> None:
         self._device = device
