@@ -518,6 +518,32 @@ def test_a_mean_over_planes_is_global_pooling() -> None:
     assert of(lambda x: x.mean((1, 2)), 2, 8, 7).kind == "mean", "no image"
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("cell", "gates", "kept", "flop"), [(nn.LSTMCell, 4, (32, 4 * 32), 21), (nn.GRUCell, 3, (5 * 32,), 16)])
+def test_a_recurrent_cell_is_two_products_and_one_kernel(
+    cell: type[nn.Module], gates: int, kept: tuple[int, ...], flop: int, bias: bool
+) -> None:
+    """As GPUs run it (ATen/native/RNN.cpp); on processors, whose results are the real ones here, in parts."""
+    module, state = cell(64, 32, bias=bias), torch.zeros(4, 32)
+    given = (torch.zeros(4, 64), (state, state) if cell is nn.LSTMCell else state)
+    *products, last = trace(module, *given).layers
+    assert [x.kind for x in products] == ["linear", "linear"]
+    assert [x.inputs[1].shape for x in products] == [(gates * 32, 64), (gates * 32, 32)]
+    assert last.kind == f"_thnn_fused_{'lstm' if cell is nn.LSTMCell else 'gru'}_cell" and last.group == "elementwise"
+    assert [x.shape for x in last.outputs] == [(4, 32), *((4, n) for n in kept)]
+    assert last.flop == flop * 4 * 32
+    assert last.read_bytes == 4 * (2 * 4 * gates * 32 + 4 * 32 + 2 * bias * gates * 32)
+    results = module(*given)
+    assert [x.shape for x in (results if cell is nn.LSTMCell else (results,))] == [(4, 32)] * (2 if cell is nn.LSTMCell else 1)
+
+
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell])
+def test_a_state_of_another_batch_is_refused(cell: type[nn.Module]) -> None:
+    state = torch.zeros(3, 32)
+    with pytest.raises(InputError, match="does not run on 4x64, 3x32"):
+        trace(cell(64, 32), torch.zeros(4, 64), (state, state) if cell is nn.LSTMCell else state)
+
+
 def test_attention_leaves_the_layout_of_its_query() -> None:
     # fused kernels do, so that the transpose and reshape that follow are views
     traced = trace(networks.FunctionalAttention(), torch.randn(2, 6, 32))

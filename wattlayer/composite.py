@@ -178,6 +178,24 @@ def _encoder_layer(
     return norm(second[0], x + feed_forward(x), *second[1:])
 
 
+def _lstm_cell(
+    input: Tensor, hx: Sequence[Tensor], w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """A cell on CUDA devices: two products, then one kernel (aten/src/ATen/native/RNN.cpp)."""
+    products = torch.matmul(input, w_ih.t()), torch.matmul(hx[0], w_hh.t())
+    hidden, cell, _ = torch.ops.aten._thnn_fused_lstm_cell(*products, hx[1], b_ih, b_hh)
+    return hidden, cell
+
+
+def _gru_cell(
+    input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+) -> Tensor:
+    """As `_lstm_cell`."""
+    products = torch.matmul(input, w_ih.t()), torch.matmul(hx, w_hh.t())
+    hidden: Tensor = torch.ops.aten._thnn_fused_gru_cell(*products, hx, b_ih, b_hh)[0]
+    return hidden
+
+
 def _lifted(self: Tensor) -> Tensor:
     """A constant of the program is copied before it is used, for what follows may write to it."""
     return self.clone()
@@ -196,6 +214,8 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "lift_fresh_copy": _lifted,
     "_native_multi_head_attention": _multi_head_attention,
     ENCODER_LAYER: _encoder_layer,
+    "lstm_cell": _lstm_cell,
+    "gru_cell": _gru_cell,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_flash_attention": _attention,
     "_scaled_dot_product_efficient_attention": _attention,

@@ -477,6 +477,12 @@ def elementwise(layer: Layer) -> int:
     return _output_elements(layer)
 
 
+@kind("elementwise", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell")
+def fused_cell(layer: Layer) -> int:
+    """Per element of the state 4 or 3 gates: 3 additions and a function each, 5 or 4 to mix (torch.nn.LSTMCell and GRUCell)."""
+    return (21 if layer.kind == "_thnn_fused_lstm_cell" else 16) * _output_elements(layer)
+
+
 @kind("elementwise", "fused")
 def fused(layer: Layer) -> int:
     """The FLOP of all operators in it, which `fusion` states; inputs are read once, outputs written once."""
