@@ -26,7 +26,7 @@ from wattlayer.model import Regressor
 from wattlayer.power import PowerScaffold
 from wattlayer.residual import MODEL_FEATURES, Residual, model_features
 from wattlayer.scaffold import Scaffold
-from wattlayer.splits import configuration, folds
+from wattlayer.splits import folds
 from wattlayer.tables import read_table
 from wattlayer.training import RECIPE, Recipe, Rows, boost, fit, merge
 
@@ -139,8 +139,8 @@ class DeviceBooster:
 def joint(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
     """One time booster for both devices, each on its own scaffold; the other device's rows of tested layers are left out."""
     second = next(name for name in DEVICES if name != hardware)
-    unseen = {configuration(x) for x in test.layers}
-    rest = other.take(np.array([configuration(x) not in unseen for x in other.layers]))
+    unseen = {x.as_defined() for x in test.layers}
+    rest = other.take(np.array([x.as_defined() not in unseen for x in other.layers]))
     own = fit(train, hardware, 0)
     tables, targets = [], []
     for code, (device, rows, fitted) in enumerate(((hardware, train, own), (second, rest, fit(rest, second, 0)))):
@@ -166,7 +166,7 @@ def nested(hardware: str, train: Rows, test: Rows, other: Rows) -> Array:
 
     What is chosen is how trees learn, by trees alone and on one scaffold a fold.
     """
-    keys = [configuration(x) for x in train.layers]
+    keys = [x.as_defined() for x in train.layers]
     fold_of = {x: i % INNER_FOLDS for i, x in enumerate(sorted(set(keys), key=lambda x: x.digest()))}
     fold = np.array([fold_of[x] for x in keys])
     errors: list[list[Array]] = [[] for _ in GRID]
@@ -200,7 +200,7 @@ VARIANTS: dict[str, Callable[[str, Rows, Rows, Rows], Array]] = {
 
 def main(tables: Path) -> None:
     rows = read_table(tables / "heidelberg/layers.csv").measurements
-    families = families_of((m.layer for m in rows if m.layer), configuration)
+    families = families_of(m.layer for m in rows if m.layer)
     lines = [
         "# What each part buys", "",
         "Written by `python models/ablate.py`: median (p90) absolute percentage error of energy on every row of the A30 and",

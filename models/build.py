@@ -20,7 +20,6 @@ from wattlayer.card import Provenance, model_card
 from wattlayer.dataset import Measurement
 from wattlayer.evaluate import evaluate, traced_networks
 from wattlayer.model import EnergyModel
-from wattlayer.splits import configuration
 from wattlayer.tables import read_table
 from wattlayer.training import tell_launches
 from wattlayer.unseen import older_features
@@ -142,7 +141,7 @@ def train(name: str, tables: Path) -> str:
 def card(name: str, tables: Path) -> None:
     """Evaluate the recipe of `name` on its splits and write its card."""
     recipe, rows = RECIPES[name], rows_of(name, tables)
-    families = families_of((m.layer for m in rows if m.layer), configuration) if "family" in recipe.splits else None
+    families = families_of(m.layer for m in rows if m.layer) if "family" in recipe.splits else None
     splits = ("given", "layer", "size", *recipe.splits)
     model = EnergyModel.load(FOLDER / f"{name}.json")
     evaluation = evaluate(model, rows, traced_networks(rows), splits, families, progress=lambda text: print(text, flush=True))

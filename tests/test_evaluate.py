@@ -24,7 +24,7 @@ from wattlayer.layer import Operand
 from wattlayer.model import EnergyModel, load_model
 from wattlayer.plots import accuracy_figure
 from wattlayer.predict import trace_name
-from wattlayer.splits import FOLDS, configuration, feasible, folds, layer_tasks, tasks_of, unseen_networks
+from wattlayer.splits import FOLDS, feasible, folds, layer_tasks, tasks_of, unseen_networks
 from wattlayer.training import merge, tell_launches
 from wattlayer.transfer import from_data_sheet
 
@@ -41,10 +41,10 @@ def test_errors_are_hand_computed():
 @pytest.mark.parametrize("split", ["layer", "size", "family"])
 def test_no_configuration_is_on_both_sides(device, layers, split):
     rows = [*device.measure(layers), *device.measure([x.with_tf32("none") for x in layers], run="no tf32")]
-    families = {configuration(x): frozenset({"f" + str(i % 3)}) for i, x in enumerate(layers)}
+    families = {x.as_defined(): frozenset({"f" + str(i % 3)}) for i, x in enumerate(layers)}
     tested = 0
     for part in folds(split, rows, families, seed=0):
-        inside, outside = ({configuration(m.layer) for m in own} for own in (part.inside, part.outside))
+        inside, outside = ({m.layer.as_defined() for m in own} for own in (part.inside, part.outside))
         assert inside and outside and not inside & outside and len(part.inside) + len(part.outside) == len(rows)
         tested += 1
     assert tested == {"layer": FOLDS, "size": 1, "family": 3}[split]
@@ -387,7 +387,7 @@ def test_unseen_families_of_the_a30_stay_within_what_the_card_promises(shared_da
     from wattlayer.tables import read_table
 
     rows = [m for m in read_table(shared_data / "heidelberg" / "layers.csv").measurements if m.hardware == "a30"]
-    families = families_of((m.layer for m in rows), configuration)
+    families = families_of(m.layer for m in rows)
     score = evaluate(wl.load_model("a30"), rows, splits=["family"], families=families, baselines=False).find("family")
     assert score.mdape_frac <= 0.10
     assert score.p90_ape_frac <= 0.40

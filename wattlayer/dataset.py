@@ -24,6 +24,8 @@ METERS = ("measured", "assumed-power")
 """`assumed-power`: energy = measured time x a stated power. Never mixed with measured rows."""
 MOST_S, MOST_W = 1e5, 1e5
 """A call takes no day, and a device no hundred kilowatts: beyond are slips of units."""
+REFERENCE = "reference"
+"""`source` of the layer that a campaign measures again and again."""
 _SERIES = ("step_powers_w", "temperatures_c")
 """Fields that hold a row of numbers; left out of the file where empty."""
 
@@ -105,6 +107,11 @@ class Measurement:
     def power_w(self) -> float:
         """Mean power over the call, gross (idle included)."""
         return self.energy_j / self.time_s
+
+    @property
+    def settled_j(self) -> float:
+        """Energy of the call less the board's drift, where that is known."""
+        return self.energy_corrected_j or self.energy_j
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON types."""

@@ -19,7 +19,7 @@ from .fusion import fuse
 from .hardware import find_hardware
 from .intervals import LEVEL, total_half_width
 from .launches import wait_s
-from .layer import Layer
+from .layer import Layer, format_shape
 from .model import EnergyModel, Metadata, Prediction, load_model
 from .trace import TOO_LARGE, Trace
 
@@ -314,7 +314,7 @@ def estimate_many(
 
 def _check(trace: Trace) -> None:
     if not trace.batch:
-        shape = "x".join(map(str, trace.inputs[0].shape))
+        shape = format_shape(trace.inputs[0].shape)
         raise InputError(f"{trace.network} reads an input of {shape}, a batch of no samples: give it at least one")
     if not trace.layers:
         raise InputError(f"{trace.network} has no layer to estimate: the network runs no operator that moves data")

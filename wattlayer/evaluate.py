@@ -133,7 +133,7 @@ def evaluate(
 ) -> Evaluation:
     """Score `model` on measured layers of its hardware and on measured `networks`, each with its trace or traced by its name.
 
-    `families` names the network families that each `splits.configuration` occurs in; the split `family` needs it, `network`
+    `families` names the network families that each layer `as_defined` occurs in; the split `family` needs it, `network`
     and `task` need `networks`. Every split but `given` trains the model's recipe anew on a part of the rows. Raises InputError
     where there is nothing to score, for mixed meters, and where a split cannot be made.
     """

@@ -21,8 +21,10 @@ import numpy as np
 
 from .errors import InputError
 from .estimate import SCHEMA, VERSION, Estimate
+from .features import Array
 from .kinds import group_of_kind
-from .whatif import apart_frac, gap_spread_j, spread_j
+from .layer import format_shape
+from .whatif import difference_spread_j
 
 if TYPE_CHECKING:
     from .generation import Generation
@@ -92,15 +94,10 @@ class Baseline:
         now = _facts(record)
         self._comparable(now)
         more_j, limit_j = estimate.energy_j - self.energy_j, self.energy_j * self.frac
-        # what launch gaps and sums are unsure of, as in `whatif`
-        launches, calls = estimate.model.launches_or_assumed, _calls(record["layers"])
-        operators = (Counter(what.partition(" ")[0] for what, *_ in x) for x in (self.calls, calls))
-        apart = apart_frac(*operators) if launches.basis == "measured" else 0.0
-        gaps_below, gaps_above = gap_spread_j(self.gaps_j, (estimate.gap_energy_j, *estimate.gap_interval_j), apart)
-        below, above = _spread_j(self.calls, calls, estimate.model.conformal.correlation)
-        more_layers_j = more_j - (estimate.gap_energy_j - self.gaps_j[0])
-        sum_j = launches.sum_spread_frac * more_layers_j
-        low, high = more_j - math.hypot(below, sum_j, gaps_below), more_j + math.hypot(above, sum_j, gaps_above)
+        calls, gaps_j = _calls(record["layers"]), (estimate.gap_energy_j, *estimate.gap_interval_j)
+        operators = [Counter(what.partition(" ")[0] for what, *_ in x) for x in (self.calls, calls)]
+        below, above = difference_spread_j(estimate.model, *_differences(self.calls, calls), operators, (self.gaps_j, gaps_j))
+        low, high = more_j - below, more_j + above
         word = "over" if _over(estimate.energy_j, limit_j) else "within"
         spent, allowed = _apart(estimate.energy_j / self.energy_j, self.frac)
         says = f"{estimate.energy_j:.4g} J is {spent} x {self.path.name} ({self.energy_j:.4g} J), {word} the budget of {allowed}"
@@ -199,7 +196,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     stated = {name: value for name, value in record.items() if not isinstance(value, dict | list)}
     stated |= {"model file": str(model["sha256"])[:12], "conditions": model.get("conditions") or "none"}
     if "input_shapes" in record:
-        stated["input"] = ", ".join("x".join(map(str, shape)) for shape in record["input_shapes"])[:100]
+        stated["input"] = ", ".join(format_shape(shape) for shape in record["input_shapes"])[:100]
     return {name: " ".join(str(value).split())[:100] for name, value in stated.items()}
 
 
@@ -211,8 +208,8 @@ def _calls(layers: Sequence[Mapping[str, Any]]) -> tuple[Call, ...]:
     )
 
 
-def _spread_j(before: Sequence[Call], after: Sequence[Call], correlation: float) -> tuple[float, float]:
-    """Half-widths, down and up, of the difference between the layers of two predictions of one model, each distinct one once."""
+def _differences(before: Sequence[Call], after: Sequence[Call]) -> tuple[Array, Array, Array, list[str]]:
+    """Per distinct layer of either: joules added, relative widths of its energy up and down, its group, as in `whatif`."""
     added: Counter[tuple[str, str]] = Counter()
     energies: dict[tuple[str, str], tuple[float, float, float]] = {}
     for sign, calls in ((-1, before), (1, after)):
@@ -222,7 +219,7 @@ def _spread_j(before: Sequence[Call], after: Sequence[Call], correlation: float)
             added[key] += sign
     table = np.array([(added[key] * e, high / e - 1, 1 - low / e) for key, (low, e, high) in energies.items()]).reshape(-1, 3)
     groups = [group_of_kind(what.partition(" ")[0]) for what, _ in energies]
-    return spread_j(table[:, 0], table[:, 1], table[:, 2], groups, correlation)
+    return table[:, 0], table[:, 1], table[:, 2], groups
 
 
 def _verdict(budget: str, e: Estimate | Generation, limit_j: float, says: str, notes: tuple[str, ...] = ()) -> Verdict:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from statistics import median
 
-from .dataset import Measurement
+from .dataset import REFERENCE, Measurement
 from .layer import Layer
 
 REGIMES = ("cold", "diluted")
@@ -56,7 +56,7 @@ def looped(measurements: Iterable[Measurement]) -> bool:
 
 
 def _counts(m: Measurement, graphs: set[str], diluted: set[tuple[str, Layer | None]]) -> bool:
-    if m.layer is None or m.source == "reference" or m.regime not in REGIMES or idled(m):
+    if m.layer is None or m.source == REFERENCE or m.regime not in REGIMES or idled(m):
         return False
     if (m.mode == "graph") != (campaign(m) in graphs):
         return False
@@ -71,7 +71,7 @@ def idled(m: Measurement) -> bool:
 def _joined(m: Measurement) -> Measurement:
     if m.regime is None:
         return m
-    return replace(m, run=campaign(m), energy_j=m.energy_corrected_j or m.energy_j)
+    return replace(m, run=campaign(m), energy_j=m.settled_j)
 
 
 def networks_of(measurements: Iterable[Measurement]) -> list[Measurement]:

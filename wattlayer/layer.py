@@ -200,6 +200,11 @@ class Layer:
         tf32 = self.dtype == "float32" and self.group in allowed
         return self if tf32 == self.tf32 else replace(self, tf32=tf32)
 
+    def as_defined(self) -> Layer:
+        """Return this layer as a network defines it, however it ran: with TF32 or not, in train or eval mode."""
+        arguments = tuple((name, value) for name, value in self.arguments if name != "training")
+        return replace(self, arguments=arguments).with_tf32("none")
+
     def as_computed(self) -> Layer:
         """Return this layer with weights in the dtype that it computes in, where it holds them in fewer bytes beside scales."""
         if self.operand(SCALE) is None:
@@ -252,6 +257,11 @@ def check_tf32(mode: str) -> str:
     if mode not in TF32_MODES:
         raise InputError(f"tf32 {mode!r} is not one of {', '.join(TF32_MODES)}")
     return mode
+
+
+def format_shape(shape: Iterable[int | str]) -> str:
+    """Write a shape as on the command line: 8x3x224x224."""
+    return "x".join(map(str, shape))
 
 
 def freeze(value: Any) -> Argument:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 from .estimate import Estimate, estimate
+from .layer import format_shape
 from .model import EnergyModel, load_model
 from .rewrite import computes_in, trace_as, with_weights
 from .trace import Trace, trace
@@ -112,7 +113,7 @@ def load_measured(name: str, input_shapes: Sequence[tuple[int, ...]], dtype: str
         own = input_shapes_of(network)
         if list(input_shapes) == own[:1] or sorted(input_shapes) in ([], sorted(own), sorted(set(own))):
             return network
-        asked, takes = ("; ".join("x".join(map(str, shape)) for shape in shapes) for shapes in (input_shapes, own))
+        asked, takes = ("; ".join(format_shape(shape) for shape in shapes) for shapes in (input_shapes, own))
         refused.append(InputError(f"{name} takes inputs of {takes or 'no shape'} and not of {asked}: say those that it takes"))
     # what a network has no use for says less than what does not fit it
     raise next((error for error in refused if not isinstance(error, UnusedSize)), refused[0])

@@ -28,7 +28,7 @@ from .constants import Constants, KnownIndices, is_alias, tensors_in
 from .errors import InputError, first_line
 from .flow import Flow, Memory
 from .kinds import COPIED, INDEX_PUTS, INDEXED_AXES, KINDS, PLACED
-from .layer import SCALE, Layer, Operand, freeze
+from .layer import SCALE, Layer, Operand, format_shape, freeze
 from .meta import NESTED, TORCH_STATE, inputs_to_meta, tensor_to_meta, to_meta
 
 ALLOCATIONS = frozenset(
@@ -622,7 +622,7 @@ _CURES = (
 
 def _reason(module: nn.Module, inputs: tuple[Operand, ...], path: list[str], error: BaseException) -> str:
     """Tell in one line where and why a forward pass failed."""
-    given = ", ".join("x".join(map(str, x.shape)) or "scalar" for x in inputs) or "no tensor"
+    given = ", ".join(format_shape(x.shape) or "scalar" for x in inputs) or "no tensor"
     known = ((re.search(pattern, first_line(error, 10_000)), cure) for pattern, cure in _CURES)
     why = next((found.expand(cure) for found, cure in known if found), first_line(error))
     return f"{type(module).__name__} does not run on {given} (at {path[-1] or 'the top level'}): {why}"

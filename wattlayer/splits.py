@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,7 +42,7 @@ _NEEDS = {
 """What a split that leaves groups out asks for where there is none."""
 
 Groups = Mapping[Layer, frozenset[str]]
-"""The network families, campaigns or tasks that a `configuration` occurs in."""
+"""The network families, campaigns or tasks that a layer `as_defined`, whose rows stay on one side, occurs in."""
 Networks = Sequence[tuple[Measurement, "Trace"]]
 """Measured passes of whole networks, each with the trace of its network."""
 
@@ -66,15 +66,6 @@ class Unseen:
     rows: Sequence[Measurement]
 
 
-def configuration(layer: Layer) -> Layer:
-    """Return the layer as a network defines it, however it ran: TF32 or not, train or eval mode.
-
-    Splits keep all rows of one configuration on one side.
-    """
-    arguments = tuple((name, value) for name, value in layer.arguments if name != "training")
-    return replace(layer, arguments=arguments).with_tf32("none")
-
-
 def check_splits(splits: Iterable[str]) -> None:
     """Raise InputError for a name that is no split."""
     for split in splits:
@@ -87,12 +78,12 @@ def folds(split: str, own: Sequence[Measurement], groups: Groups | None, seed: i
 
     `groups` are those that `family` and `task` leave out.
     """
-    distinct = sorted({configuration(m.layer) for m in own if m.layer is not None}, key=lambda x: x.digest())
+    distinct = sorted({m.layer.as_defined() for m in own if m.layer is not None}, key=lambda x: x.digest())
     groups = groups or {}
     if split == "layer":
         place = {x: i for i, x in enumerate(distinct)}
-        rows = Rows.of(sorted((m for m in own if m.layer is not None), key=lambda m: place[configuration(m.layer)]))  # type: ignore[arg-type]
-        shapes = [configuration(x) for x in rows.layers]
+        rows = Rows.of(sorted((m for m in own if m.layer is not None), key=lambda m: place[m.layer.as_defined()]))  # type: ignore[union-attr]
+        shapes = [x.as_defined() for x in rows.layers]
         part = together(shapes, rows.time_s, rows.power_w)
         if not part.any():
             raise InputError("the split 'layer' needs rows of two layers that do not carry one reading")
@@ -109,20 +100,20 @@ def folds(split: str, own: Sequence[Measurement], groups: Groups | None, seed: i
     else:
         assert split == "task", split
         # what occurs in no network was drawn from those of all tasks, and would tell of the one that is left out
-        yield from _left_out(split, [m for m in own if m.layer is not None and groups.get(configuration(m.layer))], groups)
+        yield from _left_out(split, [m for m in own if m.layer is not None and groups.get(m.layer.as_defined())], groups)
 
 
 def _fold(name: str, own: Sequence[Measurement], out: set[Layer]) -> Fold:
     fold = Fold(name, [], [])
     for m in own:
-        (fold.outside if m.layer is not None and configuration(m.layer) in out else fold.inside).append(m)
+        (fold.outside if m.layer is not None and m.layer.as_defined() in out else fold.inside).append(m)
     return fold
 
 
 def _left_out(split: str, own: Sequence[Measurement], groups: Groups) -> Iterator[Fold]:
     """Leave out each group in turn, with every layer that occurs in it."""
     members: dict[str, set[Layer]] = defaultdict(set)
-    for layer in {configuration(m.layer) for m in own if m.layer is not None}:
+    for layer in {m.layer.as_defined() for m in own if m.layer is not None}:
         for name in groups.get(layer, ()):
             members[name].add(layer)
     chosen = {name: out for name, out in sorted(members.items()) if len(out) >= MIN_GROUP_LAYERS}
@@ -142,7 +133,7 @@ def _campaigns(measurements: Iterable[Measurement]) -> Groups:
     runs: dict[Layer, set[str]] = defaultdict(set)
     for m in measurements:
         if m.layer is not None:
-            runs[configuration(m.layer)].add(m.run)
+            runs[m.layer.as_defined()].add(m.run)
     return {layer: frozenset(names) for layer, names in runs.items()}
 
 
@@ -168,12 +159,12 @@ def layer_tasks(measurements: Iterable[Measurement], networks: Networks) -> Grou
     tasks: dict[Layer, set[str]] = defaultdict(set)
     for _, trace in networks:
         for layer in trace.unique():
-            tasks[configuration(layer)] |= tasks_of(trace)
+            tasks[layer.as_defined()] |= tasks_of(trace)
     of_source = {str(m.network): tasks_of(trace) for m, trace in networks}
     for m in measurements:
         if m.layer is not None and m.source is not None:
             generating = m.source.startswith(GENERATING)
-            tasks[configuration(m.layer)] |= {LANGUAGE} if generating else of_source.get(m.source, frozenset())
+            tasks[m.layer.as_defined()] |= {LANGUAGE} if generating else of_source.get(m.source, frozenset())
     return {layer: frozenset(names) for layer, names in tasks.items()}
 
 
@@ -193,8 +184,8 @@ def unseen_networks(split: str, measurements: Sequence[Measurement], networks: N
     for name in every:
         own, known = ([pair for pair, its in zip(networks, names) if (name in its) is same] for same in (True, False))
         if split == "network":
-            out = {configuration(layer) for _, trace in own for layer in trace.unique()}
-            rows = [m for m in layers if configuration(m.layer) not in out]  # type: ignore[arg-type]
+            out = {layer.as_defined() for _, trace in own for layer in trace.unique()}
+            rows = [m for m in layers if m.layer.as_defined() not in out]  # type: ignore[union-attr]
         else:
-            rows = [m for m in layers if (its := tasks.get(configuration(m.layer))) and name not in its]  # type: ignore[arg-type]
+            rows = [m for m in layers if (its := tasks.get(m.layer.as_defined())) and name not in its]  # type: ignore[union-attr]
         yield Unseen(name, own, known, rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, first_line
+from .layer import format_shape
 from .predict import load_network, trace_network
 from .rewrite import aligned, folded, fused, trace_as
 from .trace import Trace
@@ -101,7 +102,7 @@ def _check_sizes(shapes: Sequence[Sequence[int]], edit: Edit) -> None:
         ("seq-len", edit.seq_len, _is_text, "texts have two axes"),
     ):
         if size is not None and not any(map(has, shapes)):
-            told = ", ".join("x".join(map(str, shape)) for shape in shapes[:3]) or "none"
+            told = ", ".join(format_shape(shape) for shape in shapes[:3]) or "none"
             more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
             raise InputError(f"{name} {size} changes no input (of shape {told}{more}): {those}, the batch first; leave it out")
 

@@ -36,7 +36,7 @@ from .estimate import VERSION, Estimate, estimate
 from .features import Array
 from .intervals import LEVEL
 from .layer import Layer
-from .model import EnergyModel, load_model, shipped_models
+from .model import EnergyModel, Metadata, load_model, shipped_models
 from .subject import UNCHANGED, Edit, Setting, Subject
 
 if TYPE_CHECKING:
@@ -117,19 +117,30 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     if before.model.conditions != after.model.conditions:
         told = " and ".join(repr(x.model.conditions or "as it is") for x in (before, after))
         raise InputError(f"the estimates are of {before.model.hardware} under two conditions ({told}): price both under one")
-    difference_j, up, down, groups = _differences(before, after)
-    spreads_j = spread_j(difference_j, up, down, groups, before.model.conformal.correlation)
-    launches = before.model.launches_or_assumed
-    sum_j = launches.sum_spread_frac * difference_j.sum()
+    pair = before, after
+    operators = [Counter(x.kind for x in e.trace.layers) for e in pair]
+    gaps_j = [[x / e.trace.batch for x in (e.gap_energy_j, *e.gap_interval_j)] for e in pair]
     in_two_modes = (before.mode == "eager") != (after.mode == "eager")
-    mode_j = in_two_modes * launches.mode_spread_frac * max(e.energy_per_sample_j for e in (before, after))
-    operators = (Counter(x.kind for x in e.trace.layers) for e in (before, after))
-    apart = apart_frac(*operators) if launches.basis == "measured" else 0.0
-    gaps = [[x / e.trace.batch for x in (e.gap_energy_j, *e.gap_interval_j)] for e in (before, after)]
-    gaps_j = gap_spread_j(gaps[0], gaps[1], apart)
+    mode_j = in_two_modes * before.model.launches_or_assumed.mode_spread_frac * max(e.energy_per_sample_j for e in pair)
+    below, above = difference_spread_j(before.model, *_differences(before, after), operators, gaps_j, mode_j)
     middle = after.energy_per_sample_j - before.energy_per_sample_j
-    below, above = (math.hypot(layers, gap, sum_j, mode_j) for layers, gap in zip(spreads_j, gaps_j))
     return Change(edit, before, after, (float(middle - below), float(middle + above)))
+
+
+def difference_spread_j(
+    model: Metadata, difference_j: Array, up: Array, down: Array, groups: Sequence[str],
+    operators: Sequence[Counter[str]], gaps_j: Sequence[Sequence[float]], mode_j: float = 0.0,
+) -> tuple[float, float]:  # fmt: skip
+    """Return how far the interval of a difference of two passes reaches below and above it, in joules: the rule of this module.
+
+    Layers as in `spread_j`; of the passes before and after, `operators` by kind and what gaps cost, as in `gap_spread_j`.
+    """
+    launches = model.launches_or_assumed
+    sum_j = launches.sum_spread_frac * float(difference_j.sum())
+    apart = apart_frac(*operators) if launches.basis == "measured" else 0.0
+    parts = zip(spread_j(difference_j, up, down, groups, model.conformal.correlation), gap_spread_j(gaps_j[0], gaps_j[1], apart))
+    below, above = (math.hypot(layers_j, gap_j, sum_j, mode_j) for layers_j, gap_j in parts)
+    return below, above
 
 
 def gap_spread_j(before_j: Sequence[float], after_j: Sequence[float], parted_frac: float = 0.0) -> tuple[float, float]:
@@ -155,7 +166,7 @@ def apart_frac(before: Counter[str], after: Counter[str]) -> float:
 def spread_j(
     difference_j: Array, up: Array, down: Array, groups: Sequence[str], correlation: float
 ) -> tuple[float, float]:  # fmt: skip
-    """Return how far the interval of Σ difference_j reaches below and above it, in joules: the rule of this module.
+    """Return how far the interval of Σ difference_j reaches below and above it, in joules.
 
     `difference_j` [n] is what each distinct layer adds, `up` and `down` [n] are the relative half-widths of its energy, `groups`
     [n] its group of kinds.

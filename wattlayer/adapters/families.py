@@ -7,28 +7,26 @@ from collections.abc import Callable, Iterable
 
 from ..errors import WattlayerError
 from ..layer import Layer
-from ..trace import Trace, trace
+from ..trace import trace
 from . import torchvision
 from .source import InputSize
 
 IMAGE_CHANNELS = 3
 
 
-def families_of(
-    layers: Iterable[Layer], configuration: Callable[[Layer], Layer], progress: Callable[[str], None] = lambda text: None
-) -> dict[Layer, frozenset[str]]:
+def families_of(layers: Iterable[Layer], progress: Callable[[str], None] = lambda text: None) -> dict[Layer, frozenset[str]]:
     """Return, for each of `layers` that occurs in an image network of torchvision, the families (its source modules).
 
     Networks are traced at the batch and image sizes that the layers themselves show: those of convolutions over three
-    channels. Keys are `configuration(layer)`.
+    channels. Keys are the layers `as_defined`.
     """
-    wanted = {configuration(layer) for layer in layers}
+    wanted = {layer.as_defined() for layer in layers}
     result: dict[Layer, set[str]] = defaultdict(set)
     for name, family in _classifiers():
         progress(f"families: tracing {name}")
         for size in _sizes(wanted):
             for layer in _layers(name, size):
-                key = configuration(layer)
+                key = layer.as_defined()
                 if key in wanted:
                     result[key].add(family)
     return {layer: frozenset(names) for layer, names in result.items()}
@@ -49,10 +47,6 @@ def _classifiers() -> list[tuple[str, str]]:
 def _layers(name: str, size: InputSize) -> Iterable[Layer]:
     try:
         network = torchvision.load(name, size)
-        return _traced(network.module, network.args).unique()
+        return trace(network.module, *network.args).unique()
     except WattlayerError:  # a network that does not take images of this size has no layers at it
         return ()
-
-
-def _traced(module: object, args: tuple[object, ...]) -> Trace:
-    return trace(module, *args)  # type: ignore[arg-type]

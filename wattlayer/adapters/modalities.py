@@ -7,9 +7,10 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..layer import format_shape
 from . import by_type
 from .completion import MAIN, complete
-from .source import DEFAULT_IMAGE_SIZE, DEFAULT_SEQ_LEN, InputSize, format_shape, image_input
+from .source import DEFAULT_IMAGE_SIZE, DEFAULT_SEQ_LEN, InputSize, image_input
 from .specimen import AUDIO_SAMPLES, Specimen, ordinary_tokens
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ..errors import InputError, nearest
-from ..layer import Layer
+from ..layer import Layer, format_shape
 from ..recorder import Recorder, operand
-from .source import InputSize, format_shape
+from .source import InputSize
 
 DEEPEST_PATH = 32
 """Parts of a module path; a deeper one, which no network has, counts as the top level."""
@@ -65,7 +65,7 @@ class Declared:
 
     @property
     def text(self) -> str:
-        return "x".join(map(str, self.dims)) or "scalar"
+        return format_shape(self.dims) or "scalar"
 
 
 def bind(file: str, declared: Sequence[Declared], size: InputSize) -> dict[str, int]:

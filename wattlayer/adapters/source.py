@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, WattlayerError, first_line
+from ..layer import format_shape
 
 if TYPE_CHECKING:
     import torch
@@ -99,11 +100,6 @@ class Network:
     def __post_init__(self) -> None:
         # names of files need not be UTF-8, results are: what is not is written as its number
         object.__setattr__(self, "name", self.name.encode(errors="backslashreplace").decode())
-
-
-def format_shape(shape: tuple[int, ...]) -> str:
-    """Write a shape as on the command line: 8x3x224x224."""
-    return "x".join(map(str, shape))
 
 
 def require(library: str) -> ModuleType:

@@ -68,7 +68,7 @@ class Mode(str, Enum):
 def batch_of(shape: tuple[int, ...] | None, batch: int, option: str = "batch") -> int:
     """Return the batch of an input's `shape`, or `batch` without one; raise InputError where they say two."""
     if shape and batch not in (1, shape[0]):
-        from ..adapters.source import format_shape
+        from ..layer import format_shape
 
         raise InputError(f"input {format_shape(shape)} says the batch: leave {option} {batch} out")
     return shape[0] if shape else batch

@@ -108,7 +108,6 @@ def evaluate(
     from ..labels import labels
     from ..model import ASSUMED_POWER, load_model
     from ..report import evaluation_table
-    from ..splits import configuration
     from ..training import basis_of
 
     format = written_as(format, output, *TEXTS)
@@ -133,7 +132,7 @@ def evaluate(
     if own and (split is None or "family" in split):  # takes a minute
         from ..adapters.families import families_of
 
-        known = families_of((m.layer for m in own if m.layer is not None), configuration, progress)
+        known = families_of((m.layer for m in own if m.layer is not None), progress)
     splits = split or _every_split(own, known, measured)
     facts = loaded.metadata
     basis = "calibrated" if facts.calibrated else facts.basis

@@ -15,10 +15,9 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dataset import Measurement
+from ..dataset import REFERENCE, Measurement
 from ..errors import InputError
 
-REFERENCE_SOURCE = "reference"
 LEAST_SHIFT_FRAC = 0.01
 """Of the reference's power: sessions that part by less are as alike as repeats within one (0.9 % on the H200)."""
 
@@ -37,7 +36,7 @@ def correct_drift(rows: Sequence[Measurement]) -> list[Measurement]:
     rows = [row if row.energy_corrected_j is None else replace(row, energy_corrected_j=None) for row in rows]
     by_run: dict[str, list[Measurement]] = {}
     for row in rows:
-        if row.source == REFERENCE_SOURCE and row.measured_at_s is not None and not row.flags:
+        if row.source == REFERENCE and row.measured_at_s is not None and not row.flags:
             by_run.setdefault(row.run, []).append(row)
     turns = {run: _Turns.of(own) for run, own in by_run.items()}
     passed_s = sum(float(x.passed_s.sum()) for x in turns.values())
@@ -107,14 +106,10 @@ class Repeatability:
 
 def repeatability(rows: Sequence[Measurement]) -> Repeatability | None:
     """Compare rows with their hidden repeats, both without flags; None where there is no such pair."""
-
-    def energy_j(row: Measurement) -> float:
-        return row.energy_corrected_j or row.energy_j
-
     first = {row.key: row for row in rows if not row.flags}
     pairs = [(row, first[row.duplicate_of]) for row in rows if not row.flags and row.duplicate_of in first]
     if not pairs:
         return None
-    differences = [2 * (energy_j(a) - energy_j(b)) / (energy_j(a) + energy_j(b)) for a, b in pairs]
+    differences = [2 * (a.settled_j - b.settled_j) / (a.settled_j + b.settled_j) for a, b in pairs]
     sd_frac = sqrt(sum(d * d for d in differences) / len(differences) / 2)
     return Repeatability(len(pairs), sd_frac, median(abs(d) for d in differences))

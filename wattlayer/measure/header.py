@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 from dataclasses import asdict
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..estimate import VERSION
 from .characterise import Character
 from .plan import Plan, reference_layer
 from .rig import Rig
@@ -23,7 +23,7 @@ def session_header(rig: Rig, session: Session, character: Character, plan: Plan,
         "hardware": rig.hardware,
         "run": session.run,
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "wattlayer": wattlayer_version(),
+        "wattlayer": VERSION,
         "commit": commit(),
         "seed": plan.seed,
         "device": rig.describe(),
@@ -32,14 +32,6 @@ def session_header(rig: Rig, session: Session, character: Character, plan: Plan,
         "policy": asdict(policy),
         "reference": reference_layer(dtype).to_json(),
     }
-
-
-def wattlayer_version() -> str | None:
-    """The installed version; None in a checkout that was never installed."""
-    try:
-        return version("wattlayer")
-    except PackageNotFoundError:
-        return None
 
 
 def commit() -> str | None:

@@ -62,19 +62,14 @@ def _closure(network: NetworkPlan, rows: Mapping[str | None, Measurement]) -> Cl
     for digest, (calls, share) in network.layers.items():
         row = _row(rows, digest, whole.mode)
         if row is not None:
-            layers_j += calls * energy_j(row)
+            layers_j += calls * row.settled_j
             covered += share
     if covered < COVERED_ENOUGH_FRAC:
         return None
-    gap_s, gap_j = (eager.time_s - graph.time_s, energy_j(eager) - energy_j(graph)) if graph and eager else (None, None)
-    return Closure(network.call, layers_j, energy_j(whole), covered, gap_s, gap_j)
+    gap_s, gap_j = (eager.time_s - graph.time_s, eager.settled_j - graph.settled_j) if graph and eager else (None, None)
+    return Closure(network.call, layers_j, whole.settled_j, covered, gap_s, gap_j)
 
 
 def _row(rows: Mapping[str | None, Measurement], digest: str, mode: str) -> Measurement | None:
     """The layer or network in this mode: diluted where it ran into the power limit alone, else with cold weights."""
     return rows.get(f"{digest}-{mode}-diluted") or rows.get(f"{digest}-{mode}-cold")
-
-
-def energy_j(row: Measurement) -> float:
-    """Energy of a call, less the board's drift where that is known."""
-    return row.energy_j if row.energy_corrected_j is None else row.energy_corrected_j

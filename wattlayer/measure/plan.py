@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from ..dataset import REFERENCE
 from ..errors import InputError
 from ..layer import Layer, Operand
 from ..whole import whole_file
@@ -167,7 +168,7 @@ def _with_reference(queue: Sequence[Item], reference: Layer, mode: str) -> list[
 
 def reference_item(layer: Layer, mode: str, turn: int) -> Item:
     """The reference layer's `turn`-th measurement."""
-    return Item(layer, mode=mode, source="reference", repeat=turn)
+    return Item(layer, mode=mode, source=REFERENCE, repeat=turn)
 
 
 def reference_layer(dtype: str) -> Layer:

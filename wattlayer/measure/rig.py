@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
+from ..dataset import REFERENCE
 from ..errors import InputError
 from ..layer import Layer
 from ..meter import Clock, Instrument
@@ -68,7 +69,7 @@ class Item:
 
     @property
     def is_reference(self) -> bool:
-        return self.source == "reference"
+        return self.source == REFERENCE
 
     @property
     def duplicate_of(self) -> str | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import writing
 from ..estimate import VERSION, Estimate, torch_version
 from ..intervals import LEVEL
+from ..layer import format_shape
 from .accounting import J_PER_KWH, Assumptions, Range, account, inference, tokens
 from .families import by_kind, by_pattern, misplaced_frac, with_rest
 from .quantities import decimal, large, money, share, small
@@ -100,7 +101,7 @@ def _data(e: Estimate) -> str:
     kinds = [family.name for family in by_kind(e)]
     ranks = {kind: i for i, kind in enumerate(kinds)}
     layers = [
-        [path, ranks[x.kind], "x".join(map(str, x.outputs[0].shape)) if x.outputs else "", x.flop, *_figures(e, i),
+        [path, ranks[x.kind], format_shape(x.outputs[0].shape) if x.outputs else "", x.flop, *_figures(e, i),
          2 * int(e.extrapolated[i]) + int(not e.covered[i])]
         for i, (path, x) in enumerate(zip(e.trace.paths, e.trace.layers))
     ]  # fmt: skip

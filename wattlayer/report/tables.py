@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..estimate import Estimate
 from ..hardware import Hardware
 from ..intervals import LEVEL
+from ..layer import format_shape
 from ..model import Metadata
 from ..trace import Trace
 from .quantities import large, share, small
@@ -41,7 +42,7 @@ def _totals(e: Estimate) -> RenderableType:
 
 def inputs_of(trace: Trace) -> str:
     """Say the batch and the shapes of the inputs, which may be the network's own choice."""
-    shapes = ["x".join(map(str, shape)) for shape in trace.input_shapes if shape]
+    shapes = [format_shape(shape) for shape in trace.input_shapes if shape]
     more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
     return f"batch {trace.batch}" + (f" · input {', '.join(shapes[:3])}{more}" if shapes else "")
 
@@ -55,7 +56,7 @@ def _layers(e: Estimate, top: int) -> Table:
     for i in order:
         layer, energy = e.trace.layers[i], float(e.layer_energy_j[i])
         mark = ("" if e.covered[i] else " *") + (" †" if e.extrapolated[i] else "")
-        shape = "x".join(map(str, layer.outputs[0].shape)) if layer.outputs else ""
+        shape = format_shape(layer.outputs[0].shape) if layer.outputs else ""
         interval = f"{small(float(e.layer_low_j[i]), 'J')} – {small(float(e.layer_high_j[i]), 'J')}"
         time_s = small(float(e.layer_time_s[i]), "s")
         cells = (escaped(e.trace.paths[i]), layer.kind + mark, shape, large(layer.flop, ""), time_s, small(energy, "J"), interval)
@@ -136,7 +137,7 @@ def trace_table(trace: Trace) -> Table:
     title = f"{escaped(trace.network)}: {len(trace.layers)} layers, {large(trace.flop, 'FLOP')}"
     table = table_of(title, "#", "path", "kind", "output", "FLOP", "read", "written")
     for i, (path, x) in enumerate(zip(trace.paths, trace.layers)):
-        shape = "x".join(map(str, x.outputs[0].shape)) if x.outputs else ""
+        shape = format_shape(x.outputs[0].shape) if x.outputs else ""
         table.add_row(
             str(i), escaped(path), x.kind, shape, large(x.flop, ""), large(x.read_bytes, "B"), large(x.write_bytes, "B")
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..estimate import Estimate
+from ..layer import format_shape
 from ..trace import Trace
 
 
@@ -37,5 +38,5 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: ";".join("x".join(map(str, s)) for s in v) if k.endswith("_shapes") else v for k, v in row.items()})
+        writer.writerow({k: ";".join(format_shape(s) for s in v) if k.endswith("_shapes") else v for k, v in row.items()})
     return text.getvalue()
