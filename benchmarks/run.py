@@ -42,7 +42,7 @@ def header() -> str:
     return (
         f"# Benchmarks, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC\n\n{platform.processor() or platform.machine()}, "
         f"{os.cpu_count()} cores, load average at the end {load}; Python {platform.python_version()}, {tools}.\n\n"
-        "A ratio below 1 says that wattlayer is faster, but for speed-ups.\n"
+        "A ratio below 1 means that wattlayer is faster, except for speed-ups.\n"
     )
 
 

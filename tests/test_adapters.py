@@ -126,6 +126,9 @@ def test_bare_name_is_looked_up_in_torchvision_then_timm() -> None:
             "torchvision:quantized_resnet50",
             r"runs int8 kernels .*: take torchvision:resnet50, the same network in floating point",
         ),
+        ("torchvision:qqqqqq", r"no network 'qqqqqq'; torchvision.models.list_models\(\) lists them"),
+        ("timm:qqqqqq", r"no network 'qqqqqq'; timm.list_models\(\) lists them"),
+        ("qqqqqq", r"'qqqqqq' is no network of torchvision.*; others are written hf:ID, path/to/file.py:factory, net.onnx or"),
         ("hf:no_such_folder/config.json", r"no_such_folder/config.json: there is no such file"),
     ],
 )

@@ -90,6 +90,16 @@ def test_intervals_hold_on_layers_never_measured(fitted, pool):
     assert np.median(answer.half_width) < 0.4
 
 
+@pytest.mark.parametrize("count", [12, 24, 40])
+def test_few_layers_make_no_interval_wider_than_that_of_a_kind_never_measured(model, pool, count):
+    few, others = calibrate(model, T2080.measure(pool[:count])), pool[80:]
+    time_s, power_w = T2080.truth(others)
+    answer = few.predict(others)
+    inside = (answer.energy_low_j <= time_s * power_w) & (time_s * power_w <= answer.energy_high_j)
+    assert inside.mean() > 0.85
+    assert answer.half_width.max() <= model.metadata.conformal.never, "distances that widen each error in turn widen twice"
+
+
 def test_a_calibrated_model_survives_its_file(fitted, pool, tmp_path):
     fitted.save(tmp_path / "mine.json")
     again = EnergyModel.load(tmp_path / "mine.json")
@@ -235,6 +245,14 @@ def test_calibrated_once_it_is_found_by_name(run, home, pool, tmp_path):
     code, _, err = run("calibrate", path, data, "--output", tmp_path / "again.json")
     assert code == 2 and "calibrated for rtx3090 already: start from what it came from (rtx3090 (data sheet)" in err
     assert not (tmp_path / "again.json").exists()
+
+
+def test_a_model_that_takes_the_place_of_a_shipped_one_says_so(run, home, pool, tmp_path):
+    data = tmp_path / "few.jsonl"
+    write_measurements(data, [m_as(m, "gtx1070") for m in T2080.measure(pool[:30])])
+    _, out, _ = run("calibrate", "rtx2080ti", data)
+    assert out.splitlines()[-1] == "--hardware gtx1070 now means this model, not the shipped one: delete the file to go back"
+    assert "now means" not in run("calibrate", "rtx2080ti", data, "--output", tmp_path / "gtx1070.json")[1]
 
 
 def test_rows_that_the_model_was_trained_on_are_refused(model, pool, layers, device):

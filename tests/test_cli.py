@@ -146,6 +146,9 @@ def test_import_writes_all_rows_or_nothing(run, tmp_path):
     code, out, err = run("import", table, "--output", output, "--skip-bad-rows")
     assert code == 0
     assert "1 measurements" in out and "skipped 1 bad row\n" in err and "line 3: energy_j '-1'" in err
+    other = tmp_path / "out.json"  # which no command would take for a dataset
+    one_line(run("import", table, "--output", other, "--skip-bad-rows"), "does not end in .jsonl", f"write {other}.jsonl")
+    assert not other.exists()
 
 
 @pytest.mark.parametrize(
@@ -365,6 +368,13 @@ def test_what_a_network_prints_is_no_result(run, tmp_path):
     assert {"in the file", "in the factory", "in forward"} <= set(err.splitlines())
     code, out, err = run("predict", f"{path}:make", "--input", "2x3", "--format", "json", "--check-flops")
     assert code == 0 and json.loads(out) and err.splitlines().count("in forward") > 1
+
+
+def test_what_programs_write_that_a_network_starts_is_no_result(tmp_path):
+    path = tmp_path / "loud.py"
+    path.write_text("import os\nfrom torch import nn\ndef make():\n    os.system('echo from a program')\n    return nn.ReLU()\n")
+    done = started(None, "predict", f"{path}:make", "--input", "2x3", "--format", "json")
+    assert done.returncode == 0 and json.loads(done.stdout) and b"from a program" in done.stderr
 
 
 @pytest.fixture

@@ -64,6 +64,25 @@ def test_a_network_that_does_not_fit_says_so(mode):
     assert any("6.4 GB and jetson-nano has 4 GB" in text for text in held)
 
 
+def test_what_is_no_trace_no_layer_and_no_measurement_is_named_with_the_cure(traced, model):
+    with pytest.raises(wl.WattlayerError, match=r"'resnet18' is no trace: make one with wattlayer.trace, or give"):
+        wl.estimate("resnet18", model)
+    with pytest.raises(wl.WattlayerError, match="'conv2d' is no layer: give those of a trace"):
+        model.predict(["conv2d"])
+    for measurements, networks in ((["row"], ()), ([], ["row"]), ([], [("row", traced)])):
+        with pytest.raises(wl.WattlayerError, match=r"'row' is no measurement|'r' is no measurement"):
+            wl.evaluate("a30", measurements, networks)
+    for depth in (0, "2", 1.5):
+        with pytest.raises(wl.WattlayerError, match=f"depth {depth!r} (is not a whole number|must be at least 1)"):
+            wl.estimate(traced, model).by_module(depth)
+
+
+def test_a_network_is_named_by_a_path_as_well(tmp_path):
+    path = tmp_path / "net.onnx"
+    with pytest.raises(wl.WattlayerError, match=r"net.onnx: there is no such file"):
+        wl.predict(path)
+
+
 def test_layers_sum_to_the_total(traced, model):
     e = wl.estimate(traced, model)
     assert e.energy_j == pytest.approx(e.to_frame().energy_j.sum(), rel=1e-12)

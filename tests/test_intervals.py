@@ -163,7 +163,21 @@ def test_a_small_group_is_drawn_towards_all_groups():
 def test_the_quantile_is_that_of_a_finite_sample():
     assert conformal_quantile(np.arange(1.0, 10.0)) == 9  # rank ceil(10 · 0.9)
     assert conformal_quantile(np.arange(1.0, 20.0)) == 18
+    assert conformal_quantile(np.arange(1.0, 21.0)) == 19, "18 without the one more"
     assert conformal_quantile(np.array([3.0, 1.0, 2.0])) == 3, "too few to say: the largest"
+
+
+def test_few_rows_of_another_device_are_not_widened_for_their_distance_twice():
+    """Every error is what the distance makes of 0.1, where the first device told by what factors errors grow."""
+    first = Conformal({"*": 0.3, "conv": 0.2}, (1.0, 2.0, 3.0, 4.0, 5.0), 1.5, 0.1, (2.0,) * CLASSES, 1.0)
+    distance = np.repeat([0.0, 1.0, 2.0, 3.0, NEVER_OCTAVES], 30)
+    error = np.repeat([0.1, 0.2, -0.3, 0.4, 9.0], 30)
+    own = first.moved(error, ["conv"] * 150, distance, 0.25)
+    assert own.quantiles == pytest.approx({"*": 0.1, "conv": 0.1}), "and kinds measured nowhere else tell nothing"
+    assert (own.widening, own.never, own.correlation) == (first.widening, 1.5, 0.25)
+    assert set(own.factors) == {1.0}, "classes of layers are of the first device"
+    alone = first.moved(error[-30:], ["conv"] * 30, distance[-30:], 0.25)
+    assert alone.quantiles["*"] == pytest.approx(9.0 / 5.0), "where nothing else is known, they do"
 
 
 # --- classes of layers

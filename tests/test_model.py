@@ -351,6 +351,15 @@ def test_a_number_past_all_is_no_json(tmp_path, model):
         EnergyModel.load(path)
 
 
+def test_a_model_file_of_another_name_is_found_and_one_that_it_is_not_is_refused(tmp_path, model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model.save("mine.model")
+    assert load_model("mine.model").sha256 == model.sha256, "a file that is there"
+    with pytest.raises(InputError, match=r"mine.ubj: model files are JSON: name it mine.json"):
+        model.save("mine.ubj")
+    assert not (tmp_path / "mine.ubj").exists()
+
+
 def test_a_pickle_is_not_a_model(tmp_path):
     path = tmp_path / "evil.json"
     path.write_bytes(pickle.dumps({"wattlayer_model": 1}))

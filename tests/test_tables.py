@@ -426,6 +426,9 @@ def test_a_column_that_would_be_lost_is_refused(path, column):
     with pytest.raises(InputError, match=said):
         read(path, f"{header},{column}\n{row},thermal\n")
     assert only(path, f"{header},power_w\n{row},9\n").run == "r1", "columns of other things are nobody's business"
+    assert only(path, f"{header},source,seed,clock_hz\n{row},my lab,3,9\n") == only(path, f"{header}\n{row}\n"), (
+        "unknown, ignored"
+    )
 
 
 def test_names_of_columns_in_capitals_are_told(path):

@@ -67,11 +67,11 @@ def calibrate(
     chosen = of_one_device(measurements, hardware, MIN_LAYERS, "calibrate with")
     _refuse_told(base, chosen)
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
-    error, adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
+    (error, distance), adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
     groups = np.array([x.group for x in rows.layers])
     common = correlation(error, random_folds(rows, seed), groups)
     single, place = of_readings(error, rows, np.arange(len(error)), Rows.of(chosen))
-    conformal = Conformal.fit(single, groups[place].tolist(), np.zeros(len(single)), common)
+    conformal = base.metadata.conformal.moved(single, groups[place].tolist(), distance[place], common)
     metadata = replace(
         _metadata(base, adapted, chosen, rows, conformal, name, seed),
         left_out_mdape_frac=float(np.median(np.abs(np.expm1(error)))),
@@ -120,18 +120,21 @@ def _metadata(
         log_rates=regressor.scaffold.log_rates, support=adapted.support.points, seed=seed,
         basis=ASSUMED_POWER if stated else "calibrated",
         taught_by=regressor.taught_by, own_support=Support.of(Columns(rows.layers, find_hardware(regressor.hardware))).points,
-        conformal=replace(conformal, widening=base.metadata.conformal.widening, never=base.metadata.conformal.never),
+        conformal=conformal,
         source=f"{base.name} ({base.metadata.basis}), calibrated with {len(set(rows.layers))} layers of {regressor.hardware}",
     )  # fmt: skip
 
 
-def _cross_validate(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> Array:
-    """Return log-energy errors [n], each row predicted without its fold."""
-    error, folds = np.zeros(len(rows.layers)), random_folds(rows, seed)
+def _cross_validate(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> tuple[Array, Array]:
+    """Return log-energy errors [n], each row predicted without its fold, and how far [n] it lies from the others in octaves."""
+    error, distance, folds = np.zeros(len(rows.layers)), np.zeros(len(rows.layers)), random_folds(rows, seed)
     for fold in np.unique(folds):
         out = folds == fold
-        error[out] = _error(adapt(base, rows.take(~out), device, seed), rows.take(out), device)
-    return error
+        inside, outside = rows.take(~out), rows.take(out)
+        error[out] = _error(adapt(base, inside, device, seed), outside, device)
+        support = Support.of(Columns(inside.layers, device))
+        distance[out] = support.distance_octaves(Columns(outside.layers, device))
+    return error, distance
 
 
 def _error(adapted: _Adapted, rows: Rows, device: Hardware) -> Array:

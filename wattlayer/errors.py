@@ -59,15 +59,16 @@ MOST_BEGUN = 6
 """So many names that begin as was typed are told."""
 
 
-def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """Return ``"; nearest: a, b"`` for a mistyped `name`, those that begin so first, or the whole list when it is short."""
+def nearest(name: str, known: list[str] | tuple[str, ...], otherwise: str = "") -> str:
+    """Return ``"; nearest: a, b"`` for a mistyped `name`, those that begin so first, the whole list when it is short, or what
+    says it `otherwise`."""
     from difflib import get_close_matches
 
     begun = [x for x in known if name and x.lower().startswith(name.lower())][:MOST_BEGUN]
     close = get_close_matches(name, known, n=3, cutoff=0.5)
     if begun or close:
         return f"; nearest: {', '.join(dict.fromkeys([*begun, *close]))}"
-    return f"; known: {', '.join(sorted(known))}" if len(known) <= 40 else ""
+    return f"; known: {', '.join(sorted(known))}" if len(known) <= 40 else otherwise
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dataset import MODES
-from .errors import InputError, UncoveredKindError
+from .errors import InputError, UncoveredKindError, check_whole
 from .features import Array
 from .fusion import fuse
 from .hardware import find_hardware
@@ -137,8 +137,7 @@ class Estimate:
 
         The gaps come last.
         """
-        if depth < 1:
-            raise InputError(f"depth {depth} must be at least 1")
+        check_whole("depth", depth)
         return self._grouped([".".join(p.split(".")[:depth]) for p in self.trace.paths], "path", by_cost=False)
 
     def _grouped(self, keys: Sequence[str], name: str, by_cost: bool = True) -> pandas.DataFrame:
@@ -313,6 +312,10 @@ def estimate_many(
 
 
 def _check(trace: Trace) -> None:
+    if not isinstance(trace, Trace):
+        raise InputError(
+            f"{trace!r:.60} is no trace: make one with wattlayer.trace, or give a network's name to wattlayer.predict"
+        )
     if not trace.batch:
         shape = format_shape(trace.inputs[0].shape)
         raise InputError(f"{trace.network} reads an input of {shape}, a batch of no samples: give it at least one")

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from .features import Array
 from .intervals import LEVEL
 from .labels import labels, networks_of
 from .layer import Layer
-from .model import EnergyModel
+from .model import EnergyModel, load_model
 from .predict import load_measured, trace_network
 from .splits import OF_NETWORKS, Groups, Networks, Unseen, check_splits, folds, layer_tasks, unseen_networks
 from .training import Rows, digest, merge, tell_launches
@@ -122,7 +123,7 @@ class _Sum:
 
 
 def evaluate(
-    model: EnergyModel,
+    model: EnergyModel | str | Path,
     measurements: Sequence[Measurement],
     networks: Sequence[Measurement] | Networks = (),
     splits: Sequence[str] = ("given",),
@@ -131,7 +132,9 @@ def evaluate(
     seed: int = 0,
     progress: Progress = lambda text: None,
 ) -> Evaluation:
-    """Score `model` on measured layers of its hardware and on measured `networks`, each with its trace or traced by its name.
+    """Score `model` (loaded, a name or a file) on measured layers of its hardware and on measured `networks`.
+
+    A network is a measurement, which is traced by its name, or a pair of a measurement and its trace.
 
     `families` names the network families that each layer `as_defined` occurs in; the split `family` needs it, `network`
     and `task` need `networks`. Every split but `given` trains the model's recipe anew on a part of the rows. Raises InputError
@@ -139,6 +142,10 @@ def evaluate(
     """
     check_splits(splits)
     check_seed(seed)
+    model = load_model(model)
+    given = (*measurements, *(x if isinstance(x, Measurement) else x[0] for x in networks))
+    if (wrong := next((x for x in given if not isinstance(x, Measurement)), None)) is not None:
+        raise InputError(f"{wrong!r:.60} is no measurement: wattlayer.read_measurements reads them")
     measurements = [m for m in measurements if m.hardware == model.hardware]
     own = [m for m in labels(measurements) if m.layer is not None]
     named = [m for m in networks if isinstance(m, Measurement) and m.hardware == model.hardware]

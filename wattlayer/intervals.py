@@ -207,6 +207,18 @@ class Conformal:
         known, code = where.distance_octaves <= FAR_OCTAVES, own._class(where)
         return replace(own, factors=tuple(_drawn(scores[known & (code == i)], 1.0) for i in range(CLASSES)))
 
+    def moved(self, error: Array, groups: Sequence[str], distance_octaves: Array, common: float) -> Conformal:
+        """Return these intervals for another device, with quantiles of the few log errors [n] that are known there.
+
+        Few rows lie far apart: what each is off by counts less what it may be more for its distance from the others, else new
+        layers would be widened for that twice.
+        """
+        known = distance_octaves <= FAR_OCTAVES
+        known = known if known.any() else ~known
+        scores = np.abs(error)[known] / np.array(self.widening)[_step(distance_octaves[known])]
+        quantiles = _by_group(scores, np.array(groups)[known])
+        return Conformal(quantiles, self.widening, self.never, common)
+
     @staticmethod
     def fit(
         error: Array, groups: Sequence[str], distance_octaves: Array, common: float, never: float = ASSUMED_NEVER

@@ -102,7 +102,7 @@ def _no_module(value: Any) -> str:
     """Say of what was given as a module what it is, and what to give instead."""
     if isinstance(value, type):
         return f"{value.__name__} is a class, no torch.nn.Module: make one of it first, {value.__name__}(…)"
-    cure = "call it in the forward of one" if callable(value) else "give one"
+    cure = "call it in the forward of one" if callable(value) else "give one, or its name to wattlayer.predict"
     if isinstance(value, torch.export.ExportedProgram):
         cure = "give its .module()"
     return f"{type(value).__name__} is no torch.nn.Module: {cure}"

@@ -210,6 +210,8 @@ class EnergyModel:
         or `alone`, repeated again and again, as layers are measured. Raises InputError where the answer is no energy, as of
         a model file that was tampered with.
         """
+        if (wrong := next((x for x in layers if not isinstance(x, Layer)), None)) is not None:
+            raise InputError(f"{wrong!r:.60} is no layer: give those of a trace, wattlayer.trace(module, *inputs).layers")
         with np.errstate(all="ignore"):  # what comes of it is checked instead
             told = self._predict(layers, runs, alone)
         # false of NaN
@@ -283,6 +285,8 @@ class EnergyModel:
 
     def save(self, path: str | Path) -> None:
         """Write the model file; it appears at `path` only once it is complete. Raises InputError where it cannot be written."""
+        if Path(path).suffix == ".ubj":
+            raise InputError(f"{path}: model files are JSON: name it {Path(path).with_suffix('.json')}")
         with whole_file(Path(path)) as file:
             file.write(json.dumps(payload(self.metadata, self.regressor) | {"sha256": self.sha256}, separators=(",", ":")))
 
@@ -411,7 +415,7 @@ def model_path(name: str) -> Path | None:
 
 def is_file_name(text: str) -> bool:
     """Whether `load_model` takes `text` for a file and not for a model or a device."""
-    return text.endswith(".json") or os.sep in text
+    return text.endswith(".json") or os.sep in text or (bool(Path(text).suffix) and Path(text).is_file())
 
 
 @lru_cache(maxsize=16)

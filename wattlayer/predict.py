@@ -23,7 +23,7 @@ DEFAULT_HARDWARE = "a30"
 
 
 def predict(
-    network: str | nn.Module,
+    network: str | Path | nn.Module,
     *inputs: Any,
     hardware: str | Path | EnergyModel = DEFAULT_HARDWARE,
     batch: int = 1,
@@ -38,15 +38,15 @@ def predict(
 ) -> Estimate:
     """Predict what one forward pass costs on `hardware` (a name, a model file, or a loaded model).
 
-    `network` is a name as on the command line, sized by `batch`, `image_size`, `seq_len` or `input` (a shape, or text like
-    `8x3x224x224`; default dtype float32), or an `nn.Module` with its `inputs` and `kwargs`, whose own dtype stays unless
+    `network` is a name or a file as on the command line, sized by `batch`, `image_size`, `seq_len` or `input` (a shape, or text
+    like `8x3x224x224`; default dtype float32), or an `nn.Module` with its `inputs` and `kwargs`, whose own dtype stays unless
     `dtype` says otherwise. Raises InputError for anything that cannot be used, UncoveredKindError under `strict`.
     """
     model = load_model(hardware)
-    if isinstance(network, str):
+    if isinstance(network, str | Path):
         if inputs or kwargs:
             raise InputError("inputs go with a module; a network's name is sized by batch, image_size, seq_len or input")
-        traced = trace_name(network, batch, image_size, seq_len, input, dtype or "float32", tf32)
+        traced = trace_name(str(network), batch, image_size, seq_len, input, dtype or "float32", tf32)
     else:
         sizes = {"batch": None if batch == 1 else batch, "image_size": image_size, "seq_len": seq_len, "input": input}
         given = next((name for name, value in sizes.items() if value is not None), None)

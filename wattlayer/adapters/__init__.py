@@ -73,9 +73,9 @@ def _bare(name: str, size: InputSize) -> Network:
             return source.load(name, size)
         known += names
     missing = [f" ({x} is not installed: pip install 'wattlayer[{x}]')" for x in CATALOGUES if x not in installed]
-    raise InputError(
-        f"{name!r} is no network of {' or '.join(installed)}{nearest(name, list(dict.fromkeys(known)))}{''.join(missing)}"
-    )
+    others = "; others are written hf:ID, path/to/file.py:factory, net.onnx or net.pt2"
+    told = nearest(name, list(dict.fromkeys(known)), others)
+    raise InputError(f"{name!r} is no network of {' or '.join(installed)}{told}{''.join(missing)}")
 
 
 def _source(module: str) -> ModuleType:

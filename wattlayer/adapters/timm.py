@@ -26,7 +26,7 @@ def load(name: str, size: InputSize) -> Network:
     timm = _timm()
     untagged = name.partition(".")[0]
     if not timm.is_model(untagged):
-        raise InputError(f"timm has no network {name!r}{nearest(name, timm.list_models())}")
+        raise InputError(f"timm has no network {name!r}{nearest(name, timm.list_models(), '; timm.list_models() lists them')}")
     network = f"{PREFIX}:{name}"
     config = timm.get_pretrained_cfg(name) or timm.get_pretrained_cfg(untagged)
     default = tuple(config.input_size) if config else (3, DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)

@@ -31,8 +31,9 @@ def names() -> list[str]:
 def load(name: str, size: InputSize) -> Network:
     """Build torchvision's `name` on the meta device; raise InputError for an unknown name or an input that does not fit."""
     models = import_torchvision().models
-    if name not in models.list_models():
-        raise InputError(f"torchvision has no network {name!r}{nearest(name, models.list_models())}")
+    if name not in (known := models.list_models()):
+        lists = "; torchvision.models.list_models() lists them"
+        raise InputError(f"torchvision has no network {name!r}{nearest(name, known, lists)}")
     network = f"{PREFIX}:{name}"
     if name.startswith("quantized_"):
         raise InputError(

@@ -63,9 +63,11 @@ def main() -> None:
 
 def _told(error: Any) -> str:
     """Say what is wrong with an option and name its value, which the validation behind newer typers leaves out."""
-    message: str = error.format_message()
+    message: str = error.format_message().rstrip(".")
     found = error.__cause__.errors()[:1] if hasattr(error.__cause__, "errors") else []
-    return ": ".join([message, *(repr(x["input"]) for x in found if repr(x["input"]) not in message)])
+    told = ": ".join([message, *(repr(x["input"]) for x in found if repr(x["input"]) not in message)])
+    command = getattr(getattr(error, "ctx", None), "command_path", "")
+    return f"{told} (see `{command} --help`)" if command else told
 
 
 def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:

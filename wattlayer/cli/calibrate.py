@@ -42,6 +42,7 @@ def calibrate(
     facts = fitted.metadata
     print(f"{path}: {facts.hardware}, {facts.source}, {facts.rows} rows")
     print(f"layers left out in turn, energy: median error {facts.left_out_mdape_frac:.1%} (of layers like these)")
+    tell_shadowed(path)
 
 
 def model_file(output: Path | None) -> None:
@@ -50,6 +51,14 @@ def model_file(output: Path | None) -> None:
 
     if output is not None and not is_file_name(str(output)):
         raise InputError(f"--output {output} does not end in .json, by which model files are known: write {output}.json")
+
+
+def tell_shadowed(path: Path) -> None:
+    """Say where the model now at `path`, a user's own, takes the place of a shipped one."""
+    from ..model import shipped_models, user_models_folder
+
+    if path.parent == user_models_folder() and path.stem in shipped_models():
+        print(f"--hardware {path.stem} now means this model, not the shipped one: delete the file to go back")
 
 
 def own_path(hardware: str) -> Path:

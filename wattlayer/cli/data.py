@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import InputError
 from .app import app
 from .output import apart, place
 
@@ -34,6 +35,8 @@ def import_table(
     from ..tables import read_table
 
     apart(output, table)
+    if output.suffix not in ("", ".jsonl"):  # pipes and devices have none
+        raise InputError(f"--output {output} does not end in .jsonl, by which datasets are known: write {output}.jsonl")
     content = read_table(table, skip_bad_rows)
     _report_doubts(table, content.measurements)
     count = write_measurements(output, content.measurements, {"source": table.name})

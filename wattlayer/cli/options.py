@@ -75,7 +75,7 @@ def batch_of(shape: tuple[int, ...] | None, batch: int, option: str = "batch") -
 
 
 NetworkArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="resnet50, torchvision:…, timm:…, hf:…, path/to/file.py:factory")
+    str, typer.Argument(metavar="MODEL", help="resnet50, torchvision:…, timm:…, hf:…, path/to/file.py:factory, net.onnx, net.pt2")
 ]
 HardwareOption = Annotated[str, typer.Option("--hardware", help="A device (`wattlayer hardware` lists them), or a model file.")]
 BatchOption = Annotated[int, typer.Option("--batch", help="Samples in one forward pass.")]

@@ -40,6 +40,7 @@ def busy(text: str) -> Iterator[Callable[..., None]]:
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with (
         redirect_stdout(sys.stderr),
+        _descriptor_as_stderr(),
         Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar,
     ):
         task = bar.add_task(text, total=None)
@@ -48,6 +49,22 @@ def busy(text: str) -> Iterator[Callable[..., None]]:
             bar.update(task, description=text, completed=done, total=total)
 
         yield tell
+
+
+@contextmanager
+def _descriptor_as_stderr() -> Iterator[None]:
+    """Let what programs that a network starts, and libraries in C, write to standard output go to stderr as well."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def narrow(columns: int = WIDE) -> bool:

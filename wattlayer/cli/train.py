@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InputError, writing
 from .app import SeveralValues, app
-from .calibrate import model_file, own_path
+from .calibrate import model_file, own_path, tell_shadowed
 from .data import measurements_of
 from .options import TEXTS, Format, OutputOption, RunCodeOption, SeedOption, formats, written_as
 from .output import apart, busy, place, progress, rendered, write
@@ -56,6 +56,7 @@ def train(
     model.save(path)
     facts = model.metadata
     print(f"{path}: {facts.hardware}, {facts.rows} rows of {facts.layers} layers, kinds {', '.join(facts.kinds)}")
+    tell_shadowed(path)
     _check(model, networks, path)
 
 

@@ -3,7 +3,7 @@
 To add a format, write one module with `COLUMNS` (what must be there) and `measurement(row)` (one row as a
 Measurement, raising InputError with the reason where it cannot be one), and name it in `FORMATS`. Where it also says
 `COPIES = True`, rows that are equal in all that is read are one reading and count once. One that says `OPTIONAL` reads these
-columns where they are there, and no other may be named like what a measurement holds.
+columns where they are there, and none may be `DECISIVE`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, TextIO
@@ -43,6 +43,8 @@ MOST_OF_ROOFLINE, MOST_SPREAD, MOST_OF_REPEAT = 400.0, 300.0, 2.0
 to 39), the same of its slowest tenth over its fastest (2 to 23), and the most over the least of repeats of one layer in one run,
 in time and in energy (at most 1.33 and 1.39)."""
 MIN_LAYERS = 10
+DECISIVE = ("flags", "regime", "energy_corrected_j", "mha_fastpath")
+"""What a dataset says of a row that decides whether it counts, or for how much: a table has no place for it."""
 """Fewer rows of a device are not doubted together."""
 
 FORMATS = (layers, networks, irene, getzner, neurstruc)
@@ -204,13 +206,12 @@ def _format(path: Path, columns: tuple[str, ...]):  # type: ignore[no-untyped-de
 
 
 def _refuse_unread(path: Path, table: Any, columns: Iterable[str]) -> None:
-    """Raise InputError for a column of what measurements tell that this format has no place for: left out it would be lost."""
+    """Raise InputError for a decisive column that this format has no place for; others that it does not know are ignored."""
     optional = getattr(table, "OPTIONAL", None)
     cased = [name for name in columns if name != name.lower() and name.lower() in (*table.COLUMNS, *(optional or ()))]
     if cased:
         raise InputError(f"{path} has a column {cased[0]}: write names of columns in lower case")
-    told = {field.name for field in fields(Measurement)} - {*table.COLUMNS, *(optional or ())}
-    if optional is not None and (lost := [name for name in columns if name in told]):
+    if optional is not None and (lost := [name for name in columns if name in DECISIVE]):
         raise InputError(
             f"{path} has a column {lost[0]}, which a table of {table.NAME} does not hold (beside what it needs: "
             f"{', '.join(optional)}): leave it out, or write a dataset (JSON lines)"
