@@ -26,9 +26,7 @@ from wattlayer.unseen import older_features
 
 FOLDER = Path(__file__).parent
 CURVES_TITLE = "## With few measured layers"
-COMMON = (
-    "Float32 only: half precision and int8 are told by peak rates and what was learned in float32, and marked extrapolated.",
-)
+COMMON = ("Float32 only: half precision and int8 are predicted from peak rates and the float32 rows, and marked extrapolated.",)
 
 
 @dataclass(frozen=True)
@@ -170,9 +168,9 @@ def curves_section(name: str) -> str:
         return ""
     lines = [
         "", CURVES_TITLE, "",
-        "Were this device not measured, or little: models made from its data sheet and the other boards (0 layers), calibrated",
-        "with so many layers, at random or as `wattlayer measure --calibration` picks them (telling). Median error of a layer's",
-        "energy over the rows that were not used; median of the draws, least and most in brackets.",
+        "How good a model of this device would be if it had not been measured (0 layers: its data sheet and the other boards),",
+        "or calibrated with few measured layers, chosen at random or as `wattlayer measure --calibration` does (telling).",
+        "Median error of a layer's energy over the rows that were not used: the median of the draws, least and most in brackets.",
         *older_features(record["curves_features"]), "",
         "| measured layers | predictor | draws | rows | median | p90 | in the interval |", "|--:|---|--:|--:|--:|--:|--:|",
     ]  # fmt: skip

@@ -118,6 +118,17 @@ def test_hidden_repeats_give_the_repeatability(tmp_path):
     assert "repeatability" in summary.describe()
 
 
+@pytest.mark.parametrize(
+    ("processes", "told"), [(None, ""), (0, ""), (1, ""), (2, "another compute process is"), (4, "3 other compute processes are")]
+)
+def test_others_that_are_on_the_device_from_the_start_are_told(tmp_path, processes, told):
+    """One is the campaign's own; in a container the driver may show none."""
+    rig, said = simulated(), list[str]()
+    rig.board.processes = processes
+    finished(tmp_path, planned(2), rig, say=said.append)
+    assert len(said) == bool(told) and told in "".join(said)
+
+
 def test_repeatability_is_the_spread_of_pairs():
     one = Measurement("simulated", 1.0, 1.0, linear(1, 8, 8, "float16"), key="a")
     pair = [one, replace(one, energy_j=1.02, key="a+1", duplicate_of="a")]

@@ -35,9 +35,9 @@ def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenanc
         "and lowers `covered_frac`.",
         f"- **Model**: feature version {m.features}, SHA-256 `{model.sha256[:16]}…`, data digest `{m.data_sha256[:16]}…`",
         "", "## Errors", "",
-        "Absolute percentage error of a layer's energy against each measured row. "
-        f"Intervals are meant to hold {LEVEL:.0%} of rows. "
-        "Every split but the first trains the recipe anew without the rows that it is judged on; a row counts once for each "
+        f"Absolute percentage error of a layer's energy against each measured row of the {device.title}. "
+        f"Intervals are meant to contain {LEVEL:.0%} of the rows. "
+        "Every split except the first retrains the recipe without the rows that it is judged on. A row counts once for each "
         "family, campaign or task left out that it occurs in.",
         "", *_errors(evaluation.scores), "", "### By group of kinds", "", *_groups(evaluation.scores),
         *_networks(evaluation.scores), "", "## Limits", "",
@@ -55,10 +55,18 @@ def _errors(scores: Sequence[Score]) -> list[str]:
     rows = [_error_row(s) for s in scores if s.subset == "all" and s.unit == "layer"]
     floor = next((s.noise_floor_frac for s in scores if s.noise_floor_frac is not None), None)
     noise = "no layer was measured twice in one campaign" if floor is None else f"{floor:.2%}"
-    return [*head, *rows, "", f"Noise floor (median scatter of repeats within one campaign): {noise}."]
+    told = f"Noise floor (median scatter of repeats within one campaign): {noise}."
+    unseen = next((s for s in scores if (s.split, s.predictor, s.subset, s.unit) == ("layer", "wattlayer", "all", "layer")), None)
+    if unseen and unseen.noise_share is not None:
+        told += f" That is {unseen.noise_share:.0%} of the median error on unseen layers (`layer`)."
+    return [*head, *rows, "", told]
 
 
 def _error_row(s: Score) -> str:
+    return f"| {s.split} | {_name(s)} | {s.rows} | {_errors_of(s)} | {_share(s.coverage_frac)} |"
+
+
+def _errors_of(s: Score) -> str:
     figures = (
         f"{s.mdape_frac:.1%}",
         f"{s.p90_ape_frac:.1%}",
@@ -66,7 +74,7 @@ def _error_row(s: Score) -> str:
         _number(s.spearman),
         _number(s.kendall),
     )
-    return f"| {s.split} | {_name(s)} | {s.rows} | {' | '.join(figures)} | {_share(s.coverage_frac)} |"
+    return " | ".join(figures)
 
 
 def _name(s: Score) -> str:
@@ -75,10 +83,12 @@ def _name(s: Score) -> str:
 
 def _groups(scores: Sequence[Score]) -> list[str]:
     chosen = [s for s in scores if s.subset != "all" and s.unit == "layer" and s.split not in ("given", "training rows")]
-    head = ["| split | group | rows | median | p90 | time, median | in the interval |", "|---|---|--:|--:|--:|--:|--:|"]
+    head = [
+        "| split | group | rows | median | p90 | signed median | Spearman | Kendall | time, median | in the interval |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     return head + [
-        f"| {s.split} | {s.subset} | {s.rows} | {s.mdape_frac:.1%} | {s.p90_ape_frac:.1%} | {_share(s.time_mdape_frac)} | "
-        f"{_share(s.coverage_frac)} |"
+        f"| {s.split} | {s.subset} | {s.rows} | {_errors_of(s)} | {_share(s.time_mdape_frac)} | {_share(s.coverage_frac)} |"
         for s in chosen
     ]
 
@@ -86,18 +96,20 @@ def _groups(scores: Sequence[Score]) -> list[str]:
 def _networks(scores: Sequence[Score]) -> list[str]:
     """Whole networks, where they were measured."""
     rows = [
-        f"| {s.split} | {s.subset} | {_name(s)} | {s.rows} | {s.mdape_frac:.1%} | {s.p90_ape_frac:.1%} | "
-        f"{s.signed_median_frac:+.1%} | {_share(s.time_mdape_frac)} | {_share(s.coverage_frac)} |"
+        f"| {s.split} | {s.subset} | {_name(s)} | {s.rows} | {_errors_of(s)} | {_share(s.time_mdape_frac)} | "
+        f"{_share(s.coverage_frac)} |"
         for s in scores if s.unit == "network" and (s.predictor == "wattlayer" or s.subset != "all")
     ]  # fmt: skip
     head = [
-        "| split | mode | predictor | passes | median | p90 | signed median | time, median | in the interval |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+        "| split | mode | predictor | passes | median | p90 | signed median | Spearman | Kendall | time, median | "
+        "in the interval |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     told = (
-        "Energy of a whole forward pass. By `network` each is told without the rows of its own layers and every pass of its "
-        "name, by `task` from rows of what occurs in networks of other tasks alone, groups of kinds that these lack from what "
-        "other devices teach. By `given` nothing was left out. Baselines are sums over layers: none knows of a host."
+        "Energy of a whole forward pass. For `network`, each network is predicted without the rows of its own layers and "
+        "without any pass of that name. For `task`, it is predicted only from rows of layers that occur in networks of other "
+        "tasks; groups of kinds that these lack come from other devices. For `given` nothing was left out. Baselines are sums "
+        "over layers: none of them models the host."
     )
     return ["", "### Whole networks", "", told, "", *head, *rows] if rows else []
 

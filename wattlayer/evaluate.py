@@ -59,6 +59,11 @@ class Score:
     """Share of measured energies inside the interval (meant: `intervals.LEVEL`); None for baselines."""
     time_mdape_frac: float | None = None
 
+    @property
+    def noise_share(self) -> float | None:
+        """The noise floor over the median error: 1 where nothing but the measurements' noise is left."""
+        return None if self.noise_floor_frac is None or not self.mdape_frac else self.noise_floor_frac / self.mdape_frac
+
 
 @dataclass(frozen=True)
 class Predicted:

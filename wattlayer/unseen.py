@@ -293,8 +293,5 @@ def curves_table(points: Sequence[Curve]) -> str:
 
 def older_features(version: int) -> list[str]:
     """Return the lines to say beside curves measured with features `version`; none where that is today's."""
-    told = (
-        f"The curves were measured with features version {version}, not with today's {FEATURES_VERSION},",
-        "and with intervals that did not yet widen where nothing near was measured on the device.",
-    )
-    return [] if version == FEATURES_VERSION else [*told]
+    told = f"The curves were measured with features version {version}, not with today's {FEATURES_VERSION}."
+    return [] if version == FEATURES_VERSION else [told]

@@ -10,7 +10,7 @@ import typer
 from ..errors import InputError, writing
 from .app import app
 from .data import measurements_of
-from .options import SeedOption
+from .options import SeedOption, SkipOption
 from .output import apart, place
 
 
@@ -24,7 +24,7 @@ def calibrate(
     ] = None,
     hardware: Annotated[str | None, typer.Option("--hardware", help="Device where the rows are of several.")] = None,
     seed: SeedOption = 0,
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows")] = False,
+    skip_bad_rows: SkipOption = False,
 ) -> None:
     """Adapt MODEL to a device with few measured layers (25 to 200; `wattlayer measure --calibration` picks and measures them)."""
     from ..calibration import calibrate as adapted

@@ -11,6 +11,7 @@ import typer
 
 from ..errors import InputError
 from .app import app
+from .options import SkipOption
 from .output import apart, place
 
 if TYPE_CHECKING:
@@ -22,13 +23,9 @@ TOLD = 20
 
 @app.command("import")
 def import_table(
-    table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="CSV, also gzipped, in a format of docs: measurements made elsewhere.")
-    ],
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV, also gzipped; docs/training.md lists its columns.")],
     output: Annotated[Path, typer.Option("--output", callback=place, help="Dataset to write, JSON lines.")],
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be read, and count them.")
-    ] = False,
+    skip_bad_rows: SkipOption = False,
 ) -> None:
     """Turn a table measured elsewhere into a dataset; on a bad row nothing is written."""
     from ..dataset import write_measurements

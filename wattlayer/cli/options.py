@@ -85,6 +85,7 @@ InputOption = Annotated[str | None, typer.Option("--input", help="Shape of the i
 DtypeOption = Annotated[Dtype, typer.Option("--dtype")]
 Tf32Option = Annotated[Tf32, typer.Option("--tf32", help="Where float32 may run as TF32; conv is PyTorch's default.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED)]
+SkipOption = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be read, and count them.")]
 RunCodeOption = Annotated[
     bool,
     typer.Option("--run-code/--no-run-code", help="Run Python files that measured rows name as networks (FILE.py:FACTORY)."),

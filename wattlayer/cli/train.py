@@ -13,7 +13,7 @@ from ..errors import InputError, writing
 from .app import SeveralValues, app
 from .calibrate import model_file, own_path, tell_shadowed
 from .data import measurements_of
-from .options import TEXTS, Format, OutputOption, RunCodeOption, SeedOption, formats, written_as
+from .options import TEXTS, Format, OutputOption, RunCodeOption, SeedOption, SkipOption, formats, written_as
 from .output import apart, busy, place, progress, rendered, write
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def train(
     ] = None,
     hardware: Annotated[str | None, typer.Option("--hardware", help="Device to train on where the rows are of several.")] = None,
     seed: SeedOption = 0,
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows")] = False,
+    skip_bad_rows: SkipOption = False,
     source: Annotated[str, typer.Option("--source", help="Where the rows come from, kept in the model.")] = "",
     run_code: RunCodeOption = True,
 ) -> None:
@@ -95,7 +95,7 @@ def evaluate(
     ] = None,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also fit and score the baselines.")] = True,
     seed: SeedOption = 0,
-    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows")] = False,
+    skip_bad_rows: SkipOption = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", callback=place, help="Also draw the errors into this .png, .svg or .pdf.")
     ] = None,

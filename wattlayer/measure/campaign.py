@@ -53,6 +53,7 @@ class Campaign:
     policy: Policy = field(default_factory=Policy)
     warm_up_s: float = 45.0
     progress: Callable[[Tick], None] = lambda tick: None
+    say: Callable[[str], None] = lambda text: None
 
     def __post_init__(self) -> None:
         self._dtype = "float16" if "graph" in self.rig.modes else "float32"
@@ -123,6 +124,11 @@ class Campaign:
         self._known = self._noise = character.meter.noise
         self._part_time = bool(character.meter.part_time)
         self.policy = self.policy.with_delay(character.meter.delay_s)
+        if (others := (character.processes or 0) - 1) > 0:
+            told = "another compute process is" if others == 1 else f"{others} other compute processes are"
+            self.say(
+                f"  {told} on the device: whatever it draws is measured as the layers' energy, so stop it before you measure"
+            )
         epoch_s = time() - self.rig.clock.now()
         label = self.rig.instrument.label
         run, pause_w = f"{self.plan.run}/{number}", character.idle_hot_w or 0.0

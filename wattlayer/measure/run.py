@@ -136,7 +136,7 @@ def _run(
     if not begun:
         plan.save(options.output / f"{plan.run}.plan.json")
     journal = Journal(options.output / f"{plan.run}.jsonl")
-    campaign = Campaign(rig, plan, journal, Policy.of(rig, options.target_frac), options.warm_up_s, progress)
+    campaign = Campaign(rig, plan, journal, Policy.of(rig, options.target_frac), options.warm_up_s, progress, say)
     return campaign.run(deadline_s)
 
 

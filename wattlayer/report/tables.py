@@ -146,14 +146,15 @@ def trace_table(trace: Trace) -> Table:
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Return the scores for a terminal: each figure with its split, its rows and its baselines."""
-    title = f"model {escaped(evaluation.model)}: absolute percentage error of energy"
-    table = table_of(title, "split", "predictor", "rows of", "n",
-                   "median", "p90", "signed", "Spearman", "Kendall", "noise", f"in {LEVEL:.0%}")  # fmt: skip
+    hardware = ", ".join(dict.fromkeys(s.hardware for s in evaluation.scores))
+    title = f"model {escaped(evaluation.model)}, rows of {escaped(hardware)}: absolute percentage error of energy"
+    table = table_of(title, "split", "predictor", "rows of", "n", "median", "p90", "signed", "Spearman", "Kendall",
+                   "time, median", "noise", "noise / median", f"in {LEVEL:.0%}")  # fmt: skip
     for s in evaluation.scores:
         table.add_row(
             f"{s.split} ({s.unit})", s.predictor, s.subset, str(s.rows), _percent(s.mdape_frac), _percent(s.p90_ape_frac),
-            f"{s.signed_median_frac:+.1%}", _number(s.spearman), _number(s.kendall), _percent(s.noise_floor_frac),
-            _percent(s.coverage_frac),
+            f"{s.signed_median_frac:+.1%}", _number(s.spearman), _number(s.kendall), _percent(s.time_mdape_frac),
+            _percent(s.noise_floor_frac), _number(s.noise_share), _percent(s.coverage_frac),
         )  # fmt: skip
     return table
 
