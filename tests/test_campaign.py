@@ -449,6 +449,15 @@ def test_what_turns_scatter_by_themselves_is_no_drift():
     ramp = [turn(20.0 * i, 380.0 + 2.0 * i + noise.gauss(0.0, 4.0)) for i in range(30)]
     early, late = correct_drift([*ramp, small(20.0), small(560.0)])[-2:]
     assert 130.0 + 15.0 < early.energy_corrected_j < 130.0 + 40.0 and 130.0 - 40.0 < late.energy_corrected_j < 130.0 - 15.0
+    restless = [turn(20.0 * i, 400.0 + 5.0 * (i % 2)) for i in range(30)]
+    # each turn's variance is 17 W², so that those of two explain steps of 25 W², and that of one does not
+    assert correct_drift([*restless, small(100.0)])[-1].energy_corrected_j is None
+
+
+def test_a_step_of_the_reference_is_drift_as_far_as_the_noise_of_two_turns_does_not_explain_it():
+    early, late = correct_drift([turn(0.0, 400.0), turn(20.0, 420.0), small(0.0), small(20.0)])[-2:]
+    noise_w2 = (0.02 * 400.0 / 1.96) ** 2 + (0.02 * 420.0 / 1.96) ** 2
+    assert early.energy_corrected_j - late.energy_corrected_j == pytest.approx(20.0 * (1 - noise_w2 / 20.0**2))
 
 
 def test_sessions_on_two_levels_are_joined_however_calm_each_is():
@@ -468,6 +477,9 @@ def test_turns_that_were_disturbed_tell_nothing_and_no_row_is_left_without_energ
     calm = [turn(20.0 * i, 400.0 + i) for i in range(10)]
     odd = turn(90.0, 1000.0, flags=("foreign_process",))
     assert correct_drift([*calm, odd, small(95.0)])[-1] == correct_drift([*calm, small(95.0)])[-1]
+    ramp = [turn(20.0 * i, 380.0 + 8.0 * i) for i in range(10)]
+    odd, want = turn(90.0, 450.0, flags=("foreign_process",)), correct_drift([*ramp, small(95.0)])[-1]
+    assert want.energy_corrected_j is not None and correct_drift([*ramp, odd, small(95.0)])[-1] == want
     burst = [*calm[:5], turn(90.0, 1000.0), *calm[5:]]
     assert correct_drift([*burst, small(90.0)])[-1].energy_corrected_j is None, "130 W less 600 W is nothing"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jsonschema
 import numpy as np
 import pytest
@@ -177,6 +179,14 @@ def test_what_is_summed_in_eager_mode_sums_to_the_total_with_its_gaps(traced, mo
         traced, model.with_launches(Launches({"conv2d": 1e-3, "*": 2e-3}, idle_w=100.0, basis="measured")), mode="eager"
     )
     assert told.rows()[-1]["covered"]
+
+
+def test_shares_are_of_what_layers_cost_without_the_gaps(traced, model):
+    slow = model.with_launches(Launches({"*": 1e-3}, idle_w=50.0))
+    e = wl.estimate(traced, slow, mode="eager")
+    everything = np.ones_like(e.covered)
+    assert e.gap_energy_j > 0.5 * e.energy_j
+    assert replace(e, covered=everything).covered_frac == replace(e, extrapolated=everything).extrapolated_frac == 1.0
 
 
 def test_what_networks_told_of_launches_is_in_every_estimate(traced, model):

@@ -170,6 +170,12 @@ def test_half_precision_is_packed_where_there_are_no_tensor_cores(groups, device
     assert half.peak_flop_per_s / full.peak_flop_per_s == pytest.approx([faster], rel=0.01)
 
 
+@pytest.mark.parametrize(("channels", "on_cores"), [(12, 0.0), (16, 1.0)])
+def test_tensor_cores_load_eight_channels_of_half_precision_at_once(channels, on_cores):
+    (conv,) = trace(nn.Conv2d(channels, 16, 3), torch.empty(8, channels, 16, 16), dtype="float16").layers
+    assert Columns([conv], A30).tensor_core.tolist() == [on_cores]
+
+
 # --- M, N, K and B of [m, k] x [k, n], worked out by hand
 
 PRODUCTS = {
@@ -346,6 +352,7 @@ def test_windows_strides_norms_and_reductions():
     pool = sizes(first(nn.MaxPool2d(3, stride=2), 2, 4, 9, 9))
     assert (pool["window"], pool["stride"], pool["m"], pool["n"]) == (9, 2, 2 * 4 * 16, 324 * 2 / 128)
     assert sizes(first(nn.AvgPool2d(2), 2, 4, 8, 8))["stride"] == 2
+    assert sizes(called(lambda x: nn.functional.max_pool2d(x, 3), torch.empty(2, 4, 10, 10)))["stride"] == 3, "as wide as windows"
     assert [sizes(first(nn.BatchNorm2d(4), 2, 4, 3, 3))[x] for x in "mn"] == [8, 9], "a block for each channel of each sample"
     channels_last = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last)
     side_by_side = called(nn.functional.batch_norm, channels_last, *torch.ones(2, 4))

@@ -77,6 +77,32 @@ def test_a_batch_norm_in_train_mode_stays():
     assert len(folded(trace).layers) == len(trace.layers)
 
 
+class Normed(nn.Module):
+    """A convolution and its norm, which nothing but the forward given here keeps apart."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.conv, self.norm, self.run = nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), forward
+
+    def forward(self, x):
+        return self.run(self.conv, self.norm, x)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda conv, norm, x: norm(y := conv(x)) + y,
+        lambda conv, norm, x: norm(nn.functional.conv2d(x, conv.weight * x.mean())),
+    ],
+    ids=["its input is read beside it", "the weights are computed"],
+)
+def test_a_batch_norm_that_does_not_go_into_weights_stays(forward):
+    trace = wl.trace(Normed(forward).eval(), torch.empty(2, 8, 16, 16))
+    assert "batch_norm" in kinds(trace) and kinds(folded(trace)) == kinds(trace)
+    alone = wl.trace(Normed(lambda conv, norm, x: norm(conv(x))).eval(), torch.empty(2, 8, 16, 16))
+    assert kinds(folded(alone)) == ["conv2d"]
+
+
 def test_what_is_used_before_and_after_a_product_is_not_one_kernel():
     class Block(nn.Module):
         def __init__(self):
@@ -102,6 +128,31 @@ def test_halves_of_one_tensor_are_each_read_once():
     trace = fuse(wl.trace(Turn(), torch.empty(4, 16)))
     assert kinds(trace) == ["neg cat mul"]
     assert trace.layers[0].read_bytes == trace.layers[0].write_bytes == 4 * 16 * 4
+
+
+def test_what_the_network_returns_is_written_though_its_own_kernel_alone_reads_it():
+    class Both(nn.Module):
+        def forward(self, x):
+            a = x.relu()
+            return a, a.sigmoid()
+
+    (fused,) = fuse(wl.trace(Both(), torch.empty(4, 16))).layers
+    assert fused.kind == "fused" and fused.write_bytes == 2 * 4 * 16 * 4
+
+
+def test_what_is_broadcast_is_computed_where_it_is_read_unless_others_read_it_too():
+    class Scaled(nn.Module):
+        def __init__(self, shared):
+            super().__init__()
+            self.linear, self.shared = nn.Linear(16, 16), shared
+
+        def forward(self, x, y):
+            a = y.relu()
+            return x * a, self.linear(a if self.shared else y)
+
+    alone, shared = (fuse(wl.trace(Scaled(x).eval(), torch.empty(4, 16), torch.empty(16))) for x in (False, True))
+    assert sorted(kinds(alone)) == ["linear", "relu mul"]
+    assert kinds(shared)[0] == "relu" and sorted(kinds(shared)) == ["linear", "mul", "relu"]
 
 
 def test_fusing_keeps_flop_saves_bytes_and_shows_both_answers():

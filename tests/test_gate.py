@@ -19,7 +19,7 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.errors import InputError
-from wattlayer.gate import Verdict, budgets, github_commands, junit
+from wattlayer.gate import Verdict, _differences, budgets, github_commands, junit
 from wattlayer.launches import Launches
 from wattlayer.whatif import change
 
@@ -81,6 +81,12 @@ def test_launch_gaps_and_sums_of_layers_widen_the_interval_as_in_whatif(tmp_path
     path.write_text(json.dumps(old.to_json()))
     low, high = (x * 8 for x in change(old, new).interval_j)
     assert f"({low:+.4g} to {high:+.4g} J)" in judged(path, new).says
+
+
+def test_layers_of_equal_shapes_that_cost_otherwise_do_not_cancel():
+    cheap, dear = (("conv2d [] []", 0.9 * x, x, x / 0.9) for x in (1.0, 2.0))
+    assert sorted(_differences([cheap], [dear])[0].tolist()) == [-1.0, 2.0]
+    assert _differences([cheap], [cheap])[0].tolist() == [0.0]
 
 
 @pytest.mark.parametrize("change", [{"total": 2.0}, {"total": True}, {"layers": []}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -143,6 +144,21 @@ def test_steps_over_a_window_that_fills_up_cost_what_their_traces_cost(configs):
     g = predict_generation(configs["mistral"], 30, 24, dtype="bfloat16")
     own, model = passes(configs["mistral"], batch=1), wl.load_model("a30")
     assert g.step_energy_j == pytest.approx([wl.estimate(own.step(c), model).energy_j for c in range(30, 54)], rel=1e-9)
+
+
+def test_a_call_is_as_unsure_as_its_steps_by_what_each_costs(configs, monkeypatch):
+    """Attention over n tokens costs n mJ and is n % unsure, here: long steps count for more."""
+    plain = wl.EnergyModel.predict
+
+    def predict(self, layers, *more):
+        n = np.array([float(x.inputs[1].shape[-2] if x.group == "attention" else 1) for x in layers])
+        return replace(plain(self, layers, *more), energy_j=n / 1000, half_width=n / 100)
+
+    monkeypatch.setattr(wl.EnergyModel, "predict", predict)
+    (attention,) = [x for x in predict_generation(configs["gpt2"], 4, 8).calls if "attention" in x.kind]
+    tokens = range(5, 13)  # a step reads its own token as well
+    assert attention.energy_j == pytest.approx(2 * sum(tokens) / 1000), "of two blocks"
+    assert attention.half_width == pytest.approx(sum(n * n for n in tokens) / sum(tokens) / 100)
 
 
 def test_waiting_for_the_host_costs(configs):

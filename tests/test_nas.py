@@ -21,7 +21,7 @@ from wattlayer.errors import InputError
 from wattlayer.estimate import estimate_energies_j
 from wattlayer.model import load_model, models_folder
 from wattlayer.nas.regressor import EnergyRegressor
-from wattlayer.nas.search import crowding, pareto, ranks
+from wattlayer.nas.search import _select, crowding, pareto, ranks
 from wattlayer.rewrite import trace_as
 
 SPACES = {
@@ -540,6 +540,17 @@ def test_pareto_is_what_brute_force_finds():
     ):
         with pytest.raises(wl.InputError, match=reason):
             nas.pareto(wrong)
+
+
+def test_crowding_is_how_far_apart_both_neighbours_are_as_shares_of_the_front():
+    distance = crowding(np.array([[0.0, 10.0], [1.0, 9.0], [4.0, 6.0], [10.0, 0.0]]))
+    assert distance == pytest.approx([np.inf, 0.4 + 0.4, 0.9 + 0.9, np.inf])
+
+
+def test_of_one_front_those_that_stand_apart_are_kept():
+    front = [(0.0, 10.0), (1.0, 9.0), (1.1, 8.9), (5.0, 5.0), (10.0, 0.0)]
+    known = {(i,): np.array(x) for i, x in enumerate(front)}
+    assert sorted(_select(list(known), known, 3)) == [(0,), (3,), (4,)]
 
 
 def test_evolution_finds_the_front_of_a_small_space(model):

@@ -631,3 +631,4 @@ def test_sizes_and_times_of_two_pages(browser, report, capsys):
         print(f"\nreport of {name}: {len(estimate.trace.layers)} layers, {path.stat().st_size:,} bytes; interactive after "
               f"{times[4]:.0f} ms (median of 9, {times[0]:.0f} to {times[-1]:.0f}), "
               f"Chromium {browser.capabilities['browserVersion']}")  # fmt: skip
+    assert path.stat().st_size < 500_000, "three times what the larger one takes"

@@ -213,6 +213,12 @@ def test_what_errs_apart_does_not_cancel(alike):
     assert held == 1.0 if alike == "all" else held == pytest.approx(0.9, abs=0.02)
 
 
+def test_what_the_less_sure_side_has_beyond_the_other_is_its_own():
+    width = np.array([0.3, 0.1])
+    below_above = spread_j(np.array([1.0, -1.0]), width, width, ["conv", "conv"], 1.0)
+    assert below_above == pytest.approx((0.2, 0.2)), "a tenth errs alike on both and cancels, of the 0.3 the rest does not"
+
+
 def test_it_is_narrower_than_two_estimates_taken_apart(model):
     result = changed(model, Edit(drop=("blocks.1",)))
     apart = sum((e.interval_j[1] - e.interval_j[0]) / 4 for e in (result.before, result.after))
@@ -246,6 +252,20 @@ def test_a_pass_may_change_between_modes_by_more_than_its_gaps(model):
         for low, high in (change(graph, eager).interval_j, change(eager, graph).interval_j):
             assert (high - low) / 2 == pytest.approx(share * graph.energy_per_sample_j, rel=1e-3, abs=1e-9 * graph.energy_j)
         assert change(eager, eager).interval_j == (0.0, 0.0)
+    slow = model.with_launches(Launches({"*": 1e-3}, idle_w=50.0, spread_frac=0.0, mode_spread_frac=0.1))
+    graph, eager = (wl.predict(net(), INPUT, hardware=slow, mode=mode) for mode in ("graph", "eager"))
+    assert eager.energy_per_sample_j > 2 * graph.energy_per_sample_j
+    for moved in (change(graph, eager), change(eager, graph)):
+        above_j = moved.interval_j[1] - moved.change_j
+        assert above_j == pytest.approx(0.1 * eager.energy_per_sample_j), "a share of the dearer one"
+
+
+def test_compiling_is_no_change_between_graph_and_eager_mode(model):
+    def interval_j(share: float) -> tuple[float, float]:
+        told = model.with_launches(Launches(mode_spread_frac=share))
+        return change(*(wl.predict(net(), INPUT, hardware=told, mode=mode) for mode in ("graph", "compiled"))).interval_j
+
+    assert interval_j(0.5) == interval_j(0.0)
 
 
 def test_gaps_of_other_operators_are_unsure_on_both_sides():
@@ -272,6 +292,14 @@ def test_gaps_that_shrink_with_the_batch_widen_the_interval(model):
     assert less < 0 < more, "a faster host shortens the longer gaps by more"
     below, above = spread_j(*_differences(before, after), model.metadata.conformal.correlation)
     assert (high - low) == pytest.approx(np.hypot(below, less) + np.hypot(above, more))
+
+
+def test_what_lies_far_from_what_was_measured_is_not_like_it(model):
+    graph = wl.predict(net(24), INPUT, hardware=model)
+    far = np.arange(len(graph.layer_energy_j)) == 0
+    after = replace(graph, covered=np.ones_like(far), extrapolated=far)
+    energy_j = graph.layer_energy_j
+    assert change(graph, after).measured_frac == pytest.approx(1 - energy_j[0] / energy_j.sum())
 
 
 def test_two_models_cannot_be_compared(model):
