@@ -16,6 +16,7 @@ from test_cli import network, one_line  # noqa: F401  (fixtures)
 from torch import nn
 
 import wattlayer as wl
+from wattlayer.adapters.torchvision import import_torchvision
 from wattlayer.advise import advise
 from wattlayer.cli.output import rendered
 from wattlayer.cli.whatif import batches
@@ -436,6 +437,16 @@ def test_only_what_can_be_priced_is_advised(knowing):
     none_measured = replace(knowing, metadata=replace(knowing.metadata, kinds=()))
     assert advise(Subject(net(), (INPUT,)), knowing)
     assert not advise(Subject(net(), (INPUT,)), none_measured)
+
+
+@needs_torchvision
+def test_one_network_is_advised_once_however_it_is_come_by(knowing):
+    """All is in one part, so that a change to the heaviest part and one to all parts are the same."""
+    with torch.device("meta"):
+        whole = nn.Sequential(import_torchvision().models.resnet18()).eval()
+    advice = advise(Subject(whole, (torch.empty(8, 3, 96, 96, device="meta"),)), knowing)
+    assert any("=" in x.change.edit.describe() for x in advice)
+    assert len({(x.change.after.trace.layers, x.change.after.mode) for x in advice}) == len(advice)
 
 
 def test_a_compiler_is_not_advised_what_it_does_itself(knowing):

@@ -63,7 +63,9 @@ def advise(subject: Subject, model: EnergyModel, progress: Callable[[str], None]
         changes = list(islice((x for x in prices if x is not None), 1 if candidate.first else None))
         if changes:
             found.append(Advice(_best(changes), candidate.mind))
-    return sorted(found, key=lambda x: x.change.change_j)
+    found.sort(key=lambda x: x.change.change_j)
+    # a change to the heaviest part and to all parts may come to the same
+    return list({(x.change.after.trace.layers, x.change.after.mode): x for x in reversed(found)}.values())[::-1]
 
 
 def _price(subject: Subject, model: EnergyModel, before: Estimate, edit: Edit, progress: Callable[[str], None]) -> Change | None:

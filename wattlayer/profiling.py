@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, MeterError
 from .estimate import Estimate
-from .meter import Clock, Instrument, Meter, SystemClock
+from .meter import REFRESH_S, Clock, Instrument, Meter, SystemClock
 from .model import EnergyModel, shipped_models
 from .predict import DEFAULT_HARDWARE, predict
 
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     import pandas
     from torch import nn
     from torch.profiler import profile as TorchProfile
-
-REFRESH_S = {"rapl": 0.001, "assumed-power": 0.0}
-"""How stale a counter may be (powercap's documentation says about 1 ms for RAPL); any other meter gets `BOARD_REFRESH_S`."""
-
-BOARD_REFRESH_S = 0.1
-"""NVML's energy counter on boards of the last generations steps at least this often (measuring protocol)."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ class Profile:
     def _read(self, meter: Meter) -> Measured:
         energy_j = meter.energy_j() - self._start_j
         window_s = self._clock.now() - self._start_s
-        stale_s = REFRESH_S.get(meter.name, BOARD_REFRESH_S)
+        stale_s = getattr(meter, "refresh_s", REFRESH_S)
         if energy_j <= 0 or window_s < 2 * stale_s:
             raise MeterError(
                 f"{self._calls} calls in {window_s:.3g} s are too short for {meter.name}, which steps about every {stale_s:g} s: "

@@ -1,8 +1,7 @@
 """Meters: what knows the energy used so far, and why one is unavailable.
 
-To add a meter, write one class with `name` and `energy_j()` and an `open_…` function that returns an Instrument or
-raises Unavailable, and list it in `choose.openers`, and in `choose.AUTOMATIC` where it is to be tried unasked. Nothing here
-sets anything on a device.
+To add a meter, write one class with `name`, `energy_j()` and, where it is not `REFRESH_S`, `refresh_s`, and an `open_…`
+function that returns an Instrument or raises Unavailable, and name it in `choose`. Nothing here sets anything on a device.
 """
 
 from __future__ import annotations
@@ -12,6 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..errors import MeterError
+
+REFRESH_S = 0.1
+"""How stale a counter may be that does not say so (`refresh_s`): NVML's on boards of the last generations steps at least this
+often (measuring protocol)."""
 
 
 class Unavailable(MeterError):

@@ -9,6 +9,7 @@ class AssumedPower:
     """Energy = `power_w` x time since the meter was made; not a measurement of energy."""
 
     name = "assumed-power"
+    refresh_s = 0.0
 
     def __init__(self, power_w: float, clock: Clock | None = None) -> None:
         if not power_w > 0:

@@ -37,6 +37,8 @@ class Rapl:
     """The sum of the package counters, free of wrap-around while read at least once a turn (minutes)."""
 
     name = "rapl"
+    refresh_s = 0.001
+    """About 1 ms (powercap's documentation)."""
 
     def __init__(self, packages: list[Path]) -> None:
         self._zones = [_Zone(p, _read(p / "max_energy_range_uj"), _read(p / "energy_uj")) for p in packages]
