@@ -343,6 +343,9 @@ def test_a_whole_campaign_on_this_cpu(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=said):
             run_campaign(quick_options(tmp_path, resume=True, **changed), resolve=tiny_resolve)
     assert path.read_bytes() == begun
+    heard: list[str] = []
+    run_campaign(quick_options(tmp_path, resume=True, model=tmp_path / "some.json"), say=heard.append, resolve=tiny_resolve)
+    assert any("is planned already: --model changes nothing of it" in x for x in heard)
     unsaid = Options(tmp_path, resume=True, meter="assumed-power", assumed_power_w=30.0, device="cpu", warm_up_s=0.1)
     assert run_campaign(unsaid, resolve=tiny_resolve).done == summary.total, "defaults ask for nothing"
 

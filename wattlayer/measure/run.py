@@ -131,6 +131,8 @@ def _run(
                 "name one with --hardware now")  # fmt: skip
         if rig.instrument.description.get("mig"):
             say("  the board is cut into instances (MIG): its counter holds what all of them do, so let the others rest")
+    if begun and options.model is not None:
+        say(f"  {plan_path} is planned already: --model changes nothing of it")
     if options.dry_run:
         return None
     if not begun:
