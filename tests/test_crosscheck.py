@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from wattlayer.adapters import InputSize, Network, resolve
-from wattlayer.crosscheck import FlopCheck, check_flops
+from wattlayer.crosscheck import FlopCheck, FlopRow, check_flops
 from wattlayer.meta import to_meta
 from wattlayer.trace import trace
 
@@ -74,6 +74,29 @@ def test_attention_is_what_fvcore_leaves_out() -> None:
     assert check.agrees
     assert check.parted() == {"fvcore does not count scaled_dot_product_attention": 4 * 2 * 4 * 6 * 6 * 8}
     assert "scaled_dot_product_attention" in str(check) and "equal" in str(check)
+
+
+def test_counts_agree_where_torchs_total_and_fvcores_matrix_products_do() -> None:
+    norm, conv, product = FlopRow("", "layer_norm", 3, 30), FlopRow("", "conv", 100, 90), FlopRow("", "matmul", 50, 50)
+    assert FlopCheck("net", (norm, product), 53, 50, 50, 80).agrees
+    assert not FlopCheck("net", (norm, product), 53, 50, 49, 80).agrees
+    for row in (conv, FlopRow("", "matmul", 50, 49), FlopRow("", "matmul", 50, None)):
+        assert not FlopCheck("net", (row,), row.flop, row.flop, row.flop, 90).agrees
+    parted = FlopCheck("net", (FlopRow("", "relu", 8, None), conv, norm, product), 161, 150, 150, 170).parted()
+    assert list(parted.items()) == [
+        ("fvcore counts layer_norm by another convention", -27),
+        ("fvcore follows another shape or another number of calls here", 10),
+        ("fvcore does not count relu", 8),
+    ], "what parts them most comes first"
+
+
+def test_torch_counts_no_product_with_a_vector() -> None:
+    class WithVector(nn.Module):
+        def forward(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return torch.matmul(x, v)
+
+    check = checked(small(WithVector(), (3, 4), (4,)))
+    assert (check.flop, check.matrix_flop, check.torch_flop) == (2 * 3 * 4, 0, 0)
 
 
 def test_einsum_and_keyword_arguments() -> None:

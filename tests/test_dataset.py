@@ -218,3 +218,7 @@ def test_a_measurement_is_of_one_thing():
         Measurement("a30", 1.0, 1.0)
     with pytest.raises(InputError, match="exactly one"):
         Measurement("a30", 1.0, 1.0, layer=RELU, network="resnet18")
+
+
+def test_the_energy_that_counts_is_without_the_drift_where_that_is_known():
+    assert (FULL.settled_j, PLAIN.settled_j) == (2.9e-3, 3e-3)

@@ -34,6 +34,7 @@ def layer(kind: str, inputs: list[Operand], *outputs: Operand, **arguments: Any)
 
 X = op("self", 2, 8, 4, 4)
 GRID = op("grid", 2, 8, 8, 2)
+ROIS = [op("input", 1, 4, 16, 16), op("rois", 3, 5)]
 CONV = layer(
     "conv2d",
     [op("input", 2, 3, 8, 8), op("weight", 4, 3, 3, 3), op("bias", 4)],
@@ -116,6 +117,17 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
     "nearest grid": (layer("grid_sampler", [X, GRID], op("output", 2, 8, 8, 8), interpolation_mode=1), 2048, 2048, 4096),
     "bicubic grid": (layer("grid_sampler", [X, GRID], op("output", 2, 8, 8, 8), interpolation_mode=2), 32 * 1024, 2048, 4096),
     "antialiased": (layer("_upsample_bilinear2d_aa", [X], op("output", 2, 8, 1, 2)), 2 * 4 * 4 * 2 * 32, 1024, 128),
+    "antialiased by a quarter, which takes two steps an axis": (
+        layer("_upsample_bilinear2d_aa", [X], op("output", 2, 8, 3, 3)), 2 * 4 * 4 * 144, 1024, 576,
+    ),
+    "regions by three points an axis": (
+        layer("torchvision::roi_align", ROIS, op("output", 3, 4, 7, 7), sampling_ratio=3),
+        8 * 9 * 588, 4 * (1024 + 15), 4 * 588,
+    ),
+    "regions by as many points as they need": (
+        layer("torchvision::roi_align", ROIS, op("output", 3, 4, 7, 7), sampling_ratio=-1),
+        8 * 4 * 588, 4 * (1024 + 15), 4 * 588,
+    ),
     "nothing, expanded": (layer("mul", [op("self", 0, 5, strides=(8, 1))], op("output", 0, 5)), 0, 0, 0),
     "windows that overlap": (  # 4 rows of 8 numbers, of each 5 windows of 4
         layer("mul", [op("self", 4, 5, 4, strides=(8, 1, 1))], op("output", 4, 5, 4)), 80, 4 * 32, 4 * 80,

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
+from math import sqrt
+from types import SimpleNamespace
 
 import pytest
 from rig import Board, Counter, Device, Segment, Sensor, SimulatedRig, SimulatedWorkload, Thermals, true_energy_j
 from scipy.special import stdtrit
 
 from wattlayer.errors import MeterError
-from wattlayer.measure.characterise import Bench, characterise, idle_powers
+from wattlayer.measure.characterise import Bench, _character, _delay, characterise, idle_powers
 from wattlayer.measure.estimator import Edge, Noise, mean_power, student95
 from wattlayer.measure.plan import linear
 from wattlayer.measure.rig import Item
 from wattlayer.measure.row import Session, to_measurement
-from wattlayer.measure.window import Gauge, Policy, Window, watch
+from wattlayer.measure.window import Gauge, Policy, Watch, Window, watch
 from wattlayer.meter import Instrument
 from wattlayer.meter.nvml import NvmlPower
 
@@ -171,18 +174,42 @@ def test_capping_clocks_and_gaps_are_flagged():
 
     assert watch(work, Gauge(Counter(device), Slowing(device), device, Noise()), Policy()).flags == ("clock_changed",)
 
+    class Quickening(Board):
+        def state(self):
+            self.clock_hz *= 1.1
+            return super().state()
+
+    assert watch(work, Gauge(Counter(device), Quickening(device), device, Noise()), Policy()).flags == ("clock_changed",)
+
+
+@pytest.mark.parametrize(("share", "flags"), [(0.04, ()), (0.06, ("thermal",))])
+def test_clocks_held_down_by_heat_for_a_twentieth_of_the_window_are_flagged(share, flags):
+    device = Device()
+
+    class Hot(Board):
+        def state(self):
+            return replace(super().state(), thermal_s=100.0 + share * device.t)
+
+    work = SimulatedWorkload(device, CALL)
+    assert watch(work, Gauge(Counter(device), Hot(device), device, Noise()), Policy()).flags == flags
+
 
 def test_a_graph_that_leaves_gaps_is_flagged_and_eager_mode_is_not():
     device = Device()
 
     class Gappy(SimulatedWorkload):
+        busy_share = 0.9
+
         def progress(self):
             done = super().progress()
-            return type(done)(done.calls, done.time_s, 0.9 * done.time_s)
+            return type(done)(done.calls, done.time_s, self.busy_share * done.time_s)
 
     gauge = Gauge(Counter(device), Board(device), device, Noise())
     assert watch(Gappy(device, CALL), gauge, Policy(), graph=True).flags == ("gpu_not_busy",)
     assert watch(Gappy(device, CALL), gauge, Policy(), graph=False).flags == ()
+    for busy_share, flags in ((0.97, ("gpu_not_busy",)), (0.99, ())):
+        Gappy.busy_share = busy_share
+        assert watch(Gappy(device, CALL), gauge, Policy(), graph=True).flags == flags
 
 
 def test_a_graph_without_a_kernel_is_flagged():
@@ -207,6 +234,11 @@ def test_more_processes_than_at_the_start_are_somebody_elses():
 def test_layers_from_5_us_to_5_ms(call_s):
     window, error, _ = measured(4, call=((call_s, 400.0),))
     assert abs(error) < 0.015 and window.time_s == pytest.approx(call_s)
+
+
+def test_a_call_longer_than_the_shortest_window_is_waited_for():
+    window, error, _ = measured(4, call=((1.2, 400.0),))
+    assert window.calls >= 1 and window.flags == () and abs(error) < 0.02
 
 
 def test_a_gain_of_the_sensor_passes_through_unchanged():
@@ -251,6 +283,17 @@ def test_diluted_with_a_filler_a_layer_costs_the_same():
 
 
 # --- the estimator alone
+
+
+def test_a_step_lies_midway_between_the_reads_around_it_and_no_longer_ago_than_a_refresh():
+    reads = iter([(1.0, 50.0), (1.02, 50.0), (1.04, 52.0), (1.2, 52.0), (1.4, 70.0)])
+
+    played = SimpleNamespace(name="played", now=lambda: played.at_s, energy_j=lambda: played.joules)
+    seen = Watch(played, played, 0.1, 0.0)
+    for played.at_s, played.joules in reads:
+        seen.read()
+    assert [(x.energy_j, x.uncertainty_s) for x in seen.edges] == [(52.0, pytest.approx(0.02)), (70.0, pytest.approx(0.1))]
+    assert [x.at_s for x in seen.edges] == pytest.approx([1.03, 1.35])
 
 
 def edges(powers_w: list[float], step_s: float = 0.1, unsure_s: float = 0.0) -> list[Edge]:
@@ -301,6 +344,34 @@ def test_characterisation_finds_what_the_rig_was_given():
     assert found.idle_hot_w == pytest.approx(122.0, abs=5.0)
     assert found.idle_spinning_w == pytest.approx(132.0, abs=6.0)
     assert Policy().with_delay(found.meter.delay_s).settle_s == pytest.approx(0.15, abs=0.03)
+    assert Policy().with_delay(0.3).settle_s == pytest.approx(0.35), "0.05 s after it publishes"
+    assert Policy().with_delay(0.3).longest_s == pytest.approx(0.35 + 3.0 + 1.0)
+
+
+def test_the_noise_of_a_quick_counter_is_that_of_one_step():
+    """Stretches of five steps, 4 % above and below their mean: a step alone scatters sqrt(5) times as much."""
+    found = _character("quick", edges(([96.001] * 5 + [104.0] * 5) * 2, step_s=0.02), 0.0, None)
+    assert (found.refresh_s, found.quantum_j) == (pytest.approx(0.02), pytest.approx(20e-6))
+    assert found.step_sd_frac == pytest.approx(0.04 * sqrt(4 / 3) * sqrt(5), rel=1e-3)
+
+
+def test_a_device_whose_power_does_not_depend_on_the_load_has_no_delay():
+    device = Device()
+    steady = SimpleNamespace(name="steady", energy_j=lambda: 5.0 * (device.t // 0.1))
+    bench = Bench(Instrument("steady", (steady,)), device, SimulatedWorkload(device, CALL))
+    assert _delay(bench, steady) == 0.0
+
+
+def test_a_reading_that_stands_still_while_idle_is_late_by_its_first_step_under_load():
+    device = Device()
+
+    def energy_j() -> float:
+        """50 W from a quarter of a second after the load began, published ten times a second."""
+        return 5.0 * max(0.0, (device.t - device.load_since - 0.15) // 0.1) if device.segments else 0.0
+
+    meter = SimpleNamespace(name="asleep", energy_j=energy_j)
+    bench = Bench(Instrument("asleep", (meter,)), device, SimulatedWorkload(device, CALL))
+    assert _delay(bench, meter) == pytest.approx(0.25, abs=0.002)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -308,7 +379,14 @@ def test_a_square_wave_tells_part_time_sensors_from_full_time_ones(seed):
     assert character(seed)[1].meter.square_wave_spread_frac < 0.15
     assert character(seed)[1].meter.part_time is False
     assert character(seed, window_s=0.025)[1].meter.part_time is True
+    assert character(seed, window_s=0.025)[1].to_json()["part_time"] is True
     assert character(seed, window_s=0.025)[1].meter.square_wave_spread_frac > 0.5
+
+
+def test_a_counter_that_counts_all_the_time_needs_no_square_wave():
+    found = character(period_s=0.005, window_s=0.005)[1].meter
+    assert found.name == "simulated-counter" and found.refresh_s == pytest.approx(0.005, rel=0.1)
+    assert found.square_wave_spread_frac is found.part_time is None
 
 
 @pytest.mark.parametrize("gain", [1 / 6, 0.5, 0.95, 1.05])

@@ -81,9 +81,35 @@ def test_shares_of_a_network_add_up_and_count_calls(traced):
     assert body.layer.kind == "conv2d" and traced.unique()[body.layer] == 3
 
 
+def test_a_rooflines_time_is_a_launch_and_the_longer_of_arithmetic_and_traffic():
+    layer = record(torch.relu, meta(1000, dtype="float32"))  # 1,000 FLOP, 8,000 bytes
+    assert Roofline(lambda _: 1e9, 1e12, 5e-6).time_s(layer) == pytest.approx(6e-6)
+    assert Roofline(lambda _: 1e9, 1e9, 5e-6).time_s(layer) == pytest.approx(13e-6)
+    assert [Roofline(lambda _: 1e9, 1e9, 5e-6, memory).fits(layer) for memory in (32e3, 33e3)] == [False, True]
+    assert [Roofline(lambda _: 1e9, 1e9, 5e-6).fits(layer, longest_s) for longest_s in (13e-6, 14e-6)] == [False, True]
+    assert [Roofline.of("unheard-of", cuda).memory_bytes for cuda in (True, False)] == [16e9, 4e9]
+
+
+def test_of_a_layer_in_two_networks_the_larger_share_counts():
+    small, large = (Candidate(linear(1, 64, 64, "float16"), share, name) for share, name in ((0.01, "small"), (0.5, "large")))
+    for both in ([small, large], [large, small]):
+        assert [x.source for x in draw(both, 4, Random(0), set())] == ["large"]
+        assert [x.source for x in most_uncertain(both, 1, {small.layer: 1.0}, set())] == ["active:large"]
+
+
 def test_inputs_behind_a_relu_are_known(traced):
     rectified = {sort_of(x.layer) for x in candidates(traced, ROOFLINE) if x.rectified}
     assert rectified == {"conv2d 3x3", "adaptive_avg_pool2d"}  # the body's first convolution and the mean; not the head
+
+
+def test_a_layer_after_a_relu_that_takes_something_else_is_not_behind_it():
+    class Beside(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.relu(x), torch.sigmoid(y)
+
+    for rows, rectified in ((4, {"sigmoid"}), (5, set())):  # of the same shape it is taken for what the ReLU returned
+        found = candidates(trace(Beside(), torch.zeros(4, 8), torch.zeros(rows, 8)), ROOFLINE)
+        assert {x.layer.kind for x in found if x.rectified} == rectified
 
 
 def pool(count: int, share: float = 0.1) -> list[Candidate]:
@@ -142,6 +168,13 @@ def test_a_perturbation_scales_by_half_to_a_fifth_more():
     layer, random = linear(7, 512, 512, "float16"), Random(0)
     sizes = [x.outputs[0].shape[1] for x in (perturbed(layer, random) for _ in range(200)) if x]
     assert 256 <= min(sizes) < 300 and 580 < max(sizes) <= 616
+
+
+def test_a_size_that_an_argument_names_changes_there_as_well():
+    layer = record(lambda x, w: nn.functional.rms_norm(x, (96,), w), meta(4, 96), meta(96))
+    changed = [found for found in (perturbed(layer, Random(seed)) for seed in range(10)) if found]
+    assert len(changed) > 5
+    assert all(x.argument("normalized_shape") == x.inputs[1].shape == x.inputs[0].shape[1:] for x in changed)
 
 
 def test_channels_last_stays_channels_last():

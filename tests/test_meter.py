@@ -101,6 +101,7 @@ def test_nvml_offers_counter_samples_and_power():
     assert instrument.power is instrument.meters[2]
     state = instrument.board.state()
     assert (state.temperature_c, state.clock_hz, state.power_capped_s, state.thermal_s) == (55, 1755e6, 5.0, 2.0)
+    assert (state.memory_clock_hz, state.processes) == (2619e6, 1)
     assert instrument.description["power_limit_w"] == 700.0
     assert FakeNvml.UUID not in str(instrument.description) and len(instrument.description["board"]) == 16
 
@@ -168,6 +169,23 @@ def test_nvml_falls_back_to_the_module_scope_and_records_it():
     assert instrument.description["counter_scope"] == instrument.description["power_scope"] == "module"
 
 
+def test_nvml_compares_no_gpus_counter_with_the_power_of_its_module():
+    class Superchip(FakeNvml):
+        def _field(self, field, scope):
+            self.scope = 1 if field == 186 else 0
+            return super()._field(field, scope)
+
+    instrument = opened(Superchip())
+    assert (instrument.description["counter_scope"], instrument.description["power_scope"]) == ("gpu", "module")
+    assert instrument.power is None and [m.name for m in instrument.meters] == ["nvml-counter", "nvml-samples", "nvml-power"]
+
+
+def test_an_nvml_counter_that_never_counted_is_left_out():
+    instrument = opened(FakeNvml(lambda: (0.0, 300.0)))
+    assert [m.name for m in instrument.meters] == ["nvml-samples", "nvml-power"] and instrument.power is None
+    assert "the energy counter reads 0 J" in instrument.description["unavailable"]
+
+
 @pytest.mark.parametrize(
     ("fault", "names"),
     [
@@ -186,6 +204,16 @@ def test_nvml_does_without_what_is_missing(fault, names):
 def test_nvml_takes_power_usage_only_where_it_is_instantaneous():
     assert [m.name for m in opened(FakeNvml(refuse={186: NOT_SUPPORTED}, architecture=7)).meters][-1] == "nvml-power"
     assert [m.name for m in opened(FakeNvml(refuse={186: NOT_SUPPORTED}, architecture=9)).meters][-1] == "nvml-samples"
+    ada = FakeNvml(refuse={186: NOT_SUPPORTED}, architecture=8)  # NVML_DEVICE_ARCH_ADA: an average over a second
+    assert [m.name for m in opened(ada).meters][-1] == "nvml-samples"
+
+
+def test_nvml_power_usage_is_in_milliwatts():
+    device, watts = Device(), [300.0]
+    meter = opened(FakeNvml(lambda: (1.0, watts[0]), refuse={186: NOT_SUPPORTED}, architecture=7), device).meters[2]
+    device.sleep(0.1)
+    watts[0] = 400.0
+    assert meter.energy_j() == pytest.approx(40.0, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +287,11 @@ def test_zeus_falls_back_to_the_chip_and_counts_no_part_twice():
     parts = SimpleNamespace(cpu_total_mj=100, efficiency_cores_mj=[60, 40], gpu_mj=200, dram_mj=None)
     soc = SimpleNamespace(getTotalEnergyConsumption=lambda: parts)
     assert open_zeus(0, no_gpu, lambda: soc).meters[0].energy_j() == pytest.approx(0.3)
+    apple = SimpleNamespace(cpu_total_mj=1000, dram_mj=200, gpu_mj=30, gpu_sram_mj=4, ane_mj=5)
+    jetson = SimpleNamespace(total_energy_mj=2000, cpu_total_mj=1000, gpu_mj=700)
+    for record, joules in ((apple, 1.239), (jetson, 2.0)):
+        chip = SimpleNamespace(getTotalEnergyConsumption=lambda record=record: record)
+        assert open_zeus(0, no_gpu, lambda chip=chip: chip).meters[0].energy_j() == pytest.approx(joules)
     empty = SimpleNamespace(getTotalEnergyConsumption=lambda: SimpleNamespace(cpu_total_mj=None))
     with pytest.raises(Unavailable, match=r"no supported GPU.*reports no energy"):
         open_zeus(0, no_gpu, lambda: empty)
@@ -293,6 +326,9 @@ def test_no_meter_names_each_that_was_tried_and_why():
 def test_the_first_available_meter_is_taken_and_a_typo_is_told():
     known = {"rapl": refusing("no zone"), "zeus": lambda: open_assumed(1.0)}
     assert choose("auto", "cpu", known).name == "assumed-power"
+    both = {name: lambda watts=watts: open_assumed(watts) for name, watts in (("zeus", 1.0), ("rapl", 2.0), ("nvml", 3.0))}
+    first = {device: choose("auto", device, both).description["assumed_power_w"] for device in ("cpu", "cuda")}
+    assert first == {"cpu": 2.0, "cuda": 3.0}, "the device's own before Zeus"
     with pytest.raises(InputError, match="meter 'nvm' is not known; nearest: nvml"):
         choose("nvm", "cuda", openers())
 

@@ -9,7 +9,7 @@ from test_scaffold import A30, conv, linear, relu
 from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE
 from wattlayer.layer import Layer, Operand
-from wattlayer.power import CONSUMERS, PowerScaffold, busy_frac
+from wattlayer.power import CONSUMERS, PowerScaffold, busy_frac, softmin
 
 TRUTH = PowerScaffold((50.0, 20.0, 60.0, 90.0, 50.0, 300.0, 110.0, 40.0), limit_w=160.0)
 
@@ -62,6 +62,12 @@ def test_power_stays_between_idling_and_the_limit():
     assert TRUTH.power_w(columns, 1e-3 * time_s, shift).max() == pytest.approx(160.0, rel=0.01)
 
 
+def test_a_demand_at_the_limit_is_granted_but_for_eight_per_cent():
+    """By the power mean of both with exponent -8: 160 / 2^(1/8) W."""
+    granted_w = softmin(np.array([16.0, 160.0, 1600.0]), 160.0)
+    assert granted_w == pytest.approx([16.0, 160.0 / 2**0.125, 160.0], rel=1e-6)
+
+
 def test_a_capped_board_still_shows_what_parts_would_draw():
     columns, time_s, shift, power_w = measured(layers(600))
     capped = float(np.mean(power_w > 0.93 * 160.0))
@@ -102,3 +108,11 @@ def test_other_devices_teach_watts_of_parts_that_no_layer_kept_busy():
     kept = {"idle", "awake", "l2", "dram", "vector"}
     assert own.consumers_w == tuple(w if name in kept else 1.0 for name, w in zip(CONSUMERS, TRUTH.consumers_w))
     assert own.limit_w == TRUTH.limit_w
+
+
+def test_one_layer_that_keeps_a_part_busy_has_measured_it():
+    """Of 2,000 layers: on the average the matrix units are busy for less than a thousandth of the time."""
+    columns = Columns([relu(256)] * 1999 + [linear(1024, 1024, 1024)], A30)
+    own = TRUTH.taught([1.0] * len(CONSUMERS), columns, columns.roofline_s())
+    watts = dict(zip(CONSUMERS, own.consumers_w))
+    assert (watts["matrix"], watts["tensor_core"]) == (110.0, 1.0)

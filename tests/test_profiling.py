@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import wattlayer as wl
 from wattlayer.errors import InputError, MeterError
 from wattlayer.meter import Instrument
 from wattlayer.meter.choose import AUTOMATIC
-from wattlayer.profiling import ProfilerHook, profile
+from wattlayer.profiling import ProfilerHook, _known_hardware, joules_by_operator, profile
 
 
 class FakeClock:
@@ -75,7 +76,7 @@ def test_a_measured_run_gives_joules_per_call_beside_the_prediction(model, clock
     total = p.to_frame().loc["total"]
     assert (total.measured_j, total.predicted_j) == (25.0, p.predicted.energy_j)
     assert math.isnan(p.to_frame().iloc[0].measured_j)
-    assert "predicted / measured" in str(p) and "over 4 calls" in str(p)
+    assert f"predicted / measured = {p.predicted.energy_j / 25.0:.3g}" in str(p) and "over 4 calls" in str(p)
 
 
 def test_one_input_needs_no_tuple(model, clock):
@@ -99,6 +100,18 @@ def test_a_run_too_short_for_its_counter_is_an_error_not_a_number(model, clock):
         profile(module, INPUTS, hardware=model, meter=Counter(clock, watts=0.0), clock=clock),
     ):
         [module(*INPUTS) for _ in range(100)]
+
+
+def test_a_block_lasts_for_two_steps_of_its_counter_at_least(model, clock):
+    with (
+        pytest.raises(MeterError, match="too short"),
+        profile(module := Slow(clock, 0.19).eval(), INPUTS, hardware=model, meter=Counter(clock), clock=clock),
+    ):
+        module(*INPUTS)
+    clock.now_s, module.seconds = 0.0, 0.2
+    with profile(module, INPUTS, hardware=model, meter=Counter(clock), clock=clock) as p:
+        module(*INPUTS)
+    assert (p.measured.energy_j, p.measured.interval_frac) == (10.0, 0.5)
 
 
 def test_an_error_in_the_block_is_the_users_own(model, clock):
@@ -131,6 +144,13 @@ def test_without_a_meter_it_predicts_and_says_so(model, monkeypatch):
         profile(module, INPUTS, hardware=model, meter="assumed-power", assumed_power_w=-1.0)
 
 
+def test_the_device_at_hand_is_predicted_for_only_where_it_has_a_model_of_its_own(monkeypatch):
+    for board, expected in (("Intel(R) Xeon(R) Gold 5120 CPU @ 2.20GHz", "xeon-gold-5120"), ("NVIDIA GeForce RTX 3090", "a30")):
+        monkeypatch.setattr("wattlayer.hardware.detect.processor_name", lambda board=board: board)
+        name, note = _known_hardware(nn.Linear(2, 2))
+        assert name == expected and (f"No model of {board}: predicted for a30" in note) == (expected == "a30")
+
+
 def test_an_assumed_power_is_called_by_its_name(model, clock, monkeypatch):
     monkeypatch.setattr("wattlayer.meter.SystemClock.now", lambda _: clock.now())
     module = Slow(clock).eval()
@@ -152,6 +172,20 @@ def test_the_profiler_hook_puts_joules_beside_profiled_times(model):
     assert set(hook.frame.index) == {"conv2d", "relu", "linear"}
     assert (hook.frame.profiled_time_s > 0).all()
     assert hook.frame.predicted_j.sum() == pytest.approx(estimate.energy_j)
+
+
+def test_profiled_microseconds_are_of_the_device_where_it_was_profiled(model):
+    estimate = wl.predict(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), *INPUTS, hardware=model)
+    events = (
+        ("aten::conv2d", 3, 0.0, 1500.0),
+        ("aten::relu", 1, 20.0, 90.0),
+        ("aten::relu_", 2, 5.0, 70.0),
+        ("aten::add", 1, 1, 1),
+    )
+    seen = [SimpleNamespace(key=k, count=n, device_time_total=d, cpu_time_total=c) for k, n, d, c in events]
+    frame = joules_by_operator(SimpleNamespace(key_averages=lambda: seen), estimate)
+    assert dict(frame.calls_seen) == {"conv2d": 3, "relu": 3}
+    assert dict(frame.profiled_time_s) == {"conv2d": pytest.approx(1.5e-3), "relu": pytest.approx(25e-6)}
 
 
 def test_an_estimate_in_a_prompt_is_one_line(model):

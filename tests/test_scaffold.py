@@ -774,6 +774,14 @@ def test_campaigns_have_rates_of_their_own_that_unknown_ones_lack():
     assert not any("@" in name for name in fitted.of_first_run().log_rates)
 
 
+def test_a_campaign_with_three_rows_of_a_cell_has_rates_of_its_own_there_and_with_two_it_has_not():
+    layers = [relu(1 << i) for i in range(10, 20)]
+    for count in (2, 3):
+        several, run = layers + layers[:count], np.repeat([0.0, 1.0], [len(layers), count])
+        fitted = Scaffold.fit(several, Columns(several, A30), measure(several), ("long", "short"), run)
+        assert "cell:relu@long" in fitted.log_rates and ("cell:relu@short" in fitted.log_rates) == (count == 3)
+
+
 START_SCAFFOLD = Scaffold({"*": tuple(float(x) for x in START)})
 sizes = st.integers(1, 1 << 13)
 factors = st.floats(1.0, 64.0)

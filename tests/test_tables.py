@@ -371,6 +371,12 @@ def test_rows_that_together_cannot_be_right_are_doubted():
     assert doubts([replace(x, hardware="board-of-elsewhere") for x in linears(1000.0)]) == []
 
 
+def test_layers_that_take_as_long_as_a_launch_are_not_doubted():
+    """Eight to 27 numbers in 10 us: ten thousand times what moving them takes."""
+    small = [traced(nn.ReLU(), n) for n in range(8, 28)]
+    assert doubts([Measurement("a30", 1e-5, 5e-4, layer=x, tf32="none") for x in small]) == []
+
+
 def test_repeats_that_contradict_one_another_are_doubted():
     rows = linears()
     alike = [replace(x, time_s=1.9 * x.time_s) for x in rows[:3]]

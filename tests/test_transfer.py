@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import SyntheticDevice, draw_layers, models_script
+from test_scaffold import relu
 from torch import nn
 
 from wattlayer import Measurement, calibration, estimate, load_model, trace
@@ -17,7 +19,7 @@ from wattlayer.errors import InputError
 from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
 from wattlayer.model import EnergyModel, models_folder
-from wattlayer.operating import LOWEST_CLOCK_FRAC, operated
+from wattlayer.operating import LOWEST_CLOCK_FRAC, _Layers, operated
 from wattlayer.pooling import Sample, balanced, learn
 from wattlayer.power import CONSUMERS
 from wattlayer.report import estimate_tables
@@ -412,6 +414,29 @@ def test_a_lower_clock_takes_longer_and_draws_less_but_not_where_memory_decides(
     assert ratio[busy.argmax()] > 1.5 > ratio[(columns.memory_s() / free.time_s).argmax()]
 
 
+def test_at_half_the_clock_by_hand():
+    """10 us of which 4 wait, 100 W of which 20 are idle, a quarter of the rest DRAM's: 4 + 6 / 0.5 us, and of 80 W x 10 us the
+    share 0.25 + 0.75 x 0.5² is left, over the time that it takes then."""
+    own = _Layers(*(np.array([x]) for x in (10e-6, 100.0, 20.0, 4e-6, 0.25)))
+    slow_s, slow_w = own.clock(np.array([0.5]))
+    assert slow_s == pytest.approx([16e-6])
+    assert slow_w == pytest.approx([20.0 + 80.0 * 10 * 0.4375 / 16])
+
+
+def test_what_waits_for_memory_or_a_launch_and_what_idles_or_is_drawn_by_dram_does_not_follow_the_clock():
+    """An element-wise layer of 512 MiB on an A30, which idles at 30 W: DRAM is busy for half of the time, vector units hardly."""
+    layer, device = relu(1 << 26), HARDWARE["a30"]
+    columns, watts = Columns([layer] * 2, device), dict.fromkeys(CONSUMERS, 0.0) | {"idle": 77.0, "awake": 40.0, "dram": 60.0}
+    moved_s = columns.memory_s()[0]
+    time_s = np.array([2.0 * moved_s, moved_s])
+    regressor = SimpleNamespace(drawn=SimpleNamespace(consumers_w=tuple(watts.values())))
+    own = _Layers.of(regressor, columns, time_s, np.array([100.0, 20.0]))
+    assert own.idle_w == pytest.approx([30.0, 0.95 * 20.0]), "less than all that is drawn"
+    assert own.waiting_s == pytest.approx([moved_s + device.launch_s, moved_s]), "no more than all of the time"
+    awake = time_s / (time_s + 10e-6)
+    assert own.dram_frac == pytest.approx([30.0 / (30.0 + 40.0 * awake[0]), 60.0 / (60.0 + 40.0 * awake[1])], rel=1e-3)
+
+
 def test_what_was_only_calculated_says_so(synthetic, network):
     told = estimate(network, operated(synthetic, 120, 1200)).to_json()["model"]["conditions"]
     physics = "a30 limited to 120 W and clocked at 1200 MHz: physics only, nobody measured it so"
@@ -427,6 +452,14 @@ def test_what_was_only_calculated_says_so(synthetic, network):
 def test_a_limit_that_does_not_fit_is_refused(synthetic, limit_w):
     with pytest.raises(InputError, match=r"W does not fit a30: give one above its idle 30 W and up to 165 W"):
         operated(synthetic, power_limit_w=limit_w)
+
+
+def test_a_limit_may_be_as_high_as_was_seen(synthetic):
+    """Of a board that drew more than its data sheet says."""
+    seen = dataclasses.replace(synthetic, metadata=dataclasses.replace(synthetic.metadata, limit_w=180.0))
+    assert operated(seen, power_limit_w=180.0).regressor.held_w == 180.0
+    with pytest.raises(InputError, match="and up to 180 W"):
+        operated(seen, power_limit_w=181.0)
 
 
 @pytest.mark.parametrize("clock_mhz", [0, 100, 1441, float("nan")])
