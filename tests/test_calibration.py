@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import SyntheticDevice, draw_layers
 
+import wattlayer as wl
 from wattlayer import EnergyModel, Layer, Measurement, calibration, load_model, selection, write_measurements
 from wattlayer.calibration import MIN_LAYERS, calibrate, rate_design, start_from
 from wattlayer.errors import InputError
@@ -86,6 +87,8 @@ def test_intervals_hold_on_layers_never_measured(fitted, pool):
     time_s, power_w = T2080.truth(unseen)
     answer = fitted.predict(unseen)
     inside = (answer.energy_low_j <= time_s * power_w) & (time_s * power_w <= answer.energy_high_j)
+    low_j, high_j = answer.interval_j
+    assert np.array_equal(low_j, answer.energy_low_j) and np.array_equal(high_j, answer.energy_high_j)
     assert 0.75 < inside.mean() <= 1
     assert np.median(answer.half_width) < 0.4
 
@@ -131,6 +134,13 @@ def test_the_host_of_another_board_is_another_one(model, pool):
     assert (moved.host_s, moved.displaced_time_frac) == ({"*": 2e-5}, 0.1)
     own = calibrate(told, [m_as(m, "a30") for m in T2080.measure(pool[:40])]).launches
     assert own == told.launches, "on its own board nothing changes"
+
+
+def test_a_base_is_named_as_on_the_command_line(pool):
+    rows = [m_as(dataclasses.replace(m, mode="eager"), "rtx3090") for m in T2080.measure(pool[:20])]
+    assert wl.calibrate("rtx3090", rows).sha256 == calibrate(start_from("rtx3090", rows), rows).sha256
+    with pytest.raises(InputError, match="no model and no hardware is called 'rtx309'; nearest: rtx3090"):
+        wl.calibrate("rtx309", rows)
 
 
 def test_rows_of_eager_loops_start_from_what_loops_take_to_launch(pool):

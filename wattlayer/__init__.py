@@ -11,6 +11,7 @@ Importing this imports neither torch nor xgboost; they come in where they are us
 
 from . import nas
 from .advise import advise
+from .calibration import calibrate
 from .compare import Comparison, compare
 from .dataset import Measurement, read_measurements, write_measurements
 from .errors import InputError, MeterError, UncoveredKindError, WattlayerError
@@ -54,6 +55,7 @@ __all__ = [
     "UncoveredKindError",
     "WattlayerError",
     "advise",
+    "calibrate",
     "compare",
     "estimate",
     "estimate_many",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -56,15 +57,21 @@ class _Adapted:
 
 
 def calibrate(
-    base: EnergyModel, measurements: Sequence[Measurement], hardware: str | None = None, name: str | None = None, seed: int = 0
+    base: EnergyModel | str | Path,
+    measurements: Sequence[Measurement],
+    hardware: str | None = None,
+    name: str | None = None,
+    seed: int = 0,
 ) -> EnergyModel:
     """Return `base` adapted to the device that `measurements` are of; deterministic by `seed`.
 
-    `hardware` picks one device where the rows are of several. Raises InputError for fewer than `MIN_LAYERS` distinct layers, and
+    `base` is a loaded model, or the name of one or its file, which `start_from` loads. `hardware` picks one device where the rows
+    are of several. Raises InputError for what `load_model` refuses, for fewer than `MIN_LAYERS` distinct layers, and
     for a `base` that was trained on these rows or calibrated for their device: its errors on rows left out would be false.
     """
     check_seed(seed)
     chosen = of_one_device(measurements, hardware, MIN_LAYERS, "calibrate with")
+    base = base if isinstance(base, EnergyModel) else start_from(str(base), chosen)
     _refuse_told(base, chosen)
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
     (error, distance), adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)

@@ -56,6 +56,11 @@ class Prediction:
     extrapolated: NDArray[np.bool_]
     """Whether the layer lies far outside what was measured (or was never measured at all)."""
 
+    @property
+    def interval_j(self) -> tuple[Array, Array]:
+        """Lower and upper ends [n_layers] of the energies' intervals at level `intervals.LEVEL`."""
+        return self.energy_low_j, self.energy_high_j
+
 
 @dataclass(frozen=True)
 class Regressor:

@@ -28,15 +28,13 @@ def calibrate(
 ) -> None:
     """Adapt MODEL to a device with few measured layers (25 to 200; `wattlayer measure --calibration` picks and measures them)."""
     from ..calibration import calibrate as adapted
-    from ..calibration import start_from
     from ..dataset import check_one_board
 
     apart(output, *data)
     model_file(output)
     check_one_board(data, hardware)
     rows = measurements_of(data, skip_bad_rows)
-    base = start_from(model, rows)
-    fitted = adapted(base, rows, hardware=hardware, name=None if output is None else output.stem, seed=seed)
+    fitted = adapted(model, rows, hardware=hardware, name=None if output is None else output.stem, seed=seed)
     path = output or own_path(fitted.hardware)
     fitted.save(path)
     facts = fitted.metadata
