@@ -146,9 +146,12 @@ def test_import_writes_all_rows_or_nothing(run, tmp_path):
     code, out, err = run("import", table, "--output", output, "--skip-bad-rows")
     assert code == 0
     assert "1 measurements" in out and "skipped 1 bad row\n" in err and "line 3: energy_j '-1'" in err
-    other = tmp_path / "out.json"  # which no command would take for a dataset
-    one_line(run("import", table, "--output", other, "--skip-bad-rows"), "does not end in .jsonl", f"write {other}.jsonl")
-    assert not other.exists()
+    for name in ("other.json", "other.JSONL"):  # which no command would take for a dataset
+        other = tmp_path / name
+        one_line(
+            run("import", table, "--output", other, "--skip-bad-rows"), "not end in .jsonl", f"write {tmp_path / 'other.jsonl'}"
+        )
+        assert not other.exists()
 
 
 @pytest.mark.parametrize(
@@ -458,7 +461,9 @@ def test_error_figures_of_earlier_features_are_called_so(run, monkeypatch, featu
 @pytest.mark.parametrize("words", [("train",), ("calibrate", "a30")])
 def test_a_model_is_written_where_it_can_be_opened(run, tmp_path, words):
     table = tmp_path / "none.csv"
+    Path("mine.txt").write_text("of somebody")
     one_line(run(*words, table, "--output", "mine.txt"), "mine.txt does not end in .json", "mine.txt.json")
+    assert Path("mine.txt").read_text() == "of somebody"
     for opened in ("mine.json", tmp_path / "mine.txt"):
         one_line(run(*words, table, "--output", opened), "none.csv cannot be read")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import jsonschema
@@ -71,9 +72,14 @@ def test_what_is_no_trace_no_layer_and_no_measurement_is_named_with_the_cure(tra
         wl.estimate("resnet18", model)
     with pytest.raises(wl.WattlayerError, match="'conv2d' is no layer: give those of a trace"):
         model.predict(["conv2d"])
-    for measurements, networks in ((["row"], ()), ([], ["row"]), ([], [("row", traced)])):
-        with pytest.raises(wl.WattlayerError, match=r"'row' is no measurement|'r' is no measurement"):
-            wl.evaluate("a30", measurements, networks)
+    for wrong in ("row", 3, None, ()):
+        for measurements, networks in (([wrong], ()), ([], [wrong]), ([], [(wrong, traced)])):
+            with pytest.raises(wl.WattlayerError, match=f"{re.escape(repr(str(wrong)))} is no Measurement: `read_measurements`"):
+                wl.evaluate("a30", measurements, networks)
+        with pytest.raises(wl.WattlayerError, match="is no Measurement"):
+            wl.calibrate("a30", [wrong])
+    with pytest.raises(wl.WattlayerError, match="a model is a name, a path or an EnergyModel, not NoneType"):
+        wl.calibrate(None, [])
     for depth in (0, "2", 1.5):
         with pytest.raises(wl.WattlayerError, match=f"depth {depth!r} (is not a whole number|must be at least 1)"):
             wl.estimate(traced, model).by_module(depth)

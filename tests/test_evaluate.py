@@ -282,6 +282,11 @@ def test_rows_a_model_was_trained_on_are_called_so(device, layers, model):
     assert evaluate(model, rows[:-1]).find("given").rows == len(rows) - 1
 
 
+def test_rows_may_come_one_by_one(device, layers, model):
+    rows = device.measure(layers[:30])
+    assert evaluate(model, iter(rows), iter([]), baselines=False).scores == evaluate(model, rows, baselines=False).scores
+
+
 def test_the_noise_floor_comes_from_repeats_only(device, layers, model):
     once = device.measure(layers)
     assert evaluate(model, once).scores[0].noise_floor_frac is None

@@ -28,7 +28,7 @@ from wattlayer.measure.device import DeviceRig, cache_bytes, set_tf32
 from wattlayer.measure.launch import CudaWorkload, HostWorkload, calls_per_graph, eager_launch, graph_launch
 from wattlayer.measure.materialise import with_weights
 from wattlayer.measure.plan import DEFAULT_NETWORKS, Wanted, linear, reference_layer
-from wattlayer.measure.rebuild import MOST_COPIES, bind, has_nan, rebuild, rotated, try_run
+from wattlayer.measure.rebuild import MOST_COPIES, bind, has_nan, rebuild, rotated, shapes_of, try_run
 from wattlayer.measure.rig import CannotRun, Facts, Item
 from wattlayer.measure.values import fill_operand
 from wattlayer.measure.window import Policy
@@ -99,6 +99,23 @@ def test_rows_of_a_cpu_do_not_get_the_name_of_a_gpu():
         DeviceRig.open("cpu", meter="assumed-power", assumed_power_w=65.0, hardware="a30")
     for name in ("xeon-gold-5120", "a-board-of-mine"):
         assert DeviceRig.open("cpu", meter="assumed-power", assumed_power_w=65.0, hardware=name).hardware == name
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell])
+def test_recurrent_cells_are_rebuilt_on_processors_as_these_run_them(cell, bias):
+    """A trace has one kernel after the products, which processors do not have: the same numbers come of its parts."""
+    torch.manual_seed(0)
+    module, x, state = cell(6, 4, bias=bias), torch.randn(3, 6), [torch.randn(3, 4) for _ in range(2)]
+    layer = trace(module, x, tuple(state) if cell is nn.LSTMCell else state[0]).layers[-1]
+    gates = x @ module.weight_ih.T, state[0] @ module.weight_hh.T
+    held = state[1] if cell is nn.LSTMCell else state[0]
+    function, arguments = bind(layer, [*gates, held, *((module.bias_ih, module.bias_hh) if bias else ())])
+    ran = function(**arguments)
+    real = module(x, tuple(state)) if cell is nn.LSTMCell else (module(x, state[0]),)
+    for ours, theirs in zip(ran, real):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    assert shapes_of(rebuild(layer, "cpu").run()) == [y.shape for y in layer.outputs]
 
 
 def test_a_put_along_a_later_axis_is_rebuilt_along_it():

@@ -537,11 +537,14 @@ def test_a_recurrent_cell_is_two_products_and_one_kernel(
     assert [x.shape for x in (results if cell is nn.LSTMCell else (results,))] == [(4, 32)] * (2 if cell is nn.LSTMCell else 1)
 
 
-@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell])
-def test_a_state_of_another_batch_is_refused(cell: type[nn.Module]) -> None:
-    state = torch.zeros(3, 32)
-    with pytest.raises(InputError, match="does not run on 4x64, 3x32"):
-        trace(cell(64, 32), torch.zeros(4, 64), (state, state) if cell is nn.LSTMCell else state)
+@pytest.mark.parametrize("wrong", [(3, 32), (4, 16)])
+@pytest.mark.parametrize(("cell", "place"), [(nn.LSTMCell, 0), (nn.LSTMCell, 1), (nn.GRUCell, 0)])
+def test_a_state_of_another_batch_or_size_is_refused(cell: type[nn.Module], place: int, wrong: tuple[int, int]) -> None:
+    states = [torch.zeros(4, 32), torch.zeros(4, 32)]
+    states[place] = torch.zeros(wrong)
+    told = rf"does not run on 4x64, .*a state is \[{wrong[0]}, {wrong[1]}\], not \[4, 32\] \(batch, hidden size\)"
+    with pytest.raises(InputError, match=told):
+        trace(cell(64, 32), torch.zeros(4, 64), tuple(states) if cell is nn.LSTMCell else states[0])
 
 
 def test_attention_leaves_the_layout_of_its_query() -> None:

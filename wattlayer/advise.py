@@ -14,6 +14,7 @@ from typing import Any
 from .errors import InputError
 from .estimate import Estimate, estimate
 from .hardware import Hardware, find_hardware
+from .layer import Layer
 from .model import EnergyModel
 from .subject import Edit, Subject
 from .trace import Trace
@@ -64,8 +65,10 @@ def advise(subject: Subject, model: EnergyModel, progress: Callable[[str], None]
         if changes:
             found.append(Advice(_best(changes), candidate.mind))
     found.sort(key=lambda x: x.change.change_j)
-    # a change to the heaviest part and to all parts may come to the same
-    return list({(x.change.after.trace.layers, x.change.after.mode): x for x in reversed(found)}.values())[::-1]
+    once: dict[tuple[tuple[Layer, ...], str], Advice] = {}
+    for x in found:  # a change to the heaviest part and to all parts may come to the same
+        once.setdefault((x.change.after.trace.layers, x.change.after.mode), x)
+    return list(once.values())
 
 
 def _price(subject: Subject, model: EnergyModel, before: Estimate, edit: Edit, progress: Callable[[str], None]) -> Change | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .cliffs import NONE
-from .dataset import Measurement
+from .dataset import Measurement, checked
 from .errors import InputError, check_seed
 from .features import Array, Columns
 from .hardware import Hardware, find_hardware, known_hardware
@@ -70,8 +70,9 @@ def calibrate(
     for a `base` that was trained on these rows or calibrated for their device: its errors on rows left out would be false.
     """
     check_seed(seed)
+    measurements = checked(measurements)
+    base = base if isinstance(base, EnergyModel) else start_from(base, measurements)
     chosen = of_one_device(measurements, hardware, MIN_LAYERS, "calibrate with")
-    base = base if isinstance(base, EnergyModel) else start_from(str(base), chosen)
     _refuse_told(base, chosen)
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
     (error, distance), adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
@@ -98,15 +99,15 @@ def _refuse_told(base: EnergyModel, chosen: Sequence[Measurement]) -> None:
         raise InputError(f"model {base.name!r} was trained on these very rows: calibrate with others, or use it as it is")
 
 
-def start_from(name: str, measurements: Sequence[Measurement]) -> EnergyModel:
+def start_from(name: str | Path, measurements: Sequence[Measurement]) -> EnergyModel:
     """Return the model called `name` to calibrate with `measurements`; raise InputError as `load_model` does.
 
     The name of a device whose own model was calibrated means what is known of it without: the shipped model or the data sheet.
     Where it rests on a data sheet and all rows were measured in eager mode it launches as such loops do, not as graphs.
     """
     model = load_model(name)
-    if model.metadata.calibrated and name in known_hardware():
-        model = EnergyModel.load(models_folder() / f"{name}.json") if name in shipped_models() else from_data_sheet(name)
+    if model.metadata.calibrated and (own := str(name)) in known_hardware():
+        model = EnergyModel.load(models_folder() / f"{own}.json") if own in shipped_models() else from_data_sheet(own)
     loops = model.metadata.basis == "data sheet" and looped(measurements)
     return from_data_sheet(model.hardware, looped=True) if loops else model
 

@@ -57,8 +57,8 @@ def _errors(scores: Sequence[Score]) -> list[str]:
     noise = "no layer was measured twice in one campaign" if floor is None else f"{floor:.2%}"
     told = f"Noise floor (median scatter of repeats within one campaign): {noise}."
     unseen = next((s for s in scores if (s.split, s.predictor, s.subset, s.unit) == ("layer", "wattlayer", "all", "layer")), None)
-    if unseen and unseen.noise_share is not None:
-        told += f" That is {unseen.noise_share:.0%} of the median error on unseen layers (`layer`)."
+    if unseen and unseen.noise_of_error_frac is not None:
+        told += f" That is {unseen.noise_of_error_frac:.0%} of the median error on unseen layers (`layer`)."
     return [*head, *rows, "", told]
 
 

@@ -125,7 +125,7 @@ class Comparison:
 
 
 def compare(
-    networks: str | Subject | Iterable[str | Subject],
+    networks: str | Path | Subject | Iterable[str | Path | Subject],
     hardware: str | Path | EnergyModel | Iterable[str | Path | EnergyModel] = DEFAULT_HARDWARE,
     batch: int | Iterable[int] = (),
     image_size: int | None = None,
@@ -143,7 +143,7 @@ def compare(
     the `mode`. Without `batch` it is that of `input` or of the subject, else 1. `tell` hears what is being traced.
     Raises InputError for what cannot be used, UncoveredKindError under `strict`.
     """
-    names, devices = _listed(networks), _listed(hardware)
+    names, devices = [str(x) if isinstance(x, Path) else x for x in _listed(networks)], _listed(hardware)
     if not names or not devices:
         raise InputError(f"there is nothing to compare: name at least one {'device' if names else 'network'}")
     shape = parse_shape(input) if isinstance(input, str) else input

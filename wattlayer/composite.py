@@ -182,15 +182,25 @@ def _lstm_cell(
     input: Tensor, hx: Sequence[Tensor], w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """A cell on CUDA devices: two products, then one kernel (aten/src/ATen/native/RNN.cpp)."""
+    _check_states(input, w_hh, *hx)
     products = torch.matmul(input, w_ih.t()), torch.matmul(hx[0], w_hh.t())
     hidden, cell, _ = torch.ops.aten._thnn_fused_lstm_cell(*products, hx[1], b_ih, b_hh)
     return hidden, cell
+
+
+def _check_states(input: Tensor, w_hh: Tensor, *states: Tensor) -> None:
+    """Raise RuntimeError, as PyTorch does, for a state of another batch or size than the cell's."""
+    expected = (input.shape[0], w_hh.shape[1])
+    for state in states:
+        if state.shape != expected:
+            raise RuntimeError(f"a state is {list(state.shape)}, not {list(expected)} (batch, hidden size)")
 
 
 def _gru_cell(
     input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
 ) -> Tensor:
     """As `_lstm_cell`."""
+    _check_states(input, w_hh, hx)
     products = torch.matmul(input, w_ih.t()), torch.matmul(hx, w_hh.t())
     hidden: Tensor = torch.ops.aten._thnn_fused_gru_cell(*products, hx, b_ih, b_hh)[0]
     return hidden

@@ -144,6 +144,17 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise InputError(f"{name} {value!r} is not one of {', '.join(allowed)}")
 
 
+def checked(rows: Iterable[Any]) -> list[Measurement]:
+    """Return `rows` as a list; raise InputError for one that is no measurement."""
+    found = list(rows)
+    for row in found:
+        if not isinstance(row, Measurement):
+            raise InputError(
+                f"{str(row)[:40]!r} is no Measurement: `read_measurements` or `tables.read_table` make them of files"
+            )
+    return found
+
+
 def write_measurements(path: str | Path, measurements: Iterable[Measurement], header: Mapping[str, Any] | None = None) -> int:
     """Write `measurements` under one header line and return their number; `path` appears only once it is complete.
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .baselines import BASELINES
-from .dataset import Measurement
+from .dataset import Measurement, checked
 from .errors import InputError, check_seed
 from .estimate import estimate
 from .features import Array
@@ -60,7 +60,7 @@ class Score:
     time_mdape_frac: float | None = None
 
     @property
-    def noise_share(self) -> float | None:
+    def noise_of_error_frac(self) -> float | None:
         """The noise floor over the median error: 1 where nothing but the measurements' noise is left."""
         return None if self.noise_floor_frac is None or not self.mdape_frac else self.noise_floor_frac / self.mdape_frac
 
@@ -148,10 +148,9 @@ def evaluate(
     check_splits(splits)
     check_seed(seed)
     model = load_model(model)
-    given = (*measurements, *(x if isinstance(x, Measurement) else x[0] for x in networks))
-    if (wrong := next((x for x in given if not isinstance(x, Measurement)), None)) is not None:
-        raise InputError(f"{wrong!r:.60} is no measurement: wattlayer.read_measurements reads them")
-    measurements = [m for m in measurements if m.hardware == model.hardware]
+    networks = list(networks)
+    checked(x[0] if isinstance(x, tuple) and len(x) == 2 else x for x in networks)
+    measurements = [m for m in checked(measurements) if m.hardware == model.hardware]
     own = [m for m in labels(measurements) if m.layer is not None]
     named = [m for m in networks if isinstance(m, Measurement) and m.hardware == model.hardware]
     networks = [*traced_networks(named, progress), *(x for x in networks if not isinstance(x, Measurement))]

@@ -419,8 +419,8 @@ def model_path(name: str) -> Path | None:
 
 
 def is_file_name(text: str) -> bool:
-    """Whether `load_model` takes `text` for a file and not for a model or a device."""
-    return text.endswith(".json") or os.sep in text or (bool(Path(text).suffix) and Path(text).is_file())
+    """Whether `load_model` takes `text` for a file and not for a model or a device, be there one or not."""
+    return text.endswith(".json") or os.sep in text
 
 
 @lru_cache(maxsize=16)
@@ -440,7 +440,8 @@ def load_model(name: str | Path | EnergyModel) -> EnergyModel:
     if not isinstance(name, str | Path):
         raise InputError(f"a model is a name, a path or an EnergyModel, not {type(name).__name__}")
     text = str(name)
-    path = Path(text) if is_file_name(text) else model_path(text)
+    there = bool(Path(text).suffix) and Path(text).is_file()
+    path = Path(text) if is_file_name(text) or there else model_path(text)
     if path is not None:
         try:
             written = path.stat()

@@ -236,8 +236,6 @@ def _dynamic_product(func: Any, x: torch.Tensor, packed: Any, *_: Any, **__: Any
 def _fused_cell(func: Any, of_input: torch.Tensor, of_hidden: torch.Tensor, state: torch.Tensor, *_: Any) -> Any:
     """A GRU's has no meta kernel, an LSTM's one that asks for biases. What backward passes read of them is written as well:
     an LSTM's gates, five numbers of a GRU for each of its state (ATen/native/cuda/RNN.cu)."""
-    if of_input.shape != of_hidden.shape:
-        raise RuntimeError(f"gates of {list(of_input.shape)} from the input meet {list(of_hidden.shape)} from the state")
     if _schema(func)[0] == "_thnn_fused_gru_cell":
         return torch.empty_like(state), state.new_empty(state.shape[0], 5 * state.shape[1])
     return torch.empty_like(state), torch.empty_like(state), torch.empty_like(of_input)

@@ -129,7 +129,7 @@ def _left_out(split: str, own: Sequence[Measurement], groups: Groups) -> Iterato
 
 
 def _campaigns(measurements: Iterable[Measurement]) -> Groups:
-    """The campaigns that each configuration was measured in."""
+    """The campaigns that each layer, as defined, was measured in."""
     runs: dict[Layer, set[str]] = defaultdict(set)
     for m in measurements:
         if m.layer is not None:
@@ -155,7 +155,7 @@ def tasks_of(trace: Trace) -> frozenset[str]:
 
 
 def layer_tasks(measurements: Iterable[Measurement], networks: Networks) -> Groups:
-    """Return the tasks of each configuration: those of the measured `networks` that it occurs in or was taken from."""
+    """Return the tasks of each layer, as defined: those of the measured `networks` that it occurs in or was taken from."""
     tasks: dict[Layer, set[str]] = defaultdict(set)
     for _, trace in networks:
         for layer in trace.unique():

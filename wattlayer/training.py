@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cliffs import NONE, find_cliffs
-from .dataset import Measurement
+from .dataset import Measurement, checked
 from .errors import InputError, check_seed
 from .estimate import estimate_many
 from .features import FEATURES_VERSION, Array, Columns
@@ -175,10 +175,7 @@ def of_one_device(
     measurements: Sequence[Measurement], hardware: str | None, least: int = MIN_LAYERS, use: str = "train on"
 ) -> list[Measurement]:
     """Return the rows of layers of one device; raise InputError for several, for mixed meters and for too few layers."""
-    if strange := next((x for x in measurements if not isinstance(x, Measurement)), None):
-        raise InputError(
-            f"{str(strange)[:40]!r} is no Measurement: `read_measurements` or `tables.read_table` make them of files"
-        )
+    measurements = checked(measurements)
     layers = [m for m in labels(measurements) if m.layer is not None and hardware in (None, m.hardware)]
     devices = sorted({m.hardware for m in layers})
     if len(devices) > 1:

@@ -33,7 +33,8 @@ def import_table(
 
     apart(output, table)
     if output.suffix not in ("", ".jsonl"):  # pipes and devices have none
-        raise InputError(f"--output {output} does not end in .jsonl, by which datasets are known: write {output}.jsonl")
+        written = output.with_suffix(".jsonl")
+        raise InputError(f"--output {output} does not end in .jsonl, by which datasets are known: write {written}")
     content = read_table(table, skip_bad_rows)
     _report_doubts(table, content.measurements)
     count = write_measurements(output, content.measurements, {"source": table.name})

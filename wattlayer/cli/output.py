@@ -17,7 +17,10 @@ from ..errors import InputError, writing
 WIDE = 80
 """Columns below which lists are written instead of tables of many columns."""
 
-ESSENTIAL = frozenset({"path", "module", "kind", "energy", "share", "name", "title", "trained", "zoo", "traced", "refused"})
+ESSENTIAL = frozenset(
+    {"path", "module", "kind", "energy", "share", "name", "title", "trained", "zoo", "traced", "refused"}
+    | {"split", "predictor", "rows of", "n", "median", "p90"}
+)
 """Columns that tables keep on a narrow terminal."""
 
 
@@ -53,7 +56,7 @@ def busy(text: str) -> Iterator[Callable[..., None]]:
 
 @contextmanager
 def _descriptor_as_stderr() -> Iterator[None]:
-    """Let what programs that a network starts, and libraries in C, write to standard output go to stderr as well."""
+    """Let what programs that a network starts write to standard output go to stderr as well."""
     try:
         kept = os.dup(1)
     except OSError:  # closed
@@ -89,10 +92,10 @@ def rendered(*parts: Any) -> str:
 
 
 def _slimmed(part: Any) -> bool:
-    """Leave a table of energies, devices or zoos the columns of `ESSENTIAL`; nine columns in the width of three say nothing."""
+    """Leave a table of energies, devices, zoos or errors the columns of `ESSENTIAL`: nine in the width of three say nothing."""
     from rich.table import Table
 
-    if not isinstance(part, Table) or not {"energy", "trained", "zoo"} & {column.header for column in part.columns}:
+    if not isinstance(part, Table) or not {"energy", "trained", "zoo", "p90"} & {column.header for column in part.columns}:
         return False
     part.columns = [column for column in part.columns if column.header in ESSENTIAL]
     return True

@@ -120,11 +120,37 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(x)
 
 
+# --- recurrent cells, which PyTorch joins to one kernel on GPUs only (aten/src/ATen/native/RNN.cpp)
+
+
+def _lstm_cell(input_gates: torch.Tensor, hidden_gates: torch.Tensor, cx: torch.Tensor, **biases: torch.Tensor) -> Tensors:
+    gates = sum(biases.values(), input_gates + hidden_gates)
+    take, forget, new, give = gates.chunk(4, 1)
+    cell = forget.sigmoid() * cx + take.sigmoid() * new.tanh()
+    return [give.sigmoid() * cell.tanh(), cell, gates]
+
+
+def _gru_cell(
+    input_gates: torch.Tensor, hidden_gates: torch.Tensor, hx: torch.Tensor,
+    input_bias: torch.Tensor | float = 0.0, hidden_bias: torch.Tensor | float = 0.0,
+) -> Tensors:  # fmt: skip
+    (reset, update, new), old = (input_gates + input_bias).chunk(3, 1), (hidden_gates + hidden_bias).chunk(3, 1)
+    reset, update = (reset + old[0]).sigmoid(), (update + old[1]).sigmoid()
+    new = (new + reset * old[2]).tanh()
+    return [new + update * (hx - new), torch.cat([reset, update, new, hx, old[2]], 1)]
+
+
+_CELLS: dict[str, Callable[..., Tensors]] = {"_thnn_fused_lstm_cell": _lstm_cell, "_thnn_fused_gru_cell": _gru_cell}
+"""What a processor runs in their place, operator by operator."""
+
+
 # --- from a record to an overload and its arguments
 
 
 def bind(layer: Layer, tensors: Tensors, device: torch.device | str | None = None) -> tuple[Any, dict[str, Any]]:
     """Return the overload that takes what was recorded, and its arguments by name; what has no operands is made on `device`."""
+    if layer.kind in _CELLS and tensors[0].device.type == "cpu":
+        return _CELLS[layer.kind], {x.name: tensor for x, tensor in zip(layer.inputs, tensors)}
     candidates = []
     in_place = layer.kind in PLACED and not layer.argument(COPIED, False)
     for overload in _overloads(layer.kind, in_place):

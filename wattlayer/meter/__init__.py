@@ -29,7 +29,7 @@ class Clock(Protocol):
 
 
 class Meter(Protocol):
-    """Something that knows the energy used so far."""
+    """Something that knows the energy used so far; `refresh_s`, where it has it, is how stale a reading may be."""
 
     @property
     def name(self) -> str: ...

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from ..evaluate import Evaluation
+    from ..evaluate import Evaluation, Score
 
 
 def estimate_tables(estimate: Estimate, top: int = 10, depth: int = 1) -> list[RenderableType]:
@@ -149,14 +149,20 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     hardware = ", ".join(dict.fromkeys(s.hardware for s in evaluation.scores))
     title = f"model {escaped(evaluation.model)}, rows of {escaped(hardware)}: absolute percentage error of energy"
     table = table_of(title, "split", "predictor", "rows of", "n", "median", "p90", "signed", "Spearman", "Kendall",
-                   "time, median", "noise", "noise / median", f"in {LEVEL:.0%}")  # fmt: skip
+                   "time", "noise", f"in {LEVEL:.0%}")  # fmt: skip
     for s in evaluation.scores:
         table.add_row(
             f"{s.split} ({s.unit})", s.predictor, s.subset, str(s.rows), _percent(s.mdape_frac), _percent(s.p90_ape_frac),
             f"{s.signed_median_frac:+.1%}", _number(s.spearman), _number(s.kendall), _percent(s.time_mdape_frac),
-            _percent(s.noise_floor_frac), _number(s.noise_share), _percent(s.coverage_frac),
+            _noise(s), _percent(s.coverage_frac),
         )  # fmt: skip
     return table
+
+
+def _noise(s: Score) -> str:
+    """The noise floor, and what share of the median error it is."""
+    share = "" if s.noise_of_error_frac is None else f" ({s.noise_of_error_frac:.0%})"
+    return _percent(s.noise_floor_frac) + share
 
 
 def _percent(value: float | None) -> str:

@@ -42,9 +42,9 @@ MOST_OF_ROOFLINE, MOST_SPREAD, MOST_OF_REPEAT = 400.0, 300.0, 2.0
 """Beyond these the rows of a table are in doubt: the median of times over what data sheets allow (of seven measured devices 1.5
 to 39), the same of its slowest tenth over its fastest (2 to 23), and the most over the least of repeats of one layer in one run,
 in time and in energy (at most 1.33 and 1.39)."""
-MIN_LAYERS = 10
-DECISIVE = ("flags", "regime", "energy_corrected_j", "mha_fastpath")
+DECISIVE = ("flags", "regime", "energy_corrected_j", "mha_fastpath", "attempt")
 """What a dataset says of a row that decides whether it counts, or for how much: a table has no place for it."""
+MIN_LAYERS = 10
 """Fewer rows of a device are not doubted together."""
 
 FORMATS = (layers, networks, irene, getzner, neurstruc)
