@@ -59,6 +59,7 @@ UPWARD = {
     ("estimate", "whatif"): "Estimate.whatif is the documented call; it traces and estimates again",
     ("estimate", "notebook"): "how a notebook shows an estimate is looked up on the estimate itself",
     ("model", "training"): "EnergyModel.train is the documented call; a model that is only loaded needs no training",
+    ("model", "evaluate"): "EnergyModel.train traces the measured networks among its rows",
     ("model", "transfer"): "load_model answers for every device by name; one without a model gets one from its data sheet",
     (
         "recorder",

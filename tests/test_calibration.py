@@ -286,11 +286,18 @@ def test_trained_once_it_is_found_by_name_and_checked_on_networks(run, home, poo
     code, out, err = run("train", data)
     path = home / "models" / "rtx3090.json"
     assert (code, err) == (0, "") and path.is_file()
-    assert "whole networks measured there" in out and "network" in out
+    assert "whole networks measured there (no test: the model may have learned from them" in out and "network" in out
     shown = json.loads(run("hardware", "rtx3090", "--json")[1])
     assert shown["basis"] == "measured" and shown["figures"][0]["split"] == "given"
     assert shown["figures"][0]["rows"] == 1 and shown["figures"][0]["mdape_frac"] > 0
     assert "of a measured model: 60 rows of 60 layers" in run("hardware", "rtx3090")[1]
+    rows = wl.read_measurements(data)
+    assert EnergyModel.train(rows).metadata.launches == load_model("rtx3090").metadata.launches, "in Python as here"
+    # more rows calibrate what is known without that model, which knows these
+    code, out, err = run("calibrate", "rtx3090", data, "--output", tmp_path / "more.json")
+    assert code == 0 and "rtx3090 (data sheet), calibrated with 60 layers" in out
+    assert err == "left out 1 row of whole networks: layers alone calibrate\n"
+    assert "is a file: name a device" in run("hardware", path)[2]
 
 
 def test_training_without_networks_says_how_to_check(run, pool, tmp_path):

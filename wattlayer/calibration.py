@@ -21,7 +21,7 @@ from .features import Array, Columns
 from .hardware import Hardware, find_hardware, known_hardware
 from .intervals import Conformal, Support, correlation
 from .labels import looped
-from .model import ASSUMED_POWER, EnergyModel, Metadata, Regressor, load_model, models_folder, shipped_models
+from .model import ASSUMED_POWER, EnergyModel, Metadata, Regressor, load_model, models_folder, shipped_models, user_models
 from .power import PowerScaffold
 from .residual import Residual, model_features
 from .scaffold import BLOCKS, RATES, Scaffold, cells, group_of_cell, groups, lenders
@@ -77,7 +77,8 @@ def calibrate(
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
     (error, distance), adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
     groups = np.array([x.group for x in rows.layers])
-    common = correlation(error, random_folds(rows, seed), groups)
+    # few rows of few groups cannot show that errors have less in common than those of the base
+    common = max(correlation(error, random_folds(rows, seed), groups), base.metadata.conformal.correlation)
     single, place = of_readings(error, rows, np.arange(len(error)), Rows.of(chosen))
     conformal = base.metadata.conformal.moved(single, groups[place].tolist(), distance[place], common)
     metadata = replace(
@@ -102,11 +103,14 @@ def _refuse_told(base: EnergyModel, chosen: Sequence[Measurement]) -> None:
 def start_from(name: str | Path, measurements: Sequence[Measurement]) -> EnergyModel:
     """Return the model called `name` to calibrate with `measurements`; raise InputError as `load_model` does.
 
-    The name of a device whose own model was calibrated means what is known of it without: the shipped model or the data sheet.
-    Where it rests on a data sheet and all rows were measured in eager mode it launches as such loops do, not as graphs.
+    The name of a device whose own model was calibrated, or is the user's and may have learned from these rows of it, means what
+    is known of it without: the shipped model or the data sheet. Where it rests on a data sheet and all rows were measured in
+    eager mode it launches as such loops do, not as graphs.
     """
     model = load_model(name)
-    if model.metadata.calibrated and (own := str(name)) in known_hardware():
+    own = str(name)
+    learned = own in user_models() and any(m.hardware == own for m in measurements)
+    if own in known_hardware() and (model.metadata.calibrated or learned):
         model = EnergyModel.load(models_folder() / f"{own}.json") if own in shipped_models() else from_data_sheet(own)
     loops = model.metadata.basis == "data sheet" and looped(measurements)
     return from_data_sheet(model.hardware, looped=True) if loops else model

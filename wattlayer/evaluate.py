@@ -27,7 +27,7 @@ from .layer import Layer
 from .model import EnergyModel, load_model
 from .predict import load_measured, trace_network
 from .splits import OF_NETWORKS, Groups, Networks, Unseen, check_splits, folds, layer_tasks, unseen_networks
-from .training import Rows, digest, merge, tell_launches
+from .training import Rows, digest, merge
 
 if TYPE_CHECKING:
     import pandas
@@ -148,12 +148,12 @@ def evaluate(
     check_splits(splits)
     check_seed(seed)
     model = load_model(model)
-    networks = list(networks)
-    checked(x[0] if isinstance(x, tuple) and len(x) == 2 else x for x in networks)
+    given: list[Any] = list(networks)
+    checked(x[0] if isinstance(x, tuple) and len(x) == 2 else x for x in given)
     measurements = [m for m in checked(measurements) if m.hardware == model.hardware]
     own = [m for m in labels(measurements) if m.layer is not None]
-    named = [m for m in networks if isinstance(m, Measurement) and m.hardware == model.hardware]
-    networks = [*traced_networks(named, progress), *(x for x in networks if not isinstance(x, Measurement))]
+    named = [m for m in given if isinstance(m, Measurement) and m.hardware == model.hardware]
+    networks = [*traced_networks(named, progress), *(x for x in given if not isinstance(x, Measurement))]
     if not own and not networks:
         raise InputError(f"none of the rows is of {model.hardware}, the hardware of model {model.name!r}")
     if len({m.meter for m in own} | {m.meter for m, _ in networks}) > 1:
@@ -347,7 +347,7 @@ def _unseen_networks(
 
 
 def _without(part: Unseen, hardware: str, baselines: bool, seed: int) -> dict[str, list[_Sum]]:
-    model = tell_launches(EnergyModel.train(part.rows, seed=seed, hardware=hardware), part.known, part.rows)
+    model = EnergyModel.train(part.rows, seed=seed, hardware=hardware, networks=part.known)
     answers = {"wattlayer": _priced(part.passes, model)}
     return answers | (_baseline_sums(part, answers["wattlayer"], model) if baselines else {})
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ from .power import CONSUMERS, PowerScaffold
 from .residual import MODEL_FEATURES, Residual, model_features
 from .scaffold import RATES, Scaffold
 from .whole import whole_file
+
+if TYPE_CHECKING:
+    from .trace import Trace
 
 SCHEMA = 13
 ASSUMED_POWER = "assumed power"
@@ -273,16 +276,29 @@ class EnergyModel:
 
     @staticmethod
     def train(
-        measurements: Iterable[Measurement], seed: int = 0, hardware: str | None = None, name: str | None = None, source: str = ""
+        measurements: Iterable[Measurement],
+        seed: int = 0,
+        hardware: str | None = None,
+        name: str | None = None,
+        source: str = "",
+        networks: Sequence[tuple[Measurement, Trace]] | None = None,
     ) -> EnergyModel:
         """Train on measured layers of one device; deterministic by `seed`.
 
-        `hardware` picks one device where the rows are of several. Raises InputError for too few layers, several
-        devices, or measured and assumed energies mixed.
+        Measured `networks`, each with its trace, tell how it launches; where they are not given, those among the `measurements`
+        are traced by their names. `hardware` picks one device where the rows are of several. Raises InputError for too few
+        layers, several devices, measured and assumed energies mixed, or a network that cannot be traced.
         """
-        from .training import train
+        from .training import tell_launches, train
 
-        return train(list(measurements), seed=seed, hardware=hardware, name=name, source=source)
+        rows = list(measurements)
+        model = train(rows, seed=seed, hardware=hardware, name=name, source=source)
+        if networks is None:
+            from .evaluate import traced_networks
+
+            if not (networks := traced_networks([m for m in rows if m.hardware == model.hardware])):
+                return model
+        return tell_launches(model, networks, rows)
 
     def with_launches(self, launches: Launches) -> EnergyModel:
         """Return this model with what `launches` tells of passes."""

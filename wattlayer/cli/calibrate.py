@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,8 @@ def calibrate(
     check_one_board(data, hardware)
     rows = measurements_of(data, skip_bad_rows)
     fitted = adapted(model, rows, hardware=hardware, name=None if output is None else output.stem, seed=seed)
+    if ignored := sum(m.network is not None for m in rows):
+        print(f"left out {ignored} row{'s' * (ignored > 1)} of whole networks: layers alone calibrate", file=sys.stderr)
     path = output or own_path(fitted.hardware)
     fitted.save(path)
     facts = fitted.metadata

@@ -52,8 +52,11 @@ def _here(name: str | None) -> str:
 
 def _one(name: str, as_json: bool) -> str:
     from ..hardware import find_hardware
+    from ..model import is_file_name
     from ..unseen import older_features
 
+    if is_file_name(name):
+        raise InputError(f"hardware {name!r} is a file: name a device; of a model file `wattlayer evaluate` prints the errors")
     device = find_hardware(name)
     basis, told = _basis(name)
     figures, features = _figures(name), _figures_features(basis)

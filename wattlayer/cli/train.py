@@ -39,7 +39,6 @@ def train(
     from ..dataset import check_one_board
     from ..evaluate import Tracer, traced_networks
     from ..model import EnergyModel
-    from ..training import tell_launches
 
     apart(output, *data)
     model_file(output)
@@ -50,8 +49,7 @@ def train(
         networks = traced_networks([m for m in rows if hardware in (None, m.hardware)], tracer=tracer)
     name = None if output is None else output.name.removesuffix(".json")
     with busy(f"training on {len(rows)} rows"):
-        model = EnergyModel.train(rows, seed=seed, hardware=hardware, name=name, source=source)
-    model = tell_launches(model, networks, rows)
+        model = EnergyModel.train(rows, seed=seed, hardware=hardware, name=name, source=source, networks=networks)
     path = output or own_path(model.hardware)
     model.save(path)
     facts = model.metadata
@@ -70,7 +68,7 @@ def _check(model: EnergyModel, networks: list[tuple[Measurement, Trace]], path: 
         return
     result = score(model, [], networks, progress=progress)
     progress("")
-    print("whole networks measured there (they and their layers are among the training rows):")
+    print("whole networks measured there (no test: the model may have learned from them and from their layers):")
     print(rendered(evaluation_table(result)), end="")
     record = path.parent / "evaluations" / path.name
     with writing(record):
