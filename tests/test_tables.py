@@ -371,6 +371,24 @@ def test_rows_that_together_cannot_be_right_are_doubted():
     assert doubts([replace(x, hardware="board-of-elsewhere") for x in linears(1000.0)]) == []
 
 
+@pytest.mark.parametrize(
+    ("power_w", "told"),
+    [
+        (100.0, None),
+        (180.0, "20 of 20 rows draw more than the 165 W of a30: check the device's name"),
+        (29.0, "20 of 20 rows draw less than a30 idle, 30 W: energy is all that the device draws, idle included"),
+    ],
+)
+def test_powers_that_another_device_would_draw_are_doubted(power_w, told):
+    rows = [replace(x, energy_j=power_w * x.time_s) for x in linears()]
+    assert doubts(rows) == ([told] if told else [])
+    few = [replace(x, energy_j=100.0 * x.time_s) for x in linears()]
+    over = power_w > 165.0  # a maker's own board draws more now and then, none less than idle
+    assert doubts([*few[:8], *rows[8:]] if over else [*few[:-1], rows[-1]]) == (
+        [] if not told or over else [told.replace("20 of", "1 of")]
+    )
+
+
 def test_layers_that_take_as_long_as_a_launch_are_not_doubted():
     """Eight to 27 numbers in 10 us: ten thousand times what moving them takes."""
     small = [traced(nn.ReLU(), n) for n in range(8, 28)]
