@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SyntheticDevice, draw_layers
+from conftest import SyntheticDevice, draw_layers, needs_torchvision
 from torch import nn
 
 from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model, trace
@@ -379,7 +379,8 @@ def test_too_few_mixed_or_foreign_rows_are_refused(device, layers):
         EnergyModel.train([*rows, replace(rows[0], meter="assumed-power")])
 
 
-def test_networks_among_the_rows_are_left_out(device, layers):
+@needs_torchvision
+def test_networks_among_the_rows_are_no_layers(device, layers):
     rows = device.measure(layers[:30])
     network = Measurement("a30", 0.01, 1.0, network="resnet18", input_shapes=((1, 3, 224, 224),))
     assert EnergyModel.train([*rows, network]).metadata.rows == 30

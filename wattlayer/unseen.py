@@ -292,6 +292,6 @@ def curves_table(points: Sequence[Curve]) -> str:
 
 
 def older_features(version: int) -> list[str]:
-    """Return the lines to say beside curves measured with features `version`; none where that is today's."""
+    """Return the line to say beside curves measured with features `version`; none where that is today's."""
     told = f"The curves were measured with features version {version}, not with today's {FEATURES_VERSION}."
     return [] if version == FEATURES_VERSION else [told]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import MeterError
-from ..meter.choose import NAMES
+from ..meter.choose import openers
 from .app import SeveralValues, app
 from .options import SeedOption
 
@@ -36,7 +36,7 @@ def measure(
         typer.Option("--layers", help="Distinct layers to plan for, 1100 or 200; those of whole networks are the least."),
     ] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Put 30 % of the budget where this model is unsure.")] = None,
-    meter: Annotated[str, typer.Option("--meter", help=f"auto, {', '.join(NAMES)}.")] = "auto",
+    meter: Annotated[str, typer.Option("--meter", help=f"auto, {', '.join(openers())}.")] = "auto",
     assumed_power_w: Annotated[float | None, typer.Option("--assumed-power-w", help="With --meter assumed-power.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cuda, cuda:N or cpu.")] = None,
     name: Annotated[str | None, typer.Option("--hardware", help="What rows call this device.")] = None,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import WattlayerError
-from ..meter.choose import NAMES
+from ..meter.choose import openers
 from .run import Options, run_campaign
 from .summary import Tick
 
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         help="distinct layers to plan for (default 1100); those of whole networks are the least",
     )
     add("--model", type=Path, metavar="FILE", help="put 30 %% of the budget where this model is unsure")
-    add("--meter", choices=("auto", *NAMES))
+    add("--meter", choices=("auto", *openers()))
     add("--assumed-power-w", type=float, metavar="W", help="with --meter assumed-power; its rows are labelled")
     add("--device", help="cuda, cuda:N or cpu")
     add("--hardware", metavar="NAME", help="what rows call this device (default: the registry's name, else its own)")

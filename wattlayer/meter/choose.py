@@ -9,8 +9,6 @@ from . import Instrument, Unavailable
 
 Opener = Callable[[], Instrument]
 
-NAMES = ("nvml", "rapl", "zeus", "assumed-power")
-
 AUTOMATIC = {"cuda": ("nvml", "zeus"), "cpu": ("rapl", "zeus")}
 """Meters tried in turn per device type; "assumed-power" only when asked for."""
 
@@ -27,8 +25,12 @@ def openers(
     from .rapl import open_rapl
     from .zeus import open_zeus
 
-    opening = (lambda: open_nvml(uuid, pci_bus_id), open_rapl, lambda: open_zeus(index), lambda: open_assumed(assumed_power_w))
-    return dict(zip(NAMES, opening, strict=True))
+    return {
+        "nvml": lambda: open_nvml(uuid, pci_bus_id),
+        "rapl": open_rapl,
+        "zeus": lambda: open_zeus(index),
+        "assumed-power": lambda: open_assumed(assumed_power_w),
+    }
 
 
 def choose(wanted: str, device_type: str, known: Mapping[str, Opener]) -> Instrument:
