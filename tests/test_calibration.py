@@ -136,6 +136,13 @@ def test_the_host_of_another_board_is_another_one(model, pool):
     assert own == told.launches, "on its own board nothing changes"
 
 
+def test_few_rows_do_not_show_that_errors_have_less_in_common_than_those_of_the_base(model, pool):
+    common = dataclasses.replace(model.metadata.conformal, correlation=0.97)
+    base = EnergyModel.of(dataclasses.replace(model.metadata, conformal=common), model.regressor)
+    low, high = (calibrate(x, T2080.measure(pool[:40])).metadata.conformal.correlation for x in (model, base))
+    assert model.metadata.conformal.correlation <= low < 0.97 and high == 0.97
+
+
 def test_a_base_is_named_as_on_the_command_line(pool):
     rows = [m_as(dataclasses.replace(m, mode="eager"), "rtx3090") for m in T2080.measure(pool[:20])]
     assert wl.calibrate("rtx3090", rows).sha256 == calibrate(start_from("rtx3090", rows), rows).sha256
