@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from wattlayer.hardware import find_hardware
 from wattlayer.model import EnergyModel
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     slowdown = np.log(held.time_s / plain.time_s)[at_limit]
     late = np.log(rows.time_s / plain.time_s)[at_limit]
     slope, _ = np.polyfit(slowdown, late, 1)
-    rank = np.corrcoef(slowdown.argsort().argsort(), late.argsort().argsort())[0, 1]
+    rank = spearmanr(slowdown, late).statistic  # most of the former are equal: none is foretold
     print(f"slow-down foretold at the limit: median {np.expm1(np.median(slowdown)):.1%}; slope {slope:.2f}, Spearman {rank:.2f}")
 
 
