@@ -516,6 +516,127 @@ def test_convolutions_that_onnx_does_not_know_are_refused(tmp_path, op, attribut
         trace_name(str(path))
 
 
+def int64(*values):
+    return np.array(values, dtype=np.int64)
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "weights", "attributes", "kinds", "out"),
+    [
+        ("MaxPool", (1, 3, 33, 49), [], {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}, None,
+         (1, 3, 17, 25)),
+        ("Conv", (1, 3, 33, 49), [np.zeros((4, 3, 3, 3), np.float32)], {"dilations": [2, 2], "auto_pad": "SAME_LOWER"},
+         ["conv2d"], (1, 4, 33, 49)),
+        ("MaxPool", (1, 3, 33, 49), [], {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "VALID"}, None, (1, 3, 16, 24)),
+        ("ConvTranspose", (1, 3, 32, 48), [np.zeros((3, 4, 3, 3), np.float32)], {"strides": [2, 2], "output_padding": [1, 1]},
+         ["conv_transpose2d"], (1, 4, 66, 98)),
+        ("GlobalMaxPool", (1, 3, 32, 48), [], {}, ["adaptive_max_pool2d"], (1, 3, 1, 1)),
+        ("Gemm", (4, 2), [np.zeros((4, 5), np.float32)], {"transA": 1}, None, (2, 5)),
+        ("Gemm", (4, 2), [np.zeros((5, 2), np.float32), np.zeros((4, 5), np.float32)], {"transB": 1}, ["addmm"], (4, 5)),
+        ("Slice", (2, 48), [int64(-1), int64(-100), int64(1), int64(-5)], {}, ["flip"], (2, 10)),
+        ("Slice", (2, 48), [int64(1), int64(48), int64(1), int64(5)], {}, [], (2, 10)),
+        ("Unsqueeze", (2, 4), [int64(-1, 0)], {}, [], (1, 2, 4, 1)),
+        ("Reshape", (1, 3, 32, 48), [int64(0, 0, -1)], {}, [], (1, 3, 1536)),
+        ("Pad", (1, 3, 32, 48), [int64(0, 0, 1, 2, 0, 0, 3, 4)], {}, ["constant_pad_nd"], (1, 3, 36, 54)),
+        ("DepthToSpace", (1, 12, 4, 4), [], {"blocksize": 2}, ["pixel_shuffle"], (1, 3, 8, 8)),
+        ("SpaceToDepth", (1, 3, 8, 8), [], {"blocksize": 2}, ["pixel_unshuffle"], (1, 12, 4, 4)),
+        ("Trilu", (4, 4), [], {}, ["triu"], (4, 4)),
+        ("Trilu", (4, 4), [], {"upper": 0}, ["tril"], (4, 4)),
+        ("Gather", (6, 4), [int64(1, 2, 3)], {}, ["index_select"], (3, 4)),
+        ("Gather", (6, 4), [int64([1, 2, 3])], {}, ["embedding"], (1, 3, 4)),
+        ("GatherND", (2, 4), [int64([0, 1], [1, 2], [1, 3])], {}, ["index"], (3,)),
+        ("ReduceSum", (1, 3, 32, 48), [int64(2, 3)], {}, ["sum"], (1, 3, 1, 1)),
+        ("ReduceSum", (2, 4), [], {"keepdims": 0}, ["sum"], ()),
+        ("ReduceSum", (2, 4), [], {"noop_with_empty_axes": 1}, [], (2, 4)),
+        ("ReduceProd", (2, 4, 3), [], {"axes": [0, 1], "keepdims": 0}, ["prod", "prod"], (3,)),
+        ("ArgMax", (2, 4), [], {}, ["argmax"], (1, 4)),
+        ("TopK", (2, 4), [int64(2)], {}, ["topk"], (2, 2)),
+        ("Clip", (2, 4), [], {}, [], (2, 4)),
+    ],
+    ids=lambda x: x if isinstance(x, str) else None,
+)  # fmt: skip
+def test_operators_follow_the_defaults_and_the_attributes_of_onnx(tmp_path, op, shape, weights, attributes, kinds, out):
+    given = [(f"w{i}", x) for i, x in enumerate(weights)]
+    outputs = ["h", "i"] if op == "TopK" else ["h"]
+    nodes = [node(op, ["x", *(name for name, _ in given)], outputs, **attributes), node("Neg", ["h"], ["y"])]
+    opset = 13 if op == "ReduceProd" else 20  # axes as an attribute
+    layers = trace_name(str(made(tmp_path / "net.onnx", nodes, [("x", FLOAT, shape)], weights=given, opset=opset))).layers
+    assert layers[-1].outputs[0].shape == out
+    assert kinds is None or [x.kind for x in layers] == [*kinds, "neg"]
+
+
+@pytest.mark.parametrize("pads", [{"pads": [2, 2, 2, 2]}, {"auto_pad": "SAME_UPPER"}], ids=["given", "same"])
+@pytest.mark.parametrize("ceil", [0, 1])
+def test_a_pool_padded_by_more_than_half_its_kernel_is_padded_before(tmp_path, pads, ceil):
+    """ONNX counts the gaps of a kernel to it, PyTorch refuses such padding."""
+    pool = node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], dilations=[2, 2], ceil_mode=ceil, **pads)
+    layers = trace_name(str(made(tmp_path / "net.onnx", [pool], [("x", FLOAT, (1, 3, 32, 32))]))).layers
+    assert [x.kind for x in layers] == ["constant_pad_nd", "max_pool2d"] and layers[-1].outputs[0].shape == (1, 3, 32, 32)
+    half = node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    assert [x.kind for x in trace_name(str(made(tmp_path / "net.onnx", [half], IMAGES))).layers] == ["max_pool2d"]
+
+
+def test_a_split_without_sizes_rounds_up_and_a_sequence_ends_with_what_is_left(tmp_path):
+    """Ten are four, four and two."""
+    split = [node("Split", ["x"], ["a", "b", "c"], axis=1, num_outputs=3), node("Neg", ["c"], ["y"])]
+    sequence = [
+        node("SplitToSequence", ["x", "four"], ["s"], axis=1),
+        node("SequenceAt", ["s", "two"], ["c"]),
+        node("Neg", ["c"], ["y"]),
+    ]
+    weights = [("four", np.array(4)), ("two", np.array(2))]
+    for nodes in (split, sequence):
+        assert out_shape(made(tmp_path / "net.onnx", nodes, [("x", FLOAT, (3, 10))], weights=weights)) == (3, 2)
+
+
+def test_sizes_are_those_from_start_to_end_and_scaled_ones_are_rounded_down(tmp_path):
+    nodes = [node("Shape", ["x"], ["s"], start=1, end=2), node("Concat", ["s", "rest"], ["to"], axis=0)]
+    nodes += [node("Reshape", ["x", "to"], ["h"]), node("Neg", ["h"], ["y"])]
+    assert out_shape(made(tmp_path / "net.onnx", nodes, IMAGES, weights=[("rest", int64(-1))])) == (3, 1536)
+    scales = [("scales", np.array([1, 1, 1.1, 1.1], dtype=np.float32))]
+    resize = node("Resize", ["x", "", "scales"], ["y"], mode="linear")
+    assert out_shape(made(tmp_path / "net.onnx", [resize], IMAGES, weights=scales)) == (1, 3, 35, 52), "35.2 and 52.8"
+
+
+def test_whole_numbers_are_divided_into_whole_numbers_and_a_mean_is_divided(tmp_path):
+    halves = made(tmp_path / "net.onnx", [node("Div", ["x", "z"], ["y"])], [("x", INT64, (2, 4)), ("z", INT64, (2, 4))])
+    assert [x.outputs[0].dtype for x in trace_name(str(halves)).layers] == ["int64"]
+    mean = made(tmp_path / "net.onnx", [node("Mean", ["x", "z"], ["y"])], [("x", FLOAT, (2, 4)), ("z", FLOAT, (2, 4))])
+    assert [x.kind for x in trace_name(str(mean)).layers] == ["add", "div"]
+
+
+def test_directions_of_a_recurrent_layer_come_before_its_batch(tmp_path):
+    weights = [("w", np.zeros((2, 16, 8), np.float32)), ("r", np.zeros((2, 16, 4), np.float32))]
+    nodes = [node("LSTM", ["x", "w", "r"], ["h"], hidden_size=4, direction="bidirectional"), node("Neg", ["h"], ["y"])]
+    first, last = trace_name(str(made(tmp_path / "net.onnx", nodes, [("x", FLOAT, (5, 3, 8))], weights=weights))).layers[-2:]
+    assert first.kind == "lstm" and last.outputs[0].shape == (5, 2, 3, 4), "time, directions, batch, size"
+    assert first.flop == pytest.approx(2 * 2 * 5 * 3 * 16 * (8 + 4), rel=0.1), "two directions of products"
+
+
+def test_attention_of_opset_23_knows_its_heads_and_what_came_before(tmp_path):
+    shapes = [("q", FLOAT, (2, 6, 32)), ("k", FLOAT, (2, 6, 16)), ("v", FLOAT, (2, 6, 16))]
+    heads = node("Attention", ["q", "k", "v"], ["y"], q_num_heads=4, kv_num_heads=2, is_causal=1)
+    (layer,) = trace_name(str(made(tmp_path / "net.onnx", [heads], shapes, opset=23))).layers[:1]
+    assert [x.shape for x in layer.inputs] == [(2, 4, 6, 8), (2, 2, 6, 8), (2, 2, 6, 8)]
+    assert layer.argument("is_causal", False)
+    apart = [(name, FLOAT, (2, 4, 1, 8)) for name in "qkv"] + [(name, FLOAT, (2, 4, 5, 8)) for name in ("pk", "pv")]
+    step = node("Attention", ["q", "k", "v", "", "pk", "pv"], ["y", "nk", "nv"])
+    layers = trace_name(str(made(tmp_path / "net.onnx", [step], apart, opset=23))).layers
+    assert [x.kind for x in layers] == ["cat", "cat", "scaled_dot_product_attention"]
+    assert layers[-1].inputs[1].shape == (2, 4, 6, 8), "five positions of before and this one"
+
+
+def test_an_attribute_that_a_call_gives_goes_before_the_default_of_its_function(tmp_path):
+    helper = pytest.importorskip("onnx").helper
+    body = node("Softmax", ["a"], ["b"])
+    body.attribute.append(pytest.importorskip("onnx").AttributeProto(name="axis", ref_attr_name="along", type=2))
+    along, opsets = helper.make_attribute("along", 0), [helper.make_opsetid("", 20)]
+    own = helper.make_function("own", "F", ["a"], ["b"], [body], opsets, [], [along])
+    for given, axis in (({}, 0), ({"along": 1}, 1)):
+        path = made(tmp_path / "net.onnx", [node("F", ["x"], ["y"], domain="own", **given)], functions=[own])
+        assert trace_name(str(path)).layers[0].argument("dim") == axis
+
+
 def test_average_pooling_with_gaps_is_refused(tmp_path):
     path = made(tmp_path / "net.onnx", [node("AveragePool", ["x"], ["y"], kernel_shape=[3, 3], dilations=[2, 2])], IMAGES)
     with pytest.raises(InputError, match="averages windows with gaps"):

@@ -11,6 +11,7 @@ from torch import nn
 import wattlayer as wl
 from wattlayer.errors import InputError
 from wattlayer.fusion import FOLDED, FUSED, NO_GAPS, folded, fuse, with_bias
+from wattlayer.rewrite import trace_as
 
 
 class Residual(nn.Module):
@@ -212,6 +213,19 @@ def test_int4_holds_two_weights_in_a_byte_and_a_scale_and_zero_point_for_128(tmp
     assert energy_j == sorted(energy_j, reverse=True) and energy_j[2] < 0.9 * energy_j[1]
 
 
+def test_weights_of_whole_numbers_are_held_as_they_are():
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", torch.ones(4, 8, dtype=torch.int64))
+
+        def forward(self, x):
+            return nn.functional.linear(x.long(), self.weight)
+
+    (linear,) = (x for x in trace_as("int8", Whole(), torch.empty(2, 8)).layers if x.kind == "linear")
+    assert linear.operand("weight").dtype == "int64" and linear.operand("scale") is None
+
+
 def test_a_changed_trace_no_longer_says_what_feeds_what():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
     estimate = wl.predict(net, torch.empty(1, 3, 8, 8))
@@ -249,3 +263,128 @@ def test_channels_last_is_recorded_as_strides_and_compiles():
     assert trace.layers[0].inputs[0].channels_last
     assert not wl.trace(net, torch.empty(2, 8, 16, 16)).layers[0].inputs[0].channels_last
     assert kinds(fuse(trace)) == ["conv2d"]
+
+
+def through(forward, *shapes):
+    """The kinds that a compiled forward comes to, on floats of these shapes."""
+    return kinds(fuse(wl.trace(Called(forward), *(torch.empty(shape) for shape in shapes))))
+
+
+class Called(nn.Module):
+    def __init__(self, forward):
+        super().__init__()
+        self.run = forward
+
+    def forward(self, *inputs):
+        return self.run(*inputs)
+
+
+def test_a_kernel_holds_64_operators_and_reads_8_tensors_of_a_concatenation():
+    long = through(nn.Sequential(*[nn.ReLU()] * 65), (4, 16))
+    assert [len(x.split()) for x in long] == [64, 1]
+    assert through(lambda x: torch.cat([x] * 8).relu(), (4, 16)) == ["cat relu"]
+    assert through(lambda x: torch.cat([x] * 9).relu(), (4, 16)) == ["cat", "relu"]
+
+
+@pytest.mark.parametrize(
+    ("normalise", "rows"),
+    [
+        (nn.GroupNorm(4, 8), 2 * 4),
+        (nn.InstanceNorm2d(8), 2 * 8),
+        (nn.LayerNorm((4, 4)), 2 * 8),
+        (nn.LayerNorm(4), 2 * 8 * 4),
+        (nn.Softmax(-1), 2 * 8 * 4),
+    ],
+    ids=repr,
+)
+def test_two_reductions_are_one_kernel_where_they_have_the_same_rows(normalise, rows):
+    def summed(count):
+        return through(lambda x: normalise(x).reshape(count, -1).sum(-1), (2, 8, 4, 4))
+
+    assert len(summed(rows)) == 1 and len(summed(2 * rows)) == 2
+
+
+def test_rows_of_a_softmax_are_along_its_own_axis_and_as_long():
+    assert through(lambda x: x.softmax(0).sum(0), (4, 16)) == ["softmax sum"]
+    assert through(lambda x: x.softmax(0).sum(1), (4, 16)) == ["softmax", "sum"]
+    assert through(lambda x: x.softmax(1)[:, :8].sum(1), (4, 16)) == ["softmax", "sum"], "as many rows, each half as long"
+
+
+def test_what_scales_rows_joins_their_kernel_though_a_library_reads_it_as_well():
+    weight = nn.Linear(4, 4).weight
+
+    def forward(x, y):
+        y = y.relu()
+        return x.softmax(-1) * y[:, None], nn.functional.linear(y, weight)
+
+    assert sorted(through(forward, (4, 16), (4,))) == ["linear", "relu softmax mul"]
+
+
+def test_pooling_reads_memory_unless_it_is_a_mean_and_what_follows_joins_it():
+    image = (2, 8, 4, 4)
+    assert through(nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, 1, 1), nn.ReLU()), image) == ["relu", "max_pool2d relu"]
+    mean = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Sigmoid())
+    assert through(mean, image) == ["relu adaptive_avg_pool2d sigmoid"]
+    windows = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+    assert through(windows, image) == ["relu", "adaptive_avg_pool2d"]
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"), [(lambda x: x.cumsum(0), "cumsum"), (lambda x: torch.linalg.cross(x, x), "linalg_cross")]
+)
+def test_scans_and_what_has_another_domain_stay_calls_of_their_own(call, kind):
+    assert through(lambda x: call(x.relu()), (4, 3)) == ["relu", kind]
+
+
+def test_a_kernel_reads_of_a_table_what_it_takes():
+    net, ids = nn.Sequential(nn.Embedding(1000, 16), nn.ReLU()), torch.zeros(4, dtype=torch.int64)
+    (fused,) = fuse(wl.trace(net, ids)).layers
+    assert fused.read_bytes == 4 * 16 * 4 + 4 * 8, "four rows of floats and four indices"
+
+
+def test_parts_of_a_tensor_are_read_as_often_as_they_are_apart():
+    def read_bytes(forward):
+        (fused,) = fuse(wl.trace(Called(forward), torch.empty(4, 16))).layers
+        return fused.read_bytes
+
+    assert read_bytes(lambda x: x[:2].relu() * x[2:]) == 4 * 16 * 4, "two halves that do not overlap"
+    assert read_bytes(lambda x: x[:1].relu() + x) == 4 * 16 * 4, "the first row is of the whole"
+    assert read_bytes(lambda x: x[1:2].relu() + x[:2]) == 2 * 16 * 4, "so is one behind it, up to its end"
+    assert read_bytes(lambda x: x[:3].relu() * x[1:]) == 2 * 3 * 16 * 4, "neither of two that overlap holds the other"
+    assert read_bytes(lambda x: torch.cat([x[:1], x[1:], x[:2]]).relu()) == (3 + 2) * 16 * 4, "the first row is of the first two"
+
+
+def test_what_nobody_is_seen_to_read_is_written():
+    def forward(x):
+        x = x.relu()
+        x.exp()
+        return x
+
+    (fused,) = fuse(wl.trace(Called(forward), torch.empty(4, 16))).layers
+    assert fused.argument("of") == "relu exp" and fused.write_bytes == 2 * 4 * 16 * 4
+
+
+def test_a_kernel_is_named_by_its_last_call():
+    trace = fuse(wl.trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Sigmoid()), torch.empty(2, 4)))
+    assert trace.paths == ("0", "2")
+
+
+def test_a_batch_norm_stays_where_the_network_returns_what_it_reads():
+    trace = wl.trace(Normed(lambda conv, norm, x: (y := conv(x), norm(y))).eval(), torch.empty(2, 8, 16, 16))
+    assert kinds(folded(trace)) == ["conv2d", "batch_norm"]
+
+
+def test_a_kernel_runs_once_all_that_it_reads_is_there():
+    weight = nn.Linear(16, 16).weight
+    assert through(lambda x: x.relu() * nn.functional.linear(x, weight), (4, 16)) == ["linear", "relu mul"]
+
+
+def test_a_kernel_is_as_large_as_its_largest_call():
+    """What was broadcast into it does not make it smaller than what follows."""
+    weight = nn.Linear(16, 16).weight
+
+    def forward(x, y):
+        x = x * y.relu()
+        return x.exp(), nn.functional.linear(x, weight)
+
+    assert sorted(through(forward, (4, 16), (16,))) == ["linear", "relu mul exp"]

@@ -158,7 +158,7 @@ def _fused(members: Sequence[Layer], read: Iterable[Operand], written: Iterable[
 
 
 def _read_outside(layers: Sequence[Layer], flow: Flow, members: Sequence[int]) -> dict[tuple[int, int], Operand]:
-    """Return what a group reads of each value made elsewhere: each place once, a part of what is read whole not again."""
+    """Return what a group reads of each value made elsewhere: what lies within another read not again, overlaps in full."""
     own = {value for i in members for value in flow.writes[i]}
     found: dict[tuple[int, int], Operand] = {}
     for i in members:
@@ -166,7 +166,12 @@ def _read_outside(layers: Sequence[Layer], flow: Flow, members: Sequence[int]) -
             if place[0] not in own and (place not in found or operand.size_bytes > found[place].size_bytes):
                 found[place] = operand
     dense = [(value, start, start + x.elements) for (value, start), x in found.items() if x.elements == x.span_elements]
-    return {p: x for p, x in found.items() if not any(v == p[0] and a <= p[1] < b and (v, a) != p for v, a, b in dense)}
+
+    def within(place: tuple[int, int], x: Operand) -> bool:
+        value, start = place
+        return any(v == value and a <= start and start + x.span_elements <= b and a != start for v, a, b in dense)
+
+    return {place: x for place, x in found.items() if not within(place, x)}
 
 
 def _reads(layer: Layer) -> tuple[Operand, ...]:

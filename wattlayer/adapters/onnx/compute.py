@@ -184,7 +184,7 @@ def max_pool(node: Node, x: Tensor) -> Any:
     rank = _rank(node, x)
     kernel, strides = spatial(node, "kernel_shape", rank, 1), spatial(node, "strides", rank, 1)
     dilations = spatial(node, "dilations", rank, 1)
-    x, pads = padding(node, x, kernel, strides, dilations, bool(node.get("ceil_mode", 0)))
+    x, pads = padding(node, x, kernel, strides, dilations, bool(node.get("ceil_mode", 0)), pooling=True)
     indices = len(node.outputs) > 1 and bool(node.outputs[1])
     return _MAX[rank](x, kernel, strides, pads, dilations, bool(node.get("ceil_mode", 0)), indices)
 
@@ -199,7 +199,7 @@ def average_pool(node: Node, x: Tensor) -> Tensor:
         raise InputError(
             f"{node.label} averages windows with gaps (dilations {dilations}), which are not read: export it without"
         )
-    x, pads = padding(node, x, kernel, strides, dilations, bool(node.get("ceil_mode", 0)))
+    x, pads = padding(node, x, kernel, strides, dilations, bool(node.get("ceil_mode", 0)), pooling=True)
     return _MEAN[rank](x, kernel, strides, pads, bool(node.get("ceil_mode", 0)), bool(node.get("count_include_pad", 0)))
 
 

@@ -67,15 +67,22 @@ def spatial(node: Node, name: str, rank: int, default: int) -> tuple[int, ...]:
 
 
 def padding(
-    node: Node, x: torch.Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], ceil: bool = False
+    node: Node,
+    x: torch.Tensor,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    ceil: bool = False,
+    pooling: bool = False,
 ) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """Return the input, padded where before and after differ, and the symmetric padding that is left to the operator.
+    """Return the input, padded where the operator itself cannot, and the padding that is left to it.
 
-    Where sizes are rounded up (`ceil`), no window begins in the padding behind the input, as in PyTorch.
+    PyTorch's operators pad alike before and after, and those of `pooling` by no more than half a kernel, gaps not counted. Where
+    sizes are rounded up (`ceil`), no window begins in the padding behind the input, as in PyTorch.
     """
     rank = len(kernel)
     before, after = _pads(node, x, kernel, strides, dilations)
-    if before == after:
+    if before == after and not (pooling and any(p > k // 2 for p, k in zip(before, kernel))):
         return x, before
     if ceil:
         spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations)]
