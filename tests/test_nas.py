@@ -21,7 +21,8 @@ from wattlayer.errors import InputError
 from wattlayer.estimate import estimate_energies_j
 from wattlayer.model import load_model, models_folder
 from wattlayer.nas.regressor import EnergyRegressor
-from wattlayer.nas.search import _select, crowding, pareto, ranks
+from wattlayer.nas.search import _child, _select, crowding, pareto, ranks
+from wattlayer.nas.table import CHUNK
 from wattlayer.rewrite import trace_as
 
 SPACES = {
@@ -706,3 +707,153 @@ def test_caches_are_let_go_of():
     nas.clear_caches()
     assert not recorder._SHARED and not features._packed.cache_info().currsize
     assert wl.trace(module, x, cached=True) == traced
+
+
+def test_a_table_sums_more_candidates_than_a_chunk_and_takes_one_alone(model):
+    space = one_of(Narrow(2), Narrow(8), Narrow(32))
+    table = nas.LookupTable.of(space, model)
+    each = [wl.estimate(space.trace((i,)), model).energy_j for i in range(3)]
+    assert len(set(each)) == 3
+    chosen = np.arange(2 * CHUNK + 5) % 3  # which no whole number of threes fits into a chunk
+    assert table.energy_j(chosen[:, None]) == pytest.approx(np.array(each)[chosen], rel=1e-9)
+    assert table.energy_j((1,)) == pytest.approx([each[1]], rel=1e-9)
+
+
+def test_tables_and_sweeps_ask_for_the_arithmetic_and_the_batch_that_they_are_told(model):
+    space = SPACES["vision-transformer"]
+    few = genomes(space, 2)
+    energy = {}
+    for tf32, batch in (("none", 1), ("all", 1), ("all", 4)):
+        energy[tf32, batch] = [wl.estimate(plain_trace(space, g, batch, tf32=tf32), model).energy_j for g in few]
+        table = nas.LookupTable.of(space, model, batch, tf32=tf32).energy_j(few)
+        swept = [x for _, x in nas.sweep(space, few, model, batch, tf32=tf32)]
+        assert table == pytest.approx(energy[tf32, batch], rel=1e-9)
+        assert swept == pytest.approx(energy[tf32, batch], rel=1e-9)
+    assert energy["all", 1] != pytest.approx(energy["none", 1], rel=1e-6)
+    assert energy["all", 4] != pytest.approx(energy["all", 1], rel=1e-2)
+
+
+def test_probabilities_need_add_up_only_as_half_precision_does(model):
+    space = one_of(Narrow(2), Narrow(8), Narrow(32))
+    table = nas.LookupTable.of(space, model)
+    for each in (0.332, 0.334):
+        nas.expected_energy_j(table, [torch.full((3,), each)])
+    for each in (0.32, 0.35):
+        with pytest.raises(InputError, match="add up to"):
+            nas.expected_energy_j(table, [torch.full((3,), each)])
+
+
+def test_a_space_has_as_many_genomes_as_its_choices_multiply_to():
+    assert nas.nas_bench_201(1).size == 5**6
+    assert SPACES["once-for-all"].size == 2 * 3**5 * 9**20
+
+
+def test_random_genomes_reach_every_choice():
+    space = SPACES["vision-transformer"]
+    drawn = genomes(space, 200)
+    assert [set(column) for column in zip(*drawn)] == [set(range(n)) for n in space.choices]
+
+
+def test_positions_without_labels_are_suggested_by_number():
+    class Trial:
+        def suggest_int(self, name, low, high):
+            asked.append((name, low, high))
+            return high
+
+    asked: list[tuple[str, int, int]] = []
+    space = nas.Space("bare", (2, 3), (), lambda g: nn.Identity(), lambda g: ((1,),))
+    assert space.suggest(Trial()) == (1, 2)
+    assert asked == [("position_0", 0, 1), ("position_1", 0, 2)]
+
+
+def test_a_built_candidate_is_in_eval_mode():
+    network = SPACES["nas-bench-201"].build((3,) * 6)
+    assert not any(module.training for module in network.modules())
+
+
+def test_a_checked_genome_is_of_plain_whole_numbers():
+    genome = SPACES["nas-bench-201"].check([np.int64(1), 2.0, True, np.uint8(4), 0, 3])
+    assert genome == (1, 2, 1, 4, 0, 3) and {type(x) for x in genome} == {int}
+
+
+def test_parts_of_a_genome_of_another_space_are_refused():
+    space = SPACES["nas-bench-201"]
+    assert next(path for path, _ in space.parts((0,) * 6)) == "stem"
+    with pytest.raises(InputError, match="position 5"):
+        next(space.parts((0, 0, 0, 0, 0, -1)))
+
+
+def test_parts_are_traced_anew_once_they_are_forgotten():
+    built: list[int] = []
+
+    @dataclass(frozen=True)
+    class Counted:
+        input_shapes = ((8,),)
+
+        def build(self):
+            built.append(1)
+            return nn.Linear(8, 8)
+
+    space = one_of(Counted())
+    space = nas.Space(space.name, (1,), space.slots, lambda g: nn.Linear(8, 8), lambda g: ((8,),))
+    for forget, times in ((False, 1), (False, 1), (True, 2)):
+        if forget:
+            nas.clear_caches()
+        space.trace((0,))
+        assert len(built) == times
+    nas.clear_caches()
+    nas.LookupTable.of(space, "a30")
+    assert len(built) == 3, "a table asks for parts without their place"
+
+
+def test_a_child_is_of_its_parents_but_for_the_share_that_is_drawn():
+    space = nas.Space("wide", (10,) * 2000, (), lambda g: nn.Identity(), lambda g: ())
+    mother, father = (0,) * 2000, (1,) * 2000
+
+    def shares(mutate_frac):
+        child = _child(space, mother, father, mutate_frac, random.Random(0))
+        return np.bincount(child, minlength=10) / 2000
+
+    assert shares(0.0)[:2] == pytest.approx([0.5, 0.5], abs=0.05)
+    assert shares(0.2)[:2] == pytest.approx([0.42] * 2, abs=0.05), "half of 0.8, and a tenth of 0.2"
+    assert shares(0.2)[2:] == pytest.approx([0.02] * 8, abs=0.015)
+    assert shares(1.0) == pytest.approx([0.1] * 10, abs=0.03)
+
+
+def test_the_front_is_kept_before_what_stands_apart_behind_it():
+    values = {(0,): [0.0, 10.0], (1,): [5.0, 5.0], (2,): [5.1, 4.9], (3,): [10.0, 0.0], (4,): [20.0, 11.0]}
+    known = {genome: np.array(x) for genome, x in values.items()}
+    assert set(_select(list(known), known, 4)) == {(0,), (1,), (2,), (3,)}
+
+
+def test_a_search_asks_once_a_generation_and_differs_by_its_seed():
+    space = SPACES["once-for-all"]  # so large that no child was seen before
+
+    def asked(**options):
+        calls: list[list[nas.Genome]] = []
+
+        def objectives(candidates):
+            calls.append(list(candidates))
+            return [[sum(g), -sum(g)] for g in candidates]
+
+        front = nas.evolve(space, objectives, population=8, **options)
+        assert front.values[:, 0].tolist() == sorted(front.values[:, 0]), "by the first objective"
+        return calls
+
+    assert [len(x) for x in asked(generations=0)] == [8]
+    assert [len(x) for x in asked(generations=3, mutate_frac=1)] == [8] * 4
+    assert len(asked(generations=2, mutate_frac=0)) <= 3
+    assert asked(generations=1, seed=0)[0] != asked(generations=1, seed=1)[0]
+
+
+def test_good_parents_outlive_bad_children(monkeypatch):
+    """Children that are all worse than any parent have no children of their own."""
+    space, mothers = nas.Space("line", (1000,), (), lambda g: nn.Identity(), lambda g: ()), []
+
+    def worse(_, mother, father, *__):
+        mothers.extend((mother, father))
+        return (1000 + len(mothers),)
+
+    monkeypatch.setattr("wattlayer.nas.search._child", worse)
+    nas.evolve(space, lambda candidates: [g[0] for g in candidates], population=4, generations=3)
+    assert len(mothers) == 3 * 4 * 2 and max(mothers) < (1000,)

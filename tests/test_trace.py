@@ -906,6 +906,49 @@ def test_a_decomposed_softmax_of_halves_may_give_floats() -> None:
     assert layer.outputs[0].dtype == "float32" and layer.write_bytes == 4 * 72
 
 
+def test_a_decomposed_log_softmax_of_halves_may_give_floats() -> None:
+    x = torch.zeros(2, 9, 4, dtype=torch.float16)
+    (layer,) = trace(Runs(lambda x: torch.ops.aten._log_softmax(x, 1, True)), x, dtype="float16").layers
+    assert (layer.kind, layer.outputs[0].dtype, layer.write_bytes) == ("log_softmax", "float32", 4 * 72)
+
+
+def test_decomposed_attention_keeps_its_mask_under_either_name() -> None:
+    q, mask = torch.zeros(2, 3, 16, 8), torch.zeros(2, 3, 16, 16)
+    by_name = (
+        lambda q, m: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, q, q, 0.0, False, attn_mask=m)[0],
+        lambda q, m: torch.ops.aten._scaled_dot_product_efficient_attention(q, q, q, m, False)[0],
+    )
+    for run in by_name:
+        (layer,) = trace(Runs(run), q, mask).layers
+        assert (layer.kind, layer.operand("attn_mask").shape) == ("scaled_dot_product_attention", mask.shape)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Conv1d(8, 16, 3, stride=2, padding=1, dilation=2, groups=4), (2, 8, 20)),
+        (nn.ConvTranspose2d(8, 16, 3, stride=2, padding=1, output_padding=1, groups=4, dilation=2), (2, 8, 9, 9)),
+        (nn.Conv3d(4, 8, 3, padding=(0, 1, 2)), (1, 4, 6, 6, 6)),
+        (nn.GroupNorm(2, 8), (2, 8, 4, 4)),
+    ],
+    ids=repr,
+)
+def test_a_decomposed_layer_keeps_its_sizes_strides_and_groups(module: nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.zeros(shape)
+    parts = torch.export.export(module.eval(), (x,)).run_decompositions().module()
+    (whole,), (decomposed,) = trace(module, x).layers, trace(parts, x).layers
+    assert (whole.kind, whole.outputs, whole.flop) == (decomposed.kind, decomposed.outputs, decomposed.flop)
+    for name in ("groups", "num_groups"):
+        assert whole.argument(name, None) == decomposed.argument(name, None)
+
+
+def test_one_stride_for_all_axes_may_be_given_as_a_list() -> None:
+    weight = torch.zeros(4, 3, 3, 3)
+    listed, plain = (trace(Runs(lambda x, s=s: nn.functional.conv2d(x, weight, stride=s)), torch.zeros(1, 3, 9, 9)).layers[0]
+                     for s in ([2], 2))  # fmt: skip
+    assert listed.outputs[0].shape == plain.outputs[0].shape == (1, 4, 4, 4)
+
+
 def test_what_returns_nothing_still_stands_between_what_it_reads_and_what_reads_it() -> None:
     def run(x: torch.Tensor) -> torch.Tensor:
         a = torch.relu(x)

@@ -127,8 +127,10 @@ class Turned(nn.Module):
         (lambda n: [nn.Conv2d(16, n, 3), nn.ReLU(), nn.ConvTranspose2d(n, 8, 2)], (16, 12, 12)),
         (lambda n: [nn.Conv2d(16, n, 3), nn.LayerNorm([n, 10, 10]), nn.GELU(), nn.Conv2d(n, 8, 1)], (4, 16, 12, 12)),
         (lambda n: [nn.Conv1d(8, n, 3, padding=1), Turned(), nn.Linear(n, n)], (2, 8, 20)),
+        (lambda n: [nn.Conv2d(16, n, 1), nn.Conv2d(n, n, 3, groups=n), nn.Conv2d(n, 8, 1)], (4, 16, 12, 12)),
     ],
-    ids=["sound", "windows of an image, channels last", "one image without a batch", "norm of whole images", "as long as wide"],
+    ids=["sound", "windows of an image, channels last", "one image without a batch", "norm of whole images", "as long as wide",
+         "depthwise"],
 )  # fmt: skip
 def test_channels_are_padded_on_the_axis_that_layers_beside_them_say(build, shape):
     with torch.device("meta"):
@@ -150,6 +152,59 @@ def test_attention_by_hand_becomes_one_layer_of_the_same_flop():
     attention = next(x for x in after.layers if x.group == "attention")
     assert attention.flop == sum(x.flop for x in before.layers if x.kind in ("matmul", "bmm"))
     assert len(after.layers) == len(after.paths)
+
+
+class Squared(nn.Module):
+    """A product of rows with themselves, after which come element-wise calls."""
+
+    def __init__(self, scaled: int = 0, rows: int | None = None) -> None:
+        super().__init__()
+        self.scaled, self.rows = scaled, rows
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[:, : self.rows] @ x.mT
+        for _ in range(self.scaled):
+            x = x * 2
+        return x
+
+
+class Scaled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return ((x * 2) * 2) * 2
+
+
+def test_attention_by_hand_is_named_by_its_first_product_and_keeps_its_arithmetic():
+    chain, x = nn.Sequential(Squared(), nn.Softmax(-1), Squared()).eval(), torch.empty(2, 4, 8)
+    after = fused(trace(chain, x, tf32="all"))
+    assert (kinds(after), after.paths) == (["scaled_dot_product_attention"], ("0",))
+    assert [(x.name, x.shape) for x in after.layers[0].inputs] == [("query", (2, 4, 8)), ("key", (2, 4, 8)), ("value", (2, 4, 4))]
+    assert after.layers[0].tf32 and not fused(trace(chain, x, tf32="none")).layers[0].tf32
+
+
+def test_attention_by_hand_is_one_layer_with_what_is_scaled_within_if_all_of_it_is_used():
+    x = torch.empty(2, 4, 8)
+    long = nn.Sequential(Squared(scaled=4), nn.Softmax(-1), Scaled(), Squared()).eval()
+    assert kinds(fused(trace(long, x))) == ["scaled_dot_product_attention"]
+    part = trace(nn.Sequential(Squared(), nn.Softmax(-1), Squared(rows=2)).eval(), x)
+    assert fused(part) == part
+
+
+def test_norms_that_take_statistics_of_their_input_or_read_another_shape_are_not_folded():
+    of_input = trace(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)).eval(), torch.empty(2, 3, 8, 8)
+    )
+    flat = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.BatchNorm1d(8)).eval(), torch.empty(2, 3, 3, 3))
+    for stays in (of_input, flat):
+        assert kinds(stays) == kinds(folded(stays)) == ["conv2d", "batch_norm"]
+
+
+def test_a_padded_image_of_one_row_keeps_its_channels_last():
+    """Its rows and images have equal strides, and of these the row is the inner one."""
+    odd, even = (
+        trace(nn.Conv2d(n, 8, 1).eval(), torch.empty(4, n, 1, 12).to(memory_format=torch.channels_last)) for n in (20, 24)
+    )
+    assert odd.layers[0].inputs[0].strides == (12 * 20, 1, 12 * 20, 20)
+    assert aligned(odd).layers == even.layers
 
 
 def test_a_chain_without_softmax_stays():
