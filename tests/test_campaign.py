@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rig import Device, SimulatedRig, SimulatedWorkload, Thermals, layer_segment
@@ -24,6 +25,7 @@ from wattlayer.layer import Layer
 from wattlayer.measure import campaign as campaign_module
 from wattlayer.measure.campaign import Campaign
 from wattlayer.measure.drift import correct_drift, repeatability
+from wattlayer.measure.estimator import Noise
 from wattlayer.measure.journal import Journal
 from wattlayer.measure.plan import NetworkPlan, Plan, linear, make_queue, reference_layer
 from wattlayer.measure.rig import DeviceLost, Item, NetworkCall
@@ -629,3 +631,72 @@ def test_a_session_that_a_deadline_ends_closes_with_the_reference(tmp_path):
     assert summary.stopped_by == "deadline" and 0 < summary.done < summary.total
     rows = read_measurements(tmp_path / "rows.jsonl")
     assert rows[0].source == rows[-1].source == "reference"
+    assert summary.needed_s is None, "something was measured"
+
+
+def test_a_complete_session_closes_with_the_reference(tmp_path):
+    finished(tmp_path, planned(4))
+    rows = read_measurements(tmp_path / "rows.jsonl")
+    assert rows[0].source == rows[-1].source == "reference" and rows[0].key != rows[-1].key
+
+
+def test_what_is_tried_again_and_what_is_measured_diluted(tmp_path):
+    capped, spoilt, large = layers(3)
+    alone, failed = Item(capped), Item(spoilt)
+    others = (Item(capped, mode="eager"), Item(capped, regime="hot"), Item(capped, repeat=1))
+    reference, full = Item(reference_layer("float16"), source="reference"), Item(large)
+    journal = Journal(tmp_path / "rows.jsonl")
+    journal.begin({"hardware": "simulated"})
+    for item in (alone, *others, reference):
+        flags = ("outlier_step",) if item is reference else ("power_capped",)
+        journal.add(Measurement("simulated", 1.0, 1.0, item.layer, flags=flags, key=item.key))
+    journal.fail((failed.key, 1), ("meter_error",), "no answer", failed.to_json())
+    journal.fail((full.key, 1), ("out_of_memory",), "full", full.to_json())
+    work = Campaign(simulated(), Plan("run", 0, (reference, alone, *others, failed, full)), journal)
+    diluted = replace(alone, regime="diluted")
+    assert list(work._pending()) == [(diluted, 1), (failed, 2)]
+    journal.fail((diluted.key, 1), ("meter_error",), "no answer", diluted.to_json())
+    journal.fail((failed.key, 2), ("meter_error",), "no answer", failed.to_json())
+    assert list(work._pending()) == [], "once is enough"
+
+
+def test_errors_of_the_meter_with_measurements_between_them_do_not_end_a_campaign(tmp_path, monkeypatch):
+    watched: list[object] = []
+
+    def watch(workload, *rest, **options):
+        watched.append(workload)
+        if len(watched) % 2 == 0:
+            raise MeterError("no answer")
+        return real(workload, *rest, **options)
+
+    real = campaign_module.watch
+    monkeypatch.setattr(campaign_module, "watch", watch)
+    summary = finished(tmp_path, planned(12))
+    assert summary.stopped_by == "complete" and summary.failed > 5
+
+
+def test_noise_is_pooled_over_undisturbed_turns_of_the_reference(tmp_path):
+    """Eight degrees of freedom of 1 %, and two turns of three each (four steps) whose variances are 4 and 7 in 10,000."""
+    work = campaign(tmp_path, planned(4))
+    work._known = Noise(sd_frac=0.01, weight=8)
+    for variance, flags in ((4e-4, ()), (1.0, ("outlier_step",)), (7e-4, ())):
+        work._learn(SimpleNamespace(power=SimpleNamespace(own_variance=variance), flags=flags))
+    work._learn(SimpleNamespace(power=None, flags=("counter_stuck",)))
+    assert work._noise.sd_frac**2 == pytest.approx((8 * 1e-4 + 3 * 4e-4 + 3 * 7e-4) / 14)
+
+
+@pytest.mark.parametrize(
+    ("item", "needed_s"), [(None, 7.15), (Item(layers()[0]), 7.15), (Item(network=CALL), 37.15)], ids=["none", "layer", "network"]
+)
+def test_a_measurement_is_begun_only_where_it_is_sure_to_end(tmp_path, item, needed_s):
+    """0.15 s of settling, the longest window of 3 s, 1 s of patience and 3 s in reserve; a network builds for up to 30 s more."""
+    work = campaign(tmp_path, planned(4), warm_up_s=5.0)
+    work._began_s = work.rig.clock.now()
+    for left_s, fits in ((needed_s + 0.1, True), (needed_s - 0.1, False)):
+        work._deadline_s = work.rig.clock.now() + left_s
+        assert work._fits(item) is fits
+    assert work._needed_s == pytest.approx(5.0 + 60.0 + needed_s)
+    work.rig.clock.sleep(80.0)
+    work._warmed_s, work._deadline_s = 4.0, work.rig.clock.now()
+    assert not work._fits(item)
+    assert work._needed_s == pytest.approx(5.0 + (80.0 - 4.0) + needed_s), "of which this session took 76 s beside warming up"

@@ -87,6 +87,9 @@ def test_layers_of_equal_shapes_that_cost_otherwise_do_not_cancel():
     cheap, dear = (("conv2d [] []", 0.9 * x, x, x / 0.9) for x in (1.0, 2.0))
     assert sorted(_differences([cheap], [dear])[0].tolist()) == [-1.0, 2.0]
     assert _differences([cheap], [cheap])[0].tolist() == [0.0]
+    near, same = (("conv2d [] []", 0.9 * x, x, x / 0.9) for x in (1.001, 1.000001))
+    assert sorted(_differences([cheap], [near])[0].tolist()) == [-1.0, 1.001]
+    assert _differences([cheap], [same])[0].tolist() == [0.0], "a millionth is rounding"
 
 
 @pytest.mark.parametrize("change", [{"total": 2.0}, {"total": True}, {"layers": []}])
@@ -99,8 +102,51 @@ def test_a_baseline_whose_layers_are_not_its_total_is_refused(baseline, change):
         judged(baseline, net())
 
 
+@pytest.mark.parametrize(("factor", "sound"), [(1 + 1e-4, False), (1 + 1e-7, True)])
+def test_a_total_may_differ_from_its_layers_by_rounding_alone(baseline, factor, sound):
+    record = json.loads(baseline.read_text())
+    record["total"]["energy_j"] *= factor
+    baseline.write_text(json.dumps(record))
+    if sound:
+        assert not judged(baseline, net()).over
+    else:
+        with pytest.raises(InputError, match="is no prediction of schema 1"):
+            judged(baseline, net())
+
+
+@pytest.mark.parametrize("end", ["energy_low_j", "energy_high_j"])
+def test_a_baseline_with_a_layer_outside_its_interval_is_refused(baseline, end):
+    record = json.loads(baseline.read_text())
+    layer = record["layers"][0]
+    layer[end] = layer["energy_j"] * (1.1 if end == "energy_low_j" else 0.9)
+    baseline.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="is no prediction of schema 1"):
+        judged(baseline, net())
+
+
+def test_a_condition_that_only_the_prediction_states_is_refused_as_well(baseline):
+    record = json.loads(baseline.read_text())
+    del record["tf32"]
+    baseline.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="tf32 not stated against conv"):
+        judged(baseline, net())
+
+
+def test_a_saving_is_told_with_its_sign(baseline):
+    old, new = net(), net(depth=1)
+    verdict = judged(f"{baseline}=0.5", new)
+    assert f"; the difference is {new.energy_j - old.energy_j:+.4g} J (-" in verdict.says
+
+
+def test_a_verdict_names_its_budget_as_it_was_given(baseline):
+    assert judged(f"{baseline}=1.0625", net()).budget == f"budget-frac-of {baseline}=1.0625"
+    assert judged(baseline, net()).budget == f"budget-frac-of {baseline}=1"
+    assert budgets(123456.789, None)[0].judge(net()).budget == "budget-j 123456.789"
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("gap_energy_j", None), ("gap_low_j", None), ("gap_high_j", None), ("gap_low_j", 1.0)]
+    ("name", "value"),
+    [("gap_energy_j", None), ("gap_low_j", None), ("gap_high_j", None), ("gap_low_j", 1.0), ("gap_high_j", -1.0)],
 )
 def test_a_baseline_that_does_not_say_what_gaps_cost_is_refused(baseline, name, value):
     record = json.loads(baseline.read_text())
@@ -168,6 +214,7 @@ def test_what_is_no_baseline_or_no_share_is_refused_in_one_line(baseline, tmp_pa
         ("nowhere.json", "cannot be read"),
         (f"{baseline}=0", "no share above 0"),
         (f"{baseline}=nan", "no share"),
+        (f"{baseline}=inf", "no share"),
     ):
         with pytest.raises(InputError, match=named):
             budgets(None, text)
@@ -227,6 +274,7 @@ def test_junit_is_xml_with_a_case_a_budget_and_a_failure_where_it_is_exceeded():
     assert root.tag == "testsuites" and suite is not None
     for element in (root, suite):
         assert {k: element.get(k) for k in ("tests", "failures", "errors")} == {"tests": "2", "failures": "1", "errors": "0"}
+    assert suite.get("skipped") == "0"
     bad, good = suite.findall("testcase")
     assert bad.get("classname") == 'net <&"]]>, 100%: a on a30' and bad.get("name") == "budget-j 0.5"
     failure = bad.find("failure")

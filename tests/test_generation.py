@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from math import exp, sqrt
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ import torch
 from test_cli import one_line
 
 import wattlayer as wl
+from wattlayer import decoding
 from wattlayer.adapters.huggingface import AS_DECODER, EAGER_ATTENTION, LATENT_CACHE, NO_SOURCE, TEXT_ALONE
 from wattlayer.cli.output import rendered
 from wattlayer.decoding import EVERY_LOGIT, NotAffineError, Passes, between, segments
-from wattlayer.errors import InputError
-from wattlayer.generation import predict_generation
+from wattlayer.errors import InputError, UncoveredKindError
+from wattlayer.generation import Call, predict_generation
 from wattlayer.report.generation import generation_tables
 from wattlayer.trace import EVEN_CHOICES
 
@@ -312,6 +314,84 @@ def test_a_prompt_alone(configs):
     g = predict_generation(configs["gpt2"], 16)
     assert g.energy_j == g.prefill.energy_j and g.decode_energy_j == 0 and len(g.step_energy_j) == 0
     assert g.energy_per_token_j == pytest.approx(g.energy_j / 16) and g.tokens_per_s == 0
+
+
+def test_a_prompt_of_one_token_is_told_only_where_tokens_follow(configs):
+    assert "the prompt is a single token" not in predict_generation(configs["gpt2"]).assumptions
+    assert "the prompt is a single token" in predict_generation(configs["gpt2"], decode=1).assumptions
+
+
+def test_tokens_a_second_and_a_joule_are_of_the_whole_batch(configs):
+    g = predict_generation(configs["llama"], 8, 4, batch=2, dtype="bfloat16")
+    assert g.tokens_per_s == pytest.approx(2 * 4 / g.step_time_s.sum())
+    assert g.tokens_per_j == pytest.approx(2 * 4 / g.energy_j)
+
+
+def test_the_last_step_is_the_one_on_the_fullest_cache(configs):
+    g = predict_generation(configs["gpt2"], 8, 4)
+    attention = [x for x in g.last_step.layers if x.kind == "scaled_dot_product_attention"]
+    assert {x.operand("key").shape[2] for x in attention} == {8 + 4}, "three tokens written before, and its own"
+
+
+def test_steps_are_summed_up_by_what_their_calls_are_worth(configs):
+    """Calls of 2, 3 and 2 J, of which the first is extrapolated and the second was measured."""
+    g = predict_generation(configs["gpt2"], 8, 4)
+    calls = (Call("a", 2.0, 0.0, 2.0, 0.1), Call("b", 3.0, 3.0, 0.0, 0.2), Call("a", 2.0, 0.0, 0.0, 0.1))
+    prompt_j = g.prefill.energy_j
+    g = replace(g, calls=calls, step_energy_j=np.array([7.0]))
+    of_prompt = replace(g.prefill, covered=np.ones_like(g.prefill.covered), extrapolated=np.zeros_like(g.prefill.extrapolated))
+    measured = replace(g, prefill=of_prompt)
+    assert measured.extrapolated_frac == pytest.approx(2.0 / (prompt_j + 7.0))
+    assert measured.covered_frac == pytest.approx((prompt_j + 3.0) / (prompt_j + 7.0))
+    assert measured.decode_kinds_j == {"a": 4.0, "b": 3.0} and measured.uncovered_kinds() == ["a"]
+    calls = (Call("a", 2.0, 0.0, 0.0, 0.1), Call("b", 3.0, 0.0, 0.0, 0.1), Call("a", 2.0, 0.0, 0.0, 0.1))
+    assert replace(measured, calls=calls).uncovered_kinds() == ["a", "b"], "4 J come before 3 J"
+
+
+@pytest.mark.parametrize(
+    ("correlation", "half_width"), [(0.0, 0.1 * sqrt(1.0 + 9.0) / 4), (0.5, 0.1 * sqrt(13.0) / 4), (1.0, 0.1)]
+)
+def test_calls_of_steps_err_together_as_far_as_the_model_says(configs, correlation, half_width):
+    """Calls of 1 and 3 J that are each off by 0.1: of 10 and 16 J², which errors apart and together come to, half is 13."""
+    g = predict_generation(configs["gpt2"], 8, 4)
+    conformal = replace(g.model.conformal, correlation=correlation)
+    model = replace(g.model, conformal=conformal, launches=replace(g.model.launches_or_assumed, sum_spread_frac=0.0))
+    calls = (Call("a", 1.0, 1.0, 0.0, 0.1), Call("b", 3.0, 3.0, 0.0, 0.1))
+    g = replace(g, prefill=replace(g.prefill, model=model), calls=calls, step_energy_j=np.array([4.0]))
+    assert g.decode_interval_j == pytest.approx((4.0 * exp(-half_width), 4.0 * exp(half_width)))
+    low, high = g.prefill.interval_j
+    assert g.interval_j == pytest.approx((low + 4.0 * exp(-half_width), high + 4.0 * exp(half_width)))
+    record = g.to_json()
+    assert (record["decode"]["energy_low_j"], record["decode"]["energy_high_j"]) == g.decode_interval_j
+    assert record["total"]["power_w"] == pytest.approx(g.energy_j / (g.prefill.time_s + g.step_time_s.sum()))
+
+
+def test_a_kind_that_only_steps_have_is_refused_where_all_must_be_measured(configs, monkeypatch):
+    """Of the prompt all is known, of steps the products of one row are not."""
+    plain = wl.EnergyModel.predict
+
+    def predict(self, layers, *more):
+        step = [x.kind == "linear" and x.inputs[0].shape[-2] == 1 and x.outputs[0].shape[-1] != 100 for x in layers]
+        return replace(plain(self, layers, *more), covered=~np.array(step))
+
+    monkeypatch.setattr(wl.EnergyModel, "predict", predict)
+    assert predict_generation(configs["llama"], 8, strict=True).energy_j > 0
+    assert predict_generation(configs["llama"], 8, 2).energy_j > 0
+    with pytest.raises(UncoveredKindError, match="linear"):
+        predict_generation(configs["llama"], 8, 2, strict=True)
+
+
+def test_a_mode_that_generation_is_not_priced_in_is_refused(configs):
+    with pytest.raises(InputError, match="mode 'compiled' is not one of graph, eager"):
+        predict_generation(configs["gpt2"], 8, 2, mode="compiled")
+
+
+def test_a_decoder_whose_steps_need_too_many_traces_is_refused(configs, monkeypatch):
+    monkeypatch.setattr(decoding, "MOST_TRACES", 2)
+    own = passes(configs["gpt2"])
+    assert own.step(3) is not own.step(4) and own.step(3) is own.step(3), "a trace that is there costs nothing"
+    with pytest.raises(InputError, match="sizes of its steps do not follow from the length of its cache"):
+        own.step(5)
 
 
 @pytest.mark.parametrize(

@@ -436,3 +436,65 @@ def test_a_power_reading_that_stands_still_while_idle_is_no_reason_to_refuse_it(
     bench = Bench(Instrument("simulated", (meter,), Board(device)), device, SimulatedWorkload(device, CALL))
     chosen, found = characterise(bench, idle_powers(bench.instrument, device))
     assert chosen is meter and 0.0 <= found.meter.delay_s < 0.3 and found.idle_deep_w is None
+
+
+# --- limits of a window
+
+
+def test_a_policy_follows_its_rig():
+    rig = SimulatedRig()
+    assert Policy.of(rig, 0.01) == Policy(0.01)
+    rig.modes = ("eager",)
+    assert Policy.of(rig, 0.01) == Policy(0.01, poll_s=0.0)
+
+
+@pytest.mark.parametrize(("factor", "flags"), [(0.94, ("clock_changed",)), (0.96, ()), (1.04, ()), (1.06, ("clock_changed",))])
+def test_clocks_may_change_by_a_twentieth(factor, flags):
+    device = Device()
+
+    class Drifting(Board):
+        def state(self):
+            self.clock_hz *= factor
+            return super().state()
+
+    work = SimulatedWorkload(device, CALL)
+    assert watch(work, Gauge(Counter(device), Drifting(device), device, Noise()), Policy()).flags == flags
+
+
+@pytest.mark.parametrize(("call_s", "flags"), [(2.5e-7, ("no_kernel",)), (3.5e-7, ())])
+def test_no_kernel_is_shorter_than_300_ns(call_s, flags):
+    device = Device()
+    gauge = Gauge(Counter(device), Board(device), device, Noise())
+    assert watch(SimulatedWorkload(device, ((call_s, 120.0),)), gauge, Policy(), graph=True).flags == flags
+
+
+def test_a_window_says_how_long_it_took_and_when_it_ended():
+    device = Device()
+    device.sleep(5.0)
+    began_s = device.t
+    window = watch(SimulatedWorkload(device, CALL), Gauge(Counter(device), Board(device), device, Noise()), Policy())
+    assert window.ended_s == device.t and window.elapsed_s == pytest.approx(device.t - began_s)
+    assert window.elapsed_s > Policy().settle_s + window.power.window_s
+
+
+def test_a_window_is_never_shorter_than_it_may_be_nor_of_fewer_steps():
+    easy = Policy(target_frac=10.0)
+    assert measured(period_s=0.02, window_s=0.02, policy=easy)[0].power.window_s >= 0.35
+    assert len(measured(policy=replace(easy, min_window_s=0.0))[0].power.step_powers_w) == 4
+
+
+def test_steps_of_a_counter_that_counts_all_the_time_are_put_together():
+    power = measured(period_s=0.002, window_s=0.002)[0].power
+    assert power.window_s / len(power.step_powers_w) >= 0.019
+
+
+def test_a_call_longer_than_the_longest_window_has_no_energy():
+    window = measured(call=((20.0, 400.0),), policy=Policy(max_window_s=1.0))[0]
+    assert window.power is None and window.flags == ("too_few_steps",)
+
+
+def test_a_time_that_runs_backwards_is_no_share():
+    window = measured()[0]
+    seconds = window.power.window_s
+    assert window.share(1.0, 1.0 + 0.25 * seconds) == pytest.approx(0.25)
+    assert window.share(2.0, 1.0) == 0.0 and window.share(None, 1.0) is window.share(1.0, None) is None

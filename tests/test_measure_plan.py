@@ -7,6 +7,7 @@ import statistics
 import sys
 from collections import Counter
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +18,18 @@ from wattlayer.errors import InputError
 from wattlayer.layer import Layer
 from wattlayer.measure.llm import DECODE, MODELS, PREFILL, llm_items
 from wattlayer.measure.plan import DEFAULT_NETWORKS, Wanted, linear
-from wattlayer.measure.propose import ACTIVE_FRAC, CLOSURE_FRAC, closure_calls, network_calls, propose
+from wattlayer.measure.propose import (
+    ACTIVE_FRAC,
+    CLOSURE_FRAC,
+    _sobol_dtypes,
+    closure_calls,
+    network_calls,
+    propose,
+    traced_network,
+)
 from wattlayer.measure.rebuild import rebuild, try_run
 from wattlayer.measure.record import meta, record
+from wattlayer.measure.rig import NetworkCall
 from wattlayer.measure.sample import (
     SHARES,
     Candidate,
@@ -31,7 +41,7 @@ from wattlayer.measure.sample import (
     perturbed,
     sort_of,
 )
-from wattlayer.measure.shapes import SHAPES, sobol_layers
+from wattlayer.measure.shapes import SHAPES, Point, sobol_layers
 from wattlayer.trace import trace
 
 ROOFLINE = Roofline.of("h100-sxm", cuda=True)
@@ -227,6 +237,67 @@ def test_language_models_at_prefill_and_decode():
     assert {x.layer.inputs[0].shape[:2] for x in items if x.layer.kind == "rms_norm"} <= {*PREFILL, *((n, 1) for n, _ in DECODE)}
 
 
+def point(*unit: float, dtype: str = "float16") -> Point:
+    return Point(list(unit), dtype, "none")
+
+
+def made(group: str, *unit: float, which: int = 0) -> Layer:
+    return SHAPES[group][which](point(*unit))
+
+
+def test_a_coordinate_is_a_size_uniform_in_its_logarithm_or_one_of_some():
+    assert [point(x).size(16, 1024) for x in (0.0, 0.5, 0.75)] == [16, 128, 362]  # 2^4, 2^7, 2^8.5
+    assert point(0.5).size(8, 1024, 8) == 88  # 2^6.5 is 90.5, and 11 times 8 the nearest
+    assert [point(x).one_of(3, 5, 7) for x in (0.0, 0.33, 0.34, 0.67, 0.99)] == [3, 3, 5, 7, 7]
+
+
+def test_sobol_shapes_are_those_of_their_coordinates():
+    assert [x.shape for x in made("matmul", 0.5, 0.0, 0.5).inputs] == [(128, 64), (1024, 64)]
+    assert made("matmul", 0.5, 0.0, 0.5).outputs[0].shape == (128, 1024)
+    conv = made("conv", 0.9, 0.9, 0.5, 0.0, 0.0, 0.0)  # 7x7 with a stride of 2 on 7x7 pixels, padded by 3 on each side
+    assert conv.inputs[0].shape == (8, 8, 7, 7) and conv.outputs[0].shape == (8, 8, 4, 4)
+    up = made("conv", 0.9, 0.0, 0.0, 0.0, 0.0, which=3)  # 4x4 kernels double 7x7 pixels
+    assert up.inputs[0].shape == (1, 16, 7, 7) and up.outputs[0].shape == (1, 8, 14, 14)
+    assert made("copy", 0.0, 0.0, 0.0).outputs[0].shape == (1, 128), "two rows of 64 in one"
+
+
+@pytest.mark.parametrize(("decoding", "rows", "causal"), [(0.9, 1, False), (0.0, 64, True)])
+def test_attention_of_sobol_points_shares_keys_and_masks_prompts_alone(decoding, rows, causal):
+    """Two samples, four heads of keys with eight of queries each, of 128 numbers, on 64 tokens."""
+    layer = made("attention", 0.2, 0.5, 0.9, 0.9, 0.0, decoding, 0.9)
+    assert layer.operand("query").shape == (2, 32, rows, 128) and layer.operand("key").shape == (2, 4, 64, 128)
+    assert bool(layer.argument("is_causal", False)) is causal
+
+
+def test_every_shape_of_a_group_is_drawn(sobol):
+    assert {
+        "group_norm",
+        "batch_norm",
+        "layer_norm",
+        "rms_norm",
+        "gru",
+        "lstm",
+        "add",
+        "mul",
+        "relu",
+        "gelu",
+        "silu",
+        "sigmoid",
+    } <= {x.kind for x in sobol_layers(400, [("float32", "none")], ROOFLINE, 0)}
+
+
+def test_sobol_points_of_another_seed_are_other_points():
+    """The group has one shape, and one dtype is asked for, so that nothing but the points can differ."""
+    softmax = [{x for x in sobol_layers(150, DTYPES[:1], ROOFLINE, seed) if x.kind == "softmax"} for seed in (0, 1)]
+    assert softmax[0] and softmax[0] != softmax[1]
+
+
+def test_sobol_points_fit_into_the_device():
+    small = Roofline(lambda _: 1e15, 1e12, 5e-6, 4e6)
+    found = sobol_layers(60, DTYPES, small, 0)
+    assert found and all(sum(o.size_bytes for o in (*x.inputs, *x.outputs)) < 1e6 for x in found)
+
+
 # --- a model's doubts
 
 
@@ -343,3 +414,85 @@ def test_closure_calls_cover_dtypes_and_batch_sizes():
     assert more[:14] == calls and {x.tf32 for x in more if x.dtype == "float32"} == {"none", "conv", "all"}
     assert {x.batch for x in more} == {1, 8, 32, 128}
     assert {x.tf32 for x in network_calls(Wanted(), cuda=False)} == {"none"}  # no CPU has tensor cores
+
+
+def test_closure_calls_take_dtypes_and_batch_sizes_in_turn():
+    names = wanted().networks
+    assert closure_calls(wanted(), cuda=True) == [
+        NetworkCall(names[0], 32, "bfloat16", "none"), NetworkCall(names[1], 8, "float32", "conv"),
+        NetworkCall(names[2], 32, "bfloat16", "none"),
+    ]  # fmt: skip
+    assert [(x.batch, x.dtype, x.tf32) for x in closure_calls(wanted(), cuda=False)] == [
+        (1, "bfloat16", "none"), (4, "float32", "none"), (4, "bfloat16", "none"),
+    ]  # fmt: skip
+    assert {x.batch for x in network_calls(Wanted(), cuda=False)} == {1, 4}
+
+
+def test_a_network_is_traced_as_its_call_says():
+    asked = []
+
+    def told(name, size):
+        asked.append(size)
+        return resolve(name, size)
+
+    found = traced_network(NetworkCall("small:32", 4, "float32", "all", image_size=96, seq_len=7), told)
+    assert (asked[0].batch, asked[0].image_size, asked[0].seq_len, asked[0].dtype) == (4, 96, 7, "float32")
+    assert (found.tf32, found.batch, found.network) == ("all", 4, "small:32")
+
+
+def test_layers_of_a_network_plan_count_their_calls(plan):
+    """The body is three equal convolutions; all else is called once or twice."""
+    for network in plan.networks:
+        share = max(share for _, share in network.layers.values())
+        assert (3, share) in network.layers.values()
+
+
+def test_without_networks_points_and_language_models_share_the_layers():
+    """17 and 10 parts of 42: of 120 layers 49 and 29."""
+    found = propose(wanted(networks=()), SimulatedRig(), "run", resolve)
+    counts = Counter(x.source for x in found.items if x.layer and not x.repeat and (x.mode, x.regime) == ("graph", "cold"))
+    llm = sum(n for source, n in counts.items() if source.startswith("llm"))
+    assert counts["sobol"] == pytest.approx(49, abs=3) and llm == 29
+
+
+def test_a_layer_is_planned_once_however_many_sources_have_it(plan):
+    def intervals(layers):
+        return [1.0 for _ in layers]
+
+    for found in (plan, propose(wanted(), SimulatedRig(), "run", resolve, intervals)):
+        layers = [x.layer for x in found.items if x.layer and not x.repeat and (x.mode, x.regime) == ("graph", "cold")]
+        assert len(set(layers)) == len(layers)
+
+
+def test_what_a_model_doubts_takes_the_place_of_other_layers(plan):
+    def others(found):
+        return sum(bool(x.layer) and not x.repeat and x.mode == "graph" and x.regime == "cold"
+                   and not x.source.startswith("active") for x in found.items)  # fmt: skip
+
+    found = propose(wanted(), SimulatedRig(), "run", resolve, lambda layers: [1.0 for _ in layers])
+    assert others(found) == pytest.approx(0.7 * others(plan), abs=2)
+
+
+def test_perturbed_layers_know_what_lies_behind_a_relu(plan):
+    for source in ("perturbed", "small"):
+        assert any(x.rectified for x in plan.items if x.source.startswith(source)), source
+
+
+def test_a_plan_keeps_to_the_memory_of_its_device(monkeypatch):
+    monkeypatch.setattr(SimulatedRig, "describe", lambda _: {"memory_bytes": 4e6})
+    found = propose(wanted(layers=40), SimulatedRig(), "run", resolve)
+    held = [sum(x.size_bytes for x in (*item.layer.inputs, *item.layer.outputs)) for item in found.items
+            if item.layer and item.source in ("perturbed", "sobol")]  # fmt: skip
+    assert held and max(held) < 1e6
+
+
+def test_the_reference_of_a_gpu_is_in_half_precision(plan):
+    assert {x.dtype for x in plan.items if x.is_reference} == {"float16"}
+
+
+@pytest.mark.parametrize(
+    ("of_networks", "modes"), [((), ["none", "all"]), (("none", "conv"), ["none", "all"]), (("none", "none"), ["none"])]
+)
+def test_points_are_in_tf32_where_networks_are(of_networks, modes):
+    traces = [SimpleNamespace(tf32=x) for x in of_networks]
+    assert _sobol_dtypes(traces, wanted()) == [("bfloat16", "none"), *(("float32", mode) for mode in modes)]

@@ -23,7 +23,7 @@ import wattlayer as wl
 from wattlayer.errors import InputError
 from wattlayer.export import GAPS
 from wattlayer.report import small
-from wattlayer.report.accounting import Assumptions, account
+from wattlayer.report.accounting import Assumptions, account, tokens
 from wattlayer.report.families import by_kind, by_pattern, misplaced_frac, with_rest
 from wattlayer.report.html import estimate_page
 from wattlayer.report.quantities import decimal, money, share
@@ -130,6 +130,8 @@ def test_a_functional_unit_may_have_any_name():
         ({"embodied_gco2": 5.0}, "--grid-gco2-per-kwh"),
         ({"grid_gco2_per_kwh": -1.0}, "-1.0"),
         ({"grid_gco2_per_kwh": float("nan")}, "nan"),
+        ({"grid_gco2_per_kwh": 380.0, "embodied_gco2": -2.0}, "embodied-gco2 -2.0"),
+        ({"price_per_kwh": 0.0}, "--currency"),
         ({"price_per_kwh": float("inf"), "currency": "EUR"}, "inf"),
         ({"functional_unit": "a day"}, "a day"),
         ({"functional_unit": "0 inferences"}, "0 inferences"),
@@ -139,6 +141,7 @@ def test_a_functional_unit_may_have_any_name():
         ({"functional_unit": "1 million"}, "1 million"),
         ({"functional_unit": "1e999 inferences"}, "1e999"),
         ({"functional_unit": "1.000 images"}, "1.000"),
+        ({"functional_unit": "100.000 images"}, "100.000"),
         ({"functional_unit": "1 million million images"}, "million million"),
         ({"functional_unit": "5 k inferences"}, "write 'k' out"),
         ({"functional_unit": "3 Mio inferences"}, "write 'Mio' out"),
@@ -153,6 +156,7 @@ def test_a_functional_unit_may_have_any_name():
         ({"functional_unit": "100 images per scan"}, "'per' in it"),
         ({"functional_unit": "5 k-tokens"}, "write 'k' out"),
         ({"functional_unit": "3 dozens requests"}, "write 'dozens' out"),
+        ({"functional_unit": "3 millions tokens"}, "write 'millions' out"),
         ({"functional_unit": "1 kWh"}, "'kWh' in it"),
         ({"functional_unit": "100 ms"}, "'ms' in it"),
         ({"grid_gco2_per_kwh": "380"}, "'380' must be a number"),
@@ -168,7 +172,8 @@ def test_what_cannot_be_accounted_is_refused(stated, named):
 @pytest.mark.parametrize(
     ("unit", "count"),
     [
-        ("1 million tokens", (1e6, "tokens")), ("2.5 Thousand requests", (2500, "requests")), ("1 000 images", (1000, "images")),
+        ("1 million tokens", (1e6, "tokens")), ("3 billion tokens", (3e9, "tokens")),
+        ("2.5 Thousand requests", (2500, "requests")), ("1 000 images", (1000, "images")),
         ("1\u202f000\u202f000 images", (1e6, "images")), ("1_000.5 x", (1000.5, "x")), ("1e6 inferences", (1e6, "inferences")),
         ("1'000 day's images", (1000, "day's images")), ("2 3D volumes", (2, "3D volumes")),
         (".5 inferences", (0.5, "inferences")),
@@ -195,6 +200,29 @@ def test_tokens_count_as_parts_of_an_inference(model, small_estimate):
     assert account(read, Assumptions(functional_unit="64 input tokens")).inferences == 1
     with pytest.raises(InputError, match="output tokens: a pass is counted by the tokens that it reads"):
         account(read, Assumptions(functional_unit="5 output tokens"))
+
+
+def test_what_is_stated_as_nothing_is_stated(small_estimate):
+    told = account(small_estimate, Assumptions(grid_gco2_per_kwh=0, price_per_kwh=0, currency="EUR", embodied_gco2=5.0))
+    assert (told.cost.value, told.operational_gco2.value, told.intensity_gco2.value) == (0.0, 0.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "count"),
+    [((2, 64), torch.int64, 64), ((2, 64), torch.int32, 64), ((2, 64, 3), torch.int64, None), ((2, 64), torch.float32, None)],
+)
+def test_tokens_are_whole_numbers_of_one_row_a_sample(shape, dtype, count):
+    class Read(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + x
+
+    assert tokens(wl.trace(Read(), torch.zeros(shape, dtype=dtype))) == count
+
+
+def test_tokens_may_be_one_and_written_large():
+    read = wl.predict(nn.Embedding(100, 8), torch.zeros(2, 64, dtype=torch.int64))
+    for unit in ("1 token", "1 Token", "1 Tokens", "1 Input Token"):
+        assert account(read, Assumptions(functional_unit=unit)).inferences == pytest.approx(1 / 64)
 
 
 def test_numbers_read_as_people_write_them():
