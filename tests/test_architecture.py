@@ -107,6 +107,7 @@ UNITLESS = {
     "Conformal.never": "log energy",
     "Conformal.quantiles": "log energy",
     "Conformal.correlation": "correlation",
+    "LeftOut.error": "log ratio of energies",
     "Prediction.half_width": "log energy",
     "Call.half_width": "the same",
     "Regressor.run_power_shift": "log ratio of powers",

@@ -79,7 +79,13 @@ def test_a_calibrated_model_says_what_it_rests_on(fitted, model):
     assert (facts.rows, facts.layers, facts.name) == (40, 40, "rtx2080ti")
     assert facts.caveat == facts.source
     assert facts.left_out_mdape_frac is not None and 0 < facts.left_out_mdape_frac < 0.15
-    assert model.metadata.caveat == "" and model.metadata.left_out_mdape_frac is None
+    assert model.metadata.caveat == "" and not model.metadata.calibrated
+
+
+def test_readings_again_tell_nothing_new_of_calibrated_intervals(model, pool):
+    once = T2080.measure(pool[:20])
+    first, again = (calibrate(model, rows).metadata for rows in (once, once * 10))
+    assert again.rows == 200 and again.conformal == first.conformal
 
 
 def test_intervals_hold_on_layers_never_measured(fitted, pool):
@@ -244,6 +250,15 @@ def test_a_scaffold_without_cells_still_tells_groups_apart(pool):
     assert (np.abs(design[:, :3].sum(axis=1) - 1) < 1e-3).all()  # times are homogeneous in the rates
 
 
+@pytest.mark.parametrize("words", [("train",), ("calibrate", "rtx3090")], ids=lambda x: x[0])
+def test_of_several_campaigns_it_is_said_which_one_predictions_are_for(run, home, pool, tmp_path, words):
+    device = SyntheticDevice(hardware="rtx3090")
+    data = tmp_path / "two.jsonl"
+    write_measurements(data, [*device.measure(pool[:10], run="150 W"), *device.measure(pool[:20], run="350 W")])
+    out = run(*words, data)[1]
+    assert "2 campaigns: predictions are for the board as it was in that with most layers, 350 W\n" in out
+
+
 def test_calibrated_once_it_is_found_by_name(run, home, pool, tmp_path):
     data = tmp_path / "few.jsonl"
     write_measurements(data, [m_as(m, "rtx3090") for m in T2080.measure(pool[:30])])
@@ -297,7 +312,11 @@ def test_trained_once_it_is_found_by_name_and_checked_on_networks(run, home, poo
     shown = json.loads(run("hardware", "rtx3090", "--json")[1])
     assert shown["basis"] == "measured" and shown["figures"][0]["split"] == "given"
     assert shown["figures"][0]["rows"] == 1 and shown["figures"][0]["mdape_frac"] > 0
-    assert "of a measured model: 60 rows of 60 layers" in run("hardware", "rtx3090")[1]
+    told = f"{load_model('rtx3090').metadata.left_out_mdape_frac:.1%}"
+    assert f"layers left out in turn, energy: median error {told} (of layers like these)" in out and "campaign" not in out
+    page = run("hardware", "rtx3090")[1]
+    assert "of a measured model: 60 rows of 60 layers" in page
+    assert f"layers left out in turn: median error of energy {told} over 60 rows" in page
     rows = wl.read_measurements(data)
     assert EnergyModel.train(rows).metadata.launches == load_model("rtx3090").metadata.launches, "in Python as here"
     # more rows calibrate what is known without that model, which knows these

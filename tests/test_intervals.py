@@ -19,10 +19,12 @@ from wattlayer.intervals import (
     PRIOR,
     STEPS_OCTAVES,
     Conformal,
+    LeftOut,
     Support,
     Where,
     conformal_quantile,
     correlation,
+    effective_count,
     never_half_width,
     positions,
     total_half_width,
@@ -52,8 +54,13 @@ def at(distance: np.ndarray, beyond: float | np.ndarray = 0.0, time_s: float | n
     return Where(distance, *(np.broadcast_to(x, distance.shape) for x in (beyond, time_s)))
 
 
-def fit(error: np.ndarray, groups: list[str], distance: np.ndarray) -> Conformal:
-    return Conformal.fit(error, groups, distance, 0.0)
+def left_out(error: np.ndarray, groups: list[str], where: Where, layer: np.ndarray | None = None) -> LeftOut:
+    """One reading of each layer where it is not said which layer was read."""
+    return LeftOut(error, np.array(groups), where, np.arange(len(error)) if layer is None else layer)
+
+
+def fit(error: np.ndarray, groups: list[str], distance: np.ndarray, layer: np.ndarray | None = None) -> Conformal:
+    return Conformal.fit(left_out(error, groups, at(distance), layer), 0.0)
 
 
 # --- coverage
@@ -115,7 +122,8 @@ def test_widths_grow_by_the_factor_of_their_class():
 
 def test_kinds_left_out_whole_do_not_widen_what_is_far():
     error, distance = errors(4000, 6)
-    own = Conformal.fit(np.append(error, [5.0] * 1000), ["conv"] * 5000, np.append(distance, [NEVER_OCTAVES] * 1000), 0.0, 2.5)
+    where = at(np.append(distance, [NEVER_OCTAVES] * 1000))
+    own = Conformal.fit(left_out(np.append(error, [5.0] * 1000), ["conv"] * 5000, where), 0.0, 2.5)
     assert own.widening == fit(error, ["conv"] * 4000, distance).widening and own.never == 2.5
 
 
@@ -172,12 +180,71 @@ def test_few_rows_of_another_device_are_not_widened_for_their_distance_twice():
     first = Conformal({"*": 0.3, "conv": 0.2}, (1.0, 2.0, 3.0, 4.0, 5.0), 1.5, 0.1, (2.0,) * CLASSES, 1.0)
     distance = np.repeat([0.0, 1.0, 2.0, 3.0, NEVER_OCTAVES], 30)
     error = np.repeat([0.1, 0.2, -0.3, 0.4, 9.0], 30)
-    own = first.moved(error, ["conv"] * 150, distance, 0.25)
+    own = first.moved(left_out(error, ["conv"] * 150, at(distance)), 0.25)
     assert own.quantiles == pytest.approx({"*": 0.1, "conv": 0.1}), "and kinds measured nowhere else tell nothing"
     assert (own.widening, own.never, own.correlation) == (first.widening, 1.5, 0.25)
     assert set(own.factors) == {1.0}, "classes of layers are of the first device"
-    alone = first.moved(error[-30:], ["conv"] * 30, distance[-30:], 0.25)
+    alone = first.moved(left_out(error[-30:], ["conv"] * 30, at(distance[-30:])), 0.25)
     assert alone.quantiles["*"] == pytest.approx(9.0 / 5.0), "where nothing else is known, they do"
+
+
+# --- layers that were read often
+
+
+def readings(layers: int, each: int | np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Log errors of layers that were read `each` so often, nearly alike for one layer, and the layer of each reading."""
+    rng = np.random.default_rng(seed)
+    layer = np.repeat(np.arange(layers), each)
+    return 0.1 * rng.standard_normal(layers)[layer] + 0.001 * rng.standard_normal(len(layer)), layer
+
+
+def test_readings_count_as_many_layers_as_they_would_be_of_if_all_were_read_alike():
+    assert effective_count(np.arange(7)) == effective_count(np.repeat(np.arange(7), 40)) == 7
+    assert effective_count(np.array(["a", "a", "a", "b"])) == pytest.approx(16 / 10)
+    assert effective_count(np.array([], int)) == 0
+
+
+def test_layers_read_often_are_as_few_as_they_are():
+    scores = np.random.default_rng(3).exponential(size=30)
+    once, every = conformal_quantile(scores), np.arange(30)
+    assert once == np.sort(scores)[27], "rank 27.9 of 30"
+    assert conformal_quantile(np.repeat(scores, 20), np.repeat(every, 20)) == once
+    assert conformal_quantile(np.repeat(np.arange(1.0, 16.0), 20), np.repeat(np.arange(15), 20)) == 15, "too few to say"
+    assert conformal_quantile(np.repeat(np.arange(1.0, 16.0), 20)) == 14
+    # 41 readings of 2 layers: 41² / (40² + 1) is 1.05 in effect, of which none can be left out
+    assert conformal_quantile(np.array([*[0.1] * 40, 0.7]), np.array([*[0] * 40, 1])) == 0.7
+
+
+@pytest.mark.parametrize("each", [1, 20, np.arange(1, 61, 4)], ids=["once", "alike", "unlike"])
+def test_new_layers_are_covered_however_often_the_known_ones_were_read(each):
+    """Fifteen layers are too few to leave any out; read twenty times each and taken for three hundred, rank 14 would do."""
+    held = []
+    for seed in range(200):
+        error, layer = readings(15, each, seed)
+        own = fit(error, ["conv"] * len(error), np.zeros(len(error)), layer)
+        new, _ = readings(500, 1, 1000 + seed)
+        held.append(np.mean(np.abs(new) <= own.half_width(own.quantile("conv"), at(np.zeros(500)))))
+    assert np.mean(held) == pytest.approx(15 / 16, abs=0.02)
+
+
+def test_groups_and_classes_with_few_layers_borrow_though_these_were_read_often():
+    few, many = (left_out(np.full(n, 0.4), ["conv"] * n, at(np.full(n, d)), np.arange(n) % 5) for n, d in ((5, 0.0), (500, 0.0)))
+    own = Conformal({"*": 0.1}, (1.0,) * len(STEPS_OCTAVES), 0.9, 0.5)
+    assert own.parted(many, 2.0) == own.parted(few, 2.0)
+    error, names = np.repeat([0.1, 0.5], [10_000, 500]), ["conv"] * 10_000 + ["norm"] * 500
+    own = fit(error, names, np.zeros(10_500), np.append(np.arange(10_000) % 100, 100 + np.arange(500) % 5))
+    assert own.quantiles["norm"] == pytest.approx((5 * 0.5 + 20 * 0.1) / 25), "five layers, as if each had been read once"
+
+
+def test_a_class_of_distance_with_few_layers_does_not_stand_for_what_is_near():
+    """Nineteen layers in measured cells are too few to part, however often they were read."""
+    error, layer = np.full(600, 0.1), np.append(np.arange(500) % 19, 19 + np.arange(100))
+    distance = np.repeat([0.0, 1.0], [500, 100])
+    error[distance > 0] = 0.3
+    own = fit(error, ["conv"] * 600, distance, layer)
+    assert own.widening == (1.0,) * len(STEPS_OCTAVES) and own.quantiles["*"] == pytest.approx(0.3)
+    one_more = fit(error, ["conv"] * 600, distance, np.append(np.arange(500) % 20, 20 + np.arange(100)))
+    assert one_more.widening[1] > 2 and one_more.quantiles["*"] == pytest.approx(0.1)
 
 
 # --- classes of layers
@@ -204,7 +271,7 @@ def classes(count: int, seed: int) -> tuple[np.ndarray, Where, np.ndarray]:
 def test_every_class_of_layers_is_covered_once_parted():
     error, where, _ = classes(20_000, 3)
     before = fit(error, ["conv"] * 20_000, where.distance_octaves)
-    own = before.parted(error, ["conv"] * 20_000, where, long_s=2.0)
+    own = before.parted(left_out(error, ["conv"] * 20_000, where), long_s=2.0)
     new, there, code = classes(20_000, 4)
     held = np.abs(new) <= own.half_width(own.quantile("conv"), there)
     assert [abs(held[code == i].mean() - LEVEL) < 0.03 for i in range(CLASSES)] == [True] * CLASSES
@@ -216,16 +283,17 @@ def test_parting_forgets_what_was_parted_before_and_what_was_never_measured():
     error, where, _ = classes(4000, 5)
     names = ["conv"] * 4000
     own = fit(error, names, where.distance_octaves)
-    once = own.parted(error, names, where, long_s=2.0)
-    assert once.parted(error, names, where, long_s=2.0) == once
+    once = own.parted(left_out(error, names, where), long_s=2.0)
+    assert once.parted(left_out(error, names, where), long_s=2.0) == once
     unknown = Where(*(np.append(x, y) for x, y in ((where.distance_octaves, NEVER_OCTAVES), (where.beyond_octaves, 8.0),
                                                     (where.time_s, 1.0))))  # fmt: skip
-    assert own.parted(np.append(error, 9.0), [*names, "conv"], unknown, long_s=2.0) == once
+    assert own.parted(left_out(np.append(error, 9.0), [*names, "conv"], unknown), long_s=2.0) == once
 
 
 def test_classes_with_few_errors_are_drawn_to_what_distance_says():
     own = Conformal({"*": 0.1}, (1.0,) * len(STEPS_OCTAVES), 0.9, 0.5)
-    few, many = (own.parted(np.full(n, 0.4), ["conv"] * n, at(np.zeros(n)), long_s=2.0).factors for n in (5, 2000))
+    alike = (left_out(np.full(n, 0.4), ["conv"] * n, at(np.zeros(n))) for n in (5, 2000))
+    few, many = (own.parted(x, long_s=2.0).factors for x in alike)
     assert few == pytest.approx([4 ** (5 / (5 + PRIOR))] + [1.0] * (CLASSES - 1))
     assert many[0] == pytest.approx(4, rel=0.02)
 

@@ -242,6 +242,22 @@ def test_sums_are_as_unsure_as_they_were_on_networks_left_out():
     assert fit_launches(passes(), {}, 70.0).sum_spread_frac < 1e-6, "displaced data explain these"
 
 
+def test_many_passes_of_few_networks_are_not_many_networks():
+    graph = [Pass(str(i), "graph", [layer()], 1e-3, 0.2 * (1 + i / 100), 1e-3, 0.2, 0.0, 0.0) for i in range(1, 21)]
+    assert fit_launches(graph, {}, 70.0).sum_spread_frac == pytest.approx(0.19), "rank 19 of 20"
+    assert fit_launches(graph * 5, {}, 70.0).sum_spread_frac == pytest.approx(0.19), "each at five batches"
+    few = fit_launches(graph[-10:] * 5, {}, 70.0)
+    assert few.sum_spread_frac == pytest.approx(0.20), "ten networks are too few to leave out a tenth"
+    most = [*graph[:1] * 50, *graph[1:]]
+    assert fit_launches(most, {}, 70.0).sum_spread_frac == pytest.approx(0.20), "nor does one at fifty batches outvote the others"
+    assert fit_launches(graph[:2] * 3, {}, 70.0) == Launches(idle_w=70.0), "two networks are not six"
+    assert fit_launches(relus([1.0, 2.0]) * 3, {}, 70.0).basis == "assumed"
+    both = [*passes(), *busy(1.0), *[replace(x, name=f"{x.name} dearer") for x in busy(1.1)]]
+    again = [replace(x, name="busy 0") for x in busy(1.0)] * 10
+    few, many = (fit_launches(x, {}, 70.0).mode_spread_frac for x in (both, [*both, *again]))
+    assert few == pytest.approx(0.1 / 1.1, rel=0.01) and many == pytest.approx(few, rel=0.01)
+
+
 def test_a_sum_is_judged_by_what_other_networks_say_of_displaced_data():
     """Data in the cache cost a tenth, a fifth and three fifths more: without the last they cost a tenth, with it a fifth."""
     graph = [Pass(str(i), "graph", [layer()], 1e-3, 1 + x, 1e-3, 1.0, 0.0, 1.0) for i, x in enumerate((0.1, 0.2, 0.6))]

@@ -117,6 +117,25 @@ def test_intervals_are_of_single_readings_not_of_their_medians(device, layers):
     assert np.mean((own.energy_low_j <= fresh) & (fresh <= own.energy_high_j)) > 0.85
 
 
+def test_readings_again_tell_nothing_new_of_intervals(device):
+    """What is known of thirty layers does not grow by reading them ten times alike."""
+    once = device.measure(draw_layers(30))
+    first, again = (EnergyModel.train(rows).metadata for rows in (once, once * 10))
+    assert (again.rows, again.layers) == (300, 30)
+    assert again.conformal == first.conformal and again.left_out_mdape_frac == first.left_out_mdape_frac
+
+
+def test_a_trained_model_tells_its_error_on_layers_left_out(device, model, layers):
+    """Each layer predicted without its fold, which errs more than the model that knows them all, and less than others'."""
+    told, rows = model.metadata.left_out_mdape_frac, device.measure(layers)
+    assert told is not None and not model.metadata.calibrated
+    known = np.median(np.abs(model.predict(layers).energy_j / np.array([m.energy_j for m in rows]) - 1))
+    new = draw_layers(600)[150:]
+    time_s, power_w = device.truth(new)
+    unknown = np.median(np.abs(model.predict(new).energy_j / (time_s * power_w) - 1))
+    assert known < told and 0.5 < told / unknown < 2
+
+
 def test_the_class_of_a_layer_tells_its_interval(model):
     """Both are far from all others and long; one is larger than all of them."""
     own, two = model.metadata.conformal, [thin(32), thin(1 << 20)]

@@ -161,6 +161,28 @@ class Where:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Readings of layers that were predicted by models that did not know them; all arrays [n]."""
+
+    error: Array
+    """Log of predicted energy to read energy."""
+    groups: NDArray[Any]
+    """Of kinds."""
+    where: Where
+    layer: NDArray[np.intp]
+    """Number of the layer that was read: its readings err alike, and are not as many examples of how a new layer errs."""
+
+    def take(self, chosen: NDArray[Any]) -> LeftOut:
+        """Return the same of the `chosen`, by places or by marks, alone."""
+        return LeftOut(self.error[chosen], self.groups[chosen], self.where.take(chosen), self.layer[chosen])
+
+    def known(self) -> LeftOut:
+        """Return those of kinds that were measured; all of them where there is none."""
+        known = self.where.distance_octaves <= FAR_OCTAVES
+        return self.take(known if known.any() else ~known)
+
+
+@dataclass(frozen=True)
 class Conformal:
     """Half-widths of log-energy intervals: a quantile per group, and factors per class of distance and per class of layers."""
 
@@ -197,51 +219,48 @@ class Conformal:
         far, larger = where.distance_octaves > EXTRAPOLATED_OCTAVES, where.beyond_octaves > 0
         return 4 * far.astype(np.intp) + 2 * larger + (where.time_s > self.long_s)
 
-    def parted(self, error: Array, groups: Sequence[str], where: Where, long_s: float) -> Conformal:
-        """Return these half-widths, each class of layers with the factor that out-of-fold log errors [n] ask for.
+    def parted(self, left_out: LeftOut, long_s: float) -> Conformal:
+        """Return these half-widths, each class of layers with the factor that layers `left_out` ask for.
 
-        Classes with few errors are drawn to a factor of 1.
+        Classes with few layers are drawn to a factor of 1.
         """
         own = replace(self, factors=(1.0,) * CLASSES, long_s=long_s)
-        scores = np.abs(error) / own.half_width(np.array([own.quantile(name) for name in groups]), where)
-        known, code = where.distance_octaves <= FAR_OCTAVES, own._class(where)
-        return replace(own, factors=tuple(_drawn(scores[known & (code == i)], 1.0) for i in range(CLASSES)))
+        quantiles = np.array([own.quantile(name) for name in left_out.groups])
+        scores = np.abs(left_out.error) / own.half_width(quantiles, left_out.where)
+        known, code = left_out.where.distance_octaves <= FAR_OCTAVES, own._class(left_out.where)
+        members = [known & (code == i) for i in range(CLASSES)]
+        return replace(own, factors=tuple(_drawn(scores[x], left_out.layer[x], 1.0) for x in members))
 
-    def moved(self, error: Array, groups: Sequence[str], distance_octaves: Array, common: float) -> Conformal:
-        """Return these intervals for another device, with quantiles of the few log errors [n] that are known there.
+    def moved(self, left_out: LeftOut, common: float) -> Conformal:
+        """Return these intervals for another device, with quantiles of the few layers `left_out` that were measured there.
 
         Few rows lie far apart: what each is off by counts less what it may be more for its distance from the others, else new
         layers would be widened for that twice.
         """
-        known = distance_octaves <= FAR_OCTAVES
-        known = known if known.any() else ~known
-        scores = np.abs(error)[known] / np.array(self.widening)[_step(distance_octaves[known])]
-        quantiles = _by_group(scores, np.array(groups)[known])
-        return Conformal(quantiles, self.widening, self.never, common)
+        own = left_out.known()
+        scores = np.abs(own.error) / np.array(self.widening)[_step(own.where.distance_octaves)]
+        return Conformal(_by_group(scores, own.groups, own.layer), self.widening, self.never, common)
 
     @staticmethod
-    def fit(
-        error: Array, groups: Sequence[str], distance_octaves: Array, common: float, never: float = ASSUMED_NEVER
-    ) -> Conformal:  # fmt: skip
-        """Calibrate on out-of-fold log errors [n], their groups and distances, and the `common` share of their variance.
+    def fit(left_out: LeftOut, common: float, never: float = ASSUMED_NEVER) -> Conformal:
+        """Calibrate on layers `left_out` and the `common` share of their errors' variance.
 
         Kinds that were left out whole are told by `never` alone.
         """
-        known = distance_octaves <= FAR_OCTAVES
-        known = known if known.any() else ~known
-        size, names, step = np.abs(error)[known], np.array(groups)[known], _step(distance_octaves[known])
+        own = left_out.known()
+        size, step = np.abs(own.error), _step(own.where.distance_octaves)
         # what is nearest stands for what is near: few measurements cover cells twice
-        counts = np.bincount(step, minlength=len(STEPS_OCTAVES))
-        nearest = int(np.argmax(counts >= PRIOR)) if (counts >= PRIOR).any() else len(STEPS_OCTAVES) - 1
+        enough = np.array([effective_count(own.layer[step == i]) >= PRIOR for i in range(len(STEPS_OCTAVES))])
+        nearest = int(np.argmax(enough)) if enough.any() else len(STEPS_OCTAVES) - 1
         near = step <= nearest
-        quantiles = _by_group(size[near], names[near])
-        scaled = size / np.array([quantiles.get(str(name), quantiles["*"]) for name in names])
+        quantiles = _by_group(size[near], own.groups[near], own.layer[near])
+        scaled = size / np.array([quantiles.get(str(name), quantiles["*"]) for name in own.groups])
         widening = [1.0] * (nearest + 1)
-        for own in (scaled[step == i] for i in range(nearest + 1, len(STEPS_OCTAVES))):
-            widening.append(max(widening[-1], _drawn(own, widening[-1])))
+        for far in (step == i for i in range(nearest + 1, len(STEPS_OCTAVES))):
+            widening.append(max(widening[-1], _drawn(scaled[far], own.layer[far], widening[-1])))
         # groups with little near take what lies farther as well, scaled back
-        every = _by_group(size / np.array(widening)[step], names)
-        few = [name for name in every if name != "*" and np.count_nonzero(near & (names == name)) < PRIOR]
+        every = _by_group(size / np.array(widening)[step], own.groups, own.layer)
+        few = [name for name in every if name != "*" and effective_count(own.layer[near & (own.groups == name)]) < PRIOR]
         return Conformal(quantiles | {name: every[name] for name in few}, tuple(widening), never, common)
 
 
@@ -250,19 +269,35 @@ def _step(distance_octaves: Array) -> NDArray[np.intp]:
     return np.minimum(np.searchsorted(STEPS_OCTAVES, distance_octaves - 1e-9), len(STEPS_OCTAVES) - 1)
 
 
-def _drawn(scores: Array, towards: float) -> float:
-    """The quantile of scores [n], drawn `towards` a factor as far as there are few."""
-    share = len(scores) / (len(scores) + PRIOR)
-    return float(conformal_quantile(scores) ** share * towards ** (1 - share)) if len(scores) else towards
+def effective_count(cluster: NDArray[Any]) -> float:
+    """Return as how many examples the members [n] of clusters count that are alike within each, as readings of a layer are.
+
+    Kish's effective sample size, (Σ size)² / Σ size² over clusters (Survey Sampling, 1965): their number where all are as large.
+    """
+    sizes = np.unique(cluster, return_counts=True)[1].astype(float)
+    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
 
 
-def _by_group(scores: Array, names: NDArray[Any]) -> dict[str, float]:
+def _own_share(layer: NDArray[np.intp]) -> float:
+    """How much readings [n] of `layer` are believed beside what stands for them where there is none."""
+    count = effective_count(layer)
+    return count / (count + PRIOR)
+
+
+def _drawn(scores: Array, layer: NDArray[np.intp], towards: float) -> float:
+    """The quantile of scores [n], drawn `towards` a factor as far as there are few layers."""
+    share = _own_share(layer)
+    return float(conformal_quantile(scores, layer) ** share * towards ** (1 - share)) if len(scores) else towards
+
+
+def _by_group(scores: Array, names: NDArray[Any], layer: NDArray[np.intp]) -> dict[str, float]:
     """The quantile of each group's scores [n], drawn to that of all ("*")."""
-    members, overall = {str(name): scores[names == name] for name in sorted(set(names))}, conformal_quantile(scores)
+    overall = conformal_quantile(scores, layer)
     quantiles = {"*": overall}
-    for name, own in members.items():
-        share = len(own) / (len(own) + PRIOR)
-        quantiles[name] = share * conformal_quantile(own) + (1 - share) * overall
+    for name in sorted(set(names.tolist())):
+        own = names == name
+        share = _own_share(layer[own])
+        quantiles[name] = share * conformal_quantile(scores[own], layer[own]) + (1 - share) * overall
     return quantiles
 
 
@@ -278,9 +313,15 @@ def never_half_width(errors: Sequence[Array]) -> float:
     return float(np.quantile(widths, LEVEL, method="higher"))
 
 
-def conformal_quantile(scores: Array) -> float:
-    """The finite-sample conformal quantile: rank ceil((n + 1) · level)."""
-    rank = min(len(scores), int(np.ceil((len(scores) + 1) * LEVEL)))
+def conformal_quantile(scores: Array, cluster: NDArray[Any] | None = None) -> float:
+    """The finite-sample conformal quantile of scores [n]: rank ceil((n + 1) · level).
+
+    Where scores of one `cluster` [n] err alike, such as readings of a layer, the one more that stands for what comes is one more
+    of as many examples as there are in effect.
+    """
+    count = len(scores)
+    one_more = 1.0 if cluster is None else count / effective_count(cluster)
+    rank = min(count, int(np.ceil((count + one_more) * LEVEL - 1e-9)))
     return float(np.sort(scores)[rank - 1])
 
 

@@ -43,6 +43,7 @@ tried on the same networks."""
 ASSUMED_MODE_SPREAD_FRAC = 0.04
 """What the H200's networks told (4.0 %), where none was measured in both modes."""
 MIN_NETWORKS = 3
+"""With fewer networks, at however many batches, launches stay assumed: another one errs as none of its own passes do."""
 MOST = 1e4
 """No host takes hours to issue an operator, no device idles at so many watts."""
 
@@ -144,12 +145,12 @@ def fit_launches(passes: Sequence[Pass], operators: Mapping[str, float], idle_w:
     """
     graph, eager = ([x for x in passes if x.mode == mode] for mode in ("graph", "eager"))
     longer = more = unsure = 0.0
-    if len(graph) >= MIN_NETWORKS:
+    if _networks(graph) >= MIN_NETWORKS:
         longer = _displaced_frac([(x.time_s, x.device_s, x.cached_s) for x in graph])
         more = _displaced_frac([(x.energy_j, x.device_j, x.cached_j) for x in graph])
         unsure = _sum_spread_frac(graph)
     bound = [x for x in eager if x.time_s > BOUND * x.device_s]
-    if len(bound) < MIN_NETWORKS:
+    if _networks(bound) < MIN_NETWORKS:
         return Launches(displaced_time_frac=longer, displaced_energy_frac=more, idle_w=idle_w, sum_spread_frac=unsure)
     waited_s = np.array([x.time_s - x.device_s - longer * x.cached_s for x in bound])
     waited_j = np.array([x.energy_j - x.device_j - more * x.cached_j for x in bound])
@@ -164,11 +165,15 @@ def fit_launches(passes: Sequence[Pass], operators: Mapping[str, float], idle_w:
     spread = float(np.quantile(late, 0.9)) if late else ASSUMED_SPREAD_FRAC
     told = Launches(_host(bound, operators), longer, more, drawn_w if drawn_w > 0 else idle_w, spread, unsure, "measured")
     hosts = {name: _host([x for x in bound if x.name != name] or bound, operators) for name in {x.name for x in passes}}
-    apart = [
-        _beyond_gaps_frac(replace(told, host_s=hosts[x.name]), x, y)
-        for x in graph for y in eager if x.name == y.name and x.layers == y.layers
-    ]  # fmt: skip
-    return replace(told, mode_spread_frac=float(conformal_quantile(np.array(apart)))) if len(apart) >= MIN_NETWORKS else told
+    both = [(x, y) for x in graph for y in eager if x.name == y.name and x.layers == y.layers]
+    if _networks(x for x, _ in both) < MIN_NETWORKS:
+        return told
+    apart = np.array([_beyond_gaps_frac(replace(told, host_s=hosts[x.name]), x, y) for x, y in both])
+    return replace(told, mode_spread_frac=conformal_quantile(apart, np.array([x.name for x, _ in both])))
+
+
+def _networks(passes: Iterable[Pass]) -> int:
+    return len({x.name for x in passes})
 
 
 def _beyond_gaps_frac(launches: Launches, graph: Pass, eager: Pass) -> float:
@@ -197,12 +202,11 @@ def _displaced_frac(sums: Sequence[tuple[float, float, float]]) -> float:
 def _sum_spread_frac(graph: Sequence[Pass]) -> float:
     """How far sums of layers are off on networks left out by name, nine times of ten, beyond what their layers are unsure of."""
     off = []
-    for name in sorted({x.name for x in graph}):
-        more = _displaced_frac([(x.energy_j, x.device_j, x.cached_j) for x in graph if x.name != name])
-        for x in (x for x in graph if x.name == name):
-            error = abs(np.log(x.energy_j / (x.device_j + more * x.cached_j)))
-            off.append(np.sqrt(max(0.0, error**2 - np.log1p(x.layers_spread_frac) ** 2)))
-    return float(np.expm1(conformal_quantile(np.array(off))))
+    for x in graph:
+        more = _displaced_frac([(y.energy_j, y.device_j, y.cached_j) for y in graph if y.name != x.name])
+        error = abs(np.log(x.energy_j / (x.device_j + more * x.cached_j)))
+        off.append(np.sqrt(max(0.0, error**2 - np.log1p(x.layers_spread_frac) ** 2)))
+    return float(np.expm1(conformal_quantile(np.array(off), np.array([x.name for x in graph]))))
 
 
 def _host(bound: Sequence[Pass], operators: Mapping[str, float]) -> dict[str, float]:

@@ -136,7 +136,7 @@ class Metadata:
     basis: str = "measured"
     """What the model rests on, one of `MODEL_BASES`."""
     left_out_mdape_frac: float | None = None
-    """Of a calibrated model: median error of energy over its measured layers, each predicted without its fold."""
+    """Median error of energy over the measured layers, each predicted without its fold; None where none was measured."""
     conditions: str = ""
     """What was assumed of the device beside its data, such as a power limit; empty where nothing was."""
     launches: Launches | None = None
@@ -164,7 +164,7 @@ class Metadata:
     @property
     def calibrated(self) -> bool:
         """Whether another model was adapted to few measured layers."""
-        return self.left_out_mdape_frac is not None
+        return self.own_support is not None
 
     @property
     def launches_or_assumed(self) -> Launches:

@@ -19,7 +19,7 @@ from .errors import InputError, check_seed
 from .estimate import estimate_many
 from .features import FEATURES_VERSION, Array, Columns
 from .hardware import find_hardware
-from .intervals import EXTRAPOLATED_OCTAVES, Conformal, Support, Where, correlation, never_half_width, positions
+from .intervals import EXTRAPOLATED_OCTAVES, Conformal, LeftOut, Support, Where, correlation, never_half_width, positions
 from .kriging import Kriging, krige
 from .labels import labels, looped, operators_s
 from .launches import Launches, Pass, fit_launches
@@ -128,14 +128,14 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
     rows = merge(chosen)
     columns = Columns(rows.layers, find_hardware(chosen[0].hardware))
     regressor = fit(rows, columns.hardware.name, seed)
-    conformal = _conformal(rows, Rows.of(chosen), columns, seed, regressor)
+    conformal, left_out_mdape_frac = _judged(rows, Rows.of(chosen), columns, seed, regressor)
     metadata = Metadata(
         name=name or regressor.hardware, hardware=regressor.hardware, features=FEATURES_VERSION, feature_names=MODEL_FEATURES,
         rows=len(chosen), layers=len(set(rows.layers)), kinds=tuple(sorted({x.kind for x in rows.layers})),
         data_sha256=digest(chosen), source=source, runs=regressor.runs, run_power_shift=regressor.run_power_shift,
         consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w, log_rates=regressor.scaffold.log_rates,
         support=Support.of(columns).points, conformal=conformal, seed=seed,
-        taught_by=regressor.taught_by, basis=basis_of(chosen),
+        taught_by=regressor.taught_by, basis=basis_of(chosen), left_out_mdape_frac=left_out_mdape_frac,
     )  # fmt: skip
     return EnergyModel.of(metadata, regressor)
 
@@ -281,8 +281,9 @@ def boost(
     return xgboost.train(recipe.parameters(names, seed), data, recipe.rounds, xgb_model=before)
 
 
-def _conformal(rows: Rows, readings: Rows, columns: Columns, seed: int, whole: Regressor) -> Conformal:
-    """Calibrate intervals on errors of layers that were left out, singly, with everything like them, and the largest together.
+def _judged(rows: Rows, readings: Rows, columns: Columns, seed: int, whole: Regressor) -> tuple[Conformal, float]:
+    """Return intervals calibrated on layers that were left out, singly, with everything like them, and the largest together, and
+    the median error of those left out singly.
 
     Errors are those of each of the `readings` that were merged to `rows`: an interval is to hold what is read once. How far is
     near, and where the search for rates starts, are those of the `whole`: finding them anew in each fold would take longer than
@@ -294,20 +295,25 @@ def _conformal(rows: Rows, readings: Rows, columns: Columns, seed: int, whole: R
     prefer = "processes" if len(rows.layers) > MANY_ROWS else "threads"
     parts = Parallel(n_jobs=-1, prefer=prefer)(delayed(_left_out)(rows, fold, seed, whole) for _, fold in folds)
     chosen = np.concatenate([np.flatnonzero(fold) for _, fold in folds])
-    groups = np.array([rows.layers[i].group for i in chosen])
     how, block = (np.repeat(x, [fold.sum() for _, fold in folds]) for x in ([how for how, _ in folds], range(len(folds))))
     error, distance, beyond, time_s = (np.concatenate([part[i] for part in parts]) for i in range(4))
-    where, alike, largest = Where(distance, beyond, time_s), how == "alike", how == "largest"
+    groups, number = np.array([x.group for x in rows.layers])[chosen], numbers(rows)[chosen]
+    alike, largest = how == "alike", how == "largest"
     # a layer whose like are all left out tells of what is far; its nearest neighbours lie at the block's edge
     told = ~largest & (~alike | (distance > EXTRAPOLATED_OCTAVES))
     never = never_half_width(_kinds_left_out(rows, columns, whole))
     # a network repeats layers of one group and about one size: what such have in common stays in its sum
     common = correlation(error[alike], block[alike], groups[alike])
-    error, place = of_readings(error, rows, chosen, readings)
-    groups, distance, where, told, largest = groups[place], distance[place], where.take(place), told[place], largest[place]
-    conformal = Conformal.fit(error[told], groups[told].tolist(), distance[told], common, never)
-    told |= largest
-    return conformal.parted(error[told], groups[told].tolist(), where.take(told), float(np.median(rows.time_s)))
+    single, place = of_readings(error, rows, chosen, readings)
+    left_out = LeftOut(single, groups[place], Where(distance, beyond, time_s).take(place), number[place])
+    conformal = Conformal.fit(left_out.take(told[place]), common, never)
+    conformal = conformal.parted(left_out.take((told | largest)[place]), float(np.median(rows.time_s)))
+    return conformal, median_ape(error[how == "singly"])
+
+
+def median_ape(error: Array) -> float:
+    """Return the median absolute percentage error, as a fraction, of log errors [n] of predictions."""
+    return float(np.median(np.abs(np.expm1(error))))
 
 
 def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
@@ -330,11 +336,16 @@ def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[tuple[str, NDArr
 
 def random_folds(rows: Rows, seed: int) -> NDArray[np.int64]:
     """Return the fold [n] of each row, of `FOLDS`; all rows of a layer share one, with and without TF32."""
-    shape = together([layer.with_tf32("none") for layer in rows.layers], rows.time_s, rows.power_w)
-    if not shape.any():
-        raise InputError(f"all {len(shape)} rows are of one layer or carry one reading: measure layers one by one")
-    fold: NDArray[np.int64] = np.random.default_rng(seed).permutation(shape.max() + 1) % FOLDS
-    return fold[shape]
+    number = numbers(rows)
+    if not number.any():
+        raise InputError(f"all {len(number)} rows are of one layer or carry one reading: measure layers one by one")
+    fold: NDArray[np.int64] = np.random.default_rng(seed).permutation(number.max() + 1) % FOLDS
+    return fold[number]
+
+
+def numbers(rows: Rows) -> NDArray[np.int64]:
+    """Number the layers [n] of `rows`: with and without TF32 a layer is one, and so are layers that share a reading."""
+    return together([layer.with_tf32("none") for layer in rows.layers], rows.time_s, rows.power_w)
 
 
 def together(shapes: Sequence[Layer], time_s: Array, power_w: Array) -> NDArray[np.int64]:

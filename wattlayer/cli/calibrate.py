@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from .app import app
 from .data import measurements_of
 from .options import SeedOption, SkipOption
 from .output import apart, place
+
+if TYPE_CHECKING:
+    from ..model import Metadata
 
 
 @app.command()
@@ -42,7 +45,7 @@ def calibrate(
     fitted.save(path)
     facts = fitted.metadata
     print(f"{path}: {facts.hardware}, {facts.source}, {facts.rows} rows")
-    print(f"layers left out in turn, energy: median error {facts.left_out_mdape_frac:.1%} (of layers like these)")
+    tell_left_out(facts)
     tell_shadowed(path)
 
 
@@ -52,6 +55,13 @@ def model_file(output: Path | None) -> None:
 
     if output is not None and not is_file_name(str(output)):
         raise InputError(f"--output {output} does not end in .json, by which model files are known: write {output}.json")
+
+
+def tell_left_out(facts: Metadata) -> None:
+    """Print how good a model of these `facts` is for layers that it does not know, and which campaign it predicts for."""
+    print(f"layers left out in turn, energy: median error {facts.left_out_mdape_frac:.1%} (of layers like these)")
+    if len(facts.runs) > 1:
+        print(f"{len(facts.runs)} campaigns: predictions are for the board as it was in that with most layers, {facts.runs[0]}")
 
 
 def tell_shadowed(path: Path) -> None:

@@ -116,10 +116,11 @@ def _figures(name: str) -> list[dict[str, Any]]:
         curves = read_learned()["curves"]
         return [_figure(f"unmeasured {x['hardware']}", x) for x in curves if x["predictor"] == "wattlayer, data sheet only"]
     facts = load_model(name).metadata
-    if facts.calibrated:
-        return [{"split": "layers left out in turn", "rows": facts.rows, "mdape_frac": facts.left_out_mdape_frac}]
-    record = Path(path.parent) / "evaluations" / path.name
-    return _evaluated(record) if record.is_file() else []
+    record = path.parent / "evaluations" / path.name
+    figures = _evaluated(record) if record.is_file() and not facts.calibrated else []
+    if any(x["unit"] == "layer" for x in figures) or facts.left_out_mdape_frac is None:
+        return figures
+    return [*figures, {"split": "layers left out in turn", "rows": facts.rows, "mdape_frac": facts.left_out_mdape_frac}]
 
 
 def _evaluated(record: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InputError, writing
 from .app import SeveralValues, app
-from .calibrate import model_file, own_path, tell_shadowed
+from .calibrate import model_file, own_path, tell_left_out, tell_shadowed
 from .data import measurements_of
 from .options import TEXTS, Format, OutputOption, RunCodeOption, SeedOption, SkipOption, formats, written_as
 from .output import apart, busy, place, progress, rendered, write
@@ -54,6 +54,7 @@ def train(
     model.save(path)
     facts = model.metadata
     print(f"{path}: {facts.hardware}, {facts.rows} rows of {facts.layers} layers, kinds {', '.join(facts.kinds)}")
+    tell_left_out(facts)
     tell_shadowed(path)
     _check(model, networks, path)
 
