@@ -85,7 +85,19 @@ def test_a_calibrated_model_says_what_it_rests_on(fitted, model):
 def test_readings_again_tell_nothing_new_of_calibrated_intervals(model, pool):
     once = T2080.measure(pool[:20])
     first, again = (calibrate(model, rows).metadata for rows in (once, once * 10))
-    assert again.rows == 200 and again.conformal == first.conformal
+    assert again.rows == 200 and again.conformal.quantiles == pytest.approx(first.conformal.quantiles, rel=1e-9)
+
+
+def test_calibrated_intervals_count_a_layer_once_in_whatever_campaign(model, pool, monkeypatch):
+    seen: list = []
+    plain = calibration.Conformal.moved
+    monkeypatch.setattr(calibration.Conformal, "moved", lambda self, own, common: seen.append(own) or plain(self, own, common))
+    monkeypatch.setattr(calibration, "correlation", lambda *_, layer: seen.append(layer) or 0.5)
+    rows = [*T2080.measure(pool[:20]) * 2, *T2080.measure(pool[:20], run="r2")]
+    calibrate(model, rows)
+    number, own = seen
+    assert len(number) == 40 and len(set(number.tolist())) == len(set(own.layer.tolist())) == 20
+    assert len(own.error) == 60 and sorted(set(own.votes.tolist())) == [0.5, 1.0] and own.votes.sum() == pytest.approx(40)
 
 
 def test_intervals_hold_on_layers_never_measured(fitted, pool):

@@ -459,7 +459,8 @@ def test_error_figures_of_earlier_features_are_called_so(run, monkeypatch, featu
 
 
 @pytest.mark.parametrize("words", [("train",), ("calibrate", "a30")])
-def test_a_model_is_written_where_it_can_be_opened(run, tmp_path, words):
+def test_a_model_is_written_where_it_can_be_opened(run, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
     table = tmp_path / "none.csv"
     Path("mine.txt").write_text("of somebody")
     one_line(run(*words, table, "--output", "mine.txt"), "mine.txt does not end in .json", "mine.txt.json")

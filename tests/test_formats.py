@@ -568,10 +568,18 @@ def test_operators_follow_the_defaults_and_the_attributes_of_onnx(tmp_path, op, 
 @pytest.mark.parametrize("pads", [{"pads": [2, 2, 2, 2]}, {"auto_pad": "SAME_UPPER"}], ids=["given", "same"])
 @pytest.mark.parametrize("ceil", [0, 1])
 def test_a_pool_padded_by_more_than_half_its_kernel_is_padded_before(tmp_path, pads, ceil):
-    """ONNX counts the gaps of a kernel to it, PyTorch refuses such padding."""
+    """ONNX counts gaps as part of the kernel, PyTorch does not and refuses such padding."""
     pool = node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], dilations=[2, 2], ceil_mode=ceil, **pads)
     layers = trace_name(str(made(tmp_path / "net.onnx", [pool], [("x", FLOAT, (1, 3, 32, 32))]))).layers
     assert [x.kind for x in layers] == ["constant_pad_nd", "max_pool2d"] and layers[-1].outputs[0].shape == (1, 3, 32, 32)
+    mean = node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], pads=[2, 2, 2, 2], ceil_mode=ceil)
+    layers = trace_name(str(made(tmp_path / "net.onnx", [mean], [("x", FLOAT, (1, 3, 32, 32))]))).layers
+    assert [x.kind for x in layers] == ["constant_pad_nd", "avg_pool2d"] and layers[-1].outputs[0].shape == (
+        1,
+        3,
+        35 - ceil,
+        35 - ceil,
+    ), "where sizes are rounded up, no window begins behind the input"
     half = node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
     assert [x.kind for x in trace_name(str(made(tmp_path / "net.onnx", [half], IMAGES))).layers] == ["max_pool2d"]
 

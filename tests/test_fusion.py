@@ -350,8 +350,12 @@ def test_parts_of_a_tensor_are_read_as_often_as_they_are_apart():
     assert read_bytes(lambda x: x[:2].relu() * x[2:]) == 4 * 16 * 4, "two halves that do not overlap"
     assert read_bytes(lambda x: x[:1].relu() + x) == 4 * 16 * 4, "the first row is of the whole"
     assert read_bytes(lambda x: x[1:2].relu() + x[:2]) == 2 * 16 * 4, "so is one behind it, up to its end"
-    assert read_bytes(lambda x: x[:3].relu() * x[1:]) == 2 * 3 * 16 * 4, "neither of two that overlap holds the other"
-    assert read_bytes(lambda x: torch.cat([x[:1], x[1:], x[:2]]).relu()) == (3 + 2) * 16 * 4, "the first row is of the first two"
+    assert read_bytes(lambda x: x[:3].relu() * x[1:]) == 4 * 16 * 4, "two that overlap cover all four rows"
+    assert read_bytes(lambda x: torch.cat([x[2:], x[1:3], x[:2]]).relu()) == 4 * 16 * 4, "in whatever order"
+    assert read_bytes(lambda x: torch.cat([x[:1], x[2:3], x[3:]]).relu()) == 3 * 16 * 4, "one row is read by none"
+    assert read_bytes(lambda x: x[:2, :8].relu() + x[1:3, :8]) == 2 * 2 * 8 * 4, "columns of rows are no stretch: each in full"
+    assert read_bytes(lambda x: x.relu() * x[:, :1]) == 4 * 16 * 4, "a column of what is read whole"
+    assert read_bytes(lambda x: x[:2].relu() * x[:2, :1] * x[2:, 1:2]) == (2 * 16 + 2) * 4, "a column of other rows"
 
 
 def test_what_nobody_is_seen_to_read_is_written():

@@ -54,13 +54,16 @@ def at(distance: np.ndarray, beyond: float | np.ndarray = 0.0, time_s: float | n
     return Where(distance, *(np.broadcast_to(x, distance.shape) for x in (beyond, time_s)))
 
 
-def left_out(error: np.ndarray, groups: list[str], where: Where, layer: np.ndarray | None = None) -> LeftOut:
-    """One reading of each layer where it is not said which layer was read."""
-    return LeftOut(error, np.array(groups), where, np.arange(len(error)) if layer is None else layer)
+def left_out(
+    error: np.ndarray, groups: list[str], distance: np.ndarray, layer: np.ndarray | None = None, row: np.ndarray | None = None
+) -> LeftOut:  # fmt: skip
+    """One reading of each row, and one row of each layer, where it is not said which."""
+    every = np.arange(len(error))
+    return LeftOut(error, np.array(groups), distance, every if row is None else row, every if layer is None else layer)
 
 
-def fit(error: np.ndarray, groups: list[str], distance: np.ndarray, layer: np.ndarray | None = None) -> Conformal:
-    return Conformal.fit(left_out(error, groups, at(distance), layer), 0.0)
+def fit(error: np.ndarray, groups: list[str], distance: np.ndarray, layer=None, row=None) -> Conformal:
+    return Conformal.fit(left_out(error, groups, distance, layer, row), 0.0)
 
 
 # --- coverage
@@ -122,8 +125,8 @@ def test_widths_grow_by_the_factor_of_their_class():
 
 def test_kinds_left_out_whole_do_not_widen_what_is_far():
     error, distance = errors(4000, 6)
-    where = at(np.append(distance, [NEVER_OCTAVES] * 1000))
-    own = Conformal.fit(left_out(np.append(error, [5.0] * 1000), ["conv"] * 5000, where), 0.0, 2.5)
+    distances = np.append(distance, [NEVER_OCTAVES] * 1000)
+    own = Conformal.fit(left_out(np.append(error, [5.0] * 1000), ["conv"] * 5000, distances), 0.0, 2.5)
     assert own.widening == fit(error, ["conv"] * 4000, distance).widening and own.never == 2.5
 
 
@@ -180,60 +183,99 @@ def test_few_rows_of_another_device_are_not_widened_for_their_distance_twice():
     first = Conformal({"*": 0.3, "conv": 0.2}, (1.0, 2.0, 3.0, 4.0, 5.0), 1.5, 0.1, (2.0,) * CLASSES, 1.0)
     distance = np.repeat([0.0, 1.0, 2.0, 3.0, NEVER_OCTAVES], 30)
     error = np.repeat([0.1, 0.2, -0.3, 0.4, 9.0], 30)
-    own = first.moved(left_out(error, ["conv"] * 150, at(distance)), 0.25)
+    own = first.moved(left_out(error, ["conv"] * 150, distance), 0.25)
     assert own.quantiles == pytest.approx({"*": 0.1, "conv": 0.1}), "and kinds measured nowhere else tell nothing"
     assert (own.widening, own.never, own.correlation) == (first.widening, 1.5, 0.25)
     assert set(own.factors) == {1.0}, "classes of layers are of the first device"
-    alone = first.moved(left_out(error[-30:], ["conv"] * 30, at(distance[-30:])), 0.25)
+    alone = first.moved(left_out(error[-30:], ["conv"] * 30, distance[-30:]), 0.25)
     assert alone.quantiles["*"] == pytest.approx(9.0 / 5.0), "where nothing else is known, they do"
 
 
 # --- layers that were read often
 
 
-def readings(layers: int, each: int | np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Log errors of layers that were read `each` so often, nearly alike for one layer, and the layer of each reading."""
+def measured(layers: int, rows: int | np.ndarray, readings: int | np.ndarray, seed: int) -> LeftOut:
+    """Layers that were measured in so many `rows` each, of so many `readings` each, nearly alike for one layer."""
     rng = np.random.default_rng(seed)
-    layer = np.repeat(np.arange(layers), each)
-    return 0.1 * rng.standard_normal(layers)[layer] + 0.001 * rng.standard_normal(len(layer)), layer
+    layer = np.repeat(np.arange(layers), rows)
+    row = np.repeat(np.arange(len(layer)), readings)
+    error = 0.1 * rng.standard_normal(layers)[layer[row]] + 0.001 * rng.standard_normal(len(row))
+    return left_out(error, ["conv"] * len(row), np.zeros(len(row)), layer[row], row)
 
 
-def test_readings_count_as_many_layers_as_they_would_be_of_if_all_were_read_alike():
+def test_rows_count_as_many_layers_as_they_would_be_of_if_all_were_measured_as_often():
     assert effective_count(np.arange(7)) == effective_count(np.repeat(np.arange(7), 40)) == 7
     assert effective_count(np.array(["a", "a", "a", "b"])) == pytest.approx(16 / 10)
     assert effective_count(np.array([], int)) == 0
+    assert effective_count(np.array([0, 0, 0, 1]), np.array([0.5, 0.25, 0.25, 1.0])) == 2
 
 
-def test_layers_read_often_are_as_few_as_they_are():
+def test_readings_of_a_row_share_its_vote():
+    assert measured(3, 1, np.array([1, 4, 2]), 0).votes.tolist() == [1.0, *[0.25] * 4, 0.5, 0.5]
+    one_often = measured(100, 1, np.where(np.arange(100) == 50, 101, 1), 0)
+    assert one_often.count == pytest.approx(100), "a hundred layers, whichever of them was read again and again"
+    scores = np.append(np.arange(1.0, 51.0), [*[51.0] * 101, *np.arange(52.0, 101.0)])
+    assert one_often.quantile(scores) == 91.0, "rank 90.9 of 100"
+    thirds = measured(19, 1, 3, 0)
+    assert thirds.quantile(np.repeat(np.arange(1.0, 20.0), 3)) == 18.0, "rank 18 of 19, though sums of thirds miss it by a hair"
+
+
+def test_layers_measured_often_are_as_few_as_they_are():
     scores = np.random.default_rng(3).exponential(size=30)
-    once, every = conformal_quantile(scores), np.arange(30)
+    once = conformal_quantile(scores)
     assert once == np.sort(scores)[27], "rank 27.9 of 30"
-    assert conformal_quantile(np.repeat(scores, 20), np.repeat(every, 20)) == once
-    assert conformal_quantile(np.repeat(np.arange(1.0, 16.0), 20), np.repeat(np.arange(15), 20)) == 15, "too few to say"
-    assert conformal_quantile(np.repeat(np.arange(1.0, 16.0), 20)) == 14
-    # 41 readings of 2 layers: 41² / (40² + 1) is 1.05 in effect, of which none can be left out
-    assert conformal_quantile(np.array([*[0.1] * 40, 0.7]), np.array([*[0] * 40, 1])) == 0.7
+    assert measured(30, 20, 1, 0).quantile(np.repeat(scores, 20)) == once
+    assert measured(15, 20, 1, 0).quantile(np.repeat(np.arange(1.0, 16.0), 20)) == 15, "rank 14.4 of 15"
+    assert conformal_quantile(np.repeat(np.arange(1.0, 16.0), 20)) == 14, "of three hundred layers"
+    # 41 rows of 2 layers are 41² / (40² + 1), 1.05 in effect: another may be in as many rows as these, and nothing tells of it
+    two = measured(2, np.array([40, 1]), 1, 0)
+    assert two.count == pytest.approx(1.05, abs=0.001) and two.quantile(np.array([*[0.1] * 40, 0.7])) == 0.7
 
 
-@pytest.mark.parametrize("each", [1, 20, np.arange(1, 61, 4)], ids=["once", "alike", "unlike"])
-def test_new_layers_are_covered_however_often_the_known_ones_were_read(each):
-    """Fifteen layers are too few to leave any out; read twenty times each and taken for three hundred, rank 14 would do."""
+@pytest.mark.parametrize(
+    ("rows", "readings"), [(1, 1), (20, 1), (1, 20), (1, np.arange(1, 61, 4))], ids=["once", "rows", "readings", "unlike"]
+)
+def test_new_layers_are_covered_however_often_the_known_ones_were_measured(rows, readings):
+    """Fifteen layers are too few to leave any out; measured twenty times each and taken for three hundred, rank 14 would do."""
     held = []
     for seed in range(200):
-        error, layer = readings(15, each, seed)
-        own = fit(error, ["conv"] * len(error), np.zeros(len(error)), layer)
-        new, _ = readings(500, 1, 1000 + seed)
-        held.append(np.mean(np.abs(new) <= own.half_width(own.quantile("conv"), at(np.zeros(500)))))
-    assert np.mean(held) == pytest.approx(15 / 16, abs=0.02)
+        known, new = measured(15, rows, readings, seed), measured(500, 1, 1, 1000 + seed)
+        own = Conformal.fit(known, 0.0)
+        held.append(np.mean(np.abs(new.error) <= own.half_width(own.quantile("conv"), at(new.distance_octaves))))
+    assert np.mean(held) == pytest.approx(15 / 16, abs=0.015)
 
 
-def test_groups_and_classes_with_few_layers_borrow_though_these_were_read_often():
-    few, many = (left_out(np.full(n, 0.4), ["conv"] * n, at(np.full(n, d)), np.arange(n) % 5) for n, d in ((5, 0.0), (500, 0.0)))
+def test_easy_layers_that_were_read_often_do_not_speak_for_hard_ones():
+    """Thirty layers read twenty times, a hundred that err ten times as much read once: most new layers are of these."""
+    scale, readings, held = np.append(np.full(30, 0.01), np.full(100, 0.1)), np.append(np.full(30, 20), np.full(100, 1)), []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        row = np.repeat(np.arange(130), readings)
+        known = left_out((scale * rng.standard_normal(130))[row], ["conv"] * len(row), np.zeros(len(row)), row, row)
+        new = rng.choice(scale, 500) * rng.standard_normal(500)
+        held.append(np.mean(np.abs(new) <= Conformal.fit(known, 0.0).quantile("conv")))
+    assert np.mean(held) == pytest.approx(LEVEL, abs=0.015)
+
+
+def test_groups_and_classes_with_few_layers_borrow_though_these_were_measured_often():
+    few, many = (left_out(np.full(n, 0.4), ["conv"] * n, np.zeros(n), np.arange(n) % 5) for n in (5, 500))
     own = Conformal({"*": 0.1}, (1.0,) * len(STEPS_OCTAVES), 0.9, 0.5)
-    assert own.parted(many, 2.0) == own.parted(few, 2.0)
+    parted = [own.parted(x, at(x.distance_octaves), 2.0) for x in (few, many)]
+    assert parted[0] == parted[1] and parted[0].factors[0] == pytest.approx(4 ** (5 / 25))
     error, names = np.repeat([0.1, 0.5], [10_000, 500]), ["conv"] * 10_000 + ["norm"] * 500
     own = fit(error, names, np.zeros(10_500), np.append(np.arange(10_000) % 100, 100 + np.arange(500) % 5))
     assert own.quantiles["norm"] == pytest.approx((5 * 0.5 + 20 * 0.1) / 25), "five layers, as if each had been read once"
+
+
+def test_a_group_of_few_layers_near_takes_what_lies_farther_though_these_were_read_often():
+    """Of a norm ten layers in measured cells, with a hundred readings each, and ten next to one: enough together."""
+    error = np.repeat([0.1, 0.2, 0.1, 0.6], [400, 400, 1000, 10])
+    names, distance = ["conv"] * 800 + ["norm"] * 1010, np.repeat([0.0, 1.0, 0.0, 1.0], [400, 400, 1000, 10])
+    layer = np.concatenate([np.arange(800), 800 + np.arange(1000) % 10, 810 + np.arange(10)])
+    own = fit(error, names, distance, layer, layer)
+    step = own.widening[1]
+    assert step == pytest.approx(2 ** (410 / 430)) and own.quantiles["conv"] == pytest.approx(0.1)
+    assert own.quantiles["norm"] == pytest.approx((0.6 / step + 0.2 / step) / 2), "rank 19 of 20 layers, and what all have"
 
 
 def test_a_class_of_distance_with_few_layers_does_not_stand_for_what_is_near():
@@ -241,10 +283,11 @@ def test_a_class_of_distance_with_few_layers_does_not_stand_for_what_is_near():
     error, layer = np.full(600, 0.1), np.append(np.arange(500) % 19, 19 + np.arange(100))
     distance = np.repeat([0.0, 1.0], [500, 100])
     error[distance > 0] = 0.3
-    own = fit(error, ["conv"] * 600, distance, layer)
+    own = fit(error, ["conv"] * 600, distance, layer, layer)
     assert own.widening == (1.0,) * len(STEPS_OCTAVES) and own.quantiles["*"] == pytest.approx(0.3)
-    one_more = fit(error, ["conv"] * 600, distance, np.append(np.arange(500) % 20, 20 + np.arange(100)))
-    assert one_more.widening[1] > 2 and one_more.quantiles["*"] == pytest.approx(0.1)
+    one_more = np.append(np.arange(500) % 20, 20 + np.arange(100))
+    own = fit(error, ["conv"] * 600, distance, one_more, one_more)
+    assert own.widening[1] > 2 and own.quantiles["*"] == pytest.approx(0.1)
 
 
 # --- classes of layers
@@ -271,7 +314,7 @@ def classes(count: int, seed: int) -> tuple[np.ndarray, Where, np.ndarray]:
 def test_every_class_of_layers_is_covered_once_parted():
     error, where, _ = classes(20_000, 3)
     before = fit(error, ["conv"] * 20_000, where.distance_octaves)
-    own = before.parted(left_out(error, ["conv"] * 20_000, where), long_s=2.0)
+    own = before.parted(left_out(error, ["conv"] * 20_000, where.distance_octaves), where, long_s=2.0)
     new, there, code = classes(20_000, 4)
     held = np.abs(new) <= own.half_width(own.quantile("conv"), there)
     assert [abs(held[code == i].mean() - LEVEL) < 0.03 for i in range(CLASSES)] == [True] * CLASSES
@@ -283,17 +326,18 @@ def test_parting_forgets_what_was_parted_before_and_what_was_never_measured():
     error, where, _ = classes(4000, 5)
     names = ["conv"] * 4000
     own = fit(error, names, where.distance_octaves)
-    once = own.parted(left_out(error, names, where), long_s=2.0)
-    assert once.parted(left_out(error, names, where), long_s=2.0) == once
+    once = own.parted(left_out(error, names, where.distance_octaves), where, long_s=2.0)
+    assert once.parted(left_out(error, names, where.distance_octaves), where, long_s=2.0) == once
     unknown = Where(*(np.append(x, y) for x, y in ((where.distance_octaves, NEVER_OCTAVES), (where.beyond_octaves, 8.0),
                                                     (where.time_s, 1.0))))  # fmt: skip
-    assert own.parted(left_out(np.append(error, 9.0), [*names, "conv"], unknown), long_s=2.0) == once
+    more = left_out(np.append(error, 9.0), [*names, "conv"], unknown.distance_octaves)
+    assert own.parted(more, unknown, long_s=2.0) == once
 
 
 def test_classes_with_few_errors_are_drawn_to_what_distance_says():
     own = Conformal({"*": 0.1}, (1.0,) * len(STEPS_OCTAVES), 0.9, 0.5)
-    alike = (left_out(np.full(n, 0.4), ["conv"] * n, at(np.zeros(n))) for n in (5, 2000))
-    few, many = (own.parted(x, long_s=2.0).factors for x in alike)
+    alike = (left_out(np.full(n, 0.4), ["conv"] * n, np.zeros(n)) for n in (5, 2000))
+    few, many = (own.parted(x, at(x.distance_octaves), long_s=2.0).factors for x in alike)
     assert few == pytest.approx([4 ** (5 / (5 + PRIOR))] + [1.0] * (CLASSES - 1))
     assert many[0] == pytest.approx(4, rel=0.02)
 
@@ -431,6 +475,21 @@ def test_classes_of_very_unequal_size_do_not_make_errors_look_alike():
     assert np.mean(told) < 0.02
     shared = [correlation(rng.standard_normal(105)[blocks] + rng.standard_normal(1200), blocks) for _ in range(20)]
     assert np.mean(shared) == pytest.approx(0.5, abs=0.1)
+
+
+def test_what_rows_of_one_layer_have_in_common_is_its_own():
+    """Layers that have nothing in common, in one row each or in four, and then half of it."""
+    rng = np.random.default_rng(0)
+    layer = np.repeat(np.arange(600), 4)
+    blocks = np.arange(600)[layer] % 30
+    told = [correlation(rng.standard_normal(600)[layer], blocks, layer=layer) for _ in range(20)]
+    assert np.mean(told) < 0.03
+    rows = [correlation(rng.standard_normal(600)[layer], blocks) for _ in range(20)]
+    assert np.mean(rows) > 0.03, "taken for layers of their own"
+    shared = [correlation((rng.standard_normal(30)[np.arange(600) % 30] + rng.standard_normal(600))[layer], blocks, layer=layer)
+              for _ in range(20)]  # fmt: skip
+    assert np.mean(shared) == pytest.approx(0.5, abs=0.05)
+    assert correlation(np.arange(8.0), np.repeat([0, 1], 4), layer=np.repeat([0, 1], 4)) == 1.0, "two layers tell nothing"
 
 
 def test_correlation_is_taken_as_full_where_nothing_can_be_said():

@@ -16,7 +16,7 @@ import torch
 from conftest import SyntheticDevice, draw_layers, needs_torchvision
 from torch import nn
 
-from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model, trace
+from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model, trace, training
 from wattlayer.calibration import calibrate
 from wattlayer.dataset import write_measurements
 from wattlayer.features import FEATURES_VERSION, Columns
@@ -121,8 +121,24 @@ def test_readings_again_tell_nothing_new_of_intervals(device):
     """What is known of thirty layers does not grow by reading them ten times alike."""
     once = device.measure(draw_layers(30))
     first, again = (EnergyModel.train(rows).metadata for rows in (once, once * 10))
-    assert (again.rows, again.layers) == (300, 30)
-    assert again.conformal == first.conformal and again.left_out_mdape_frac == first.left_out_mdape_frac
+    assert (again.rows, again.layers) == (300, 30) and again.left_out_mdape_frac == first.left_out_mdape_frac
+    told = [(*x.quantiles.values(), *x.widening, *x.factors, x.correlation) for x in (first.conformal, again.conformal)]
+    assert told[1] == pytest.approx(told[0], rel=1e-9)
+
+
+def test_intervals_count_a_layer_once_in_whatever_campaign_and_arithmetic(device, monkeypatch):
+    """Thirty layers in two campaigns, in one of them read twice and with TF32 as well."""
+    few, seen = draw_layers(30), []
+    rows = [m for seed in (0, 1) for m in device.measure([*few, *(x.with_tf32("all") for x in few)], seed=seed)]
+    plain = training.Conformal.fit
+    monkeypatch.setattr(training.Conformal, "fit", lambda own, *more: seen.append(own) or plain(own, *more))
+    monkeypatch.setattr(training, "correlation", lambda *_, layer: seen.append(layer) or 0.5)
+    EnergyModel.train([*rows, *device.measure(few, run="r2")])
+    number, own = seen
+    assert len(set(number.tolist())) == len(set(own.layer.tolist())) == 30
+    shapes = len({x.with_tf32("all") for x in few} | set(few))
+    assert len(number) == shapes + 30, "each row is left out once with those like it"
+    assert own.votes.sum() == pytest.approx(len(set(own.row.tolist()))) and len(own.error) > len(set(own.row.tolist()))
 
 
 def test_a_trained_model_tells_its_error_on_layers_left_out(device, model, layers):

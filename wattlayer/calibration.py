@@ -19,7 +19,7 @@ from .dataset import Measurement, checked
 from .errors import InputError, check_seed
 from .features import Array, Columns
 from .hardware import Hardware, find_hardware, known_hardware
-from .intervals import Conformal, LeftOut, Support, Where, correlation
+from .intervals import Conformal, LeftOut, Support, correlation
 from .labels import looped
 from .model import ASSUMED_POWER, EnergyModel, Metadata, Regressor, load_model, models_folder, shipped_models, user_models
 from .power import PowerScaffold
@@ -88,14 +88,14 @@ def calibrate(
     chosen = of_one_device(measurements, hardware, MIN_LAYERS, "calibrate with")
     _refuse_told(base, chosen)
     rows, device = merge(chosen), find_hardware(chosen[0].hardware)
-    (error, where), adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
-    groups = np.array([x.group for x in rows.layers])
+    (error, distance), adapted = _cross_validate(base, rows, device, seed), adapt(base, rows, device, seed)
+    groups, number = np.array([x.group for x in rows.layers]), numbers(rows)
     # few rows of few groups cannot show that errors have less in common than those of the base
-    common = max(correlation(error, random_folds(rows, seed), groups), base.metadata.conformal.correlation)
+    common = max(correlation(error, random_folds(rows, seed), groups, layer=number), base.metadata.conformal.correlation)
     single, place = of_readings(error, rows, np.arange(len(error)), Rows.of(chosen))
-    conformal = base.metadata.conformal.moved(LeftOut(single, groups[place], where.take(place), numbers(rows)[place]), common)
-    metadata = _metadata(base, adapted, chosen, rows, conformal, name, seed)
-    return EnergyModel.of(replace(metadata, left_out_mdape_frac=median_ape(error)), adapted.regressor)
+    left_out = LeftOut(single, groups[place], distance[place], place, number[place])
+    metadata = _metadata(base, adapted, chosen, rows, base.metadata.conformal.moved(left_out, common), name, seed)
+    return EnergyModel.of(replace(metadata, left_out_mdape_frac=median_ape(single)), adapted.regressor)
 
 
 def _refuse_told(base: EnergyModel, chosen: Sequence[Measurement]) -> None:
@@ -147,21 +147,24 @@ def _metadata(
     )  # fmt: skip
 
 
-def _cross_validate(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> tuple[Array, Where]:
-    """Return log-energy errors [n], each row predicted without its fold, and where it lies beside the others."""
-    error, distance, beyond, time_s = (np.zeros(len(rows.layers)) for _ in range(4))
-    folds = random_folds(rows, seed)
+def _cross_validate(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> tuple[Array, Array]:
+    """Return log-energy errors [n], each row predicted without its fold, and how far [n] it lies from the others in octaves."""
+    error, distance, folds = np.zeros(len(rows.layers)), np.zeros(len(rows.layers)), random_folds(rows, seed)
     for fold in np.unique(folds):
         out = folds == fold
         inside, outside = rows.take(~out), rows.take(out)
-        adapted, columns = adapt(base, inside, device, seed), Columns(outside.layers, device)
-        beyond[out] = adapted.support.beyond_octaves(columns)
-        run = adapted.regressor.run_codes(outside.runs)
-        log_time, log_power = adapted.regressor.log_time_power(columns, adapted.kinds, run, beyond[out])
-        error[out] = log_time + log_power - np.log(outside.time_s * outside.power_w)
-        time_s[out] = np.exp(log_time)
-        distance[out] = Support.of(Columns(inside.layers, device)).distance_octaves(columns)
-    return error, Where(distance, beyond, time_s)
+        error[out] = _error(adapt(base, inside, device, seed), outside, device)
+        support = Support.of(Columns(inside.layers, device))
+        distance[out] = support.distance_octaves(Columns(outside.layers, device))
+    return error, distance
+
+
+def _error(adapted: _Adapted, rows: Rows, device: Hardware) -> Array:
+    regressor = adapted.regressor
+    run, columns = regressor.run_codes(rows.runs), Columns(rows.layers, device)
+    log_time, log_power = regressor.log_time_power(columns, adapted.kinds, run, adapted.support.beyond_octaves(columns))
+    result: Array = log_time + log_power - np.log(rows.time_s * rows.power_w)
+    return result
 
 
 def adapt(base: EnergyModel, rows: Rows, device: Hardware, seed: int) -> _Adapted:

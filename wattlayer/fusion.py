@@ -8,7 +8,7 @@ products, attention and whatever is not named here stay layers of their own, as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -158,20 +158,36 @@ def _fused(members: Sequence[Layer], read: Iterable[Operand], written: Iterable[
 
 
 def _read_outside(layers: Sequence[Layer], flow: Flow, members: Sequence[int]) -> dict[tuple[int, int], Operand]:
-    """Return what a group reads of each value made elsewhere: what lies within another read not again, overlaps in full."""
+    """Return what a group reads of each value made elsewhere: each place once, of parts that overlap what they cover together."""
     own = {value for i in members for value in flow.writes[i]}
     found: dict[tuple[int, int], Operand] = {}
     for i in members:
         for place, operand in zip(flow.reads[i], _reads(layers[i])):
             if place[0] not in own and (place not in found or operand.size_bytes > found[place].size_bytes):
                 found[place] = operand
-    dense = [(value, start, start + x.elements) for (value, start), x in found.items() if x.elements == x.span_elements]
+    values = dict.fromkeys(value for value, _ in found)
+    joined = {value: _joined({start: x for (v, start), x in found.items() if v == value}) for value in values}
+    return {(value, start): joined[value][start] for value, start in found if start in joined[value]}
 
-    def within(place: tuple[int, int], x: Operand) -> bool:
-        value, start = place
-        return any(v == value and a <= start and start + x.span_elements <= b and a != start for v, a, b in dense)
 
-    return {place: x for place, x in found.items() if not within(place, x)}
+def _joined(parts: Mapping[int, Operand]) -> dict[int, Operand]:
+    """Return the parts of one value, by where they start: dense ones that overlap as one, without what lies within these."""
+    dense = {start: x for start, x in sorted(parts.items(), key=lambda part: part[0]) if x.elements == x.span_elements}
+    found: dict[int, Operand] = {}
+    begin = end = 0
+    for start, x in dense.items():
+        if found and start < end:
+            longer = start + x.elements > end
+            end = max(end, start + x.elements)
+            found[begin] = replace(found[begin], shape=(end - begin,), strides=None) if longer else found[begin]
+        else:
+            begin, end = start, start + x.elements
+            found[begin] = x
+    ends = {start: start + x.elements for start, x in found.items()}
+    apart = {start: x for start, x in parts.items() if start not in dense}
+    return found | {
+        start: x for start, x in apart.items() if not any(a <= start and start + x.span_elements <= b for a, b in ends.items())
+    }
 
 
 def _reads(layer: Layer) -> tuple[Operand, ...]:

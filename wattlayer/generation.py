@@ -219,7 +219,8 @@ def predict_generation(
 
     `network` is a decoder of Hugging Face transformers, named as on the command line (`hf:…`). Keys and values are cached as
     transformers' own dynamic cache does; only the last position's logits are computed. Raises InputError for a network
-    without a cache, for more tokens than it has positions and for sizes below 1 (`decode`: 0), UncoveredKindError under `strict`.
+    without a cache, for more tokens than it has positions and for sizes below 1 (`decode`: 0), and UncoveredKindError under
+    `strict`.
     """
     if mode not in MODES:
         raise InputError(f"mode {mode!r} is not one of {', '.join(MODES)}, which generation is priced in")

@@ -10,7 +10,7 @@ the training set covers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -49,7 +49,7 @@ ASSUMED_NEVER = float(np.log(4.0))
 """Half-width (log energy) for kinds never measured where fewer kinds were measured than could tell: a factor of 4, assumed."""
 
 PRIOR = 20
-"""Scores that a group borrows from all groups, and a class of distance from the nearer one: shrinkage of quantiles."""
+"""Layers' worth that a group borrows from all groups, and a class of distance from the nearer one: shrinkage of quantiles."""
 
 MANY_LAYERS = 5_000
 """From here on, threads pay, in boosters and in looking for neighbours."""
@@ -168,18 +168,40 @@ class LeftOut:
     """Log of predicted energy to read energy."""
     groups: NDArray[Any]
     """Of kinds."""
-    where: Where
+    distance_octaves: Array
+    row: NDArray[np.intp]
+    """Number of the row that was read, a layer in a campaign: its readings share one vote."""
     layer: NDArray[np.intp]
-    """Number of the layer that was read: its readings err alike, and are not as many examples of how a new layer errs."""
+    """Number of the layer. Its rows err alike: they are not independent examples of how a new layer errs."""
 
     def take(self, chosen: NDArray[Any]) -> LeftOut:
         """Return the same of the `chosen`, by places or by marks, alone."""
-        return LeftOut(self.error[chosen], self.groups[chosen], self.where.take(chosen), self.layer[chosen])
+        return LeftOut(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def known(self) -> LeftOut:
         """Return those of kinds that were measured; all of them where there is none."""
-        known = self.where.distance_octaves <= FAR_OCTAVES
+        known = self.distance_octaves <= FAR_OCTAVES
         return self.take(known if known.any() else ~known)
+
+    @property
+    def votes(self) -> Array:
+        """What each reading counts in a quantile."""
+        _, number, sizes = np.unique(self.row, return_inverse=True, return_counts=True)
+        result: Array = 1.0 / sizes[number]
+        return result
+
+    @property
+    def count(self) -> float:
+        """The effective number of layers."""
+        return effective_count(self.layer, self.votes)
+
+    def quantile(self, scores: Array) -> float:
+        """Return the conformal quantile of their `scores` [n]: another layer has about as many votes as one of these."""
+        return conformal_quantile(scores, self.votes, one_more=self.votes.sum() / self.count)
+
+    def own_share(self) -> float:
+        """Return the weight of what they say against what stands in for it, which `PRIOR` layers are worth."""
+        return self.count / (self.count + PRIOR)
 
 
 @dataclass(frozen=True)
@@ -219,17 +241,16 @@ class Conformal:
         far, larger = where.distance_octaves > EXTRAPOLATED_OCTAVES, where.beyond_octaves > 0
         return 4 * far.astype(np.intp) + 2 * larger + (where.time_s > self.long_s)
 
-    def parted(self, left_out: LeftOut, long_s: float) -> Conformal:
-        """Return these half-widths, each class of layers with the factor that layers `left_out` ask for.
+    def parted(self, left_out: LeftOut, where: Where, long_s: float) -> Conformal:
+        """Return these half-widths, each class of layers with the factor that layers `left_out`, which lie at `where`, ask for.
 
         Classes with few layers are drawn to a factor of 1.
         """
         own = replace(self, factors=(1.0,) * CLASSES, long_s=long_s)
-        quantiles = np.array([own.quantile(name) for name in left_out.groups])
-        scores = np.abs(left_out.error) / own.half_width(quantiles, left_out.where)
-        known, code = left_out.where.distance_octaves <= FAR_OCTAVES, own._class(left_out.where)
+        scores = np.abs(left_out.error) / own.half_width(np.array([own.quantile(name) for name in left_out.groups]), where)
+        known, code = where.distance_octaves <= FAR_OCTAVES, own._class(where)
         members = [known & (code == i) for i in range(CLASSES)]
-        return replace(own, factors=tuple(_drawn(scores[x], left_out.layer[x], 1.0) for x in members))
+        return replace(own, factors=tuple(_drawn(scores[x], left_out.take(x), 1.0) for x in members))
 
     def moved(self, left_out: LeftOut, common: float) -> Conformal:
         """Return these intervals for another device, with quantiles of the few layers `left_out` that were measured there.
@@ -238,8 +259,8 @@ class Conformal:
         layers would be widened for that twice.
         """
         own = left_out.known()
-        scores = np.abs(own.error) / np.array(self.widening)[_step(own.where.distance_octaves)]
-        return Conformal(_by_group(scores, own.groups, own.layer), self.widening, self.never, common)
+        scores = np.abs(own.error) / np.array(self.widening)[_step(own.distance_octaves)]
+        return Conformal(_by_group(scores, own), self.widening, self.never, common)
 
     @staticmethod
     def fit(left_out: LeftOut, common: float, never: float = ASSUMED_NEVER) -> Conformal:
@@ -248,19 +269,19 @@ class Conformal:
         Kinds that were left out whole are told by `never` alone.
         """
         own = left_out.known()
-        size, step = np.abs(own.error), _step(own.where.distance_octaves)
+        size, step = np.abs(own.error), _step(own.distance_octaves)
         # what is nearest stands for what is near: few measurements cover cells twice
-        enough = np.array([effective_count(own.layer[step == i]) >= PRIOR for i in range(len(STEPS_OCTAVES))])
+        enough = np.array([own.take(step == i).count >= PRIOR for i in range(len(STEPS_OCTAVES))])
         nearest = int(np.argmax(enough)) if enough.any() else len(STEPS_OCTAVES) - 1
         near = step <= nearest
-        quantiles = _by_group(size[near], own.groups[near], own.layer[near])
+        quantiles = _by_group(size[near], own.take(near))
         scaled = size / np.array([quantiles.get(str(name), quantiles["*"]) for name in own.groups])
         widening = [1.0] * (nearest + 1)
         for far in (step == i for i in range(nearest + 1, len(STEPS_OCTAVES))):
-            widening.append(max(widening[-1], _drawn(scaled[far], own.layer[far], widening[-1])))
+            widening.append(max(widening[-1], _drawn(scaled[far], own.take(far), widening[-1])))
         # groups with little near take what lies farther as well, scaled back
-        every = _by_group(size / np.array(widening)[step], own.groups, own.layer)
-        few = [name for name in every if name != "*" and effective_count(own.layer[near & (own.groups == name)]) < PRIOR]
+        every = _by_group(size / np.array(widening)[step], own)
+        few = [name for name in every if name != "*" and own.take(near & (own.groups == name)).count < PRIOR]
         return Conformal(quantiles | {name: every[name] for name in few}, tuple(widening), never, common)
 
 
@@ -269,36 +290,33 @@ def _step(distance_octaves: Array) -> NDArray[np.intp]:
     return np.minimum(np.searchsorted(STEPS_OCTAVES, distance_octaves - 1e-9), len(STEPS_OCTAVES) - 1)
 
 
-def effective_count(cluster: NDArray[Any]) -> float:
-    """Return as how many examples the members [n] of clusters count that are alike within each, as readings of a layer are.
-
-    Kish's effective sample size, (Σ size)² / Σ size² over clusters (Survey Sampling, 1965): their number where all are as large.
-    """
-    sizes = np.unique(cluster, return_counts=True)[1].astype(float)
-    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
-
-
-def _own_share(layer: NDArray[np.intp]) -> float:
-    """How much readings [n] of `layer` are believed beside what stands for them where there is none."""
-    count = effective_count(layer)
-    return count / (count + PRIOR)
-
-
-def _drawn(scores: Array, layer: NDArray[np.intp], towards: float) -> float:
+def _drawn(scores: Array, own: LeftOut, towards: float) -> float:
     """The quantile of scores [n], drawn `towards` a factor as far as there are few layers."""
-    share = _own_share(layer)
-    return float(conformal_quantile(scores, layer) ** share * towards ** (1 - share)) if len(scores) else towards
+    share = own.own_share()
+    return float(own.quantile(scores) ** share * towards ** (1 - share)) if len(scores) else towards
 
 
-def _by_group(scores: Array, names: NDArray[Any], layer: NDArray[np.intp]) -> dict[str, float]:
+def _by_group(scores: Array, own: LeftOut) -> dict[str, float]:
     """The quantile of each group's scores [n], drawn to that of all ("*")."""
-    overall = conformal_quantile(scores, layer)
+    overall = own.quantile(scores)
     quantiles = {"*": overall}
-    for name in sorted(set(names.tolist())):
-        own = names == name
-        share = _own_share(layer[own])
-        quantiles[name] = share * conformal_quantile(scores[own], layer[own]) + (1 - share) * overall
+    for name in sorted(set(own.groups.tolist())):
+        members = own.groups == name
+        group = own.take(members)
+        quantiles[name] = group.own_share() * group.quantile(scores[members]) + (1 - group.own_share()) * overall
     return quantiles
+
+
+def effective_count(cluster: NDArray[Any], votes: Array | None = None) -> float:
+    """Return the effective number of independent examples among members [n] of clusters, within which all are alike.
+
+    Kish's effective sample size, (Σ v)² / Σ v² over clusters with v `votes` each (Survey Sampling, 1965): the number of clusters
+    where all have as many. Without `votes` every member has one; no members are none.
+    """
+    if not len(cluster):
+        return 0.0
+    total = np.bincount(np.unique(cluster, return_inverse=True)[1], weights=votes).astype(float)
+    return float(total.sum() ** 2 / (total**2).sum())
 
 
 def never_half_width(errors: Sequence[Array]) -> float:
@@ -313,25 +331,31 @@ def never_half_width(errors: Sequence[Array]) -> float:
     return float(np.quantile(widths, LEVEL, method="higher"))
 
 
-def conformal_quantile(scores: Array, cluster: NDArray[Any] | None = None) -> float:
-    """The finite-sample conformal quantile of scores [n]: rank ceil((n + 1) · level).
+def conformal_quantile(scores: Array, votes: Array | None = None, one_more: float = 1.0) -> float:
+    """The finite-sample conformal quantile of scores [n]: rank ceil((n + 1) · level), and the largest where there is none.
 
-    Where scores of one `cluster` [n] err alike, such as readings of a layer, the one more that stands for what comes is one more
-    of as many examples as there are in effect.
+    Where scores have `votes` [n] other than one each, the rank is counted in these, and `one_more` is what a new example has.
     """
-    count = len(scores)
-    one_more = 1.0 if cluster is None else count / effective_count(cluster)
-    rank = min(count, int(np.ceil((count + one_more) * LEVEL - 1e-9)))
-    return float(np.sort(scores)[rank - 1])
+    votes = np.ones(len(scores)) if votes is None else votes
+    order = np.argsort(scores, kind="stable")
+    rank = np.cumsum(votes[order])
+    wanted = min(rank[-1], (rank[-1] + one_more) * LEVEL) - 1e-6  # sums of thirds end beside whole numbers
+    return float(scores[order[np.searchsorted(rank, wanted)]])
 
 
-def correlation(error: Array, *names: Sequence[Any] | NDArray[Any]) -> float:
+def correlation(error: Array, *names: Sequence[Any] | NDArray[Any], layer: NDArray[np.intp] | None = None) -> float:
     """Intra-class correlation, between 0 and 1, of errors [n] alike in all of `names` ([n] each); 1 where it cannot be told.
 
-    One-way analysis of variance with classes of unequal size (Donner, A review of inference procedures for the intraclass
-    correlation coefficient in the one-way random effects model, International Statistical Review 54, 1986).
+    Rows of one `layer` [n] count once, by their mean: what they have in common is the layer's own error. One-way analysis of
+    variance with classes of unequal size (Donner, A review of inference procedures for the intraclass correlation coefficient in
+    the one-way random effects model, International Statistical Review 54, 1986).
     """
-    code = np.unique(np.column_stack([np.array(x).astype(str) for x in names]), axis=0, return_inverse=True)[1].ravel()
+    table = np.column_stack([np.array(x).astype(str) for x in names])
+    if layer is not None:
+        own = np.column_stack([layer.astype(str), table])
+        _, first, place = np.unique(own, axis=0, return_index=True, return_inverse=True)
+        error, table = np.bincount(place.ravel(), weights=error) / np.bincount(place.ravel()), table[first]
+    code = np.unique(table, axis=0, return_inverse=True)[1].ravel()
     size = np.bincount(code)
     n, classes = len(error), len(size)
     if classes < 2 or n == classes:

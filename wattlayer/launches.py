@@ -18,7 +18,7 @@ from statistics import median
 import numpy as np
 
 from .features import Array
-from .intervals import conformal_quantile
+from .intervals import conformal_quantile, effective_count
 from .layer import Layer
 
 ASSUMED_HOST_S = 7.5e-6
@@ -43,7 +43,7 @@ tried on the same networks."""
 ASSUMED_MODE_SPREAD_FRAC = 0.04
 """What the H200's networks told (4.0 %), where none was measured in both modes."""
 MIN_NETWORKS = 3
-"""With fewer networks, at however many batches, launches stay assumed: another one errs as none of its own passes do."""
+"""With fewer networks launches stay assumed, however many of their passes were measured: these err alike."""
 MOST = 1e4
 """No host takes hours to issue an operator, no device idles at so many watts."""
 
@@ -169,7 +169,7 @@ def fit_launches(passes: Sequence[Pass], operators: Mapping[str, float], idle_w:
     if _networks(x for x, _ in both) < MIN_NETWORKS:
         return told
     apart = np.array([_beyond_gaps_frac(replace(told, host_s=hosts[x.name]), x, y) for x, y in both])
-    return replace(told, mode_spread_frac=conformal_quantile(apart, np.array([x.name for x, _ in both])))
+    return replace(told, mode_spread_frac=_quantile(apart, [x.name for x, _ in both]))
 
 
 def _networks(passes: Iterable[Pass]) -> int:
@@ -206,7 +206,12 @@ def _sum_spread_frac(graph: Sequence[Pass]) -> float:
         more = _displaced_frac([(y.energy_j, y.device_j, y.cached_j) for y in graph if y.name != x.name])
         error = abs(np.log(x.energy_j / (x.device_j + more * x.cached_j)))
         off.append(np.sqrt(max(0.0, error**2 - np.log1p(x.layers_spread_frac) ** 2)))
-    return float(np.expm1(conformal_quantile(np.array(off), np.array([x.name for x in graph]))))
+    return float(np.expm1(_quantile(np.array(off), [x.name for x in graph])))
+
+
+def _quantile(scores: Array, names: Sequence[str]) -> float:
+    """The conformal quantile of passes' scores [n]: another network has about as many passes as one of these `names` [n]."""
+    return conformal_quantile(scores, one_more=len(scores) / effective_count(np.array(names)))
 
 
 def _host(bound: Sequence[Pass], operators: Mapping[str, float]) -> dict[str, float]:

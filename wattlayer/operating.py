@@ -103,4 +103,5 @@ def operated(model: EnergyModel, power_limit_w: float | None = None, clock_mhz: 
     throttled = Throttled(**learned, clock_frac=clock_frac, held_w=held_w)
     conditions = f"{device.name} {' and '.join(said)}: physics only, nobody measured it so"
     conditions += ", and exceeded where the lowest clock draws more" * (power_limit_w is not None)
-    return replace(model, regressor=throttled, metadata=replace(model.metadata, conditions=conditions))
+    # what layers were off by is of the board as it was measured
+    return replace(model, regressor=throttled, metadata=replace(model.metadata, conditions=conditions, left_out_mdape_frac=None))

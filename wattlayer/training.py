@@ -303,12 +303,13 @@ def _judged(rows: Rows, readings: Rows, columns: Columns, seed: int, whole: Regr
     told = ~largest & (~alike | (distance > EXTRAPOLATED_OCTAVES))
     never = never_half_width(_kinds_left_out(rows, columns, whole))
     # a network repeats layers of one group and about one size: what such have in common stays in its sum
-    common = correlation(error[alike], block[alike], groups[alike])
+    common = correlation(error[alike], block[alike], groups[alike], layer=number[alike])
     single, place = of_readings(error, rows, chosen, readings)
-    left_out = LeftOut(single, groups[place], Where(distance, beyond, time_s).take(place), number[place])
+    left_out = LeftOut(single, groups[place], distance[place], place, number[place])
     conformal = Conformal.fit(left_out.take(told[place]), common, never)
-    conformal = conformal.parted(left_out.take((told | largest)[place]), float(np.median(rows.time_s)))
-    return conformal, median_ape(error[how == "singly"])
+    every, where = (told | largest)[place], Where(distance, beyond, time_s).take(place)
+    conformal = conformal.parted(left_out.take(every), where.take(every), float(np.median(rows.time_s)))
+    return conformal, median_ape(single[(how == "singly")[place]])
 
 
 def median_ape(error: Array) -> float:

@@ -120,7 +120,8 @@ def _figures(name: str) -> list[dict[str, Any]]:
     figures = _evaluated(record) if record.is_file() and not facts.calibrated else []
     if any(x["unit"] == "layer" for x in figures) or facts.left_out_mdape_frac is None:
         return figures
-    return [*figures, {"split": "layers left out in turn", "rows": facts.rows, "mdape_frac": facts.left_out_mdape_frac}]
+    left_out = {"split": "layers left out in turn", "rows": facts.rows, "mdape_frac": facts.left_out_mdape_frac}
+    return [*figures, {"unit": "layer"} | left_out]
 
 
 def _evaluated(record: Path) -> list[dict[str, Any]]:
