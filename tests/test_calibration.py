@@ -268,7 +268,7 @@ def test_of_several_campaigns_it_is_said_which_one_predictions_are_for(run, home
     data = tmp_path / "two.jsonl"
     write_measurements(data, [*device.measure(pool[:10], run="150 W"), *device.measure(pool[:20], run="350 W")])
     out = run(*words, data)[1]
-    assert "2 campaigns: predictions are for the board as it was in that with most layers, 350 W\n" in out
+    assert "2 campaigns: predictions are for the board as in the one with the most layers, 350 W\n" in out
 
 
 def test_calibrated_once_it_is_found_by_name(run, home, pool, tmp_path):

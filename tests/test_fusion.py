@@ -354,6 +354,7 @@ def test_parts_of_a_tensor_are_read_as_often_as_they_are_apart():
     assert read_bytes(lambda x: torch.cat([x[2:], x[1:3], x[:2]]).relu()) == 4 * 16 * 4, "in whatever order"
     assert read_bytes(lambda x: torch.cat([x[:1], x[2:3], x[3:]]).relu()) == 3 * 16 * 4, "one row is read by none"
     assert read_bytes(lambda x: x[:2, :8].relu() + x[1:3, :8]) == 2 * 2 * 8 * 4, "columns of rows are no stretch: each in full"
+    assert read_bytes(lambda x: x[:2].relu() * x[2:] * x[1:3, :1]) == 4 * 16 * 4, "a column of two parts that touch"
     assert read_bytes(lambda x: x.relu() * x[:, :1]) == 4 * 16 * 4, "a column of what is read whole"
     assert read_bytes(lambda x: x[:2].relu() * x[:2, :1] * x[2:, 1:2]) == (2 * 16 + 2) * 4, "a column of other rows"
 

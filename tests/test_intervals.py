@@ -278,6 +278,16 @@ def test_a_group_of_few_layers_near_takes_what_lies_farther_though_these_were_re
     assert own.quantiles["norm"] == pytest.approx((0.6 / step + 0.2 / step) / 2), "rank 19 of 20 layers, and what all have"
 
 
+@pytest.mark.parametrize("each", [1, 3, 6, 10, 49])
+def test_twenty_layers_are_not_few_however_often_each_was_read(each):
+    """Votes of thirds, sixths and so on sum to one but for a hair."""
+    row = np.append(np.repeat(np.arange(20), each), 20 + np.arange(100))
+    near = len(row) - 100
+    own = fit(np.repeat([0.1, 0.3], [near, 100]), ["conv"] * len(row), np.repeat([0.0, 1.0], [near, 100]), row, row)
+    assert own.quantiles["*"] == pytest.approx(0.1) and own.widening[1] > 2
+    assert own.quantiles == pytest.approx({"*": 0.1, "conv": 0.1})
+
+
 def test_a_class_of_distance_with_few_layers_does_not_stand_for_what_is_near():
     """Nineteen layers in measured cells are too few to part, however often they were read."""
     error, layer = np.full(600, 0.1), np.append(np.arange(500) % 19, 19 + np.arange(100))

@@ -158,7 +158,7 @@ def _fused(members: Sequence[Layer], read: Iterable[Operand], written: Iterable[
 
 
 def _read_outside(layers: Sequence[Layer], flow: Flow, members: Sequence[int]) -> dict[tuple[int, int], Operand]:
-    """Return what a group reads of each value made elsewhere: each place once, of parts that overlap what they cover together."""
+    """Return what a group reads of each value made elsewhere: each place once, and contiguous parts that overlap as one."""
     own = {value for i in members for value in flow.writes[i]}
     found: dict[tuple[int, int], Operand] = {}
     for i in members:
@@ -171,22 +171,22 @@ def _read_outside(layers: Sequence[Layer], flow: Flow, members: Sequence[int]) -
 
 
 def _joined(parts: Mapping[int, Operand]) -> dict[int, Operand]:
-    """Return the parts of one value, by where they start: dense ones that overlap as one, without what lies within these."""
-    dense = {start: x for start, x in sorted(parts.items(), key=lambda part: part[0]) if x.elements == x.span_elements}
+    """Return the parts of one value, by where they start: contiguous ones that overlap as one, without what lies within these."""
     found: dict[int, Operand] = {}
+    stretches: list[tuple[int, int]] = []  # that contiguous parts cover, those that touch as one
     begin = end = 0
-    for start, x in dense.items():
-        if found and start < end:
-            longer = start + x.elements > end
-            end = max(end, start + x.elements)
-            found[begin] = replace(found[begin], shape=(end - begin,), strides=None) if longer else found[begin]
-        else:
-            begin, end = start, start + x.elements
-            found[begin] = x
-    ends = {start: start + x.elements for start, x in found.items()}
-    apart = {start: x for start, x in parts.items() if start not in dense}
+    contiguous = {start: x for start, x in parts.items() if x.elements == x.span_elements}
+    for start, x in sorted(contiguous.items(), key=lambda part: part[0]):
+        stop = start + x.elements
+        if not found or start >= end:
+            stretches.append((stretches.pop()[0] if stretches and start == end else start, stop))
+            begin, end, found[start] = start, stop, x
+        elif stop > end:
+            stretches[-1] = stretches[-1][0], stop
+            end, found[begin] = stop, replace(found[begin], shape=(stop - begin,), strides=None)
+    strided = {start: x for start, x in parts.items() if start not in contiguous}
     return found | {
-        start: x for start, x in apart.items() if not any(a <= start and start + x.span_elements <= b for a, b in ends.items())
+        start: x for start, x in strided.items() if not any(a <= start and start + x.span_elements <= b for a, b in stretches)
     }
 
 

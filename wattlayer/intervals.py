@@ -170,7 +170,7 @@ class LeftOut:
     """Of kinds."""
     distance_octaves: Array
     row: NDArray[np.intp]
-    """Number of the row that was read, a layer in a campaign: its readings share one vote."""
+    """Number of the row that was read, a layer in a campaign, in each way it was left out: its readings share one vote."""
     layer: NDArray[np.intp]
     """Number of the layer. Its rows err alike: they are not independent examples of how a new layer errs."""
 
@@ -194,6 +194,11 @@ class LeftOut:
     def count(self) -> float:
         """The effective number of layers."""
         return effective_count(self.layer, self.votes)
+
+    @property
+    def few(self) -> bool:
+        """Whether they are of fewer than `PRIOR` layers; sums of thirds end beside whole numbers."""
+        return self.count < PRIOR - 1e-6
 
     def quantile(self, scores: Array) -> float:
         """Return the conformal quantile of their `scores` [n]: another layer has about as many votes as one of these."""
@@ -271,7 +276,7 @@ class Conformal:
         own = left_out.known()
         size, step = np.abs(own.error), _step(own.distance_octaves)
         # what is nearest stands for what is near: few measurements cover cells twice
-        enough = np.array([own.take(step == i).count >= PRIOR for i in range(len(STEPS_OCTAVES))])
+        enough = np.array([not own.take(step == i).few for i in range(len(STEPS_OCTAVES))])
         nearest = int(np.argmax(enough)) if enough.any() else len(STEPS_OCTAVES) - 1
         near = step <= nearest
         quantiles = _by_group(size[near], own.take(near))
@@ -281,7 +286,7 @@ class Conformal:
             widening.append(max(widening[-1], _drawn(scaled[far], own.take(far), widening[-1])))
         # groups with little near take what lies farther as well, scaled back
         every = _by_group(size / np.array(widening)[step], own)
-        few = [name for name in every if name != "*" and own.take(near & (own.groups == name)).count < PRIOR]
+        few = [name for name in every if name != "*" and own.take(near & (own.groups == name)).few]
         return Conformal(quantiles | {name: every[name] for name in few}, tuple(widening), never, common)
 
 
@@ -334,7 +339,8 @@ def never_half_width(errors: Sequence[Array]) -> float:
 def conformal_quantile(scores: Array, votes: Array | None = None, one_more: float = 1.0) -> float:
     """The finite-sample conformal quantile of scores [n]: rank ceil((n + 1) · level), and the largest where there is none.
 
-    Where scores have `votes` [n] other than one each, the rank is counted in these, and `one_more` is what a new example has.
+    Where scores have `votes` [n] other than one each, it is the score at which these reach (Σ votes + `one_more`) · level, what a
+    new example has being `one_more`.
     """
     votes = np.ones(len(scores)) if votes is None else votes
     order = np.argsort(scores, kind="stable")

@@ -136,7 +136,8 @@ class Metadata:
     basis: str = "measured"
     """What the model rests on, one of `MODEL_BASES`."""
     left_out_mdape_frac: float | None = None
-    """Median error of energy over the measured layers, each predicted without its fold; None where nothing was measured."""
+    """Median error of energy over the readings of all layers, each layer predicted without its fold; None where nothing was
+    measured, or not under these `conditions`."""
     conditions: str = ""
     """What was assumed of the device beside its data, such as a power limit; empty where nothing was."""
     launches: Launches | None = None

@@ -61,7 +61,7 @@ def tell_left_out(facts: Metadata) -> None:
     """Print how good a model of these `facts` is for layers that it does not know, and which campaign it predicts for."""
     print(f"layers left out in turn, energy: median error {facts.left_out_mdape_frac:.1%} (of layers like these)")
     if len(facts.runs) > 1:
-        print(f"{len(facts.runs)} campaigns: predictions are for the board as it was in that with most layers, {facts.runs[0]}")
+        print(f"{len(facts.runs)} campaigns: predictions are for the board as in the one with the most layers, {facts.runs[0]}")
 
 
 def tell_shadowed(path: Path) -> None:

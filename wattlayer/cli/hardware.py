@@ -106,7 +106,7 @@ def _basis(name: str) -> tuple[str, str]:
 
 
 def _figures(name: str) -> list[dict[str, Any]]:
-    """Error figures from the model's evaluation, from calibrating it, or from other devices left out."""
+    """Error figures from the model's evaluation, from leaving out its own layers in turn, or from other devices left out."""
     from ..model import load_model, model_path
 
     path = model_path(name)
@@ -120,8 +120,8 @@ def _figures(name: str) -> list[dict[str, Any]]:
     figures = _evaluated(record) if record.is_file() and not facts.calibrated else []
     if any(x["unit"] == "layer" for x in figures) or facts.left_out_mdape_frac is None:
         return figures
-    left_out = {"split": "layers left out in turn", "rows": facts.rows, "mdape_frac": facts.left_out_mdape_frac}
-    return [*figures, {"unit": "layer"} | left_out]
+    mdape_frac = facts.left_out_mdape_frac
+    return [*figures, {"unit": "layer", "split": "layers left out in turn", "rows": facts.rows, "mdape_frac": mdape_frac}]
 
 
 def _evaluated(record: Path) -> list[dict[str, Any]]:
