@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from rig import Device, SimulatedRig, SimulatedWorkload, Thermals, layer_segment
+from rig import Device, Sensor, SimulatedRig, SimulatedWorkload, Thermals, layer_segment
 
 from wattlayer.dataset import Measurement, check_one_board, read_measurements
 from wattlayer.errors import InputError, MeterError
@@ -30,6 +30,7 @@ from wattlayer.measure.journal import Journal
 from wattlayer.measure.plan import NetworkPlan, Plan, linear, make_queue, reference_layer
 from wattlayer.measure.rig import DeviceLost, Item, NetworkCall
 from wattlayer.measure.summary import Summary, Tick
+from wattlayer.measure.window import Policy
 
 MODES = ("graph", "eager")
 CALL = NetworkCall("net:a", 1, "float16", "none")
@@ -700,3 +701,73 @@ def test_a_measurement_is_begun_only_where_it_is_sure_to_end(tmp_path, item, nee
     work._warmed_s, work._deadline_s = 4.0, work.rig.clock.now()
     assert not work._fits(item)
     assert work._needed_s == pytest.approx(5.0 + (80.0 - 4.0) + needed_s), "of which this session took 76 s beside warming up"
+
+
+@pytest.mark.parametrize(("session_s", "most_s"), [(80.0, 20.0), (50.0, 0.0)])
+def test_a_short_session_warms_up_in_what_it_has_beyond_a_minute(tmp_path, session_s, most_s):
+    """Asked for are 45 s, but the meter's character and the measurements come first."""
+    rig = simulated()
+    work = campaign(tmp_path, planned(40), rig, warm_up_s=45.0)
+    summary = work.run(rig.clock.now() + session_s)
+    assert most_s / 2 <= work._warmed_s <= most_s
+    assert summary.done > 0
+
+
+def test_a_session_that_was_set_up_quickly_is_still_told_to_keep_a_minute_for_it(tmp_path):
+    """10 s beside 4 s of warming up are less than the 60 s that a session keeps; 7.15 s are what a layer may take."""
+    work = campaign(tmp_path, planned(4), warm_up_s=5.0)
+    work._began_s = work.rig.clock.now()
+    work.rig.clock.sleep(14.0)
+    work._warmed_s, work._deadline_s = 4.0, work.rig.clock.now()
+    assert not work._fits(None)
+    assert work._needed_s == pytest.approx(5.0 + 60.0 + 7.15)
+
+
+class NotedRig(SimulatedRig):
+    """Notes every item that it prepares."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)
+        self.noted: list[Item] = []
+
+    def prepare(self, item: Item):
+        self.noted.append(item)
+        return super().prepare(item)
+
+
+LONG = linear(1 << 16, 4096, 4096, "float16")
+
+
+def part_time() -> NotedRig:
+    """A rig whose sensor sees a quarter of the time, on a device that is calm enough while idle for that to be found."""
+    thermals = Thermals(idle_hot_w=20.0, idle_deep_w=10.0, leak_w_per_k=0.0)
+    device = Device(Sensor(period_s=0.1, window_s=0.025), thermals=thermals)
+    return NotedRig(device, networks={CALL.name: [LONG]})
+
+
+def test_networks_on_a_part_time_sensor_are_diluted_with_one_filler_whose_energy_is_taken_off(tmp_path):
+    rig = part_time()
+    finished(tmp_path, planned(6, network=True), rig)
+    rows = {row.mode: row for row in read_measurements(tmp_path / "rows.jsonl") if row.network == CALL.name}
+    assert set(rows) == set(MODES) and {row.regime for row in rows.values()} == {"diluted"}
+    assert {row.key for row in rows.values()} == {Item(network=CALL, mode=mode).key for mode in MODES}, "as they were planned"
+    time_s, watts = layer_segment(LONG)
+    assert rows["graph"].energy_j == pytest.approx(time_s * (watts + 20.0), rel=0.05)
+    assert sum(x.source == "filler" for x in rig.noted) == 1, "of both networks"
+
+
+def test_each_item_is_measured_as_well_as_its_regime_asks_and_polled_as_its_mode_does(tmp_path, monkeypatch):
+    rig, seen = part_time(), set()
+
+    def watch(workload, gauge, policy, **options):
+        item = rig.noted[-1]
+        seen.add((item.source == "filler", item.regime == "diluted", item.mode, round(policy.target_frac, 6), policy.poll_s))
+        return real(workload, gauge, policy, **options)
+
+    real = campaign_module.watch
+    monkeypatch.setattr(campaign_module, "watch", watch)
+    finished(tmp_path, planned(24, network=True), rig, policy=Policy(0.03, poll_s=0.002))
+    assert seen == {
+        (True, False, "graph", 0.005, 0.002), (False, False, "graph", 0.03, 0.002), (False, False, "eager", 0.03, 0.0),
+        (False, True, "graph", 0.01, 0.002), (False, True, "eager", 0.01, 0.0),
+    }  # fmt: skip

@@ -187,6 +187,23 @@ def test_waiting_for_the_host_costs(configs):
     assert gaps[-1] == f"{(eager.gap_energy_j + eager.prefill.gap_energy_j) / eager.energy_j:.1%}"
 
 
+def test_a_step_that_waits_for_the_host_takes_as_long_as_its_own_trace(configs):
+    g = predict_generation(configs["gpt2"], 4, 2, mode="eager", hardware="h100-sxm")
+    steps = [wl.estimate(passes(configs["gpt2"], 1, "float32").step(c), wl.load_model("h100-sxm"), mode="eager") for c in (4, 5)]
+    assert g.gap_energy_j > 0 and g.step_time_s == pytest.approx([x.time_s for x in steps], rel=1e-9)
+
+
+def test_waiting_counts_in_the_power_of_a_request_and_in_no_share_of_its_layers(configs):
+    """The prompt's layers were all measured; a call of steps that was not costs as much as they do."""
+    g = predict_generation(configs["gpt2"], 4, 2, mode="eager", hardware="h100-sxm")
+    record = g.to_json()["total"]
+    assert record["power_w"] == pytest.approx((g.prefill.energy_j + g.step_energy_j.sum()) / record["time_s"], rel=1e-9)
+    measured = replace(g.prefill, covered=np.ones_like(g.prefill.covered))
+    layers_j = measured.energy_j - measured.gap_energy_j
+    assert measured.gap_energy_j > 0.1 * layers_j
+    assert replace(g, prefill=measured, calls=(Call("a", layers_j, 0.0, 0.0, 0.1),)).covered_frac == pytest.approx(0.5)
+
+
 def test_weights_in_int8_are_read_as_bytes(configs, tmp_path):
     half, int8 = (predict_generation(configs["llama"], 8, 4, dtype=x) for x in ("float16", "int8"))
     assert int8.trace.dtype == "int8" and any("int8" in x for x in int8.trace.assumptions)

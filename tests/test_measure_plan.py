@@ -22,6 +22,7 @@ from wattlayer.measure.propose import (
     ACTIVE_FRAC,
     CLOSURE_FRAC,
     _sobol_dtypes,
+    _stages,
     closure_calls,
     network_calls,
     propose,
@@ -496,3 +497,27 @@ def test_the_reference_of_a_gpu_is_in_half_precision(plan):
 def test_points_are_in_tf32_where_networks_are(of_networks, modes):
     traces = [SimpleNamespace(tf32=x) for x in of_networks]
     assert _sobol_dtypes(traces, wanted()) == [("bfloat16", "none"), *(("float32", mode) for mode in modes)]
+
+
+def test_networks_whose_closure_takes_more_than_their_share_get_no_other_layers():
+    """Of 12 layers seven are of networks, by their share: fewer than make up nine tenths of three networks."""
+    found = propose(wanted(layers=12), SimulatedRig(), "run", resolve)
+    closing = set()
+    for network in found.networks:
+        covered = 0.0
+        for digest, (_, share) in sorted(network.layers.items(), key=lambda x: -x[1][1]):
+            if covered < CLOSURE_FRAC:
+                closing.add(digest)
+            covered += share
+    assert len(closing) > 7
+    assert {x.digest for x in found.items if x.layer and x.source.startswith("small")} == closing
+
+
+def test_a_point_that_a_network_has_already_is_no_point(monkeypatch, traced):
+    """Of two points one is the network's largest layer, which is measured anyway."""
+    largest = max(candidates(traced, ROOFLINE), key=lambda x: x.share).layer
+    other = linear(3, 24, 40, "float32")
+    monkeypatch.setattr(sys.modules[propose.__module__], "sobol_layers", lambda *_: [largest, other])
+    network, shapes, _ = _stages(wanted(), [traced], [traced], ROOFLINE, Random(0))
+    assert largest in {x.layer for x in network}
+    assert [x.layer for x in shapes if x.source == "sobol"] == [other]
