@@ -90,19 +90,8 @@ def first(module: nn.Module, *shape: int) -> Layer:
     return trace(module.eval(), torch.empty(shape)).layers[0]
 
 
-class Call(nn.Module):
-    """One operator as a module."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
-
-
 def called(function, *operands: torch.Tensor) -> Layer:
-    return trace(Call(function), *operands).layers[0]
+    return trace(networks.Runs(function), *operands).layers[0]
 
 
 @pytest.mark.parametrize("hardware", HARDWARE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import networks
 import pytest
 import torch
 from torch import nn
@@ -267,16 +268,7 @@ def test_channels_last_is_recorded_as_strides_and_compiles():
 
 def through(forward, *shapes):
     """The kinds that a compiled forward comes to, on floats of these shapes."""
-    return kinds(fuse(wl.trace(Called(forward), *(torch.empty(shape) for shape in shapes))))
-
-
-class Called(nn.Module):
-    def __init__(self, forward):
-        super().__init__()
-        self.run = forward
-
-    def forward(self, *inputs):
-        return self.run(*inputs)
+    return kinds(fuse(wl.trace(networks.Runs(forward), *(torch.empty(shape) for shape in shapes))))
 
 
 def test_a_kernel_holds_64_operators_and_reads_8_tensors_of_a_concatenation():
@@ -344,7 +336,7 @@ def test_a_kernel_reads_of_a_table_what_it_takes():
 
 def test_parts_of_a_tensor_are_read_as_often_as_they_are_apart():
     def read_bytes(forward):
-        (fused,) = fuse(wl.trace(Called(forward), torch.empty(4, 16))).layers
+        (fused,) = fuse(wl.trace(networks.Runs(forward), torch.empty(4, 16))).layers
         return fused.read_bytes
 
     assert read_bytes(lambda x: x[:2].relu() * x[2:]) == 4 * 16 * 4, "two halves that do not overlap"
@@ -365,7 +357,7 @@ def test_what_nobody_is_seen_to_read_is_written():
         x.exp()
         return x
 
-    (fused,) = fuse(wl.trace(Called(forward), torch.empty(4, 16))).layers
+    (fused,) = fuse(wl.trace(networks.Runs(forward), torch.empty(4, 16))).layers
     assert fused.argument("of") == "relu exp" and fused.write_bytes == 2 * 4 * 16 * 4
 
 

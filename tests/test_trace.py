@@ -721,20 +721,11 @@ def test_lengths_on_meta_are_refused_with_the_cure() -> None:
         trace(Packs(), x, torch.tensor([5, 3]))
 
 
-class Runs(nn.Module):
-    def __init__(self, forward: Any) -> None:
-        super().__init__()
-        self.run = forward
-
-    def forward(self, *args: Any) -> Any:
-        return self.run(*args)
-
-
 @pytest.mark.parametrize(
     ("module", "inputs", "cure"),
     [
         (
-            Runs(lambda x: torch.stft(x, 64, window=torch.ones(64), return_complex=True)),
+            networks.Runs(lambda x: torch.stft(x, 64, window=torch.ones(64), return_complex=True)),
             (torch.zeros(99),),
             "make it where the input is",
         ),
@@ -756,7 +747,7 @@ def test_a_put_remembers_which_axes_are_indexed() -> None:
         return x
 
     x, i = torch.zeros(4, 5, 6), torch.arange(3)
-    first, second, outer = (layer for layer in trace(Runs(puts), x, i).layers if layer.kind == "index_put")
+    first, second, outer = (layer for layer in trace(networks.Runs(puts), x, i).layers if layer.kind == "index_put")
     assert (first.argument("indexed_axes"), first.write_bytes) == (None, 4 * 3 * 30)
     assert (second.argument("indexed_axes"), second.write_bytes) == ((1,), 4 * 3 * 24)
     assert (outer.argument("indexed_axes"), outer.write_bytes) == ((0, 2), 4 * 3 * 5)
@@ -764,18 +755,18 @@ def test_a_put_remembers_which_axes_are_indexed() -> None:
 
 def test_writes_in_place_touch_what_they_write_and_others_copy_their_target() -> None:
     cache, token, place = torch.zeros(1, 8, 2048, 64), torch.zeros(1, 8, 1, 64), torch.tensor([5])
-    (placed,) = trace(Runs(lambda x, i, y: x.index_copy_(2, i, y)), cache, place, token).layers
-    (copied,) = trace(Runs(lambda x, i, y: x.index_copy(2, i, y)), cache, place, token).layers
+    (placed,) = trace(networks.Runs(lambda x, i, y: x.index_copy_(2, i, y)), cache, place, token).layers
+    (copied,) = trace(networks.Runs(lambda x, i, y: x.index_copy(2, i, y)), cache, place, token).layers
     assert (placed.argument("copied"), placed.read_bytes, placed.write_bytes) == (None, 2048 + 8, 2048)
     assert (copied.argument("copied"), copied.read_bytes - placed.read_bytes) == (True, 4 * cache.numel())
-    (put,) = trace(Runs(lambda x, i, y: x.index_put((i,), y)), torch.zeros(2048, 64), place, torch.zeros(1, 64)).layers
+    (put,) = trace(networks.Runs(lambda x, i, y: x.index_put((i,), y)), torch.zeros(2048, 64), place, torch.zeros(1, 64)).layers
     assert put.write_bytes == 4 * 64 * (2048 + 1)
 
 
 def test_views_in_place_cost_nothing_and_results_given_in_out_are_not_read() -> None:
     x = torch.zeros(64, 64)
-    assert [layer.kind for layer in trace(Runs(lambda x: x.unsqueeze_(0).transpose_(0, 1).mul(2)), x).layers] == ["mul"]
-    (sigmoid,) = trace(Runs(lambda x, y: torch.sigmoid(x, out=y)), x, x.clone()).layers
+    assert [layer.kind for layer in trace(networks.Runs(lambda x: x.unsqueeze_(0).transpose_(0, 1).mul(2)), x).layers] == ["mul"]
+    (sigmoid,) = trace(networks.Runs(lambda x, y: torch.sigmoid(x, out=y)), x, x.clone()).layers
     assert (sigmoid.read_bytes, sigmoid.write_bytes) == (4 * 64 * 64, 4 * 64 * 64)
 
 
@@ -790,7 +781,7 @@ def test_an_operator_that_returns_nothing_is_priced_by_what_it_writes() -> None:
         scale_into(x, out)
         return out
 
-    traced = trace(Runs(run), torch.zeros(64, 64))
+    traced = trace(networks.Runs(run), torch.zeros(64, 64))
     (scaled,) = traced.layers
     assert (scaled.kind, scaled.known, scaled.write_bytes) == ("wattlayer_tests::scale_into", False, 4 * 64 * 64)
     assert traced.assumptions == (UNKNOWN_ARITHMETIC.format("wattlayer_tests::scale_into"),)
@@ -882,12 +873,12 @@ def test_what_decomposed_norms_return_beside_their_output_is_there() -> None:
             x = x.clone().requires_grad_(True)
             return torch.autograd.grad(norm.to("meta")(x).sum(), x)[0]
 
-    kinds = [layer.kind for layer in trace(Runs(force), x).layers]
+    kinds = [layer.kind for layer in trace(networks.Runs(force), x).layers]
     assert {"layer_norm", "group_norm"} <= set(kinds)
     batch = nn.BatchNorm2d(3).eval().to("meta")
-    traced = trace(Runs(torch.vmap(batch)), torch.zeros(5, 2, 3, 4, 4))
+    traced = trace(networks.Runs(torch.vmap(batch)), torch.zeros(5, 2, 3, 4, 4))
     assert "batch_norm" in [layer.kind for layer in traced.layers]
-    (mean, *_) = trace(Runs(lambda x: torch.native_layer_norm(x, [8], None, None, 1e-5)[1] + 1), x).layers[1:]
+    (mean, *_) = trace(networks.Runs(lambda x: torch.native_layer_norm(x, [8], None, None, 1e-5)[1] + 1), x).layers[1:]
     assert mean.inputs[0].shape == (2, 1)
 
 
@@ -895,20 +886,20 @@ def test_what_decomposed_norms_return_beside_their_output_is_there() -> None:
 def test_decomposed_attention_stays_causal(name: str) -> None:
     decomposed = getattr(torch.ops.aten, name)
     q = torch.zeros(2, 3, 16, 8)
-    (layer,) = trace(Runs(lambda q: decomposed(q, q, q, 0.0, True)[0]), q).layers
-    whole = trace(Runs(lambda q: nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)), q).layers[0]
+    (layer,) = trace(networks.Runs(lambda q: decomposed(q, q, q, 0.0, True)[0]), q).layers
+    whole = trace(networks.Runs(lambda q: nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)), q).layers[0]
     assert layer == whole
 
 
 def test_a_decomposed_softmax_of_halves_may_give_floats() -> None:
     x = torch.zeros(2, 9, 4, dtype=torch.float16)
-    (layer,) = trace(Runs(lambda x: torch.ops.aten._softmax(x, 1, True)), x, dtype="float16").layers
+    (layer,) = trace(networks.Runs(lambda x: torch.ops.aten._softmax(x, 1, True)), x, dtype="float16").layers
     assert layer.outputs[0].dtype == "float32" and layer.write_bytes == 4 * 72
 
 
 def test_a_decomposed_log_softmax_of_halves_may_give_floats() -> None:
     x = torch.zeros(2, 9, 4, dtype=torch.float16)
-    (layer,) = trace(Runs(lambda x: torch.ops.aten._log_softmax(x, 1, True)), x, dtype="float16").layers
+    (layer,) = trace(networks.Runs(lambda x: torch.ops.aten._log_softmax(x, 1, True)), x, dtype="float16").layers
     assert (layer.kind, layer.outputs[0].dtype, layer.write_bytes) == ("log_softmax", "float32", 4 * 72)
 
 
@@ -919,7 +910,7 @@ def test_decomposed_attention_keeps_its_mask_under_either_name() -> None:
         lambda q, m: torch.ops.aten._scaled_dot_product_efficient_attention(q, q, q, m, False)[0],
     )
     for run in by_name:
-        (layer,) = trace(Runs(run), q, mask).layers
+        (layer,) = trace(networks.Runs(run), q, mask).layers
         assert (layer.kind, layer.operand("attn_mask").shape) == ("scaled_dot_product_attention", mask.shape)
 
 
@@ -943,9 +934,9 @@ def test_a_decomposed_layer_keeps_its_sizes_strides_and_groups(module: nn.Module
 
 
 def test_one_stride_for_all_axes_may_be_given_as_a_list() -> None:
-    weight = torch.zeros(4, 3, 3, 3)
-    listed, plain = (trace(Runs(lambda x, s=s: nn.functional.conv2d(x, weight, stride=s)), torch.zeros(1, 3, 9, 9)).layers[0]
-                     for s in ([2], 2))  # fmt: skip
+    x, weight = torch.zeros(1, 3, 9, 9), torch.zeros(4, 3, 3, 3)
+    runs = [networks.Runs(lambda x, s=s: nn.functional.conv2d(x, weight, stride=s)) for s in ([2], 2)]
+    listed, plain = (trace(run, x).layers[0] for run in runs)
     assert listed.outputs[0].shape == plain.outputs[0].shape == (1, 4, 4, 4)
 
 
@@ -956,14 +947,14 @@ def test_what_returns_nothing_still_stands_between_what_it_reads_and_what_reads_
         scale_into(a, out)
         return a + out
 
-    assert [layer.kind for layer in fuse(trace(Runs(run), torch.zeros(64, 64))).layers] == [
+    assert [layer.kind for layer in fuse(trace(networks.Runs(run), torch.zeros(64, 64))).layers] == [
         "relu", "wattlayer_tests::scale_into", "add"
     ]  # fmt: skip
 
 
 def test_products_that_torch_refuses_for_their_dtypes_are_told() -> None:
     """The meta device takes them: a stray `.float()` under `--dtype bfloat16` would pass unseen."""
-    module, x = Runs(lambda x: nn.functional.linear(x.float(), weight.to(x.dtype))), torch.zeros(2, 3)
+    module, x = networks.Runs(lambda x: nn.functional.linear(x.float(), weight.to(x.dtype))), torch.zeros(2, 3)
     weight = torch.zeros(4, 3)
     with pytest.raises(RuntimeError, match="dtype"):
         module(x.bfloat16())
@@ -973,7 +964,7 @@ def test_products_that_torch_refuses_for_their_dtypes_are_told() -> None:
 
 def test_unlike_dtypes_are_told_of_what_torch_refuses_alone() -> None:
     image, window = torch.zeros(1, 2, 5, 5), torch.zeros(3, 2, 3, 3, dtype=torch.bfloat16)
-    convolves, adds = Runs(nn.functional.conv2d), Runs(torch.addr)
+    convolves, adds = networks.Runs(nn.functional.conv2d), networks.Runs(torch.addr)
     with pytest.raises(RuntimeError, match="type"):
         convolves(image, window)
     assert trace(convolves, image, window).assumptions == (UNLIKE_DTYPES,)
@@ -983,7 +974,7 @@ def test_unlike_dtypes_are_told_of_what_torch_refuses_alone() -> None:
 
 def test_a_call_within_a_forward_that_misses_an_argument_is_told_as_it_is() -> None:
     with pytest.raises(InputError, match=r"Linear.__init__\(\) missing 1 required positional argument: 'out_features'"):
-        trace(Runs(lambda x: nn.Linear(x.shape[-1])), torch.zeros(2, 3))  # type: ignore[call-arg]
+        trace(networks.Runs(lambda x: nn.Linear(x.shape[-1])), torch.zeros(2, 3))  # type: ignore[call-arg]
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")

@@ -202,11 +202,14 @@ class LeftOut:
 
     def quantile(self, scores: Array) -> float:
         """Return the conformal quantile of their `scores` [n]: another layer has about as many votes as one of these."""
-        return conformal_quantile(scores, self.votes, one_more=self.votes.sum() / self.count)
+        votes = self.votes
+        return conformal_quantile(scores, votes, one_more=votes.sum() / effective_count(self.layer, votes))
 
+    @property
     def own_share(self) -> float:
-        """Return the weight of what they say against what stands in for it, which `PRIOR` layers are worth."""
-        return self.count / (self.count + PRIOR)
+        """The weight of what they say against what stands in for it, which is worth `PRIOR` layers."""
+        count = self.count
+        return count / (count + PRIOR)
 
 
 @dataclass(frozen=True)
@@ -297,7 +300,7 @@ def _step(distance_octaves: Array) -> NDArray[np.intp]:
 
 def _drawn(scores: Array, own: LeftOut, towards: float) -> float:
     """The quantile of scores [n], drawn `towards` a factor as far as there are few layers."""
-    share = own.own_share()
+    share = own.own_share
     return float(own.quantile(scores) ** share * towards ** (1 - share)) if len(scores) else towards
 
 
@@ -308,7 +311,8 @@ def _by_group(scores: Array, own: LeftOut) -> dict[str, float]:
     for name in sorted(set(own.groups.tolist())):
         members = own.groups == name
         group = own.take(members)
-        quantiles[name] = group.own_share() * group.quantile(scores[members]) + (1 - group.own_share()) * overall
+        share = group.own_share
+        quantiles[name] = share * group.quantile(scores[members]) + (1 - share) * overall
     return quantiles
 
 
@@ -339,8 +343,8 @@ def never_half_width(errors: Sequence[Array]) -> float:
 def conformal_quantile(scores: Array, votes: Array | None = None, one_more: float = 1.0) -> float:
     """The finite-sample conformal quantile of scores [n]: rank ceil((n + 1) · level), and the largest where there is none.
 
-    Where scores have `votes` [n] other than one each, it is the score at which these reach (Σ votes + `one_more`) · level, what a
-    new example has being `one_more`.
+    Where scores have `votes` [n] other than one each, it is the score at which these reach (Σ votes + `one_more`) · level; a new
+    example has `one_more` votes.
     """
     votes = np.ones(len(scores)) if votes is None else votes
     order = np.argsort(scores, kind="stable")
