@@ -18,17 +18,17 @@ from joblib import Parallel, delayed
 
 from wattlayer.adapters.families import families_of
 from wattlayer.dataset import Measurement
+from wattlayer.evaluate.splits import folds
 from wattlayer.features import FEATURES_VERSION, Array, Columns
 from wattlayer.hardware import find_hardware
-from wattlayer.intervals import Support
 from wattlayer.layer import Layer
-from wattlayer.model import Regressor
-from wattlayer.power import PowerScaffold
-from wattlayer.residual import MODEL_FEATURES, Residual, model_features
-from wattlayer.scaffold import Scaffold
-from wattlayer.splits import folds
+from wattlayer.model.intervals import Support
+from wattlayer.model.power import PowerScaffold
+from wattlayer.model.regressor import Regressor
+from wattlayer.model.residual import MODEL_FEATURES, Residual, model_features
+from wattlayer.model.scaffold import Scaffold
 from wattlayer.tables import read_table
-from wattlayer.training import RECIPE, Recipe, Rows, boost, fit, merge
+from wattlayer.train import RECIPE, Recipe, Rows, boost, fit, merge
 
 FOLDER = Path(__file__).parent
 DEVICES = ("a30", "rtx2080ti")

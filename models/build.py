@@ -16,12 +16,12 @@ from pathlib import Path
 from joblib import Parallel, delayed
 
 from wattlayer.adapters.families import families_of
-from wattlayer.card import Provenance, model_card
 from wattlayer.dataset import Measurement
 from wattlayer.evaluate import evaluate, traced_networks
+from wattlayer.evaluate.unseen import older_features
 from wattlayer.model import EnergyModel
+from wattlayer.report.card import Provenance, model_card
 from wattlayer.tables import read_table
-from wattlayer.unseen import older_features
 
 FOLDER = Path(__file__).parent
 CURVES_TITLE = "## With few measured layers"

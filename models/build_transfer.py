@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from wattlayer.dataset import read_measurements
+from wattlayer.evaluate.unseen import curves, curves_table, learned_classes, leave_one_out, older_features
 from wattlayer.features import FEATURES_VERSION
 from wattlayer.labels import labels
-from wattlayer.scaffold import RATES
+from wattlayer.model.scaffold import RATES
 from wattlayer.tables import read_table
-from wattlayer.transfer import SCHEMA
-from wattlayer.unseen import curves, curves_table, learned_classes, leave_one_out, older_features
+from wattlayer.train.transfer import SCHEMA
 
 BOARDS = ("heidelberg/layers.csv", "irene/ops.csv.gz")
 """Tables of the boards that learning curves leave out in turn."""

@@ -15,7 +15,7 @@ from build import RECIPES, rows_of
 from wattlayer.evaluate import evaluate, traced_networks
 from wattlayer.hardware import find_hardware
 from wattlayer.labels import looped
-from wattlayer.transfer import device_class, from_data_sheet
+from wattlayer.train.transfer import device_class, from_data_sheet
 
 
 def main(tables: str, *names: str) -> None:

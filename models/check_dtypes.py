@@ -17,10 +17,10 @@ from joblib import Parallel, delayed
 
 from wattlayer.features import Array, Columns
 from wattlayer.hardware import find_hardware
-from wattlayer.intervals import NEVER_OCTAVES, Support
 from wattlayer.labels import labels
-from wattlayer.scaffold import MIN_LAYERS
-from wattlayer.training import Rows, fit, merge
+from wattlayer.model.intervals import NEVER_OCTAVES, Support
+from wattlayer.model.scaffold import MIN_LAYERS
+from wattlayer.train import Rows, fit, merge
 
 HARDWARE = "h200-sxm"
 """The only device that was measured in more than one format."""

@@ -19,8 +19,8 @@ from joblib import Parallel, delayed
 from wattlayer.features import Array, Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.labels import labels
-from wattlayer.scaffold import MIN_LAYERS
-from wattlayer.training import RECIPE, Rows, fit, merge
+from wattlayer.model.scaffold import MIN_LAYERS
+from wattlayer.train import RECIPE, Rows, fit, merge
 
 PHYSICS = replace(RECIPE, rounds=1, neighbours=False, cliffs=False)
 """What is learned says nothing of a kind that was not measured."""

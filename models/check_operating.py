@@ -20,10 +20,10 @@ from scipy.stats import spearmanr
 
 from wattlayer.hardware import find_hardware
 from wattlayer.model import EnergyModel
-from wattlayer.operating import operated
+from wattlayer.model.operating import operated
 from wattlayer.tables import read_table
-from wattlayer.training import merge
-from wattlayer.transfer import from_data_sheet
+from wattlayer.train import merge
+from wattlayer.train.transfer import from_data_sheet
 
 DEVICE = "a30"
 AT_LIMIT_FRAC = 0.98

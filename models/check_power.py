@@ -1,7 +1,7 @@
 """What is physical power worth for kinds never measured? `python models/check_power.py PATH_TO_TABLES`.
 
 Each kind is left out in turn and its power, at its measured times, asked of watts that were fitted to all others. Prints, over
-kinds of at least five layers, the mean of their median errors: as shipped, and without the two parts of `wattlayer/power.py` that
+kinds of at least five layers, the mean of their median errors: as shipped, and without the two parts of `model/power.py` that
 the energy roofline does not have. They were chosen by these figures.
 """
 
@@ -14,14 +14,13 @@ from unittest import mock
 import numpy as np
 from build import RECIPES, rows_of
 
-from wattlayer import power
 from wattlayer.features import Array, Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.labels import labels
-from wattlayer.model import load_model
-from wattlayer.power import CONSUMERS, PowerScaffold, busy_frac
-from wattlayer.scaffold import MIN_LAYERS, per_layer
-from wattlayer.training import Rows, merge
+from wattlayer.model import load_model, power
+from wattlayer.model.power import CONSUMERS, PowerScaffold, busy_frac
+from wattlayer.model.scaffold import MIN_LAYERS, per_layer
+from wattlayer.train import Rows, merge
 
 VARIANTS = {"as shipped": (), "never awake": ("awake",), "no exchange": ("exchange",), "neither": ("awake", "exchange")}
 

@@ -27,7 +27,7 @@ from wattlayer.layer import Layer
 from wattlayer.measure.llm import Sizes, model_layers
 from wattlayer.measure.record import meta, record
 from wattlayer.model import EnergyModel
-from wattlayer.transfer import from_data_sheet
+from wattlayer.train.transfer import from_data_sheet
 
 TOKENS = 1024
 BLOCKS = 32

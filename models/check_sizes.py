@@ -18,11 +18,11 @@ from joblib import Parallel, delayed
 
 from wattlayer.dataset import Measurement
 from wattlayer.evaluate import errors
-from wattlayer.intervals import CLASSES
+from wattlayer.evaluate.splits import folds
 from wattlayer.labels import labels
 from wattlayer.model import EnergyModel
-from wattlayer.splits import folds
-from wattlayer.training import LARGEST_FRAC
+from wattlayer.model.intervals import CLASSES
+from wattlayer.train import LARGEST_FRAC
 
 LEVELS = 2
 

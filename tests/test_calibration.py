@@ -10,15 +10,16 @@ import pytest
 from conftest import SyntheticDevice, draw_layers
 
 import wattlayer as wl
-from wattlayer import EnergyModel, Layer, Measurement, calibration, load_model, selection, write_measurements
-from wattlayer.calibration import MIN_LAYERS, calibrate, rate_design, start_from
+from wattlayer import EnergyModel, Layer, Measurement, load_model, write_measurements
 from wattlayer.errors import InputError
 from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
-from wattlayer.launches import Launches
-from wattlayer.model import models_folder
-from wattlayer.scaffold import START
-from wattlayer.selection import alike, most_informative
+from wattlayer.model.launches import Launches
+from wattlayer.model.names import models_folder
+from wattlayer.model.scaffold import START
+from wattlayer.train import calibration, selection
+from wattlayer.train.calibration import MIN_LAYERS, calibrate, rate_design, start_from
+from wattlayer.train.selection import alike, most_informative
 
 
 @pytest.fixture(autouse=True, scope="module")

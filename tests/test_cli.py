@@ -18,9 +18,9 @@ import pytest
 from conftest import needs_torchvision
 from test_estimate import SCHEMA_1
 
-from wattlayer import transfer
 from wattlayer.dataset import write_measurements
 from wattlayer.features import FEATURES_VERSION
+from wattlayer.train import transfer
 
 HEADER = "hardware,layer_repr,input_shape,dtype,tf32,time_s,energy_j\n"
 ROW = 'a30,"Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))",8x3x32x32,float32,conv,1e-4,{energy}\n'

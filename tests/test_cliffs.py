@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 import wattlayer as wl
-from wattlayer.calibration import adapt
-from wattlayer.cliffs import LEAST_STEP, MIN_ROWS, NONE, Cliffs, Plateau, find_cliffs
 from wattlayer.errors import InputError
 from wattlayer.hardware import find_hardware
-from wattlayer.model import EnergyModel, checksum, load_model
-from wattlayer.operating import operated
-from wattlayer.residual import MODEL_FEATURES
-from wattlayer.training import RECIPE, Rows, learn
+from wattlayer.model import EnergyModel, load_model
+from wattlayer.model.cliffs import LEAST_STEP, MIN_ROWS, NONE, Cliffs, Plateau, find_cliffs
+from wattlayer.model.file import checksum
+from wattlayer.model.operating import operated
+from wattlayer.model.residual import MODEL_FEATURES
+from wattlayer.train import RECIPE, Rows, learn
+from wattlayer.train.calibration import adapt
 
 NAMES = MODEL_FEATURES[:-1]
 INTO, OUT_OF, GROUP, DILATION = (NAMES.index(x) for x in ("log2_in_channels", "log2_out_channels", "group_code", "dilation"))

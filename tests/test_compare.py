@@ -13,11 +13,11 @@ from test_cli import network, one_line  # noqa: F401  (fixtures)
 from torch import nn
 
 import wattlayer as wl
-from wattlayer import subject as subject_module
 from wattlayer.cli.whatif import batches
-from wattlayer.compare_table import comparison_list, comparison_tables
 from wattlayer.errors import InputError
-from wattlayer.subject import Subject
+from wattlayer.report.compare import comparison_list, comparison_tables
+from wattlayer.whatif import subject as subject_module
+from wattlayer.whatif.subject import Subject
 
 IMAGE = (torch.empty(2, 3, 32, 32, device="meta"),)
 

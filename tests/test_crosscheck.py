@@ -12,8 +12,8 @@ from torch import nn
 
 from wattlayer.adapters import InputSize, Network, resolve
 from wattlayer.crosscheck import FlopCheck, FlopRow, check_flops
-from wattlayer.meta import to_meta
 from wattlayer.trace import trace
+from wattlayer.trace.meta import to_meta
 
 
 def checked(network: Network) -> FlopCheck:

@@ -14,9 +14,9 @@ from torch import nn
 import wattlayer as wl
 from wattlayer.estimate import GAPS, estimate_energies_j, estimate_many
 from wattlayer.features import Columns
-from wattlayer.fusion import NO_GAPS
 from wattlayer.hardware import find_hardware
-from wattlayer.launches import ASSUMED_HOST_S, Launches, wait_s
+from wattlayer.model.launches import ASSUMED_HOST_S, Launches, wait_s
+from wattlayer.trace.fusion import NO_GAPS
 
 
 class Block(nn.Module):

@@ -14,19 +14,19 @@ from test_estimate import Block
 from torch import nn
 
 import wattlayer as wl
-from wattlayer.baselines import BASELINES
-from wattlayer.calibration import calibrate
 from wattlayer.errors import InputError
 from wattlayer.evaluate import Tracer, errors, evaluate, traced_networks
-from wattlayer.intervals import CLASSES
-from wattlayer.launches import wait_s
+from wattlayer.evaluate.baselines import BASELINES
+from wattlayer.evaluate.splits import FOLDS, feasible, folds, layer_tasks, tasks_of, unseen_networks
 from wattlayer.layer import Operand
 from wattlayer.model import EnergyModel, load_model
-from wattlayer.plots import accuracy_figure
+from wattlayer.model.intervals import CLASSES
+from wattlayer.model.launches import wait_s
 from wattlayer.predict import trace_name
-from wattlayer.splits import FOLDS, feasible, folds, layer_tasks, tasks_of, unseen_networks
-from wattlayer.training import merge, tell_launches
-from wattlayer.transfer import from_data_sheet
+from wattlayer.report.plots import accuracy_figure
+from wattlayer.train import merge, tell_launches
+from wattlayer.train.calibration import calibrate
+from wattlayer.train.transfer import from_data_sheet
 
 
 def test_errors_are_hand_computed():

@@ -17,7 +17,7 @@ from test_cli import network, one_line  # noqa: F401  (fixtures)
 from torch import nn
 
 import wattlayer as wl
-from wattlayer.export import GAPS, edges, parquet, perfetto, speedscope
+from wattlayer.report.export import GAPS, edges, parquet, perfetto, speedscope
 
 EVENT = {
     "type": "object", "required": ["type", "frame", "at"], "additionalProperties": False,

@@ -27,7 +27,7 @@ from wattlayer.features import (
 )
 from wattlayer.hardware import HARDWARE
 from wattlayer.layer import Layer, Operand
-from wattlayer.scaffold import terms
+from wattlayer.model.scaffold import terms
 from wattlayer.trace import Trace, trace
 
 A30 = HARDWARE["a30"]

@@ -24,8 +24,8 @@ from wattlayer.adapters import InputSize, resolve
 from wattlayer.adapters.torchvision import import_torchvision
 from wattlayer.errors import InputError
 from wattlayer.predict import trace_name
-from wattlayer.recorder import unfused_attention
 from wattlayer.trace import UNKNOWN_ARITHMETIC, trace
+from wattlayer.trace.recorder import unfused_attention
 
 
 class Small(nn.Module):

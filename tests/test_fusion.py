@@ -11,8 +11,8 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.errors import InputError
-from wattlayer.fusion import FOLDED, FUSED, NO_GAPS, folded, fuse, with_bias
-from wattlayer.rewrite import trace_as
+from wattlayer.trace.fusion import FOLDED, FUSED, NO_GAPS, folded, fuse, with_bias
+from wattlayer.trace.rewrite import trace_as
 
 
 class Residual(nn.Module):

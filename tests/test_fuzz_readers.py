@@ -19,14 +19,16 @@ from wattlayer.cli.hardware import _evaluated
 from wattlayer.dataset import SCHEMA, read_measurements
 from wattlayer.errors import InputError
 from wattlayer.estimate import estimate
-from wattlayer.gate import budgets
 from wattlayer.hardware.registry import read_devices, shipped_file, tomllib
 from wattlayer.layer import Layer
 from wattlayer.measure.journal import Journal
 from wattlayer.measure.plan import PLAN_SCHEMA, Plan
 from wattlayer.measure.rig import Item, NetworkCall
-from wattlayer.model import EnergyModel, checksum, load_model, models_folder
+from wattlayer.model import EnergyModel, load_model
+from wattlayer.model.file import checksum
+from wattlayer.model.names import models_folder
 from wattlayer.trace import Trace
+from wattlayer.whatif.gate import budgets
 from wattlayer.zoo import Outcome, sweep
 
 hostile = settings(hostile, max_examples=max(CASES // 4, 1))

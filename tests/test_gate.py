@@ -19,9 +19,9 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.errors import InputError
-from wattlayer.gate import Verdict, _differences, budgets, github_commands, junit
-from wattlayer.launches import Launches
+from wattlayer.model.launches import Launches
 from wattlayer.whatif import change
+from wattlayer.whatif.gate import Verdict, _differences, budgets, github_commands, junit
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,12 +13,11 @@ import torch
 from test_cli import one_line
 
 import wattlayer as wl
-from wattlayer import decoding
 from wattlayer.adapters.huggingface import AS_DECODER, EAGER_ATTENTION, LATENT_CACHE, NO_SOURCE, TEXT_ALONE
 from wattlayer.cli.output import rendered
-from wattlayer.decoding import EVERY_LOGIT, NotAffineError, Passes, between, segments
 from wattlayer.errors import InputError, UncoveredKindError
-from wattlayer.generation import Call, predict_generation
+from wattlayer.generation import Call, decoding, predict_generation
+from wattlayer.generation.decoding import EVERY_LOGIT, NotAffineError, Passes, between, segments
 from wattlayer.report.generation import generation_tables
 from wattlayer.trace import EVEN_CHOICES
 

@@ -9,7 +9,8 @@ import pytest
 
 from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE
-from wattlayer.intervals import (
+from wattlayer.layer import Layer, Operand
+from wattlayer.model.intervals import (
     ASSUMED_NEVER,
     CLASSES,
     EXTRAPOLATED_OCTAVES,
@@ -29,7 +30,6 @@ from wattlayer.intervals import (
     positions,
     total_half_width,
 )
-from wattlayer.layer import Layer, Operand
 
 A30 = HARDWARE["a30"]
 

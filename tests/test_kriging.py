@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import xgboost
 
-from wattlayer.kriging import MAX_ROWS, MIN_ROWS, Kriging, krige
-from wattlayer.residual import MODEL_FEATURES, Residual
+from wattlayer.model.kriging import MAX_ROWS, MIN_ROWS, Kriging, krige
+from wattlayer.model.residual import MODEL_FEATURES, Residual
 
 NAMES = MODEL_FEATURES[:-1]
 M, N, GROUP, KIND, RUN = (NAMES.index(x) for x in ("log2_m", "log2_n", "group_code", "kind_code", "run"))

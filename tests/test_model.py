@@ -16,21 +16,23 @@ import torch
 from conftest import SyntheticDevice, draw_layers, needs_torchvision
 from torch import nn
 
-from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model, trace, training
-from wattlayer.calibration import calibrate
+from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model, trace
+from wattlayer import train as training
 from wattlayer.dataset import write_measurements
 from wattlayer.features import FEATURES_VERSION, Columns
 from wattlayer.hardware import find_hardware
-from wattlayer.intervals import CLASSES, FADING_OCTAVES, NEVER_OCTAVES
 from wattlayer.kinds import KINDS
-from wattlayer.model import SCHEMA, checksum, shipped_models
-from wattlayer.power import CONSUMERS
-from wattlayer.residual import MODEL_FEATURES, Residual
-from wattlayer.rewrite import with_weights
-from wattlayer.scaffold import RATES
+from wattlayer.model.file import SCHEMA, checksum
+from wattlayer.model.intervals import CLASSES, FADING_OCTAVES, NEVER_OCTAVES
+from wattlayer.model.names import shipped_models
+from wattlayer.model.power import CONSUMERS
+from wattlayer.model.residual import MODEL_FEATURES, Residual
+from wattlayer.model.scaffold import RATES
 from wattlayer.trace import Trace
-from wattlayer.training import ALIGNMENT, BLOCKS, FOLDS, LARGEST_FRAC, RECIPE, _folds, boost, fit, merge
-from wattlayer.transfer import teachers
+from wattlayer.trace.rewrite import with_weights
+from wattlayer.train import ALIGNMENT, BLOCKS, FOLDS, LARGEST_FRAC, RECIPE, _folds, boost, fit, merge
+from wattlayer.train.calibration import calibrate
+from wattlayer.train.transfer import teachers
 
 
 def with_weights_in(layer: Layer, dtype: str) -> Layer:
@@ -427,7 +429,7 @@ def test_shipped_models_load_and_have_a_card(name):
     model = load_model(name)
     assert (model.name, model.hardware) == (name, name)
     assert name in shipped_models()
-    from wattlayer.model import models_folder
+    from wattlayer.model.names import models_folder
 
     card = (models_folder() / f"{name}.md").read_text()
     for fact in (model.sha256[:16], model.metadata.data_sha256[:16], f"{model.metadata.rows} of {model.metadata.layers}"):

@@ -16,14 +16,16 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 import wattlayer as wl
-from wattlayer import features, nas, recorder
+from wattlayer import features, nas
 from wattlayer.errors import InputError
 from wattlayer.estimate import estimate_energies_j
-from wattlayer.model import load_model, models_folder
+from wattlayer.model import load_model
+from wattlayer.model.names import models_folder
 from wattlayer.nas.regressor import EnergyRegressor
 from wattlayer.nas.search import _child, _select, crowding, pareto, ranks
 from wattlayer.nas.table import CHUNK
-from wattlayer.rewrite import trace_as
+from wattlayer.trace import recorder
+from wattlayer.trace.rewrite import trace_as
 
 SPACES = {
     "nas-bench-201": nas.nas_bench_201(cells=2),

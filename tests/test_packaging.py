@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import wattlayer as wl
-from wattlayer.folder import user_folder
-from wattlayer.model import shipped_models, user_models
-from wattlayer.residual import Residual
+from wattlayer.files import user_folder
+from wattlayer.model.names import shipped_models, user_models
+from wattlayer.model.residual import Residual
 
 ROOT = Path(__file__).parent.parent
 

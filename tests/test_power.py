@@ -9,7 +9,7 @@ from test_scaffold import A30, conv, linear, relu
 from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE
 from wattlayer.layer import Layer, Operand
-from wattlayer.power import CONSUMERS, PowerScaffold, busy_frac, softmin
+from wattlayer.model.power import CONSUMERS, PowerScaffold, busy_frac, softmin
 
 TRUTH = PowerScaffold((50.0, 20.0, 60.0, 90.0, 50.0, 300.0, 110.0, 40.0), limit_w=160.0)
 

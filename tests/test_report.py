@@ -21,9 +21,9 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.errors import InputError
-from wattlayer.export import GAPS
 from wattlayer.report import small
 from wattlayer.report.accounting import Assumptions, account, tokens
+from wattlayer.report.export import GAPS
 from wattlayer.report.families import by_kind, by_pattern, misplaced_frac, with_rest
 from wattlayer.report.html import estimate_page
 from wattlayer.report.quantities import decimal, money, share

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from wattlayer.features import Columns, _touched, featurise
 from wattlayer.hardware import HARDWARE
 from wattlayer.layer import Layer, Operand
-from wattlayer.scaffold import (
+from wattlayer.model.scaffold import (
     BLOCKS,
     MIN_LAYERS,
     NEVER_S,

@@ -14,24 +14,26 @@ from conftest import SyntheticDevice, draw_layers, models_script
 from test_scaffold import relu
 from torch import nn
 
-from wattlayer import Measurement, calibration, estimate, load_model, trace
+from wattlayer import Measurement, estimate, load_model, trace
 from wattlayer.errors import InputError
+from wattlayer.evaluate.unseen import Curve, curves, curves_table, interval_of, learned_classes, leave_one_out, samples_of
 from wattlayer.features import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
-from wattlayer.model import EnergyModel, models_folder
-from wattlayer.operating import LOWEST_CLOCK_FRAC, _Layers, operated
-from wattlayer.pooling import Sample, balanced, learn
-from wattlayer.power import CONSUMERS
+from wattlayer.model import EnergyModel
+from wattlayer.model.names import models_folder
+from wattlayer.model.operating import LOWEST_CLOCK_FRAC, _Layers, operated
+from wattlayer.model.power import CONSUMERS
+from wattlayer.model.scaffold import BLOCKS, LAUNCH_S, RATES, group_of_cell
 from wattlayer.report import estimate_tables
-from wattlayer.scaffold import BLOCKS, LAUNCH_S, RATES, group_of_cell
-from wattlayer.transfer import (
+from wattlayer.train import calibration
+from wattlayer.train.pooling import Sample, balanced, learn
+from wattlayer.train.transfer import (
     TENSOR_CORE_FRAC,
     Lesson,
     data_sheet_model,
     device_class,
     from_data_sheet,
 )
-from wattlayer.unseen import Curve, curves, curves_table, interval_of, learned_classes, leave_one_out, samples_of
 
 NAMES = ("a30", "rtx2080ti", "gtx1080ti")
 

@@ -17,20 +17,20 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.adapters.torchvision import import_torchvision
-from wattlayer.advise import advise
 from wattlayer.cli.output import rendered
 from wattlayer.cli.whatif import batches
-from wattlayer.edits import edited
 from wattlayer.errors import InputError
 from wattlayer.estimate import estimate
-from wattlayer.launches import Launches
 from wattlayer.model import load_model
-from wattlayer.operating import operated
-from wattlayer.rewrite import aligned, folded, fused
-from wattlayer.subject import Edit, Setting, Subject
+from wattlayer.model.launches import Launches
+from wattlayer.model.operating import operated
+from wattlayer.report.whatif import change_table
 from wattlayer.trace import trace
+from wattlayer.trace.rewrite import aligned, folded, fused
 from wattlayer.whatif import Change, _differences, apart_frac, change, gap_spread_j, spread_j, whatif
-from wattlayer.whatif_table import change_table
+from wattlayer.whatif.advise import advise
+from wattlayer.whatif.edits import edited
+from wattlayer.whatif.subject import Edit, Setting, Subject
 
 
 class Net(nn.Module):

@@ -10,9 +10,6 @@ Importing this imports neither torch nor xgboost; they come in where they are us
 """
 
 from . import nas
-from .advise import advise
-from .calibration import calibrate
-from .compare import Comparison, compare
 from .dataset import Measurement, read_measurements, write_measurements
 from .errors import InputError, MeterError, UncoveredKindError, WattlayerError
 from .estimate import VERSION, Estimate, estimate, estimate_many
@@ -25,9 +22,12 @@ from .model import EnergyModel, Prediction, load_model
 from .predict import predict
 from .profiling import Profile, ProfilerHook, profile
 from .report.accounting import Assumptions
-from .subject import Edit, Setting, Subject
 from .trace import Trace, trace
+from .train.calibration import calibrate
 from .whatif import Change, whatif
+from .whatif.advise import advise
+from .whatif.compare import Comparison, compare
+from .whatif.subject import Edit, Setting, Subject
 
 __version__ = VERSION
 

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .constants import KnownIndices
 from .errors import first_line
-from .recorder import Recorder, unfused_attention
+from .trace.constants import KnownIndices
+from .trace.recorder import Recorder, unfused_attention
 
 if TYPE_CHECKING:
     from .adapters.source import Network

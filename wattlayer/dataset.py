@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .files import whole_file
 from .layer import Layer, check_tf32
-from .whole import whole_file
 
 SCHEMA = 1
 MODES = ("graph", "eager", "compiled")

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from .dataset import MODES
 from .errors import InputError, UncoveredKindError, check_whole
 from .features import Array
-from .fusion import fuse
 from .hardware import find_hardware
-from .intervals import LEVEL, total_half_width
-from .launches import wait_s
 from .layer import Layer, format_shape
-from .model import EnergyModel, Metadata, Prediction, load_model
+from .model import EnergyModel, Prediction, load_model
+from .model.intervals import LEVEL, total_half_width
+from .model.launches import wait_s
+from .model.metadata import Metadata
 from .trace import TOO_LARGE, Trace
+from .trace.fusion import fuse
 
 if TYPE_CHECKING:
     import pandas
@@ -226,8 +227,8 @@ class Estimate:
         patterns of module paths to recipes (`edits.RECIPES`), `drop` names modules. Raises InputError for a change that
         cannot be made and for a network that has other layers than those estimated.
         """
-        from .subject import Edit, replacements
         from .whatif import whatif_estimate
+        from .whatif.subject import Edit, replacements
 
         edit = Edit(
             replacements(replace), tuple(drop), dtype, tf32, mode, batch, image_size, seq_len, align, fuse_attention, fold_norm
@@ -241,7 +242,7 @@ class Estimate:
         return estimate_page(self, assumptions, path)
 
     def _repr_html_(self) -> str:
-        from .notebook import estimate_html
+        from .report.notebook import estimate_html
 
         return estimate_html(self)
 

@@ -11,8 +11,8 @@ from .errors import InputError
 from .estimate import Estimate, estimate
 from .layer import format_shape
 from .model import EnergyModel, load_model
-from .rewrite import computes_in, trace_as, with_weights
 from .trace import Trace, trace
+from .trace.rewrite import computes_in, trace_as, with_weights
 
 if TYPE_CHECKING:
     from torch import nn

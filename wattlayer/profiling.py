@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError, MeterError
 from .estimate import Estimate
 from .meter import REFRESH_S, Clock, Instrument, Meter, SystemClock
-from .model import EnergyModel, shipped_models
+from .model import EnergyModel
+from .model.names import shipped_models
 from .predict import DEFAULT_HARDWARE, predict
 
 if TYPE_CHECKING:

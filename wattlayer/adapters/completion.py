@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from inspect import Parameter
 from typing import Any
 
-from ..constants import remember
+from ..trace.constants import remember
 from .source import DEFAULT_IMAGE_SIZE, InputSize
 
 QUERIES = 32

@@ -237,7 +237,7 @@ def _module(architecture: Any, config: Any, dtype: str) -> nn.Module:
     """
     import torch
 
-    from ..meta import TORCH_STATE
+    from ..trace.meta import TORCH_STATE
 
     _set_dtype(config, getattr(torch, dtype))
     with TORCH_STATE:

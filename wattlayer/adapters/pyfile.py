@@ -24,7 +24,7 @@ def load(name: str, size: InputSize) -> Network:
     """
     import torch
 
-    from ..meta import inputs_to_meta
+    from ..trace.meta import inputs_to_meta
 
     made: list[Any] = []
     factory = _factory(name)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ..errors import InputError, nearest
 from ..layer import Layer, format_shape
-from ..recorder import Recorder, operand
+from ..trace.recorder import Recorder, operand
 from .source import InputSize
 
 DEEPEST_PATH = 32

@@ -120,7 +120,7 @@ def build(factory: Callable[[], nn.Module], dtype: str | None) -> nn.Module:
     """
     import torch
 
-    from ..meta import to_meta
+    from ..trace.meta import to_meta
     from .weightless import Weightless
 
     with Weightless(), warnings.catch_warnings():

@@ -48,11 +48,11 @@ def advise(
     output: OutputOption = None,
 ) -> None:
     """Which changes to MODEL save most energy a sample, each priced with its interval; only what the model can price."""
-    from ..advise import advise as advice_of
     from ..model import load_model
     from ..predict import parse_shape
-    from ..subject import Setting, Subject
-    from ..whatif_table import advice_list, advice_table, change_csv
+    from ..report.whatif import advice_list, advice_table, change_csv
+    from ..whatif.advise import advise as advice_of
+    from ..whatif.subject import Setting, Subject
 
     if top < 1:
         raise InputError(f"top {top} must be at least 1")

@@ -15,7 +15,7 @@ from .options import SeedOption, SkipOption
 from .output import apart, place
 
 if TYPE_CHECKING:
-    from ..model import Metadata
+    from ..model.metadata import Metadata
 
 
 @app.command()
@@ -31,8 +31,8 @@ def calibrate(
     skip_bad_rows: SkipOption = False,
 ) -> None:
     """Adapt MODEL to a device with few measured layers (25 to 200; `wattlayer measure --calibration` picks and measures them)."""
-    from ..calibration import calibrate as adapted
     from ..dataset import check_one_board
+    from ..train.calibration import calibrate as adapted
 
     apart(output, *data)
     model_file(output)
@@ -51,7 +51,7 @@ def calibrate(
 
 def model_file(output: Path | None) -> None:
     """Raise InputError for an `output` that `--hardware` would not take for a file."""
-    from ..model import is_file_name
+    from ..model.names import is_file_name
 
     if output is not None and not is_file_name(str(output)):
         raise InputError(f"--output {output} does not end in .json, by which model files are known: write {output}.json")
@@ -66,7 +66,7 @@ def tell_left_out(facts: Metadata) -> None:
 
 def tell_shadowed(path: Path) -> None:
     """Say where the model now at `path`, a user's own, takes the place of a shipped one."""
-    from ..model import shipped_models, user_models_folder
+    from ..model.names import shipped_models, user_models_folder
 
     if path.parent == user_models_folder() and path.stem in shipped_models():
         print(f"--hardware {path.stem} now means this model, not the shipped one: delete the file to go back")
@@ -74,7 +74,7 @@ def tell_shadowed(path: Path) -> None:
 
 def own_path(hardware: str) -> Path:
     """Return where this user's model of `hardware` lives, and make its folder."""
-    from ..model import user_models_folder
+    from ..model.names import user_models_folder
 
     folder = user_models_folder()
     with writing(folder):

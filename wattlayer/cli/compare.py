@@ -53,9 +53,9 @@ def compare(
     output: OutputOption = None,
 ) -> None:
     """Networks side by side on several devices and batches, and where FLOP would order them otherwise."""
-    from ..compare import compare as compared
-    from ..compare_table import comparison_list, comparison_tables
     from ..hardware import known_hardware
+    from ..report.compare import comparison_list, comparison_tables
+    from ..whatif.compare import compare as compared
 
     format = written_as(format, output, *TABLES)
     # `--hardware a30 mine.json`: what follows the first comes here as an argument
@@ -73,7 +73,7 @@ def compare(
             networks, devices, sizes, image_size, seq_len, input, dtype.value, tf32.value, mode.value, strict, tell
         )  # fmt: skip
     if plot is not None:
-        from ..plots import comparison_figure
+        from ..report.plots import comparison_figure
 
         comparison_figure(result, plot)
     if format is Format.json:

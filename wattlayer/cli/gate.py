@@ -13,7 +13,7 @@ from .app import OVER_BUDGET
 from .output import apart, one_file, place, reader_may_leave, write
 
 if TYPE_CHECKING:
-    from ..gate import Baseline, Budget, Verdict
+    from ..whatif.gate import Baseline, Budget, Verdict
 
 GATE = "Budget: exit code 1 when it is exceeded"
 
@@ -39,7 +39,7 @@ def budgets_of(
 ) -> list[Budget | Baseline]:  # fmt: skip
     """Return the budgets that options name; InputError for one that is none, for reports without a budget, for a baseline of a
     request, and for an `output` or a report that would take the place of a baseline or of one of `inputs`."""
-    from ..gate import budgets, saved
+    from ..whatif.gate import budgets, saved
 
     read: tuple[Path | str, ...] = (*inputs, *(saved(frac_of)[0] for frac_of in fracs_of))
     apart(output, *read)
@@ -59,8 +59,8 @@ def budgets_of(
 
 def enforce(verdicts: list[Verdict], junit: Path | None, github: bool) -> None:
     """Report `verdicts` where that was asked for, say them on stderr, and leave with exit code 1 if any is."""
-    from ..gate import github_commands
-    from ..gate import junit as junit_xml
+    from ..whatif.gate import github_commands
+    from ..whatif.gate import junit as junit_xml
 
     if junit is not None:
         write(junit_xml(verdicts), junit)

@@ -32,7 +32,7 @@ def hardware(
 def _all(as_json: bool) -> str:
     from ..hardware import known_hardware, user_file
     from ..hardware.detect import detect
-    from ..model import shipped_models, user_models
+    from ..model.names import shipped_models, user_models
     from ..report import hardware_table
 
     here, devices = detect(), list(known_hardware().values())
@@ -51,9 +51,9 @@ def _here(name: str | None) -> str:
 
 
 def _one(name: str, as_json: bool) -> str:
+    from ..evaluate.unseen import older_features
     from ..hardware import find_hardware
-    from ..model import is_file_name
-    from ..unseen import older_features
+    from ..model.names import is_file_name
 
     if is_file_name(name):
         raise InputError(f"hardware {name!r} is a file: name a device; of a model file `wattlayer evaluate` prints the errors")
@@ -90,7 +90,8 @@ def _told(value: Any) -> str:
 
 def _basis(name: str) -> tuple[str, str]:
     """What predictions for a device rest on, as a word and as a sentence."""
-    from ..model import load_model, model_path
+    from ..model import load_model
+    from ..model.names import model_path
 
     path = model_path(name)
     if path is None:
@@ -107,11 +108,12 @@ def _basis(name: str) -> tuple[str, str]:
 
 def _figures(name: str) -> list[dict[str, Any]]:
     """Error figures from the model's evaluation, from leaving out its own layers in turn, or from other devices left out."""
-    from ..model import load_model, model_path
+    from ..model import load_model
+    from ..model.names import model_path
 
     path = model_path(name)
     if path is None:
-        from ..transfer import read_learned
+        from ..train.transfer import read_learned
 
         curves = read_learned()["curves"]
         return [_figure(f"unmeasured {x['hardware']}", x) for x in curves if x["predictor"] == "wattlayer, data sheet only"]
@@ -141,7 +143,7 @@ def _evaluated(record: Path) -> list[dict[str, Any]]:
 def _figures_features(basis: str) -> int:
     """The features version that error figures are of: those of other devices' curves take long and may be older than today's."""
     from ..features import FEATURES_VERSION
-    from ..transfer import read_learned
+    from ..train.transfer import read_learned
 
     return int(read_learned()["curves_features"]) if basis == "data sheet" else FEATURES_VERSION
 

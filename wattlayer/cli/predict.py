@@ -69,10 +69,10 @@ def predict(
 ) -> None:
     """Joules of one forward pass of MODEL on --hardware, layer by layer, with intervals."""
     from ..estimate import estimate
-    from ..gate import Budget
     from ..model import load_model
-    from ..operating import operated
+    from ..model.operating import operated
     from ..predict import load_network, trace_network
+    from ..whatif.gate import Budget
 
     of_request = prefill is not None or decode is not None
     format = written_as(format, output, *(TABLES if of_request else Format))
@@ -104,8 +104,7 @@ def predict(
 
 
 def _estimate_text(result: Estimate, format: Format, top: int, depth: int, output: Path | None) -> str | bytes:
-    from .. import export
-    from ..report import estimate_csv, estimate_tables
+    from ..report import estimate_csv, estimate_tables, export
 
     if format is Format.json:
         return json.dumps(result.to_json()) + "\n"

@@ -106,9 +106,10 @@ def evaluate(
     from ..evaluate import Tracer, traced_networks
     from ..evaluate import evaluate as score
     from ..labels import labels
-    from ..model import ASSUMED_POWER, load_model
+    from ..model import load_model
+    from ..model.metadata import ASSUMED_POWER
     from ..report import evaluation_table
-    from ..training import basis_of
+    from ..train import basis_of
 
     format = written_as(format, output, *TEXTS)
     if not layers and not networks:
@@ -143,7 +144,7 @@ def evaluate(
     result = score(loaded, rows, measured, splits, known, baselines, seed, progress)
     progress("")
     if plot is not None:
-        from ..plots import accuracy_figure
+        from ..report.plots import accuracy_figure
 
         accuracy_figure(result, plot)
     text = json.dumps(result.to_json()) + "\n" if format is Format.json else rendered(evaluation_table(result))
@@ -154,7 +155,7 @@ def _every_split(
     own: list[Measurement], families: dict[Any, frozenset[str]], networks: list[tuple[Measurement, Trace]]
 ) -> list[str]:
     """`given`, and of the other splits those that these rows and networks allow."""
-    from ..splits import feasible, layer_tasks
+    from ..evaluate.splits import feasible, layer_tasks
 
     tasks = layer_tasks(own, networks)
     more = ("layer", "size", "family", "network", "task")
@@ -165,7 +166,7 @@ def _unseen_hardware(hardware: str, rows: list[Measurement], seed: int, format: 
     """Errors on `hardware` where only the other devices of `rows` were measured, and after few layers were."""
     from dataclasses import asdict
 
-    from ..unseen import curves, curves_table, leave_one_out
+    from ..evaluate.unseen import curves, curves_table, leave_one_out
 
     points = curves(leave_one_out(rows, seed=seed, progress=progress, only=hardware))
     progress("")

@@ -26,8 +26,8 @@ from .options import (
 from .output import apart, busy, narrow, rendered, write
 
 if TYPE_CHECKING:
-    from ..subject import Setting
     from ..whatif import Change
+    from ..whatif.subject import Setting
 
 START = "Where the comparison starts"
 
@@ -63,8 +63,8 @@ def whatif(
     """What a change does to the joules of a sample, with the interval of the difference; all changes are made together."""
     from ..model import load_model
     from ..predict import parse_shape
-    from ..subject import Edit, Setting, Subject, replacements
     from ..whatif import whatif as price
+    from ..whatif.subject import Edit, Setting, Subject, replacements
 
     apart(output, network, hardware)
     format = written_as(format, output, *TABLES)
@@ -115,7 +115,7 @@ def starting(start: Setting) -> str:
 
 def change_text(changes: list[Change], format: Format, start: str) -> str:
     """Return changes as a table, JSON or CSV."""
-    from ..whatif_table import change_csv, change_list, change_table
+    from ..report.whatif import change_csv, change_list, change_table
 
     if format is Format.json:
         return json.dumps([x.to_json() for x in changes]) + "\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
-from ..folder import user_folder
+from ..files import user_folder
 from .device import Hardware
 
 if sys.version_info >= (3, 11):

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..dataset import SCHEMA, Measurement
 from ..errors import InputError, writing
-from ..whole import whole_file
+from ..files import whole_file
 
 Attempt = tuple[str, int]
 """Key of an item and the number of the attempt at it."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..constants import value_of
+from ..trace.constants import value_of
 from .rig import NetworkCall
 
 VOCABULARY_NAMES = ("vocab_size", "n_vocab", "num_embeddings")

@@ -16,8 +16,8 @@ from typing import Any
 
 from ..dataset import REFERENCE
 from ..errors import InputError
+from ..files import whole_file
 from ..layer import Layer, Operand
-from ..whole import whole_file
 from .rig import Item, NetworkCall
 
 PLAN_SCHEMA = 1

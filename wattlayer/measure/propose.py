@@ -11,7 +11,7 @@ from ..adapters import InputSize, Network
 from ..errors import InputError, WattlayerError, first_line
 from ..hardware import HARDWARE, known_hardware
 from ..layer import Layer
-from ..scaffold import START, Scaffold
+from ..model.scaffold import START, Scaffold
 from ..trace import Trace, trace
 from .llm import llm_items
 from .plan import DEFAULT_NETWORKS, NetworkPlan, Plan, Wanted, make_queue, reference_layer
@@ -78,7 +78,7 @@ def propose(wanted: Wanted, rig: Rig, run: str, resolve: Resolve, intervals: Int
 
 def _calibration(wanted: Wanted, rig: Rig, run: str, stages: Sequence[Sequence[Item]], notes: Sequence[str]) -> Plan:
     """The plan of a calibration: of all the layers in `stages` those that tell most, in stages of falling weight."""
-    from ..selection import most_informative
+    from ..train.selection import most_informative
 
     cuda = "graph" in rig.modes
     device = known_hardware().get(rig.hardware) or HARDWARE["a30" if cuda else "xeon-gold-5120"]

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import InputError, check_whole
 from ..features import forget_layers
 from ..layer import Layer, Operand
-from ..rewrite import computes_in, held_weights, trace_as
 from ..trace import Trace, unknown_arithmetic
+from ..trace.rewrite import computes_in, held_weights, trace_as
 
 if TYPE_CHECKING:
     from torch import nn
@@ -175,7 +175,7 @@ _INTERNED: dict[Layer, Layer] = {}
 
 def clear_caches() -> None:
     """Forget every traced part, the operator calls of cached traces and the features of layers."""
-    from ..recorder import forget_calls
+    from ..trace.recorder import forget_calls
 
     forget_calls()
     forget_layers()

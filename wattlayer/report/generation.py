@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..estimate import GAPS
 from ..generation import Generation
-from ..intervals import LEVEL
+from ..model.intervals import LEVEL
 from .quantities import share, small
 from .tables import escaped, source_of, table_of
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import writing
 from ..estimate import VERSION, Estimate, torch_version
-from ..intervals import LEVEL
 from ..layer import format_shape
+from ..model.intervals import LEVEL
 from .accounting import J_PER_KWH, Assumptions, Range, account, inference, tokens
 from .families import by_kind, by_pattern, misplaced_frac, with_rest
 from .quantities import decimal, large, money, share, small

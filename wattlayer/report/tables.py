@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..estimate import Estimate
 from ..hardware import Hardware
-from ..intervals import LEVEL
 from ..layer import format_shape
-from ..model import Metadata
+from ..model.intervals import LEVEL
+from ..model.metadata import Metadata
 from ..trace import Trace
 from .quantities import large, share, small
 

@@ -13,8 +13,8 @@ from warnings import catch_warnings, simplefilter
 
 from ..errors import InputError, first_line, nearest
 from ..layer import Layer, Operand
-from ..rewrite import trace_as
 from ..trace import HELD_WEIGHTS
+from ..trace.rewrite import trace_as
 
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ...constants import remember
 from ...errors import InputError, WattlayerError, first_line
+from ...trace.constants import remember
 from ..scopes import MOST_DIMENSIONS, Declared, made, record_opaque
 from . import compute, contrib, elementwise, layout
 from .graph import Branch, Node, Reader

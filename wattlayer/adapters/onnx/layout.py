@@ -228,7 +228,7 @@ def resize(node: Node, x: Tensor, *given: Tensor | None) -> Tensor:
 
 
 def _target(node: Node, x: Tensor, given: list[Tensor]) -> list[int]:
-    from ...constants import value_of
+    from ...trace.constants import value_of
 
     where = [axis % x.dim() for axis in node.get("axes", range(x.dim()))]
     last = given[-1] if given else None

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ...constants import value_of
 from ...errors import InputError
+from ...trace.constants import value_of
 from .graph import Node
 
 Operator = Callable[..., Any]

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from ...composite import COMPOSITES
 from ...errors import InputError
+from ...trace.composite import COMPOSITES
 from ..scopes import grow, made, record_opaque
 from .program import Call, Program, Reference
 

@@ -1,0 +1,111 @@
+"""The model file: JSON with XGBoost's own JSON of both boosters, what neighbours taught and the cliffs that were found, beside
+metadata (feature names and version, hardware, kinds, ranges, conformal quantiles, data digest) and a checksum.
+
+Opening one never runs code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, first_line
+from ..features import FEATURES_VERSION
+from .cliffs import Cliffs
+from .intervals import Conformal
+from .launches import Launches
+from .metadata import Metadata
+from .power import PowerScaffold
+from .regressor import Regressor
+from .residual import MODEL_FEATURES, Residual
+from .scaffold import Scaffold
+
+SCHEMA = 13
+
+
+def payload(metadata: Metadata, regressor: Regressor) -> dict[str, Any]:
+    """Return the content of a model file without its checksum."""
+    learned = {"time": regressor.time.to_json(), "power": regressor.power.to_json(), "cliffs": asdict(regressor.cliffs)["groups"]}
+    told = json.loads(json.dumps(asdict(metadata)))
+    if metadata.own_support is None:  # as of all models that were not calibrated
+        del told["own_support"]
+    return {"wattlayer_model": SCHEMA, "metadata": told, **learned}
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a model's content in canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read(path: Path) -> tuple[Metadata, Regressor, str]:
+    """Return what a model file holds, and its checksum; raise InputError as `EnergyModel.load` does."""
+    record = _read(path)
+    digest = record.pop("sha256", None)
+    if record.get("wattlayer_model") != SCHEMA:
+        raise InputError(f"{path} has model schema {record.get('wattlayer_model')!r}, this wattlayer reads {SCHEMA}: retrain it")
+    version = _dictionary(path, record, "metadata").get("features")
+    if version != FEATURES_VERSION:
+        raise InputError(
+            f"{path} has feature version {version}, this wattlayer has {FEATURES_VERSION}: retrain it with `wattlayer train`"
+        )
+    if digest != checksum(record):
+        raise InputError(f"{path} does not match its checksum (truncated or altered): get it again or retrain it")
+    return _restore(path, record, digest)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import msgspec
+
+    try:
+        record = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} is not a wattlayer model (truncated, or not JSON): get it again or retrain it") from None
+    if not isinstance(record, dict) or "wattlayer_model" not in record:
+        raise InputError(f"{path} is not a wattlayer model: train one with `wattlayer train`")
+    return record
+
+
+def _dictionary(path: Path, record: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = record.get(key)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is not a wattlayer model: its {key!r} is missing")
+    return value
+
+
+def _restore(path: Path, record: Mapping[str, Any], digest: str) -> tuple[Metadata, Regressor, str]:
+    import msgspec
+    import xgboost
+
+    try:
+        told = record["metadata"]
+        _no_others(told, Metadata)
+        _no_others(told.get("launches"), Launches)
+        _no_others(told.get("conformal"), Conformal)
+        metadata = msgspec.convert(told, Metadata)
+        time, power = (
+            Residual.from_json(record["time"], len(MODEL_FEATURES) - 1),
+            Residual.from_json(record["power"], len(MODEL_FEATURES)),
+        )
+        cliffs = Cliffs.from_json(record["cliffs"])
+    except (LookupError, AttributeError, TypeError, ValueError, OverflowError, xgboost.core.XGBoostError) as error:
+        why = first_line(error)
+        raise InputError(f"{path} is not a wattlayer model that this version can use ({why}): retrain it") from None
+    scaffold = Scaffold(metadata.log_rates, metadata.runs)
+    drawn = PowerScaffold(metadata.consumers_w, metadata.limit_w)
+    regressor = Regressor(metadata.hardware, scaffold, drawn, time, power, metadata.runs, metadata.run_power_shift, cliffs,
+                          metadata.taught_by)  # fmt: skip
+    return metadata, regressor, digest
+
+
+def _no_others(told: Any, kind: type) -> None:
+    """Raise ValueError for a part of another version: what this one does not know of would be left out silently."""
+    known = {field.name for field in fields(kind)}
+    for name in told if isinstance(told, Mapping) else ():
+        if name not in known:
+            raise ValueError(f"{kind.__name__} has no {name}")

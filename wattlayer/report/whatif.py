@@ -1,0 +1,93 @@
+"""Changes and advice as rich tables and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..model.intervals import LEVEL
+from ..whatif import Change
+from ..whatif.advise import Advice
+from .quantities import small
+from .tables import escaped, table_of
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+MEASURED = "'measured' is the share of the energy afterwards in layers like those measured; the rest is extrapolated"
+
+
+def change_table(changes: Sequence[Change], start: str) -> list[RenderableType]:
+    """Return a table with one row a change, for a terminal; `start` says what they are changes of."""
+    table = _table(_title(changes[0], start), "change")
+    for x in changes:
+        table.add_row(escaped(x.edit.describe()), *_figures(x))
+    return [table, _note()]
+
+
+def change_list(changes: Sequence[Change], start: str) -> list[RenderableType]:
+    """Return the same as `change_table` in lines that fold well on a narrow terminal."""
+    return [escaped(_title(changes[0], start)), *(escaped(_sentence(x)) for x in changes), _note()]
+
+
+def advice_list(advice: Sequence[Advice], start: str) -> list[RenderableType]:
+    """Return the same as `advice_table` in lines that fold well on a narrow terminal."""
+    if not advice:
+        return advice_table(advice, start)
+    lines = [escaped(f"{i}. {_sentence(x.change)}; {x.mind}") for i, x in enumerate(advice, 1)]
+    return [escaped(_title(advice[0].change, start)), *lines, _note()]
+
+
+def _sentence(x: Change) -> str:
+    after, by, interval, measured = _figures(x)
+    return f"{x.edit.describe()}: {after} a sample, {by} ({interval}), measured {measured}"
+
+
+def _title(x: Change, start: str) -> str:
+    before = x.before
+    return f"{before.trace.network} on {before.model.hardware}, {start}: {small(before.energy_per_sample_j, 'J')} a sample"
+
+
+def advice_table(advice: Sequence[Advice], start: str) -> list[RenderableType]:
+    """Return the advice for a terminal, the largest saving first."""
+    if not advice:
+        why = "either its interval reaches zero or most of the energy afterwards is in kinds never measured there"
+        return [escaped(f"{start}: no change is sure to save; of all that was tried, {why}")]
+    table = _table(_title(advice[0].change, start), "#", "change", "mind")
+    for i, x in enumerate(advice, 1):
+        table.add_row(str(i), escaped(x.change.edit.describe()), escaped(x.mind), *_figures(x.change))
+    return [table, _note()]
+
+
+def _figures(x: Change) -> tuple[str, ...]:
+    if x.unchanged:
+        return small(x.after.energy_per_sample_j, "J"), "+0.0%", "no layer changes", f"{x.measured_frac:.0%}"
+    low, high = (f"{'+' if value > 0 else ''}{small(value, 'J')}" for value in x.interval_j)
+    return (
+        small(x.after.energy_per_sample_j, "J"), f"{x.change_frac:+.1%}{'' if x.certain else ' ?'}", f"{low} to {high}",
+        f"{x.measured_frac:.0%}",
+    )  # fmt: skip
+
+
+def _table(title: str, *text: str) -> Table:
+    return table_of(escaped(title), *text, "a sample", "by", f"interval at {LEVEL:.0%}", "measured")
+
+
+def _note() -> str:
+    return escaped(f"energies per sample; ? where the interval reaches zero; {MEASURED}")
+
+
+def change_csv(changes: Sequence[Change]) -> str:
+    """Return one line a change with the columns of its JSON form; of a pair, the value before and the one after."""
+    text = io.StringIO()
+    rows = [
+        {name: "..".join(map(str, value)) if isinstance(value, list) else value for name, value in x.to_json().items()}
+        for x in changes
+    ]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
