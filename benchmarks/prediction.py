@@ -15,7 +15,7 @@ from timing import Row, paired, seconds
 import wattlayer as wl
 from wattlayer import nas
 from wattlayer.adapters.torchvision import import_torchvision
-from wattlayer.features import Columns
+from wattlayer.features.columns import Columns
 from wattlayer.hardware import find_hardware
 
 CANDIDATES = 1_000

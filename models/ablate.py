@@ -19,16 +19,18 @@ from joblib import Parallel, delayed
 from wattlayer.adapters.families import families_of
 from wattlayer.dataset import Measurement
 from wattlayer.evaluate.splits import folds
-from wattlayer.features import FEATURES_VERSION, Array, Columns
+from wattlayer.features import FEATURES_VERSION
+from wattlayer.features.columns import Array, Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.layer import Layer
-from wattlayer.model.intervals import Support
 from wattlayer.model.power import PowerScaffold
 from wattlayer.model.regressor import Regressor
 from wattlayer.model.residual import MODEL_FEATURES, Residual, model_features
 from wattlayer.model.scaffold import Scaffold
+from wattlayer.model.support import Support
 from wattlayer.tables import read_table
-from wattlayer.train import RECIPE, Recipe, Rows, boost, fit, merge
+from wattlayer.train import RECIPE, Recipe, boost, fit
+from wattlayer.train.rows import Rows, merge
 
 FOLDER = Path(__file__).parent
 DEVICES = ("a30", "rtx2080ti")

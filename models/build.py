@@ -17,7 +17,8 @@ from joblib import Parallel, delayed
 
 from wattlayer.adapters.families import families_of
 from wattlayer.dataset import Measurement
-from wattlayer.evaluate import evaluate, traced_networks
+from wattlayer.evaluate import evaluate
+from wattlayer.evaluate.networks import traced_networks
 from wattlayer.evaluate.unseen import older_features
 from wattlayer.model import EnergyModel
 from wattlayer.report.card import Provenance, model_card

@@ -19,7 +19,7 @@ from wattlayer.dataset import read_measurements
 from wattlayer.evaluate.unseen import curves, curves_table, learned_classes, leave_one_out, older_features
 from wattlayer.features import FEATURES_VERSION
 from wattlayer.labels import labels
-from wattlayer.model.scaffold import RATES
+from wattlayer.model.roofline import RATES
 from wattlayer.tables import read_table
 from wattlayer.train.transfer import SCHEMA
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from build import RECIPES, rows_of
 
-from wattlayer.evaluate import evaluate, traced_networks
+from wattlayer.evaluate import evaluate
+from wattlayer.evaluate.networks import traced_networks
 from wattlayer.hardware import find_hardware
 from wattlayer.labels import looped
 from wattlayer.train.transfer import device_class, from_data_sheet

@@ -16,11 +16,12 @@ import numpy as np
 from build import RECIPES, rows_of
 from joblib import Parallel, delayed
 
-from wattlayer.features import Array, Columns
+from wattlayer.features.columns import Array, Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.labels import labels
 from wattlayer.model.scaffold import MIN_LAYERS
-from wattlayer.train import RECIPE, Rows, fit, merge
+from wattlayer.train import RECIPE, fit
+from wattlayer.train.rows import Rows, merge
 
 PHYSICS = replace(RECIPE, rounds=1, neighbours=False, cliffs=False)
 """What is learned says nothing of a kind that was not measured."""

@@ -22,7 +22,7 @@ from wattlayer.hardware import find_hardware
 from wattlayer.model import EnergyModel
 from wattlayer.model.operating import operated
 from wattlayer.tables import read_table
-from wattlayer.train import merge
+from wattlayer.train.rows import merge
 from wattlayer.train.transfer import from_data_sheet
 
 DEVICE = "a30"

@@ -14,13 +14,13 @@ from unittest import mock
 import numpy as np
 from build import RECIPES, rows_of
 
-from wattlayer.features import Array, Columns
+from wattlayer.features.columns import Array, Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.labels import labels
 from wattlayer.model import load_model, power
 from wattlayer.model.power import CONSUMERS, PowerScaffold, busy_frac
 from wattlayer.model.scaffold import MIN_LAYERS, per_layer
-from wattlayer.train import Rows, merge
+from wattlayer.train.rows import Rows, merge
 
 VARIANTS = {"as shipped": (), "never awake": ("awake",), "no exchange": ("exchange",), "neither": ("awake", "exchange")}
 

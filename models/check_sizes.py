@@ -17,12 +17,12 @@ from build import RECIPES, rows_of
 from joblib import Parallel, delayed
 
 from wattlayer.dataset import Measurement
-from wattlayer.evaluate import errors
+from wattlayer.evaluate.scores import errors
 from wattlayer.evaluate.splits import folds
 from wattlayer.labels import labels
 from wattlayer.model import EnergyModel
 from wattlayer.model.intervals import CLASSES
-from wattlayer.train import LARGEST_FRAC
+from wattlayer.train.folds import LARGEST_FRAC
 
 LEVELS = 2
 

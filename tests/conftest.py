@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from wattlayer import EnergyModel, Layer, Measurement, cli, trace
-from wattlayer.features import Columns
+from wattlayer.features.columns import Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.model.names import models_folder
 

@@ -23,9 +23,12 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "files layer meter trace.constants trace.composite",
         "hardware",
         # level 1a
-        "features dataset trace.meta whatif.edits",
+        "features.dimensions dataset trace.meta whatif.edits",
+        "features.columns trace.operator trace.forward",
+        "features trace.stand_ins",
         # level 1b
-        "trace.recorder model.scaffold model.intervals model.names trace.reads labels",
+        "trace.recorder model.cells model.roofline model.support model.names trace.reads labels",
+        "model.scaffold model.intervals",
         "trace model.power model.kriging",
         "model.cliffs",
         "trace.fusion model.residual model.launches",
@@ -33,13 +36,14 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "model.file",
         "model",
         # level 2
-        "estimate train.transfer",
-        "train model.operating tables crosscheck adapters generation.decoding",
-        "train.calibration train.pooling",
+        "estimate train.transfer train.rows",
+        "train.folds model.operating tables crosscheck adapters generation.decoding",
+        "train train.pooling",
+        "train.calibration",
         "train.selection",
         # level 3
-        "evaluate.baselines predict measure",
-        "evaluate.splits",
+        "evaluate.baselines evaluate.scores predict measure",
+        "evaluate.splits evaluate.networks",
         "evaluate evaluate.unseen whatif.subject generation",
         "whatif profiling",
         "whatif.advise whatif.compare whatif.gate",
@@ -64,7 +68,7 @@ UPWARD = {
     ("estimate", "whatif.subject"): "what Estimate.whatif is made of",
     ("estimate", "whatif"): "Estimate.whatif is the documented call; it traces and estimates again",
     ("model", "train"): "EnergyModel.train is the documented call; a model that is only loaded needs no training",
-    ("model", "evaluate"): "EnergyModel.train traces the measured networks among its rows",
+    ("model", "evaluate.networks"): "EnergyModel.train traces the measured networks among its rows",
     ("model", "train.transfer"): "load_model answers for every device by name; one without a model gets one from its data sheet",
     (
         "trace.recorder",
@@ -82,9 +86,12 @@ TORCH_AT_TOP = (
         "nas/modules",
         "trace/composite",
         "trace/constants",
+        "trace/forward",
         "trace/meta",
+        "trace/operator",
         "trace/reads",
         "trace/recorder",
+        "trace/stand_ins",
         "whatif/edits",
     }
     | {f"adapters/pt2/{name}" for name in ("network", "program")}

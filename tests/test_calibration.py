@@ -12,11 +12,11 @@ from conftest import SyntheticDevice, draw_layers
 import wattlayer as wl
 from wattlayer import EnergyModel, Layer, Measurement, load_model, write_measurements
 from wattlayer.errors import InputError
-from wattlayer.features import Columns
+from wattlayer.features.columns import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
 from wattlayer.model.launches import Launches
 from wattlayer.model.names import models_folder
-from wattlayer.model.scaffold import START
+from wattlayer.model.roofline import START
 from wattlayer.train import calibration, selection
 from wattlayer.train.calibration import MIN_LAYERS, calibrate, rate_design, start_from
 from wattlayer.train.selection import alike, most_informative

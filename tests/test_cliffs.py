@@ -18,8 +18,9 @@ from wattlayer.model.cliffs import LEAST_STEP, MIN_ROWS, NONE, Cliffs, Plateau, 
 from wattlayer.model.file import checksum
 from wattlayer.model.operating import operated
 from wattlayer.model.residual import MODEL_FEATURES
-from wattlayer.train import RECIPE, Rows, learn
+from wattlayer.train import RECIPE, learn
 from wattlayer.train.calibration import adapt
+from wattlayer.train.rows import Rows
 
 NAMES = MODEL_FEATURES[:-1]
 INTO, OUT_OF, GROUP, DILATION = (NAMES.index(x) for x in ("log2_in_channels", "log2_out_channels", "group_code", "dilation"))

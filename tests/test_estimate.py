@@ -13,7 +13,7 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.estimate import GAPS, estimate_energies_j, estimate_many
-from wattlayer.features import Columns
+from wattlayer.features.columns import Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.model.launches import ASSUMED_HOST_S, Launches, wait_s
 from wattlayer.trace.fusion import NO_GAPS

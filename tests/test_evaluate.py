@@ -15,8 +15,10 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.errors import InputError
-from wattlayer.evaluate import Tracer, errors, evaluate, traced_networks
+from wattlayer.evaluate import evaluate
 from wattlayer.evaluate.baselines import BASELINES
+from wattlayer.evaluate.networks import Tracer, traced_networks
+from wattlayer.evaluate.scores import errors
 from wattlayer.evaluate.splits import FOLDS, feasible, folds, layer_tasks, tasks_of, unseen_networks
 from wattlayer.layer import Operand
 from wattlayer.model import EnergyModel, load_model
@@ -24,8 +26,9 @@ from wattlayer.model.intervals import CLASSES
 from wattlayer.model.launches import wait_s
 from wattlayer.predict import trace_name
 from wattlayer.report.plots import accuracy_figure
-from wattlayer.train import merge, tell_launches
+from wattlayer.train import tell_launches
 from wattlayer.train.calibration import calibrate
+from wattlayer.train.rows import merge
 from wattlayer.train.transfer import from_data_sheet
 
 

@@ -14,20 +14,12 @@ from torch import nn
 
 from wattlayer.dataset import read_measurements
 from wattlayer.errors import InputError
-from wattlayer.features import (
-    DIMENSIONS,
-    FEATURE_NAMES,
-    FEATURES,
-    FEATURES_VERSION,
-    GROUP_CODES,
-    KIND_CODES,
-    Columns,
-    dimensions,
-    featurise,
-)
+from wattlayer.features import FEATURE_NAMES, FEATURES, FEATURES_VERSION, featurise
+from wattlayer.features.columns import Columns
+from wattlayer.features.dimensions import DIMENSIONS, GROUP_CODES, KIND_CODES, dimensions
 from wattlayer.hardware import HARDWARE
 from wattlayer.layer import Layer, Operand
-from wattlayer.model.scaffold import terms
+from wattlayer.model.roofline import terms
 from wattlayer.trace import Trace, trace
 
 A30 = HARDWARE["a30"]

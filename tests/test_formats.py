@@ -25,7 +25,7 @@ from wattlayer.adapters.torchvision import import_torchvision
 from wattlayer.errors import InputError
 from wattlayer.predict import trace_name
 from wattlayer.trace import UNKNOWN_ARITHMETIC, trace
-from wattlayer.trace.recorder import unfused_attention
+from wattlayer.trace.forward import unfused_attention
 
 
 class Small(nn.Module):

@@ -7,29 +7,26 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from wattlayer.features import Columns
+from wattlayer.features.columns import Columns
 from wattlayer.hardware import HARDWARE
 from wattlayer.layer import Layer, Operand
 from wattlayer.model.intervals import (
     ASSUMED_NEVER,
     CLASSES,
     EXTRAPOLATED_OCTAVES,
-    FAR_OCTAVES,
     LEVEL,
-    NEVER_OCTAVES,
     PRIOR,
     STEPS_OCTAVES,
     Conformal,
     LeftOut,
-    Support,
     Where,
     conformal_quantile,
     correlation,
     effective_count,
     never_half_width,
-    positions,
     total_half_width,
 )
+from wattlayer.model.support import FAR_OCTAVES, NEVER_OCTAVES, Support, positions
 
 A30 = HARDWARE["a30"]
 

@@ -19,19 +19,23 @@ from torch import nn
 from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model, trace
 from wattlayer import train as training
 from wattlayer.dataset import write_measurements
-from wattlayer.features import FEATURES_VERSION, Columns
+from wattlayer.features import FEATURES_VERSION
+from wattlayer.features.columns import Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.kinds import KINDS
 from wattlayer.model.file import SCHEMA, checksum
-from wattlayer.model.intervals import CLASSES, FADING_OCTAVES, NEVER_OCTAVES
+from wattlayer.model.intervals import CLASSES, FADING_OCTAVES
 from wattlayer.model.names import shipped_models
 from wattlayer.model.power import CONSUMERS
 from wattlayer.model.residual import MODEL_FEATURES, Residual
-from wattlayer.model.scaffold import RATES
+from wattlayer.model.roofline import RATES
+from wattlayer.model.support import NEVER_OCTAVES
 from wattlayer.trace import Trace
 from wattlayer.trace.rewrite import with_weights
-from wattlayer.train import ALIGNMENT, BLOCKS, FOLDS, LARGEST_FRAC, RECIPE, _folds, boost, fit, merge
+from wattlayer.train import ALIGNMENT, RECIPE, boost, fit
 from wattlayer.train.calibration import calibrate
+from wattlayer.train.folds import BLOCKS, FOLDS, LARGEST_FRAC, leaving_out
+from wattlayer.train.rows import merge
 from wattlayer.train.transfer import teachers
 
 
@@ -95,7 +99,7 @@ def test_intervals_hold_what_they_say(device, model):
 def test_layers_are_left_out_singly_with_their_like_and_the_largest_together(device):
     layers = draw_layers(50)
     rows = merge(device.measure([*layers, *(x.with_tf32("all") for x in layers)]))
-    folds = list(_folds(rows, Columns(rows.layers, find_hardware("a30")), seed=0))
+    folds = list(leaving_out(rows, Columns(rows.layers, find_hardware("a30")), seed=0))
     assert [how for how, _ in folds] == ["singly"] * FOLDS + ["alike"] * BLOCKS + ["largest"]
     for how in ("singly", "alike"):
         assert sum(fold.astype(int) for name, fold in folds if name == how).tolist() == [1] * len(rows.layers), "each once"

@@ -16,9 +16,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 import wattlayer as wl
-from wattlayer import features, nas
+from wattlayer import nas
 from wattlayer.errors import InputError
 from wattlayer.estimate import estimate_energies_j
+from wattlayer.features import columns
 from wattlayer.model import load_model
 from wattlayer.model.names import models_folder
 from wattlayer.nas.regressor import EnergyRegressor
@@ -705,9 +706,9 @@ def test_caches_are_let_go_of():
     module, x = torch.nn.Linear(8, 8), torch.zeros(2, 8)
     traced = wl.trace(module, x, cached=True)
     wl.estimate(traced, load_model("a30"))
-    assert recorder._SHARED and features._packed.cache_info().currsize
+    assert recorder._SHARED and columns._packed.cache_info().currsize
     nas.clear_caches()
-    assert not recorder._SHARED and not features._packed.cache_info().currsize
+    assert not recorder._SHARED and not columns._packed.cache_info().currsize
     assert wl.trace(module, x, cached=True) == traced
 
 

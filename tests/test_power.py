@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_scaffold import A30, conv, linear, relu
 
-from wattlayer.features import Columns
+from wattlayer.features.columns import Columns
 from wattlayer.hardware import HARDWARE
 from wattlayer.layer import Layer, Operand
 from wattlayer.model.power import CONSUMERS, PowerScaffold, busy_frac, softmin

@@ -10,23 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattlayer.features import Columns, _touched, featurise
+from wattlayer.features import featurise
+from wattlayer.features.columns import Columns
+from wattlayer.features.dimensions import _touched
 from wattlayer.hardware import HARDWARE
 from wattlayer.layer import Layer, Operand
-from wattlayer.model.scaffold import (
-    BLOCKS,
-    MIN_LAYERS,
-    NEVER_S,
-    RATES,
-    START,
-    TABLE,
-    Scaffold,
-    cells,
-    group_of_cell,
-    groups,
-    law,
-    terms,
-)
+from wattlayer.model.cells import cells, group_of_cell, groups
+from wattlayer.model.roofline import BLOCKS, NEVER_S, RATES, START, TABLE, law, terms
+from wattlayer.model.scaffold import MIN_LAYERS, Scaffold
 
 A30 = HARDWARE["a30"]
 

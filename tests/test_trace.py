@@ -27,9 +27,9 @@ from wattlayer.crosscheck import count_with_torch, torch_counts
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
 from wattlayer.trace import AUTOCAST, SPARSE, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES, Trace, trace
+from wattlayer.trace.forward import unfused_attention
 from wattlayer.trace.fusion import fuse
 from wattlayer.trace.meta import tensor_to_meta, to_meta
-from wattlayer.trace.recorder import unfused_attention
 
 
 def counted_flop(traced: Trace) -> int:

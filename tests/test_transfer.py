@@ -17,13 +17,14 @@ from torch import nn
 from wattlayer import Measurement, estimate, load_model, trace
 from wattlayer.errors import InputError
 from wattlayer.evaluate.unseen import Curve, curves, curves_table, interval_of, learned_classes, leave_one_out, samples_of
-from wattlayer.features import Columns
+from wattlayer.features.columns import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
 from wattlayer.model import EnergyModel
+from wattlayer.model.cells import group_of_cell
 from wattlayer.model.names import models_folder
 from wattlayer.model.operating import LOWEST_CLOCK_FRAC, _Layers, operated
 from wattlayer.model.power import CONSUMERS
-from wattlayer.model.scaffold import BLOCKS, LAUNCH_S, RATES, group_of_cell
+from wattlayer.model.roofline import BLOCKS, LAUNCH_S, RATES
 from wattlayer.report import estimate_tables
 from wattlayer.train import calibration
 from wattlayer.train.pooling import Sample, balanced, learn

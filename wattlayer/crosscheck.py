@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .errors import first_line
 from .trace.constants import KnownIndices
-from .trace.recorder import Recorder, unfused_attention
+from .trace.forward import unfused_attention
+from .trace.recorder import Recorder
 
 if TYPE_CHECKING:
     from .adapters.source import Network

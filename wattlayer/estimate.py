@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .dataset import MODES
 from .errors import InputError, UncoveredKindError, check_whole
-from .features import Array
+from .features.columns import Array
 from .hardware import find_hardware
 from .layer import Layer, format_shape
 from .model import EnergyModel, Prediction, load_model

@@ -37,7 +37,7 @@ def train(
 ) -> None:
     """Train a model of one device on measured layers, and check it on whole networks measured there."""
     from ..dataset import check_one_board
-    from ..evaluate import Tracer, traced_networks
+    from ..evaluate.networks import Tracer, traced_networks
     from ..model import EnergyModel
 
     apart(output, *data)
@@ -103,13 +103,13 @@ def evaluate(
     output: OutputOption = None,
 ) -> None:
     """Errors of a model on measured rows, by split, beside the baselines."""
-    from ..evaluate import Tracer, traced_networks
     from ..evaluate import evaluate as score
+    from ..evaluate.networks import Tracer, traced_networks
     from ..labels import labels
     from ..model import load_model
     from ..model.metadata import ASSUMED_POWER
     from ..report import evaluation_table
-    from ..train import basis_of
+    from ..train.rows import basis_of
 
     format = written_as(format, output, *TEXTS)
     if not layers and not networks:

@@ -7,11 +7,10 @@ other split (`splits`) trains the model's recipe anew each time, without what it
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,92 +18,15 @@ from numpy.typing import NDArray
 from ..dataset import Measurement, checked
 from ..errors import InputError, check_seed
 from ..estimate import estimate
-from ..features import Array
-from ..labels import labels, networks_of
+from ..features.columns import Array
+from ..labels import labels
 from ..layer import Layer
 from ..model import EnergyModel, load_model
-from ..model.intervals import LEVEL
-from ..predict import load_measured, trace_network
-from ..train import Rows, digest, merge
+from ..train.rows import Rows, digest, merge
 from .baselines import BASELINES
+from .networks import Progress, traced_networks
+from .scores import Evaluation, Predicted, Score, errors
 from .splits import OF_NETWORKS, Groups, Networks, Unseen, check_splits, folds, layer_tasks, unseen_networks
-
-if TYPE_CHECKING:
-    import pandas
-
-    from ..trace import Trace
-
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Score:
-    """Errors of one predictor on one split; `_frac` values are shares, ape = |predicted / measured − 1|."""
-
-    unit: str
-    split: str
-    hardware: str
-    predictor: str
-    subset: str
-    """"all" rows, or those of one group of kinds."""
-    rows: int
-    mdape_frac: float
-    p90_ape_frac: float
-    signed_median_frac: float
-    spearman: float | None
-    kendall: float | None
-    noise_floor_frac: float | None
-    """Median scatter of one measurement: of each repeat of a layer in a campaign around the mean of its others; None without."""
-    coverage_frac: float | None
-    """Share of measured energies inside the interval (meant: `intervals.LEVEL`); None for baselines."""
-    time_mdape_frac: float | None = None
-
-    @property
-    def noise_of_error_frac(self) -> float | None:
-        """The noise floor over the median error: 1 where nothing but the measurements' noise is left."""
-        return None if self.noise_floor_frac is None or not self.mdape_frac else self.noise_floor_frac / self.mdape_frac
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """wattlayer's predictions of one split beside what was measured; arrays are [n_rows]. What plots are drawn from."""
-
-    split: str
-    groups: tuple[str, ...]
-    flop: Array
-    measured_j: Array
-    predicted_j: Array
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All scores of one call of `evaluate`, and the predictions of layers that they were taken from."""
-
-    model: str
-    model_sha256: str
-    scores: tuple[Score, ...]
-    predicted: tuple[Predicted, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the scores as JSON types."""
-        return {
-            "schema": 1, "model": {"name": self.model, "sha256": self.model_sha256}, "interval_frac": LEVEL,
-            "scores": [asdict(score) for score in self.scores],
-        }  # fmt: skip
-
-    def to_frame(self) -> pandas.DataFrame:
-        """Return one row per score, with the columns of `scores` in the JSON form."""
-        import pandas
-
-        return pandas.DataFrame([asdict(score) for score in self.scores])
-
-    def find(self, split: str, predictor: str = "wattlayer", subset: str = "all", unit: str = "layer") -> Score:
-        """Return one score; raise InputError where it was not evaluated."""
-        wanted = (unit, split, predictor, subset)
-        for score in self.scores:
-            if (score.unit, score.split, score.predictor, score.subset) == wanted:
-                return score
-        raise InputError(f"no score for {' / '.join(wanted)}")
 
 
 @dataclass(frozen=True)
@@ -185,43 +107,6 @@ def _predicted(split: str, answer: _Answer) -> Predicted:
     )
 
 
-class Tracer:
-    """Traces each measured network once, on the inputs that it was measured on; Python files that rows name are run but
-    where `run_code` is False."""
-
-    def __init__(self, progress: Progress = lambda text: None, run_code: bool = True) -> None:
-        self._progress, self._run_code = progress, run_code
-        self._traces: dict[object, Trace | InputError] = {}
-
-    def __call__(self, m: Measurement) -> Trace:
-        """Return the trace of the pass that `m` measured; raise InputError where there is none of its name and its inputs."""
-        assert m.network is not None
-        slow = m.mha_fastpath is False
-        key = (m.network, m.input_shapes, m.dtype, m.tf32, slow)
-        if key not in self._traces:
-            from ..trace.recorder import unfused_attention
-
-            self._progress(f"tracing {m.network}")
-            try:
-                network = load_measured(m.network, m.input_shapes, m.dtype, self._run_code)
-                with unfused_attention() if slow else nullcontext():
-                    self._traces[key] = trace_network(network, m.tf32)
-            except InputError as error:
-                self._traces[key] = error
-        found = self._traces[key]
-        if isinstance(found, InputError):
-            raise found
-        return found
-
-
-def traced_networks(
-    measurements: Sequence[Measurement], progress: Progress = lambda text: None, tracer: Tracer | None = None
-) -> list[tuple[Measurement, Trace]]:
-    """Return the measured networks of `measurements`, each with the trace of the call that was measured."""
-    trace_of = tracer or Tracer(progress)
-    return [(m, trace_of(m)) for m in networks_of(measurements)]
-
-
 def _answers(
     split: str,
     model: EnergyModel,
@@ -294,21 +179,6 @@ def _score(
         time_error = float(np.median(np.abs(answer.time_s[chosen] / answer.rows.time_s[chosen] - 1)))
     return Score("layer", split, hardware, predictor, subset, len(measured), **errors(measured, answer.energy_j[chosen]),
                  noise_floor_frac=floor, coverage_frac=coverage, time_mdape_frac=time_error)  # fmt: skip
-
-
-def errors(measured: Array, predicted: Array) -> dict[str, Any]:
-    """Return median and 90th-percentile absolute percentage error, signed median, and rank correlations."""
-    from scipy.stats import kendalltau, spearmanr
-
-    ratio = predicted / measured - 1
-    ranked = len(measured) > 2 and len(set(measured)) > 1 and len(set(predicted)) > 1
-    return {
-        "mdape_frac": float(np.median(np.abs(ratio))),
-        "p90_ape_frac": float(np.quantile(np.abs(ratio), 0.9)),
-        "signed_median_frac": float(np.median(ratio)),
-        "spearman": float(spearmanr(measured, predicted).statistic) if ranked else None,
-        "kendall": float(kendalltau(measured, predicted).statistic) if ranked else None,
-    }
 
 
 def _noise_floor(measurements: Sequence[Measurement]) -> float | None:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..features import Array, Columns
+from ..features.columns import Array, Columns
 from ..hardware import find_hardware
-from ..train import Rows
+from ..train.rows import Rows
 
 RAW = (
     "kind_code", "samples", "in_channels", "in_positions", "out_channels", "out_positions", "window", "stride", "batches",

@@ -18,7 +18,8 @@ import numpy as np
 from ..dataset import Measurement
 from ..errors import InputError
 from ..layer import Layer
-from ..train import LARGEST_FRAC, MIN_LAYERS, Rows, together
+from ..train.folds import LARGEST_FRAC, together
+from ..train.rows import MIN_LAYERS, Rows
 
 if TYPE_CHECKING:
     from ..trace import Trace

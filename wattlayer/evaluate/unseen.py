@@ -8,7 +8,7 @@ device that is judged; the intervals of a left-out device come from leaving out 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,25 +17,26 @@ from numpy.typing import NDArray
 
 from ..dataset import Measurement
 from ..errors import InputError
-from ..features import FEATURES_VERSION, Array, Columns
+from ..features import FEATURES_VERSION
+from ..features.columns import Array, Columns
 from ..hardware import find_hardware
 from ..labels import looped
 from ..layer import Layer
 from ..model import EnergyModel
 from ..model.intervals import LEVEL
-from ..model.scaffold import RATES
-from ..train import Rows, merge
+from ..model.roofline import RATES
 from ..train.calibration import calibrate
 from ..train.pooling import Sample, learn
+from ..train.rows import Rows, merge
 from ..train.selection import most_informative
 from ..train.transfer import LN2, Interval, Learned, Lesson, device_class
 from .baselines import BASELINES
+from .networks import Progress
 
 COUNTS = (25, 50, 100, 200)
 MIN_HOSTS = 3
 """With fewer hosts that were measured none is told from them."""
 DRAWS = 10
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, check_whole
 from ..estimate import SCHEMA, VERSION, Estimate, estimate, too_large, torch_version
-from ..features import Array
+from ..features.columns import Array
 from ..model import EnergyModel, load_model
 from ..model.intervals import LEVEL, total_half_width
 from ..model.launches import wait_s

@@ -11,7 +11,8 @@ from ..adapters import InputSize, Network
 from ..errors import InputError, WattlayerError, first_line
 from ..hardware import HARDWARE, known_hardware
 from ..layer import Layer
-from ..model.scaffold import START, Scaffold
+from ..model.roofline import START
+from ..model.scaffold import Scaffold
 from ..trace import Trace, trace
 from .llm import llm_items
 from .plan import DEFAULT_NETWORKS, NetworkPlan, Plan, Wanted, make_queue, reference_layer

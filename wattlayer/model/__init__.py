@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 
 from ..dataset import Measurement
 from ..errors import InputError, nearest
-from ..features import Array, Columns
+from ..features.columns import Array, Columns
 from ..files import whole_file
 from ..hardware import find_hardware, known_hardware
 from ..kinds import KINDS
 from ..layer import Layer
 from .file import checksum, payload, read
-from .intervals import EXTRAPOLATED_OCTAVES, Support, Where
+from .intervals import EXTRAPOLATED_OCTAVES, Where
 from .launches import Launches
 from .metadata import Metadata
 from .names import is_file_name, model_path, shipped_models, user_models
 from .regressor import Regressor
+from .support import Support
 
 if TYPE_CHECKING:
     from ..trace import Trace
@@ -159,7 +160,7 @@ class EnergyModel:
         rows = list(measurements)
         model = train(rows, seed=seed, hardware=hardware, name=name, source=source)
         if networks is None:
-            from ..evaluate import traced_networks
+            from ..evaluate.networks import traced_networks
 
             if not (networks := traced_networks([m for m in rows if m.hardware == model.hardware])):
                 return model

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..features import Array
+from ..features.columns import Array
 from .kriging import CLIP, COORDINATES, PLATEAU, in_parts
 
 SEEN = (*(name for name in COORDINATES if name not in (PLATEAU, "log2_physical_w")), "kind_code")

@@ -18,8 +18,8 @@ from warnings import catch_warnings, simplefilter
 import numpy as np
 from numpy.typing import NDArray
 
-from ..features import Array
-from .intervals import MANY_LAYERS
+from ..features.columns import Array
+from .support import MANY_LAYERS
 
 PLATEAU = "plateau"
 """The feature that tells algorithms apart (`cliffs`)."""

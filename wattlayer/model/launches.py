@@ -17,7 +17,7 @@ from statistics import median
 
 import numpy as np
 
-from ..features import Array
+from ..features.columns import Array
 from ..layer import Layer
 from .intervals import conformal_quantile, effective_count
 

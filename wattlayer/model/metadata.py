@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..hardware import find_hardware
-from .intervals import AXES, Conformal
+from .intervals import Conformal
 from .launches import BASES, Launches
 from .power import CONSUMERS
 from .residual import MODEL_FEATURES
-from .scaffold import RATES
+from .roofline import RATES
+from .support import AXES
 
 ASSUMED_POWER = "assumed power"
 MODEL_BASES = ("measured", "calibrated", "data sheet", ASSUMED_POWER)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from ..errors import InputError
-from ..features import Array, Columns
+from ..features.columns import Array, Columns
 from ..hardware import find_hardware
 from . import EnergyModel
 from .power import CONSUMERS, busy_frac

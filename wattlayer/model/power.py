@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ..features import GROUP_CODES, Array, Columns
+from ..features.columns import Array, Columns
+from ..features.dimensions import GROUP_CODES
 from ..hardware import Hardware
-from .scaffold import TABLE, from_dram_frac
+from .roofline import TABLE, from_dram_frac
 
 CONSUMERS = ("idle", "awake", "l2", "dram", "exchange", "tensor_core", "matrix", "vector")
 """Parts of a device that draw power when busy; "idle" always does, "awake" whenever a kernel runs, and "exchange" in norms (those

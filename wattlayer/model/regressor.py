@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..features import Array, Columns
+from ..features.columns import Array, Columns
 from .cliffs import NONE, Cliffs
 from .intervals import FADING_OCTAVES
 from .power import PowerScaffold

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..features import FEATURE_NAMES, Array, Columns, featurise
+from ..features import FEATURE_NAMES, featurise
+from ..features.columns import Array, Columns
 from .cliffs import NONE, Cliffs
-from .intervals import MANY_LAYERS
 from .kriging import PLATEAU, Kriging, in_parts
+from .support import MANY_LAYERS
 
 if TYPE_CHECKING:
     import xgboost

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import KFold
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..features import Array
+from ..features.columns import Array
 
 FOLDS = 5
 """Folds whose errors, each predicted without it, give the interval."""

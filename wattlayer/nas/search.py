@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, check_whole, first_line
 from ..estimate import estimate_energies_j
-from ..features import Array
+from ..features.columns import Array
 from ..model import EnergyModel, load_model
 from .space import Genome, Space
 

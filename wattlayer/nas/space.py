@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InputError, check_whole
-from ..features import forget_layers
+from ..features.columns import forget_layers
 from ..layer import Layer, Operand
 from ..trace import Trace, unknown_arithmetic
 from ..trace.rewrite import computes_in, held_weights, trace_as

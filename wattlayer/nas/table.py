@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, check_whole
 from ..estimate import predict_layers
-from ..features import Array
+from ..features.columns import Array
 from ..layer import Layer
 from ..model import EnergyModel, load_model
 from .space import Placed, Slot, Space, part_layers

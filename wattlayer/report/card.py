@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..evaluate import Evaluation, Score
+from ..evaluate.scores import Evaluation, Score
 from ..hardware import find_hardware
 from ..model import EnergyModel
 from ..model.intervals import LEVEL

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..estimate import GAPS, Estimate
-from ..features import Array
+from ..features.columns import Array
 
 _NUMBER = re.compile(r"(?<![^._])\d+(?![^.])")
 """A place in a sequence: `blocks.3`, `encoder_layer_3`; not the 3 of `conv3`, which tells layers of one block apart."""

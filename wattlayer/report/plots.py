@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..estimate import Estimate
-from ..evaluate import Evaluation, Predicted
+from ..evaluate.scores import Evaluation, Predicted
 from ..model.intervals import LEVEL
 from ..whatif.compare import Comparison
 

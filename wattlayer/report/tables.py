@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from ..evaluate import Evaluation, Score
+    from ..evaluate.scores import Evaluation, Score
 
 
 def estimate_tables(estimate: Estimate, top: int = 10, depth: int = 1) -> list[RenderableType]:

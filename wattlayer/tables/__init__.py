@@ -23,7 +23,7 @@ import numpy as np
 
 from ..dataset import Measurement, numbered_measurements
 from ..errors import InputError
-from ..features import Columns
+from ..features.columns import Columns
 from ..hardware import Hardware, find_hardware
 from ..layer import Layer
 from . import getzner, irene, layers, networks, neurstruc

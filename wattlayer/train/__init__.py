@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dataset import Measurement, checked
+from ..dataset import Measurement
 from ..errors import InputError, check_seed
 from ..estimate import estimate_many
-from ..features import FEATURES_VERSION, Array, Columns
+from ..features import FEATURES_VERSION
+from ..features.columns import Array, Columns
 from ..hardware import find_hardware
-from ..labels import labels, looped, operators_s
+from ..labels import looped, operators_s
 from ..layer import Layer
 from ..model import EnergyModel
 from ..model.cliffs import NONE, find_cliffs
-from ..model.intervals import EXTRAPOLATED_OCTAVES, Conformal, LeftOut, Support, Where, correlation, never_half_width, positions
+from ..model.intervals import EXTRAPOLATED_OCTAVES, Conformal, LeftOut, Where, correlation, never_half_width
 from ..model.kriging import Kriging, krige
 from ..model.launches import Launches, Pass, fit_launches
 from ..model.metadata import ASSUMED_POWER, Metadata
@@ -30,6 +28,9 @@ from ..model.power import PowerScaffold
 from ..model.regressor import Regressor
 from ..model.residual import MODEL_FEATURES, NOBODY, Residual, model_features
 from ..model.scaffold import Scaffold, per_layer
+from ..model.support import Support
+from .folds import leaving_out, numbers
+from .rows import Rows, basis_of, campaigns, digest, line_of, merge, of_one_device
 from .transfer import from_data_sheet, teachers
 
 if TYPE_CHECKING:
@@ -85,42 +86,12 @@ class Recipe:
 
 
 RECIPE = Recipe()
-MIN_LAYERS = 20
+
 MANY_ROWS = 500
 """From here on folds are worth processes of their own, which take seconds to start; threads share the interpreter."""
-FOLDS, BLOCKS, LARGEST_FRAC = 4, 6, 0.2
-"""Out-of-fold errors come from random folds of layers (near), from blocks of like layers left out whole (far) and from leaving
-out those of the most FLOP (larger than all measured)."""
-
-ROUNDED_DIGITS = 7
-"""A time with more digits than these is not met twice by chance."""
 
 CAPPED_FRAC = 0.93
 """Rows above this share of the highest power seen sit on the board's limit."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Measured layers as arrays [n]; `merge` joins their repeats."""
-
-    layers: tuple[Layer, ...]
-    runs: tuple[str, ...]
-    time_s: Array
-    power_w: Array
-
-    @staticmethod
-    def of(measurements: Sequence[Measurement]) -> Rows:
-        """Return all layers as they were measured, repeats included."""
-        chosen = [m for m in measurements if m.layer is not None]
-        return Rows(
-            tuple(m.layer for m in chosen if m.layer is not None), tuple(m.run for m in chosen),
-            np.array([m.time_s for m in chosen]), np.array([m.power_w for m in chosen]),
-        )  # fmt: skip
-
-    def take(self, chosen: NDArray[np.bool_]) -> Rows:
-        index = np.flatnonzero(chosen)
-        layers, runs = tuple(self.layers[i] for i in index), tuple(self.runs[i] for i in index)
-        return Rows(layers, runs, self.time_s[index], self.power_w[index])
 
 
 def train(measurements: list[Measurement], seed: int, hardware: str | None, name: str | None, source: str) -> EnergyModel:
@@ -151,8 +122,8 @@ def tell_launches(
     """
     alone = model.with_launches(Launches(idle_w=find_hardware(model.hardware).idle_w))
     # sums and least squares end otherwise in another order, if only in their last digits
-    own = sorted(((m, trace) for m, trace in networks if m.hardware == model.hardware), key=lambda x: _line(x[0]))
-    measurements = sorted(measurements, key=_line) if own else measurements
+    own = sorted(((m, trace) for m, trace in networks if m.hardware == model.hardware), key=lambda x: line_of(x[0]))
+    measurements = sorted(measurements, key=line_of) if own else measurements
     if own and (basis_of(m for m, _ in own) == ASSUMED_POWER) != (model.metadata.basis == ASSUMED_POWER):
         raise InputError("measured and assumed-power rows are mixed: train on one of them")
     sums = estimate_many([trace for _, trace in own], alone) if own else []
@@ -171,47 +142,6 @@ def tell_launches(
     if launches.basis == "assumed" and not looped(m for m in measurements if m.layer and m.hardware == model.hardware):
         launches = launches.hosted_as(from_data_sheet(model.hardware).launches)
     return model if launches == alone.launches else model.with_launches(launches)
-
-
-def of_one_device(
-    measurements: Sequence[Measurement], hardware: str | None, least: int = MIN_LAYERS, use: str = "train on"
-) -> list[Measurement]:
-    """Return the rows of layers of one device; raise InputError for several, for mixed meters and for too few layers."""
-    measurements = checked(measurements)
-    layers = [m for m in labels(measurements) if m.layer is not None and hardware in (None, m.hardware)]
-    devices = sorted({m.hardware for m in layers})
-    if len(devices) > 1:
-        raise InputError(f"the rows are of {', '.join(devices)}: choose one with --hardware")
-    if len({m.meter for m in layers}) > 1:
-        raise InputError(f"measured and assumed-power rows are mixed: {use} one of them")
-    distinct = len({m.layer for m in layers})
-    if distinct < least:
-        wanted = f" of {hardware}" if hardware else ""
-        others = sorted({m.hardware for m in measurements} - {hardware})
-        told = f" (rows are of {', '.join(others)})" if hardware and others else ""
-        raise InputError(f"{distinct} distinct measured layers{wanted} are too few to {use}: measure at least {least}{told}")
-    return layers
-
-
-def basis_of(measurements: Iterable[Measurement]) -> str:
-    """Return what a model of these rows, all of one meter, rests on."""
-    return ASSUMED_POWER if any(m.meter == "assumed-power" for m in measurements) else "measured"
-
-
-def merge(measurements: Sequence[Measurement]) -> Rows:
-    """Merge repeats of a layer within a campaign by the median of time and of power; rows in another order give the same."""
-    repeats: dict[tuple[Layer, str], list[Measurement]] = defaultdict(list)
-    for m in measurements:
-        if m.layer is not None:
-            repeats[m.layer, m.run].append(m)
-    # what is drawn at random depends on places: those of a digest are as good as any, and always the same
-    digests = {layer: layer.digest() for layer, _ in repeats}
-    order = sorted(repeats, key=lambda x: (digests[x[0]], x[1]))
-    return Rows(
-        tuple(layer for layer, _ in order), tuple(run for _, run in order),
-        np.array([median(m.time_s for m in repeats[x]) for x in order]),
-        np.array([median(m.power_w for m in repeats[x]) for x in order]),
-    )  # fmt: skip
 
 
 def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE, like: Regressor | None = None) -> Regressor:
@@ -241,11 +171,6 @@ def fit(rows: Rows, hardware: str, seed: int, recipe: Recipe = RECIPE, like: Reg
     wide = np.column_stack([table, np.log2(physical_w)])
     power = learn(wide, np.log(rows.power_w / physical_w), seed, recipe, like.power.neighbours if like else None)
     return Regressor(hardware, scaffold, drawn, time, power, runs, tuple(float(x) for x in shift), cliffs, taught_by)
-
-
-def campaigns(rows: Rows) -> tuple[str, ...]:
-    """Campaigns by falling number of layers: the first is the reference."""
-    return tuple(sorted(set(rows.runs), key=lambda run: (-rows.runs.count(run), run)))
 
 
 def _power_shift(rows: Rows, runs: tuple[str, ...], cap_w: float) -> Array:
@@ -293,7 +218,7 @@ def _judged(rows: Rows, readings: Rows, columns: Columns, seed: int, whole: Regr
     """
     from joblib import Parallel, delayed
 
-    folds = list(_folds(rows, columns, seed))
+    folds = list(leaving_out(rows, columns, seed))
     prefer = "processes" if len(rows.layers) > MANY_ROWS else "threads"
     parts = Parallel(n_jobs=-1, prefer=prefer)(delayed(_left_out)(rows, fold, seed, whole) for _, fold in folds)
     chosen = np.concatenate([np.flatnonzero(fold) for _, fold in folds])
@@ -317,60 +242,6 @@ def _judged(rows: Rows, readings: Rows, columns: Columns, seed: int, whole: Regr
 def median_ape(error: Array) -> float:
     """Return the median absolute percentage error, as a fraction, of log errors [n] of predictions."""
     return float(np.median(np.abs(np.expm1(error))))
-
-
-def _folds(rows: Rows, columns: Columns, seed: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield rows to leave out, and how: distinct layers "singly" in random folds, blocks of layers "alike", the "largest"."""
-    from sklearn.cluster import KMeans
-
-    shapes = [layer.with_tf32("none") for layer in rows.layers]  # a layer with and without TF32 stays on one side
-    distinct = list(dict.fromkeys(shapes))
-    index = {layer: i for i, layer in enumerate(distinct)}
-    row_layer = np.array([index[x] for x in shapes])
-    points = np.empty((len(distinct), positions(columns).shape[1]))
-    points[row_layer] = positions(columns)
-    block = KMeans(min(BLOCKS, len(distinct) // 2), n_init=4, random_state=seed).fit_predict(points)
-    for how, codes in (("singly", random_folds(rows, seed)), ("alike", block[row_layer])):
-        for code in np.unique(codes):
-            yield how, codes == code
-    ascending = np.argsort([layer.flop for layer in distinct], kind="stable")
-    yield "largest", np.isin(row_layer, ascending[round(len(distinct) * (1 - LARGEST_FRAC)) :])
-
-
-def random_folds(rows: Rows, seed: int) -> NDArray[np.int64]:
-    """Return the fold [n] of each row, of `FOLDS`; all rows of a layer share one, with and without TF32."""
-    number = numbers(rows)
-    if not number.any():
-        raise InputError(f"all {len(number)} rows are of one layer or carry one reading: measure layers one by one")
-    fold: NDArray[np.int64] = np.random.default_rng(seed).permutation(number.max() + 1) % FOLDS
-    return fold[number]
-
-
-def numbers(rows: Rows) -> NDArray[np.int64]:
-    """Number the layers [n] of `rows`: with and without TF32 a layer is one, and so are layers that share a reading."""
-    return together([layer.with_tf32("none") for layer in rows.layers], rows.time_s, rows.power_w)
-
-
-def together(shapes: Sequence[Layer], time_s: Array, power_w: Array) -> NDArray[np.int64]:
-    """Number what must not be parted, by first appearance: rows [n] of one shape, and shapes that share a reading.
-
-    Tables may carry one reading under several layers (IrEne: products of as many FLOP and bytes), which would stand on both
-    sides. Times that are rounded to `ROUNDED_DIGITS` or fewer may be equal by chance and join nothing.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    keys: dict[object, int] = {}
-    edges = []
-    for i, (shape, *reading) in enumerate(zip(shapes, time_s.tolist(), power_w.tolist())):
-        edges.append((i, len(shapes) + keys.setdefault(shape, len(keys))))
-        if reading[0] != float(f"{reading[0]:.{ROUNDED_DIGITS}g}"):
-            edges.append((i, len(shapes) + keys.setdefault(tuple(reading), len(keys))))
-    size = len(shapes) + len(keys)
-    places = np.array(edges, dtype=np.intp).reshape(-1, 2).T
-    _, part = connected_components(coo_array((np.ones(len(edges)), tuple(places)), shape=(size, size)), directed=False)
-    number: dict[int, int] = {}
-    return np.array([number.setdefault(x, len(number)) for x in part[: len(shapes)].tolist()], dtype=np.int64)
 
 
 def of_readings(error: Array, rows: Rows, chosen: NDArray[np.intp], readings: Rows) -> tuple[Array, NDArray[np.intp]]:
@@ -410,13 +281,3 @@ def _kinds_left_out(rows: Rows, columns: Columns, whole: Regressor) -> list[Arra
         shift = np.array([whole.run_power_shift[whole.runs.index(run)] for run in own.runs])
         found.append(np.log(time_s * whole.drawn.power_w(its, time_s, shift)) - np.log(own.time_s * own.power_w))
     return found
-
-
-def digest(measurements: Sequence[Measurement]) -> str:
-    """SHA-256 of the training rows, whatever their order."""
-    lines = sorted(map(_line, measurements))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _line(m: Measurement) -> str:
-    return json.dumps(m.to_json(), sort_keys=True)

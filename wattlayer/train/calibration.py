@@ -16,32 +16,24 @@ import numpy as np
 
 from ..dataset import Measurement, checked
 from ..errors import InputError, check_seed
-from ..features import Array, Columns
+from ..features.columns import Array, Columns
 from ..hardware import Hardware, find_hardware, known_hardware
 from ..labels import looped
 from ..model import EnergyModel, load_model
+from ..model.cells import cells, group_of_cell, groups, lenders
 from ..model.cliffs import NONE
-from ..model.intervals import Conformal, LeftOut, Support, correlation
+from ..model.intervals import Conformal, LeftOut, correlation
 from ..model.metadata import ASSUMED_POWER, Metadata
 from ..model.names import models_folder, shipped_models, user_models
 from ..model.power import PowerScaffold
 from ..model.regressor import Regressor
 from ..model.residual import Residual, model_features
-from ..model.scaffold import BLOCKS, RATES, Scaffold, cells, group_of_cell, groups, lenders
-from . import (
-    Recipe,
-    Rows,
-    basis_of,
-    boost,
-    campaigns,
-    digest,
-    median_ape,
-    merge,
-    numbers,
-    of_one_device,
-    of_readings,
-    random_folds,
-)
+from ..model.roofline import BLOCKS, RATES
+from ..model.scaffold import Scaffold
+from ..model.support import Support
+from . import Recipe, boost, median_ape, of_readings
+from .folds import numbers, random_folds
+from .rows import Rows, basis_of, campaigns, digest, merge, of_one_device
 from .transfer import from_data_sheet
 
 PRIOR_SD = {"*": 1.0, "group": 0.5, "cell": 0.4}

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..features import Array, Columns
+from ..features.columns import Array, Columns
 from ..hardware import find_hardware
+from ..model.cells import cells, groups
 from ..model.power import CONSUMERS, START_FRAC, busy_frac, softmin
-from ..model.scaffold import ALL_SD, RATES, START, Prior, Scaffold, Terms, cells, fit_levels, fit_rates, groups, per_layer, terms
-from . import Rows
+from ..model.roofline import RATES, START, Terms, terms
+from ..model.scaffold import ALL_SD, Prior, Scaffold, fit_levels, fit_rates, per_layer
+from .rows import Rows
 from .transfer import Lesson, launch_floor
 
 NOISE_SD = 0.14

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..features import Array, Columns
+from ..features.columns import Array, Columns
 from ..hardware import Hardware
 from ..layer import Layer
-from ..model.intervals import positions
 from ..model.scaffold import Scaffold
+from ..model.support import positions
 from .calibration import NOISE_SD, rate_design
 
 MISFIT_SD = 0.25

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..features import FEATURES_VERSION, Array
+from ..features import FEATURES_VERSION
+from ..features.columns import Array
 from ..hardware import Hardware, find_hardware
 from ..kinds import KINDS
 from ..model import EnergyModel
+from ..model.cells import group_of, lenders
 from ..model.intervals import STEPS_OCTAVES, Conformal
 from ..model.launches import Launches
 from ..model.metadata import Metadata
@@ -27,7 +29,8 @@ from ..model.names import models_folder
 from ..model.power import PowerScaffold
 from ..model.regressor import Regressor
 from ..model.residual import MODEL_FEATURES, Residual
-from ..model.scaffold import BLOCKS, LAUNCH_S, RATES, Scaffold, group_of, lenders
+from ..model.roofline import BLOCKS, LAUNCH_S, RATES
+from ..model.scaffold import Scaffold
 
 TENSOR_CORE_FRAC = 3.4 / 8.0
 """Share of their peak, relative to the vector units' own share, that tensor cores reach on convolutions where no source has them:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, first_line
 from ..estimate import VERSION, Estimate, estimate
-from ..features import Array
+from ..features.columns import Array
 from ..layer import Layer
 from ..model import EnergyModel, load_model
 from ..model.intervals import LEVEL

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..estimate import SCHEMA, VERSION, Estimate
-from ..features import Array
+from ..features.columns import Array
 from ..kinds import group_of_kind
 from ..layer import format_shape
 from . import difference_spread_j

@@ -1,32 +1,23 @@
-"""Layers as numbers: one ordered table of features, and the roofline time they are measured against.
+"""What one layer's sizes are, under names that all kinds share.
 
 Every matrix-like layer is seen as `batches` products [m, k] x [k, n] (a convolution as its implicit GEMM), every other
-layer as `m` rows reduced or mapped over `n` elements. To add a feature, add one row to `FEATURES` and raise
-`FEATURES_VERSION`: models trained on another version are refused with "retrain it".
+layer as `m` rows reduced or mapped over `n` elements.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
 from itertools import pairwise
 from math import prod
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .errors import InputError
-from .hardware import Hardware
-from .kinds import KINDS, matrices_met, pooled_axes, window_elements
-from .layer import DTYPE_BYTES, SCALE, Layer, Operand
-
-FEATURES_VERSION = 12
-
-Array = NDArray[np.float64]
+from ..errors import InputError
+from ..kinds import KINDS, matrices_met, pooled_axes, window_elements
+from ..layer import DTYPE_BYTES, SCALE, Layer, Operand
 
 KIND_CODES = {name: float(code) for code, name in enumerate((
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "torchvision::deform_conv2d",
@@ -94,7 +85,7 @@ class Dimensions:
 
 
 DIMENSIONS = tuple(f.name for f in fields(Dimensions))
-_INDEX = {name: i for i, name in enumerate(DIMENSIONS)}
+
 _IN_ORDER = attrgetter(*DIMENSIONS)
 
 
@@ -175,17 +166,6 @@ def _across_bytes(layer: Layer) -> int:
             read = min(x.elements, elements) if layer.group == "copy" else x.elements  # of a table what is taken
             across += read * (min(max(_SECTOR_BYTES, size), max(x.steps[walked], 1) * size) - size)
     return across
-
-
-def forget_layers() -> None:
-    """Let go of the features of all layers met so far, some 2 kB each and 262,144 at most."""
-    _packed.cache_clear()
-
-
-@lru_cache(maxsize=1 << 18)
-def _packed(layer: Layer) -> tuple[bytes, tuple[str, str, bool]]:
-    """The same as the bytes of a row (a table of them is one copy), and the kind, dtype and use of TF32."""
-    return struct.pack(f"{len(DIMENSIONS)}d", *dimensions(layer)), (layer.kind, layer.dtype, layer.tf32)
 
 
 def _conv(layer: Layer) -> dict[str, float]:
@@ -325,13 +305,6 @@ _OF_OTHER_OPERANDS: dict[str, Callable[[Layer], dict[str, Any]]] = {
         _packed_weight,
     ),
 }  # fmt: skip
-_AT_INT8_RATE = ("_int_mm", "_scaled_mm")
-"""Products of bytes, whose output's dtype says nothing of their rate; float8 runs at that of int8 (H100 white paper, table 2)."""
-
-
-def _rate_of(layer: Layer) -> str:
-    """The dtype at whose peak rate a layer computes."""
-    return "int8" if layer.kind in _AT_INT8_RATE else layer.dtype
 
 
 def _expanded(left: Operand, right: Operand) -> list[Operand]:
@@ -473,259 +446,5 @@ _SIZES: dict[str, Callable[[Layer], dict[str, Any]]] = {
     "conv": _conv, "matmul": _matmul, "attention": _attention, "recurrent": _recurrent, "norm": _normed,
     "softmax": _normed, "pooling": _pooled, "reduction": _reduced,
 }  # fmt: skip
-
-
-class Columns:
-    """Columns [n_layers] of dimensions and of what follows from them on one device."""
-
-    def __init__(self, layers: Sequence[Layer], hardware: Hardware) -> None:
-        packed = [_packed(x) for x in layers]
-        rows = b"".join([row for row, _ in packed])
-        self._table = np.ascontiguousarray(np.frombuffer(rows).reshape(len(layers), len(DIMENSIONS)).T)
-        self.hardware = hardware
-        alike: dict[tuple[str, str, bool], int] = {}
-        codes = [alike.setdefault(key, len(alike)) for _, key in packed]
-        self._alike = [layers[codes.index(code)] for code in alike.values()]
-        self.alike: NDArray[np.intp] = np.array(codes, dtype=np.intp)
-        """Codes [n_layers] that layers of one kind, dtype and use of TF32 share."""
-        peak = self.of_kind(lambda x: hardware.peak(_rate_of(x), x.tf32)).astype(np.float64)
-        cores = self.of_kind(lambda x: hardware.on_tensor_cores(_rate_of(x), x.tf32)).astype(bool)
-        self.tensor_core: Array = (cores & self._fit_for_tensor_cores).astype(np.float64)
-        left_over = cores & (self.tensor_core == 0)  # what tensor cores cannot load is left to the vector units
-        self.peak_flop_per_s: Array = np.where(left_over, hardware.peak("float32"), peak)
-        self.computed = Columns([x.as_computed() for x in layers], hardware) if self["held"].any() else self
-        """The same layers with weights in the dtype that they compute in, as they are measured."""
-
-    def of_kind(self, value: Callable[[Layer], Any]) -> NDArray[Any]:
-        """Return `value` [n_layers], asked once for layers of one kind, dtype and use of TF32, on which alone it may depend."""
-        values = [value(x) for x in self._alike]
-        return np.array(values, dtype=object if values and isinstance(values[0], str) else None)[self.alike]
-
-    def __getitem__(self, name: str) -> Array:
-        column: Array = self._table[_INDEX[name]]
-        return column
-
-    @property
-    def own_bytes(self) -> Array:
-        """Bytes read and written [n_layers], each once; on CPUs without what of an image no window of a convolution touches
-        (GPUs fetch it along, in whole sectors)."""
-        skipped_bytes = self["skipped_bytes"] * (self.hardware.kind == "cpu")
-        return self["read_bytes"] + self["write_bytes"] - skipped_bytes
-
-    @property
-    def bytes_moved(self) -> Array:
-        """`own_bytes` [n_layers], and those of operands that are copied first twice more."""
-        return self.own_bytes + 2.0 * self["copied_bytes"]
-
-    @property
-    def _fit_for_tensor_cores(self) -> NDArray[np.bool_]:
-        """Depthwise convolutions and products by a vector are no products of matrices, and other convolutions load 16 bytes of
-        channels at a time, four of TF32 and eight of half precision: an image's three or any other remainder stay on vector units
-        (on an A30 those of TF32 take as long as in float32)."""
-        at_once = np.where(self["element_bytes"] < 4, 8.0, np.where(self["tf32"] > 0, 4.0, 1.0))
-        return ~(self.is_conv & (self["in_channels"] % at_once != 0) | self.depthwise | self.by_vector)
-
-    @property
-    def separate_bias(self) -> Array:
-        """1 where a bias is a kernel of its own, which reads and writes the output once more [n_layers]: that of a convolution on
-        GPUs, that of a product where ATen adds it afterwards."""
-        return self["bias"] * self.is_conv * (self.hardware.kind != "cpu") + self["added"]
-
-    @cached_property
-    def is_conv(self) -> NDArray[np.bool_]:
-        return np.asarray(self["group_code"] == GROUP_CODES["conv"])
-
-    @cached_property
-    def matrix_like(self) -> NDArray[np.bool_]:
-        in_tiles = [GROUP_CODES[group] for group in ("conv", "matmul", "attention", "recurrent")]
-        return np.asarray(np.isin(self["group_code"], in_tiles) & ~self.by_vector)
-
-    @cached_property
-    def by_vector(self) -> NDArray[np.bool_]:
-        """Products with a single row or column: BLAS multiplies a matrix by a vector on vector units, without tiles."""
-        return np.asarray((self["group_code"] == GROUP_CODES["matmul"]) & (np.minimum(self["m"], self["n"]) <= 1))
-
-    @cached_property
-    def depthwise(self) -> NDArray[np.bool_]:
-        return self.is_conv & (self["batches"] > 1) & (self["batches"] == self["in_channels"])
-
-    @cached_property
-    def odd_planes(self) -> NDArray[np.bool_]:
-        """Whether a channel of the output is no multiple of 16 bytes, so that most start where vector loads cannot."""
-        return np.asarray(self["out_positions"] * self["element_bytes"] % 16 != 0)
-
-    @cached_property
-    def as_it_lies(self) -> NDArray[np.bool_]:
-        """Whether tensor cores of a GPU multiply each image as it lies, channels first: windows of one without stride and padding
-        are products of weights [out_channels, in_channels] and images [in_channels, positions]. In numbers of two bytes channels
-        must start aligned; in TF32 any will do (rows of the A30 and the H200 take no time for turning them)."""
-        aligned = (self["element_bytes"] == 4) | ~self.odd_planes
-        plain = (self["window"] == 1) & (self["stride"] == 1) & (self["in_positions"] == self["out_positions"])
-        on_gpu = self.hardware.kind != "cpu"
-        return np.asarray(self.is_conv & (self.tensor_core > 0) & plain & aligned & ~self.channels_inmost & on_gpu)
-
-    @cached_property
-    def channels_inmost(self) -> NDArray[np.bool_]:
-        """Whether channels of an image lie side by side: in channels-last layout, and where there is but one position."""
-        return np.asarray((self["channels_last"] > 0) | (self["in_positions"] == 1))
-
-    def compute_s(self) -> Array:
-        """FLOP over peak rate; only matrix-like kinds reach the tensor cores."""
-        vector = self.hardware.peak("float32")
-        return self["flop"] / np.where(self.matrix_like, self.peak_flop_per_s, vector)
-
-    @property
-    def l2_share(self) -> Array:
-        """Working set over the capacity of the L2 cache."""
-        return np.maximum(self.bytes_moved, 1.0) / self.hardware.l2_bytes
-
-    @property
-    def cached(self) -> NDArray[np.bool_]:
-        """Whether all that a layer reads and writes fits into half of the L2 cache: repeated alone, it finds its data there."""
-        return self.l2_share < 0.5
-
-    def memory_s(self) -> Array:
-        """Bytes over DRAM bandwidth."""
-        return self.bytes_moved / self.hardware.dram_bytes_per_s
-
-    def roofline_s(self) -> Array:
-        """Longest of compute and memory time plus the launch floor (Williams et al., CACM 2009, with a floor)."""
-        return np.maximum(self.compute_s(), self.memory_s()) + self.hardware.launch_s
-
-    @cached_property
-    def product(self) -> tuple[Array, Array, Array]:
-        """m, n and k as kernels cut them: those of attention keep a tile of queries and walk over all keys, for both products
-        (Dao et al., FlashAttention, NeurIPS 2022), but for tiles that a causal mask hides (FlashAttention-2, section 3.1)."""
-        attention, m, n = self["group_code"] == GROUP_CODES["attention"], self["m"], self["n"]
-        if not attention.any():
-            return m, n, self["k"]
-        shorter = np.minimum(m, n)
-        seen = np.minimum(n, shorter * (1.0 - 0.5 * shorter / np.maximum(m, 1.0)) + _MASKED_HALF)
-        keys = np.where(self["causal"] > 0, seen, n)
-        return m, np.where(attention, self["k"], n), np.where(attention, 2.0 * keys, self["k"])
-
-    @property
-    def misaligned(self) -> NDArray[np.bool_]:
-        """Whether rows of a product or its operands are no multiple of 16 bytes, which kernels of tensor cores move at once."""
-        row_bytes = np.column_stack([self["n"], self["k"]]) * self["element_bytes"][:, None]
-        return (self["group_code"] == GROUP_CODES["matmul"]) & (self.tensor_core > 0) & (row_bytes % 16 != 0).any(axis=1)
-
-    @cached_property
-    def smallest_tile(self) -> tuple[Array, Array]:
-        """Edges [n_layers] along m and n of the smallest output tile: 32 x 32, or, of products by BLAS, one as thin as 16
-        where it pads less: that of few rows or columns (for which NVIDIA's has gemmSN), and of what whole 32s do not fill."""
-        areas = [self.tiles(m, n) * m * n for m, n in SMALLEST_TILES]
-        chosen = np.where(self.by_blas, np.argmin(areas, axis=0), 0)
-        edge_m, edge_n = np.array(SMALLEST_TILES).T[:, chosen]
-        return edge_m, edge_n
-
-    @property
-    def by_blas(self) -> NDArray[np.bool_]:
-        """Which layers [n_layers] are products that a BLAS library computes."""
-        blas: NDArray[np.bool_] = self["group_code"] == GROUP_CODES["matmul"]
-        return blas
-
-    def tiles(self, edge_m: Array | float, edge_n: Array | float) -> Array:
-        """Output tiles of `edge_m` x `edge_n` that the products fall into, of each image apart where these are multiplied as they
-        lie."""
-        m, n, _ = self.product
-        images = np.where(self.as_it_lies, np.maximum(m / np.maximum(self["out_positions"], 1.0), 1.0), 1.0)
-        result: Array = self["batches"] * images * np.ceil(m / images / edge_m) * np.ceil(n / edge_n)
-        return result
-
-    def tiled_flop(self, edge_m: Array | float, edge_n: Array | float) -> Array:
-        """FLOP of the products in whole output tiles of `edge_m` x `edge_n`."""
-        return 2.0 * self.tiles(edge_m, edge_n) * edge_m * edge_n * self.product[2]
-
-    def waves(self, edge_m: Array | float, edge_n: Array | float) -> Array:
-        """Tiles per multiprocessor."""
-        return self.tiles(edge_m, edge_n) / self.hardware.units
-
-
-SMALLEST_TILE = 32.0
-"""Edge of the smallest square tile."""
-SMALLEST_TILES = ((SMALLEST_TILE, SMALLEST_TILE), (128.0, 16.0), (16.0, 128.0))
-_MASKED_HALF = 32.0
-"""Half of a tile of queries, which see keys of one another that the mask hides: keys that a query is multiplied by in vain."""
-
-
-def _log(values: Array) -> Array:
-    return np.log2(np.maximum(values, 1e-12))
-
-
-def _filled(size: Array, edge: float) -> Array:
-    """Share of the last tile that is used: 1.0 on multiples of `edge`."""
-    return size / (np.maximum(np.ceil(size / edge), 1.0) * edge)
-
-
-def _multiple(size: Array, *of: float) -> Array:
-    """How many of the divisors `of` go into `size`."""
-    return np.sum([size % divisor == 0 for divisor in of], axis=0).astype(float)
-
-
-def _wave_fill(waves: Array) -> Array:
-    return waves / np.maximum(1.0, np.ceil(waves))
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One column of the feature table; values are dimensionless, logarithms are to base 2."""
-
-    name: str
-    compute: Callable[[Columns], Array]
-
-
-def _logs(*names: str) -> tuple[Feature, ...]:
-    return tuple(Feature(f"log2_{name}", lambda c, name=name: _log(c[name])) for name in names)  # type: ignore[misc]
-
-
-def _plain(*names: str) -> tuple[Feature, ...]:
-    return tuple(Feature(name, lambda c, name=name: c[name]) for name in names)  # type: ignore[misc]
-
-
-FEATURES: tuple[Feature, ...] = (
-    *_plain("kind_code", "group_code"),
-    *_logs("flop", "read_bytes", "write_bytes"),
-    Feature("log2_bytes", lambda c: _log(c.bytes_moved)),
-    Feature("log2_flop_per_byte", lambda c: _log(c["flop"] / np.maximum(c.bytes_moved, 1.0))),
-    *_logs("batches", "m", "n", "k", "window", "in_channels", "out_channels", "in_positions", "out_positions", "samples"),
-    *_logs("weight_bytes", "heads_per_kv"),
-    Feature("log2_k_to_n", lambda c: _log(c["k"] / np.maximum(c["n"], 1e-9))),
-    Feature("log2_m_to_n", lambda c: _log(c["m"] / np.maximum(c["n"], 1e-9))),
-    Feature("log2_matrix", lambda c: _log(c["k"] * c["n"])),
-    *_plain("stride", "dilation", "causal", "transposed", "train"),
-    # what a bias costs that is a kernel of its own physics knows: learned, it would tell networks with batch norms from others
-    Feature("operands", lambda c: c["operands"] - c.separate_bias),
-    *_plain("element_bytes", "channels_last", "strided"),
-    Feature("bias", lambda c: c["bias"] - c.separate_bias),
-    Feature("tensor_core", lambda c: c.tensor_core),
-    Feature("depthwise", lambda c: c.depthwise.astype(float)),
-    Feature("positions_multiple", lambda c: _multiple(c["out_positions"], 4, 8)),
-    Feature("in_channels_multiple", lambda c: _multiple(c["in_channels"], 4, 32)),
-    Feature("out_channels_multiple", lambda c: _multiple(c["out_channels"], 4, 32)),
-    Feature("k_aligned", lambda c: _filled(c["k"], 8.0)),
-    Feature("n_aligned", lambda c: _filled(c["n"], 8.0)),
-    Feature("m_filled_128", lambda c: _filled(c["m"], 128.0)),
-    Feature("n_filled_128", lambda c: _filled(c["n"], 128.0)),
-    Feature("n_filled_64", lambda c: _filled(c["n"], 64.0)),
-    Feature("log2_waves_128", lambda c: _log(c.waves(128.0, 128.0))),
-    Feature("wave_fill_128", lambda c: _wave_fill(c.waves(128.0, 128.0))),
-    Feature("wave_fill_64", lambda c: _wave_fill(c.waves(64.0, 64.0))),
-    Feature("wave_fill_128x64", lambda c: _wave_fill(c.waves(128.0, 64.0))),
-    Feature("log2_l2_share", lambda c: _log(c.l2_share)),
-    Feature("log2_compute_us", lambda c: _log(c.compute_s() * 1e6)),
-    Feature("log2_memory_us", lambda c: _log(c.memory_s() * 1e6)),
-    Feature("log2_roofline_us", lambda c: _log(c.roofline_s() * 1e6)),
-    Feature("log2_compute_to_memory", lambda c: _log(c.compute_s() / np.maximum(c.memory_s(), 1e-12))),
-)
-"""The ordered table of features; its order and meaning are `FEATURES_VERSION`."""
-
-FEATURE_NAMES = tuple(feature.name for feature in FEATURES)
-
-
-def featurise(columns: Columns) -> Array:
-    """Return the feature table [n_layers, n_features] in `FEATURES` order; every value is finite."""
-    return np.array([feature.compute(columns) for feature in FEATURES]).T
-
 
 assert set(GROUP_CODES) >= {kind.group for kind in KINDS.values()}
