@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from wattlayer.adapters.families import families_of
 from wattlayer.dataset import Measurement
+from wattlayer.dataset.tables import read_table
+from wattlayer.evaluate.families import families_of
 from wattlayer.evaluate.splits import folds
 from wattlayer.features import FEATURES_VERSION
 from wattlayer.features.columns import Array, Columns
@@ -28,8 +29,7 @@ from wattlayer.model.regressor import Regressor
 from wattlayer.model.residual import MODEL_FEATURES, Residual, model_features
 from wattlayer.model.scaffold import Scaffold
 from wattlayer.model.support import Support
-from wattlayer.tables import read_table
-from wattlayer.train import RECIPE, Recipe, boost, fit
+from wattlayer.train.recipe import RECIPE, Recipe, boost, fit
 from wattlayer.train.rows import Rows, merge
 
 FOLDER = Path(__file__).parent

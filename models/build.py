@@ -15,14 +15,14 @@ from pathlib import Path
 
 from joblib import Parallel, delayed
 
-from wattlayer.adapters.families import families_of
 from wattlayer.dataset import Measurement
+from wattlayer.dataset.tables import read_table
 from wattlayer.evaluate import evaluate
-from wattlayer.evaluate.networks import traced_networks
+from wattlayer.evaluate.families import families_of
 from wattlayer.evaluate.unseen import older_features
 from wattlayer.model import EnergyModel
 from wattlayer.report.card import Provenance, model_card
-from wattlayer.tables import read_table
+from wattlayer.train.networks import traced_networks
 
 FOLDER = Path(__file__).parent
 CURVES_TITLE = "## With few measured layers"

@@ -1,6 +1,6 @@
 """What a data sheet alone is worth on boards that were measured: `python models/check_data_sheet.py PATH_TO_TABLES [NAME...]`.
 
-Each board is priced from its data sheet and the other boards (`transfer`), and judged on all of its own rows, none of which
+Each board is priced from its data sheet and the other boards (`train.transfer`), and judged on all of its own rows, none of which
 taught that price. Intervals are as wide as those of shipped models, for which each board was left out, this one too; the curves
 of `build_transfer.py` have widths that know nothing of the board.
 """
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from build import RECIPES, rows_of
 
+from wattlayer.dataset.labels import looped
 from wattlayer.evaluate import evaluate
-from wattlayer.evaluate.networks import traced_networks
 from wattlayer.hardware import find_hardware
-from wattlayer.labels import looped
+from wattlayer.train.networks import traced_networks
 from wattlayer.train.transfer import device_class, from_data_sheet
 
 

@@ -15,12 +15,12 @@ import numpy as np
 from build import rows_of
 from joblib import Parallel, delayed
 
+from wattlayer.dataset.labels import labels
 from wattlayer.features.columns import Array, Columns
 from wattlayer.hardware import find_hardware
-from wattlayer.labels import labels
 from wattlayer.model.scaffold import MIN_LAYERS
 from wattlayer.model.support import NEVER_OCTAVES, Support
-from wattlayer.train import fit
+from wattlayer.train.recipe import fit
 from wattlayer.train.rows import Rows, merge
 
 HARDWARE = "h200-sxm"

@@ -16,11 +16,11 @@ import numpy as np
 from build import RECIPES, rows_of
 from joblib import Parallel, delayed
 
+from wattlayer.dataset.labels import labels
 from wattlayer.features.columns import Array, Columns
 from wattlayer.hardware import find_hardware
-from wattlayer.labels import labels
 from wattlayer.model.scaffold import MIN_LAYERS
-from wattlayer.train import RECIPE, fit
+from wattlayer.train.recipe import RECIPE, fit
 from wattlayer.train.rows import Rows, merge
 
 PHYSICS = replace(RECIPE, rounds=1, neighbours=False, cliffs=False)

@@ -1,7 +1,7 @@
 """What `--power-limit-w` is worth, on the one limit in the public tables: `python models/check_operating.py PATH_TO_TABLES`.
 
 Most large layers of the A30 were measured at its limit of 165 W. The prediction is the data-sheet model of the A30 (learned from
-the other boards) without any limit, once as it is and once held to 165 W by `operating`, which lowers the clock until the
+the other boards) without any limit, once as it is and once held to 165 W by `whatif.operating`, which lowers the clock until the
 limit holds and lets the rest of the time grow. Rows are split by measured power. The slope is that of the error in log time
 without the limit on the slow-down that the limit is said to cost: 1 if the physics holds, 0 if it says nothing.
 
@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+from wattlayer.dataset.tables import read_table
 from wattlayer.hardware import find_hardware
 from wattlayer.model import EnergyModel
-from wattlayer.model.operating import operated
-from wattlayer.tables import read_table
 from wattlayer.train.rows import merge
 from wattlayer.train.transfer import from_data_sheet
+from wattlayer.whatif.operating import operated
 
 DEVICE = "a30"
 AT_LIMIT_FRAC = 0.98

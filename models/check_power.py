@@ -14,9 +14,9 @@ from unittest import mock
 import numpy as np
 from build import RECIPES, rows_of
 
+from wattlayer.dataset.labels import labels
 from wattlayer.features.columns import Array, Columns
 from wattlayer.hardware import find_hardware
-from wattlayer.labels import labels
 from wattlayer.model import load_model, power
 from wattlayer.model.power import CONSUMERS, PowerScaffold, busy_frac
 from wattlayer.model.scaffold import MIN_LAYERS, per_layer

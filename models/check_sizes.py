@@ -17,9 +17,9 @@ from build import RECIPES, rows_of
 from joblib import Parallel, delayed
 
 from wattlayer.dataset import Measurement
+from wattlayer.dataset.labels import labels
 from wattlayer.evaluate.scores import errors
 from wattlayer.evaluate.splits import folds
-from wattlayer.labels import labels
 from wattlayer.model import EnergyModel
 from wattlayer.model.intervals import CLASSES
 from wattlayer.train.folds import LARGEST_FRAC

@@ -18,7 +18,7 @@ from torch import nn
 from wattlayer import EnergyModel, Layer, Measurement, cli, trace
 from wattlayer.features.columns import Columns
 from wattlayer.hardware import find_hardware
-from wattlayer.model.names import models_folder
+from wattlayer.model.folders import models_folder
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

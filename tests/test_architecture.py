@@ -23,27 +23,29 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "files layer meter trace.constants trace.composite",
         "hardware",
         # level 1a
-        "features.dimensions dataset trace.meta whatif.edits",
-        "features.columns trace.operator trace.forward",
-        "features trace.stand_ins",
+        "features.dimensions dataset trace.meta trace.assumptions whatif.edits",
+        "features.columns dataset.labels trace.call trace.hooks trace.unread",
+        "features trace.results",
         # level 1b
-        "trace.recorder model.cells model.roofline model.support model.names trace.reads labels",
+        "trace.recorder model.cells model.roofline model.support model.folders",
         "model.scaffold model.intervals",
         "trace model.power model.kriging",
         "model.cliffs",
-        "trace.fusion model.residual model.launches",
+        "trace.folding model.residual model.launches",
+        "trace.fusion",
         "trace.rewrite model.metadata model.regressor",
         "model.file",
         "model",
         # level 2
         "estimate train.transfer train.rows",
-        "train.folds model.operating tables crosscheck adapters generation.decoding",
+        "train.folds train.recipe dataset.tables crosscheck adapters generation.decoding",
+        "train.left_out whatif.operating",
         "train train.pooling",
         "train.calibration",
         "train.selection",
         # level 3
-        "evaluate.baselines evaluate.scores predict measure",
-        "evaluate.splits evaluate.networks",
+        "evaluate.baselines evaluate.scores evaluate.families predict measure",
+        "evaluate.splits train.networks",
         "evaluate evaluate.unseen whatif.subject generation",
         "whatif profiling",
         "whatif.advise whatif.compare whatif.gate",
@@ -68,12 +70,8 @@ UPWARD = {
     ("estimate", "whatif.subject"): "what Estimate.whatif is made of",
     ("estimate", "whatif"): "Estimate.whatif is the documented call; it traces and estimates again",
     ("model", "train"): "EnergyModel.train is the documented call; a model that is only loaded needs no training",
-    ("model", "evaluate.networks"): "EnergyModel.train traces the measured networks among its rows",
+    ("model", "train.networks"): "EnergyModel.train traces the measured networks among its rows",
     ("model", "train.transfer"): "load_model answers for every device by name; one without a model gets one from its data sheet",
-    (
-        "trace.recorder",
-        "trace",
-    ): "names of dtypes and of assumptions; `trace` takes `recorder` in lazily, for that one imports torch",
 }
 """Imports inside functions that go up, each with its reason."""
 
@@ -86,12 +84,12 @@ TORCH_AT_TOP = (
         "nas/modules",
         "trace/composite",
         "trace/constants",
-        "trace/forward",
+        "trace/hooks",
         "trace/meta",
-        "trace/operator",
-        "trace/reads",
+        "trace/call",
+        "trace/unread",
         "trace/recorder",
-        "trace/stand_ins",
+        "trace/results",
         "whatif/edits",
     }
     | {f"adapters/pt2/{name}" for name in ("network", "program")}

@@ -14,8 +14,8 @@ from wattlayer import EnergyModel, Layer, Measurement, load_model, write_measure
 from wattlayer.errors import InputError
 from wattlayer.features.columns import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
+from wattlayer.model.folders import models_folder
 from wattlayer.model.launches import Launches
-from wattlayer.model.names import models_folder
 from wattlayer.model.roofline import START
 from wattlayer.train import calibration, selection
 from wattlayer.train.calibration import MIN_LAYERS, calibrate, rate_design, start_from

@@ -19,8 +19,8 @@ import pytest
 from rig import Device, Sensor, SimulatedRig, SimulatedWorkload, Thermals, layer_segment
 
 from wattlayer.dataset import Measurement, check_one_board, read_measurements
+from wattlayer.dataset.labels import SPOILT_FLAGS
 from wattlayer.errors import InputError, MeterError
-from wattlayer.labels import SPOILT_FLAGS
 from wattlayer.layer import Layer
 from wattlayer.measure import campaign as campaign_module
 from wattlayer.measure.campaign import Campaign

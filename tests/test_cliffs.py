@@ -16,11 +16,11 @@ from wattlayer.hardware import find_hardware
 from wattlayer.model import EnergyModel, load_model
 from wattlayer.model.cliffs import LEAST_STEP, MIN_ROWS, NONE, Cliffs, Plateau, find_cliffs
 from wattlayer.model.file import checksum
-from wattlayer.model.operating import operated
 from wattlayer.model.residual import MODEL_FEATURES
-from wattlayer.train import RECIPE, learn
 from wattlayer.train.calibration import adapt
+from wattlayer.train.recipe import RECIPE, learn
 from wattlayer.train.rows import Rows
+from wattlayer.whatif.operating import operated
 
 NAMES = MODEL_FEATURES[:-1]
 INTO, OUT_OF, GROUP, DILATION = (NAMES.index(x) for x in ("log2_in_channels", "log2_out_channels", "group_code", "dilation"))

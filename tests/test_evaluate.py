@@ -17,7 +17,6 @@ import wattlayer as wl
 from wattlayer.errors import InputError
 from wattlayer.evaluate import evaluate
 from wattlayer.evaluate.baselines import BASELINES
-from wattlayer.evaluate.networks import Tracer, traced_networks
 from wattlayer.evaluate.scores import errors
 from wattlayer.evaluate.splits import FOLDS, feasible, folds, layer_tasks, tasks_of, unseen_networks
 from wattlayer.layer import Operand
@@ -28,6 +27,7 @@ from wattlayer.predict import trace_name
 from wattlayer.report.plots import accuracy_figure
 from wattlayer.train import tell_launches
 from wattlayer.train.calibration import calibrate
+from wattlayer.train.networks import Tracer, traced_networks
 from wattlayer.train.rows import merge
 from wattlayer.train.transfer import from_data_sheet
 
@@ -391,8 +391,8 @@ def test_baselines_answer_for_every_row_and_learn_from_the_training_rows(device,
 @needs_torchvision
 @pytest.mark.slow
 def test_unseen_families_of_the_a30_stay_within_what_the_card_promises(shared_data):
-    from wattlayer.adapters.families import families_of
-    from wattlayer.tables import read_table
+    from wattlayer.dataset.tables import read_table
+    from wattlayer.evaluate.families import families_of
 
     rows = [m for m in read_table(shared_data / "heidelberg" / "layers.csv").measurements if m.hardware == "a30"]
     families = families_of(m.layer for m in rows)

@@ -24,8 +24,9 @@ from wattlayer.adapters import InputSize, resolve
 from wattlayer.adapters.torchvision import import_torchvision
 from wattlayer.errors import InputError
 from wattlayer.predict import trace_name
-from wattlayer.trace import UNKNOWN_ARITHMETIC, trace
-from wattlayer.trace.forward import unfused_attention
+from wattlayer.trace import trace
+from wattlayer.trace.assumptions import UNKNOWN_ARITHMETIC
+from wattlayer.trace.hooks import unfused_attention
 
 
 class Small(nn.Module):

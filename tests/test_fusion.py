@@ -11,7 +11,8 @@ from torch import nn
 
 import wattlayer as wl
 from wattlayer.errors import InputError
-from wattlayer.trace.fusion import FOLDED, FUSED, NO_GAPS, folded, fuse, with_bias
+from wattlayer.trace.folding import folded, with_bias
+from wattlayer.trace.fusion import FOLDED, FUSED, NO_GAPS, fuse
 from wattlayer.trace.rewrite import trace_as
 
 

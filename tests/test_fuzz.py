@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from wattlayer.dataset import SCHEMA, Measurement, read_measurements
+from wattlayer.dataset.tables import read_table
+from wattlayer.dataset.tables.modules import layer_of
+from wattlayer.dataset.tables.values import shapes
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
 from wattlayer.model import EnergyModel
 from wattlayer.predict import trace_name
-from wattlayer.tables import read_table
-from wattlayer.tables.modules import layer_of
-from wattlayer.tables.values import shapes
 
 CASES = int(os.environ.get("WATTLAYER_FUZZ_CASES", "1300"))
 hostile = settings(max_examples=CASES, deadline=10_000, suppress_health_check=[HealthCheck.function_scoped_fixture])

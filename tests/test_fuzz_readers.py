@@ -26,7 +26,7 @@ from wattlayer.measure.plan import PLAN_SCHEMA, Plan
 from wattlayer.measure.rig import Item, NetworkCall
 from wattlayer.model import EnergyModel, load_model
 from wattlayer.model.file import checksum
-from wattlayer.model.names import models_folder
+from wattlayer.model.folders import models_folder
 from wattlayer.trace import Trace
 from wattlayer.whatif.gate import budgets
 from wattlayer.zoo import Outcome, sweep

@@ -19,7 +19,7 @@ from wattlayer.errors import InputError, UncoveredKindError
 from wattlayer.generation import Call, decoding, predict_generation
 from wattlayer.generation.decoding import EVERY_LOGIT, NotAffineError, Passes, between, segments
 from wattlayer.report.generation import generation_tables
-from wattlayer.trace import EVEN_CHOICES
+from wattlayer.trace.assumptions import EVEN_CHOICES
 
 pytest.importorskip("transformers")
 

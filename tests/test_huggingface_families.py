@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from wattlayer.adapters import InputSize, Network, resolve
-from wattlayer.adapters.incomplete import CONVENTION, FORECAST_STEPS
+from wattlayer.adapters.huggingface.incomplete import CONVENTION, FORECAST_STEPS
 from wattlayer.cli.output import rendered
 from wattlayer.crosscheck import torch_counts
 from wattlayer.errors import InputError
@@ -21,7 +21,8 @@ from wattlayer.estimate import estimate
 from wattlayer.model import load_model
 from wattlayer.predict import trace_network
 from wattlayer.report import estimate_tables, trace_json
-from wattlayer.trace import EVEN_CHOICES, Trace, trace
+from wattlayer.trace import Trace, trace
+from wattlayer.trace.assumptions import EVEN_CHOICES
 from wattlayer.zoo import zoo_names
 
 TINY = {

@@ -9,7 +9,7 @@ import pytest
 
 from wattlayer.cli.data import measurements_of
 from wattlayer.dataset import Measurement, write_measurements
-from wattlayer.labels import labels, networks_of, operators_s
+from wattlayer.dataset.labels import labels, networks_of, operators_s
 from wattlayer.layer import Layer, Operand
 from wattlayer.model.launches import ASSUMED_HOST_S, Launches, Pass, _displaced_frac, fit_launches, wait_s
 

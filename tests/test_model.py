@@ -17,24 +17,24 @@ from conftest import SyntheticDevice, draw_layers, needs_torchvision
 from torch import nn
 
 from wattlayer import EnergyModel, InputError, Layer, Measurement, load_model, trace
-from wattlayer import train as training
 from wattlayer.dataset import write_measurements
 from wattlayer.features import FEATURES_VERSION
 from wattlayer.features.columns import Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.kinds import KINDS
 from wattlayer.model.file import SCHEMA, checksum
+from wattlayer.model.folders import shipped_models
 from wattlayer.model.intervals import CLASSES, FADING_OCTAVES
-from wattlayer.model.names import shipped_models
 from wattlayer.model.power import CONSUMERS
 from wattlayer.model.residual import MODEL_FEATURES, Residual
 from wattlayer.model.roofline import RATES
 from wattlayer.model.support import NEVER_OCTAVES
 from wattlayer.trace import Trace
 from wattlayer.trace.rewrite import with_weights
-from wattlayer.train import ALIGNMENT, RECIPE, boost, fit
+from wattlayer.train import left_out
 from wattlayer.train.calibration import calibrate
 from wattlayer.train.folds import BLOCKS, FOLDS, LARGEST_FRAC, leaving_out
+from wattlayer.train.recipe import ALIGNMENT, RECIPE, boost, fit
 from wattlayer.train.rows import merge
 from wattlayer.train.transfer import teachers
 
@@ -136,9 +136,9 @@ def test_intervals_count_a_layer_once_in_whatever_campaign_and_arithmetic(device
     """Thirty layers in two campaigns, in one of them read twice and with TF32 as well."""
     few, seen = draw_layers(30), []
     rows = [m for seed in (0, 1) for m in device.measure([*few, *(x.with_tf32("all") for x in few)], seed=seed)]
-    plain = training.Conformal.fit
-    monkeypatch.setattr(training.Conformal, "fit", lambda own, *more: seen.append(own) or plain(own, *more))
-    monkeypatch.setattr(training, "correlation", lambda *_, layer: seen.append(layer) or 0.5)
+    plain = left_out.Conformal.fit
+    monkeypatch.setattr(left_out.Conformal, "fit", lambda own, *more: seen.append(own) or plain(own, *more))
+    monkeypatch.setattr(left_out, "correlation", lambda *_, layer: seen.append(layer) or 0.5)
     EnergyModel.train([*rows, *device.measure(few, run="r2")])
     number, own = seen
     assert len(set(number.tolist())) == len(set(own.layer.tolist())) == 30
@@ -433,7 +433,7 @@ def test_shipped_models_load_and_have_a_card(name):
     model = load_model(name)
     assert (model.name, model.hardware) == (name, name)
     assert name in shipped_models()
-    from wattlayer.model.names import models_folder
+    from wattlayer.model.folders import models_folder
 
     card = (models_folder() / f"{name}.md").read_text()
     for fact in (model.sha256[:16], model.metadata.data_sha256[:16], f"{model.metadata.rows} of {model.metadata.layers}"):

@@ -21,7 +21,7 @@ from wattlayer.errors import InputError
 from wattlayer.estimate import estimate_energies_j
 from wattlayer.features import columns
 from wattlayer.model import load_model
-from wattlayer.model.names import models_folder
+from wattlayer.model.folders import models_folder
 from wattlayer.nas.regressor import EnergyRegressor
 from wattlayer.nas.search import _child, _select, crowding, pareto, ranks
 from wattlayer.nas.table import CHUNK

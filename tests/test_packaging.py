@@ -15,7 +15,7 @@ import pytest
 
 import wattlayer as wl
 from wattlayer.files import user_folder
-from wattlayer.model.names import shipped_models, user_models
+from wattlayer.model.folders import shipped_models, user_models
 from wattlayer.model.residual import Residual
 
 ROOT = Path(__file__).parent.parent

@@ -24,10 +24,10 @@ from wattlayer.errors import InputError
 from wattlayer.report import small
 from wattlayer.report.accounting import Assumptions, account, tokens
 from wattlayer.report.export import GAPS
-from wattlayer.report.families import by_kind, by_pattern, misplaced_frac, with_rest
+from wattlayer.report.flop_shares import by_kind, by_pattern, misplaced_frac, with_rest
 from wattlayer.report.html import estimate_page
 from wattlayer.report.quantities import decimal, money, share
-from wattlayer.report.tables import gaps_of
+from wattlayer.report.terminal import gaps_of
 
 STATED = Assumptions(
     grid_gco2_per_kwh=380, price_per_kwh=0.3, currency="EUR", embodied_gco2=0.1, functional_unit="1,000 inferences"

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from wattlayer.dataset import Measurement, read_measurements, write_measurements
+from wattlayer.dataset.tables import Table, doubts, read_table
+from wattlayer.dataset.tables.modules import build_module, layer_of
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
-from wattlayer.tables import Table, doubts, read_table
-from wattlayer.tables.modules import build_module, layer_of
 from wattlayer.trace import trace
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -26,9 +26,10 @@ from wattlayer.adapters import Network
 from wattlayer.crosscheck import count_with_torch, torch_counts
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
-from wattlayer.trace import AUTOCAST, SPARSE, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES, Trace, trace
-from wattlayer.trace.forward import unfused_attention
+from wattlayer.trace import Trace, trace
+from wattlayer.trace.assumptions import AUTOCAST, SPARSE, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES
 from wattlayer.trace.fusion import fuse
+from wattlayer.trace.hooks import unfused_attention
 from wattlayer.trace.meta import tensor_to_meta, to_meta
 
 

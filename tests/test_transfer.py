@@ -21,8 +21,7 @@ from wattlayer.features.columns import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
 from wattlayer.model import EnergyModel
 from wattlayer.model.cells import group_of_cell
-from wattlayer.model.names import models_folder
-from wattlayer.model.operating import LOWEST_CLOCK_FRAC, _Layers, operated
+from wattlayer.model.folders import models_folder
 from wattlayer.model.power import CONSUMERS
 from wattlayer.model.roofline import BLOCKS, LAUNCH_S, RATES
 from wattlayer.report import estimate_tables
@@ -35,6 +34,7 @@ from wattlayer.train.transfer import (
     device_class,
     from_data_sheet,
 )
+from wattlayer.whatif.operating import LOWEST_CLOCK_FRAC, _Layers, operated
 
 NAMES = ("a30", "rtx2080ti", "gtx1080ti")
 
@@ -484,7 +484,7 @@ def test_a_limit_given_is_the_power_of_rows_at_the_limit(shared_data, capsys):
 @pytest.mark.slow
 def test_left_out_devices_of_the_public_tables(shared_data):
     """The figures of docs/hardware.md, with room for other versions of libraries."""
-    from wattlayer.tables import read_table
+    from wattlayer.dataset.tables import read_table
 
     rows = [m for x in ("heidelberg/layers.csv", "irene/ops.csv.gz") for m in read_table(shared_data / x, True).measurements]
     found = _unmeasured(rows)

@@ -23,13 +23,14 @@ from wattlayer.errors import InputError
 from wattlayer.estimate import estimate
 from wattlayer.model import load_model
 from wattlayer.model.launches import Launches
-from wattlayer.model.operating import operated
 from wattlayer.report.whatif import change_table
 from wattlayer.trace import trace
-from wattlayer.trace.rewrite import aligned, folded, fused
+from wattlayer.trace.folding import folded
+from wattlayer.trace.rewrite import aligned, fused
 from wattlayer.whatif import Change, _differences, apart_frac, change, gap_spread_j, spread_j, whatif
 from wattlayer.whatif.advise import advise
 from wattlayer.whatif.edits import edited
+from wattlayer.whatif.operating import operated
 from wattlayer.whatif.subject import Edit, Setting, Subject
 
 

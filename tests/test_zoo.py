@@ -17,7 +17,7 @@ from wattlayer.cli.zoo import _text as cli_text
 from wattlayer.errors import InputError
 from wattlayer.kinds import KINDS
 from wattlayer.trace import trace
-from wattlayer.trace.reads import Reads
+from wattlayer.trace.unread import Reads
 from wattlayer.zoo import Outcome, _alarm, _counted, sweep, visit, zoo_names
 
 SMALL = ["torchvision:mobilenet_v3_small", "torchvision:quantized_resnet18"]

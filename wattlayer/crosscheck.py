@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .errors import first_line
 from .trace.constants import KnownIndices
-from .trace.forward import unfused_attention
+from .trace.hooks import unfused_attention
 from .trace.recorder import Recorder
 
 if TYPE_CHECKING:

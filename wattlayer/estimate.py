@@ -21,7 +21,7 @@ from .model import EnergyModel, Prediction, load_model
 from .model.intervals import LEVEL, total_half_width
 from .model.launches import wait_s
 from .model.metadata import Metadata
-from .trace import TOO_LARGE, Trace
+from .trace import Trace
 from .trace.fusion import fuse
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 VERSION = "0.1.0"
+
+TOO_LARGE = "its weights and inputs take at least {:.3g} GB and {} has {:.3g} GB of memory: priced as if they fitted"
+"""Said of a pass that the device cannot run in one piece, with bytes in units of 1e9."""
 
 GAPS = "(launch gaps)"
 """Stands for a kind and a module where what the device burns waiting in eager mode is listed beside the layers."""

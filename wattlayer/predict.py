@@ -80,7 +80,7 @@ def load_network(
     """Load a network by its name on the command line, on the meta device, with its inputs.
 
     `input` is the shape of the first input, or sizes that a file leaves open by name ("past_sequence_length=128,batch=1").
-    `dtype` "int8" and "int4" are float16 with the weights of linear layers in these (`rewrite.with_weights`).
+    `dtype` "int8" and "int4" are float16 with the weights of linear layers in these (`trace.rewrite.with_weights`).
     """
     from .adapters import InputSize, resolve
 
@@ -145,7 +145,7 @@ def trace_network(network: Network, tf32: str = "conv") -> Trace:
 
     Raises InputError when the forward pass fails, naming what its configuration leaves unset where that is why.
     """
-    from .adapters.incomplete import unset
+    from .adapters.huggingface.incomplete import unset
 
     try:
         traced = trace(network.module, *network.args, kwargs=network.kwargs, tf32=tf32, network=network.name)

@@ -17,7 +17,7 @@ from .errors import InputError, MeterError
 from .estimate import Estimate
 from .meter import REFRESH_S, Clock, Instrument, Meter, SystemClock
 from .model import EnergyModel
-from .model.names import shipped_models
+from .model.folders import shipped_models
 from .predict import DEFAULT_HARDWARE, predict
 
 if TYPE_CHECKING:

@@ -68,7 +68,7 @@ def zoo_names(source: str) -> list[str]:
 
 def visit(name: str, hardware: str | None = None, time_limit_s: float = TIME_LIMIT_S) -> Outcome:
     """Build and trace one network at its default size, and estimate it where `hardware` is given; never raises for a network."""
-    from .trace.reads import Reads
+    from .trace.unread import Reads
 
     started, cpu_started = time.perf_counter(), time.process_time()
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ..errors import InputError, nearest
 from ..layer import Layer, format_shape
-from ..trace.operator import operand
+from ..trace.call import operand
 from ..trace.recorder import Recorder
 from .source import InputSize
 

@@ -51,7 +51,7 @@ def calibrate(
 
 def model_file(output: Path | None) -> None:
     """Raise InputError for an `output` that `--hardware` would not take for a file."""
-    from ..model.names import is_file_name
+    from ..model.folders import is_file_name
 
     if output is not None and not is_file_name(str(output)):
         raise InputError(f"--output {output} does not end in .json, by which model files are known: write {output}.json")
@@ -66,7 +66,7 @@ def tell_left_out(facts: Metadata) -> None:
 
 def tell_shadowed(path: Path) -> None:
     """Say where the model now at `path`, a user's own, takes the place of a shipped one."""
-    from ..model.names import shipped_models, user_models_folder
+    from ..model.folders import shipped_models, user_models_folder
 
     if path.parent == user_models_folder() and path.stem in shipped_models():
         print(f"--hardware {path.stem} now means this model, not the shipped one: delete the file to go back")
@@ -74,7 +74,7 @@ def tell_shadowed(path: Path) -> None:
 
 def own_path(hardware: str) -> Path:
     """Return where this user's model of `hardware` lives, and make its folder."""
-    from ..model.names import user_models_folder
+    from ..model.folders import user_models_folder
 
     folder = user_models_folder()
     with writing(folder):

@@ -29,7 +29,7 @@ def import_table(
 ) -> None:
     """Turn a table measured elsewhere into a dataset; on a bad row nothing is written."""
     from ..dataset import write_measurements
-    from ..tables import read_table
+    from ..dataset.tables import read_table
 
     apart(output, table)
     if output.suffix not in ("", ".jsonl"):  # pipes and devices have none
@@ -46,7 +46,7 @@ def measurements_of(
     paths: list[Path], skip_bad_rows: bool, check: Callable[[Measurement], object] = lambda measurement: None
 ) -> list[Measurement]:
     """Read the rows of all `paths`, datasets or tables; raise InputError for one that is bad or that `check` refuses."""
-    from ..tables import read_table
+    from ..dataset.tables import read_table
 
     rows: list[Measurement] = []
     seen: set[Measurement] = set()
@@ -64,7 +64,7 @@ def measurements_of(
 
 def _report_idled(path: Path, rows: Sequence[Measurement]) -> None:
     """Say on stderr how many rows neither teach nor judge, because the device waited while they were measured."""
-    from ..labels import idled
+    from ..dataset.labels import idled
 
     if count := sum(idled(m) and (m.regime is not None or m.network is not None) for m in rows):
         print(
@@ -76,7 +76,7 @@ def _report_idled(path: Path, rows: Sequence[Measurement]) -> None:
 
 def _report_doubts(path: Path, rows: Sequence[Measurement]) -> None:
     """Say on stderr what looks wrong of rows that could be read, such as times in other units."""
-    from ..tables import doubts
+    from ..dataset.tables import doubts
 
     for doubt in doubts(rows):
         print(f"{path}: {doubt}", file=sys.stderr)

@@ -32,7 +32,7 @@ def hardware(
 def _all(as_json: bool) -> str:
     from ..hardware import known_hardware, user_file
     from ..hardware.detect import detect
-    from ..model.names import shipped_models, user_models
+    from ..model.folders import shipped_models, user_models
     from ..report import hardware_table
 
     here, devices = detect(), list(known_hardware().values())
@@ -53,7 +53,7 @@ def _here(name: str | None) -> str:
 def _one(name: str, as_json: bool) -> str:
     from ..evaluate.unseen import older_features
     from ..hardware import find_hardware
-    from ..model.names import is_file_name
+    from ..model.folders import is_file_name
 
     if is_file_name(name):
         raise InputError(f"hardware {name!r} is a file: name a device; of a model file `wattlayer evaluate` prints the errors")
@@ -91,7 +91,7 @@ def _told(value: Any) -> str:
 def _basis(name: str) -> tuple[str, str]:
     """What predictions for a device rest on, as a word and as a sentence."""
     from ..model import load_model
-    from ..model.names import model_path
+    from ..model.folders import model_path
 
     path = model_path(name)
     if path is None:
@@ -109,7 +109,7 @@ def _basis(name: str) -> tuple[str, str]:
 def _figures(name: str) -> list[dict[str, Any]]:
     """Error figures from the model's evaluation, from leaving out its own layers in turn, or from other devices left out."""
     from ..model import load_model
-    from ..model.names import model_path
+    from ..model.folders import model_path
 
     path = model_path(name)
     if path is None:

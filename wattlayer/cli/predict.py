@@ -70,9 +70,9 @@ def predict(
     """Joules of one forward pass of MODEL on --hardware, layer by layer, with intervals."""
     from ..estimate import estimate
     from ..model import load_model
-    from ..model.operating import operated
     from ..predict import load_network, trace_network
     from ..whatif.gate import Budget
+    from ..whatif.operating import operated
 
     of_request = prefill is not None or decode is not None
     format = written_as(format, output, *(TABLES if of_request else Format))

@@ -37,8 +37,8 @@ def train(
 ) -> None:
     """Train a model of one device on measured layers, and check it on whole networks measured there."""
     from ..dataset import check_one_board
-    from ..evaluate.networks import Tracer, traced_networks
     from ..model import EnergyModel
+    from ..train.networks import Tracer, traced_networks
 
     apart(output, *data)
     model_file(output)
@@ -103,12 +103,12 @@ def evaluate(
     output: OutputOption = None,
 ) -> None:
     """Errors of a model on measured rows, by split, beside the baselines."""
+    from ..dataset.labels import labels
     from ..evaluate import evaluate as score
-    from ..evaluate.networks import Tracer, traced_networks
-    from ..labels import labels
     from ..model import load_model
     from ..model.metadata import ASSUMED_POWER
     from ..report import evaluation_table
+    from ..train.networks import Tracer, traced_networks
     from ..train.rows import basis_of
 
     format = written_as(format, output, *TEXTS)
@@ -131,7 +131,7 @@ def evaluate(
     own = [m for m in labels(rows) if m.layer is not None and m.hardware == loaded.hardware]
     known: dict[Any, frozenset[str]] = {}
     if own and (split is None or "family" in split):  # takes a minute
-        from ..adapters.families import families_of
+        from ..evaluate.families import families_of
 
         known = families_of((m.layer for m in own if m.layer is not None), progress)
     splits = split or _every_split(own, known, measured)

@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset import Measurement, checked
+from ..dataset.labels import labels
 from ..errors import InputError, check_seed
 from ..estimate import estimate
 from ..features.columns import Array
-from ..labels import labels
 from ..layer import Layer
 from ..model import EnergyModel, load_model
+from ..train.networks import Progress, traced_networks
 from ..train.rows import Rows, digest, merge
 from .baselines import BASELINES
-from .networks import Progress, traced_networks
 from .scores import Evaluation, Predicted, Score, errors
 from .splits import OF_NETWORKS, Groups, Networks, Unseen, check_splits, folds, layer_tasks, unseen_networks
 

@@ -34,7 +34,7 @@ class Score:
     noise_floor_frac: float | None
     """Median scatter of one measurement: of each repeat of a layer in a campaign around the mean of its others; None without."""
     coverage_frac: float | None
-    """Share of measured energies inside the interval (meant: `intervals.LEVEL`); None for baselines."""
+    """Share of measured energies inside the interval (meant: `model.intervals.LEVEL`); None for baselines."""
     time_mdape_frac: float | None = None
 
     @property

@@ -1,7 +1,7 @@
 """How good predictions are on hardware that was never measured, and after a few layers were (`--split hardware`).
 
 Each device is left out in turn: a data-sheet model is built from the others, judged on all its rows, then calibrated with
-draws of its layers, at random and as `selection` picks them, and judged on the rest. Nothing is chosen by looking at the
+draws of its layers, at random and as `train.selection` picks them, and judged on the rest. Nothing is chosen by looking at the
 device that is judged; the intervals of a left-out device come from leaving out the others.
 """
 
@@ -16,22 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset import Measurement
+from ..dataset.labels import looped
 from ..errors import InputError
 from ..features import FEATURES_VERSION
 from ..features.columns import Array, Columns
 from ..hardware import find_hardware
-from ..labels import looped
 from ..layer import Layer
 from ..model import EnergyModel
 from ..model.intervals import LEVEL
 from ..model.roofline import RATES
 from ..train.calibration import calibrate
+from ..train.networks import Progress
 from ..train.pooling import Sample, learn
 from ..train.rows import Rows, merge
 from ..train.selection import most_informative
 from ..train.transfer import LN2, Interval, Learned, Lesson, device_class
 from .baselines import BASELINES
-from .networks import Progress
 
 COUNTS = (25, 50, 100, 200)
 MIN_HOSTS = 3
@@ -53,7 +53,7 @@ class Draw:
     signed_median_frac: float
     time_mdape_frac: float | None
     coverage_frac: float | None
-    """Share of measured energies inside the interval (meant: `intervals.LEVEL`); None for baselines."""
+    """Share of measured energies inside the interval (meant: `model.intervals.LEVEL`); None for baselines."""
 
 
 def samples_of(measurements: Sequence[Measurement]) -> dict[str, Sample]:

@@ -17,11 +17,11 @@ from time import time
 from ..errors import MeterError, first_line
 from ..meter import Meter
 from .characterise import Bench, Character, characterise, idle_powers, run
+from .closure import closures
 from .drift import correct_drift, repeatability
 from .estimator import Noise
 from .header import session_header
 from .journal import Journal
-from .networks import closures
 from .plan import Plan, filler_layer, reference_item, reference_layer, spin_layer
 from .rig import CannotRun, DeviceLost, Item, Rig
 from .row import Session, to_measurement

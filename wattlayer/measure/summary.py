@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from .closure import Closure
 from .drift import Repeatability
-from .networks import Closure
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from ..hardware import find_hardware, known_hardware
 from ..kinds import KINDS
 from ..layer import Layer
 from .file import checksum, payload, read
+from .folders import is_file_name, model_path, shipped_models, user_models
 from .intervals import EXTRAPOLATED_OCTAVES, Where
 from .launches import Launches
 from .metadata import Metadata
-from .names import is_file_name, model_path, shipped_models, user_models
 from .regressor import Regressor
 from .support import Support
 
@@ -160,7 +160,7 @@ class EnergyModel:
         rows = list(measurements)
         model = train(rows, seed=seed, hardware=hardware, name=name, source=source)
         if networks is None:
-            from ..evaluate.networks import traced_networks
+            from ..train.networks import traced_networks
 
             if not (networks := traced_networks([m for m in rows if m.hardware == model.hardware])):
                 return model

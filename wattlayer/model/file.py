@@ -1,7 +1,7 @@
-"""The model file: JSON with XGBoost's own JSON of both boosters, what neighbours taught and the cliffs that were found, beside
-metadata (feature names and version, hardware, kinds, ranges, conformal quantiles, data digest) and a checksum.
+"""The model file: JSON of both boosters, the neighbours, the cliffs and the metadata, with a checksum.
 
-Opening one never runs code.
+The boosters are XGBoost's own JSON; the metadata say features and their version, hardware, kinds, ranges, conformal quantiles and the
+digest of the data. Opening one never runs code.
 """
 
 from __future__ import annotations

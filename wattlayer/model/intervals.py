@@ -1,10 +1,9 @@
 """Intervals that mean it: conformal by groups of layers, wider with the distance from what was measured.
 
-Out-of-fold errors |log(predicted / measured)| of layers that lie in a measured cell give each group of kinds its quantile; by
+Out-of-fold errors |log(predicted / measured)| of layers that lie at a measured point give each group of kinds its quantile; by
 what factor errors are larger farther away, step by step, widens the interval of a new layer there, and so does what class it is
 of: far, larger than all measured, long (split conformal with normalised scores: Lei et al., JASA 2018; classes by group and by
-distance: Mondrian conformal, Vovk 2012). Distance is counted in octaves to the nearest half-octave cell of layer shapes that
-the training set covers.
+distance: Mondrian conformal, Vovk 2012). Distance is counted in octaves to the nearest measured point (`support`).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ FADING_OCTAVES = 1.0
 """By this much beyond the largest measured layer, about a third is left of what was learned of times (docs/method.md)."""
 
 STEPS_OCTAVES = (0.0, 1.0, EXTRAPOLATED_OCTAVES, FAR_OCTAVES - 0.01, FAR_OCTAVES)
-"""Upper ends of the classes of distance: in a measured cell, next to one, near, far, and too far to be told apart."""
+"""Upper ends of the classes of distance: at a measured point, next to one, near, far, and too far to be told apart."""
 
 CLASSES = 8
 """Of layers: near or far, within or beyond the largest measured, short or long."""
@@ -113,7 +112,7 @@ class Conformal:
     """Half-widths of log-energy intervals: a quantile per group, and factors per class of distance and per class of layers."""
 
     quantiles: Mapping[str, float]
-    """Of layers in a measured cell, per group of kinds; under "*" for a group without measurements."""
+    """Of layers at a measured point, per group of kinds; under "*" for a group without measurements."""
     widening: tuple[float, ...]
     """By what factor half-widths are larger in each class of `STEPS_OCTAVES`; never falling."""
     never: float
@@ -174,7 +173,7 @@ class Conformal:
         """
         own = left_out.known()
         size, step = np.abs(own.error), _step(own.distance_octaves)
-        # what is nearest stands for what is near: few measurements cover cells twice
+        # what is nearest stands for what is near: few measurements cover points twice
         enough = np.array([not own.take(step == i).few for i in range(len(STEPS_OCTAVES))])
         nearest = int(np.argmax(enough)) if enough.any() else len(STEPS_OCTAVES) - 1
         near = step <= nearest

@@ -4,7 +4,7 @@ In eager mode the host runs ahead of the device or the device waits for the host
 both, `(device^p + host^p)^(1/p)`, and the device burns its idle power while it waits. In a graph nobody waits, but a layer whose
 data fit into the cache finds them there only when it is repeated alone: among others, which displace them, it costs more.
 
-Where whole networks were measured all this is fitted to them; elsewhere the host is that of measured boards (`transfer`) or
+Where whole networks were measured all this is fitted to them; elsewhere the host is that of measured boards (`train.transfer`) or
 assumed, and layers cost what they do alone.
 """
 

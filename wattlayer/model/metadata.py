@@ -50,7 +50,7 @@ class Metadata:
     launches: Launches | None = None
     """What passes cost beside their kernels; None where all of it is assumed."""
     taught_by: tuple[str, ...] = ()
-    """Those of the regressor."""
+    """Other devices whose rates and watts stand in for groups of kinds that were not measured on this one."""
     own_support: Mapping[str, tuple[tuple[float, ...], ...]] | None = None
     """Of a calibrated model what was measured on the device itself: `kinds` and `support` are also of what it came from."""
 

@@ -30,7 +30,7 @@ class Regressor:
     """Log ratio of each campaign's board power to the first one's, below the power limit."""
     cliffs: Cliffs = NONE
     taught_by: tuple[str, ...] = ()
-    """Other devices whose rates and watts stand in for groups of kinds that were not measured on this one."""
+    """The same devices as in `metadata.Metadata.taught_by`."""
 
     def run_codes(self, runs: Sequence[str]) -> Array:
         """Return the place [n] of each campaign in `runs`, that of the first for those never seen."""

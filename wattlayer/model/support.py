@@ -1,4 +1,4 @@
-"""What was measured, as half-octave cells of layer shapes, and how far from it and beyond it other layers lie."""
+"""Where layers were measured, as points on a half-octave grid of shapes, and how far from them and beyond them others lie."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def positions(columns: Columns) -> Array:
 
 @dataclass(frozen=True)
 class Support:
-    """Which half-octave cells of shape space were measured, per kind, number format and tensor-core use."""
+    """Which points of the half-octave grid were measured, per kind, number format and tensor-core use."""
 
     points: Mapping[str, tuple[tuple[float, ...], ...]]
 
@@ -56,7 +56,7 @@ class Support:
         return Support({key: tuple(sorted({*self.points.get(key, ()), *other.points.get(key, ())})) for key in keys})
 
     def distance_octaves(self, columns: Columns) -> Array:
-        """Return the distance [n_layers] to the nearest measured cell, at most `FAR_OCTAVES`; `NEVER_OCTAVES` without any."""
+        """Return the distance [n_layers] to the nearest measured point, at most `FAR_OCTAVES`; `NEVER_OCTAVES` without any."""
         rows = positions(columns)
         result = np.full(len(rows), NEVER_OCTAVES)
         members: dict[str, list[int]] = {}

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import InputError, check_whole
 from ..features.columns import forget_layers
 from ..layer import Layer, Operand
-from ..trace import Trace, unknown_arithmetic
+from ..trace import Trace
+from ..trace.assumptions import unknown_arithmetic
 from ..trace.rewrite import computes_in, held_weights, trace_as
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What people see of an estimate, a trace or an evaluation: tables for a terminal, CSV and JSON for scripts."""
 
 from .quantities import large, small
-from .tables import estimate_tables, evaluation_table, hardware_table, trace_table
+from .terminal import estimate_tables, evaluation_table, hardware_table, trace_table
 from .text import estimate_csv, trace_json
 
 __all__ = [

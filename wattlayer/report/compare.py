@@ -8,7 +8,7 @@ from ..estimate import Estimate
 from ..model.intervals import LEVEL
 from ..whatif.compare import Comparison, Ranked, Swap
 from .quantities import large, small
-from .tables import escaped, table_of
+from .terminal import escaped, table_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -10,7 +10,7 @@ from ..estimate import GAPS
 from ..generation import Generation
 from ..model.intervals import LEVEL
 from .quantities import share, small
-from .tables import escaped, source_of, table_of
+from .terminal import escaped, source_of, table_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -20,9 +20,9 @@ from ..estimate import VERSION, Estimate, torch_version
 from ..layer import format_shape
 from ..model.intervals import LEVEL
 from .accounting import J_PER_KWH, Assumptions, Range, account, inference, tokens
-from .families import by_kind, by_pattern, misplaced_frac, with_rest
+from .flop_shares import by_kind, by_pattern, misplaced_frac, with_rest
 from .quantities import decimal, large, money, share, small
-from .tables import gaps_of, inputs_of
+from .terminal import gaps_of, inputs_of
 
 if TYPE_CHECKING:
     from markupsafe import Markup

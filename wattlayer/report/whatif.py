@@ -11,7 +11,7 @@ from ..model.intervals import LEVEL
 from ..whatif import Change
 from ..whatif.advise import Advice
 from .quantities import small
-from .tables import escaped, table_of
+from .terminal import escaped, table_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -1,5 +1,5 @@
-"""Operators as the ones that modules call and that were measured: those of core ATen, as `run_decompositions` leaves them, and
-those that do the work of several."""
+"""Operators put together again: what core ATen took apart (`run_decompositions`) as the operators that modules call and that were
+measured, and those that do the work of several."""
 
 from __future__ import annotations
 

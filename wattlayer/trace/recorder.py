@@ -22,13 +22,17 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..errors import InputError, first_line
 from ..kinds import KINDS
 from ..layer import Layer, Operand, format_shape
+from .assumptions import AUTOCAST, EVEN_CHOICES, SPARSE, UNLIKE_DTYPES, unknown_arithmetic
+from .call import has_unlike_dtypes, make_layer, operand, operands_of, reads_one_twice, schema_of, written_by
 from .composite import COMPOSITES, ENCODER_LAYER
 from .constants import Constants, KnownIndices, tensors_in
 from .flow import Flow, Memory
-from .forward import attention_as_on_devices, module_paths
+from .hooks import attention_as_on_devices, module_paths, noted_autocast
 from .meta import inputs_to_meta, tensor_to_meta, to_meta
-from .operator import has_unlike_dtypes, make_layer, operand, operands_of, reads_one_twice, schema_of, written_by
-from .stand_ins import STAND_INS, Again, again_of, as_fused, needs_values
+from .results import STAND_INS, Again, again_of, as_fused, needs_values
+
+DTYPES = ("float32", "float16", "bfloat16")
+"""What `dtype` may convert a network to."""
 
 
 def record(
@@ -48,12 +52,10 @@ def record(
         recorder.memory.vary(tensors)
         with module_paths(module, recorder.path):
             try:
-                with recorder, KnownIndices(), _noted_autocast(recorder):
+                with recorder, KnownIndices(), noted_autocast(recorder.note_autocast):
                     result = module(*args, **kwargs)
             except (Exception, SystemExit) as error:  # whatever the user's forward raises is told in one line
                 raise InputError(_reason(module, inputs, recorder.path, error)) from error
-    from . import AUTOCAST, EVEN_CHOICES, SPARSE, UNLIKE_DTYPES, unknown_arithmetic
-
     returned = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.layout == torch.strided)
     even = recorder._constants.assumed or any(layer.kind == "_grouped_mm" for _, layer in recorder.calls)
     unlike = not recorder.autocast and any(has_unlike_dtypes(layer) for _, layer in recorder.calls)
@@ -95,6 +97,10 @@ class Recorder(TorchDispatchMode):
         """Whether `torch.autocast` is on around the forward or is asked for by it."""
         self._constants = Constants()
         self._seen: Seen = {} if seen is None else seen
+
+    def note_autocast(self) -> None:
+        """Note that `torch.autocast` was asked for."""
+        self.autocast = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -230,30 +236,9 @@ def _signature(value: Any) -> Any:
 
 
 def _torch_dtype(name: str | None) -> torch.dtype | None:
-    from . import DTYPES
-
     if name is not None and name not in DTYPES:
         raise InputError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
     return getattr(torch, name) if name else None
-
-
-@contextmanager
-def _noted_autocast(recorder: Recorder) -> Iterator[None]:
-    """Note that a forward asks for autocast: a dispatch mode runs below it, and without CUDA torch makes it one that is off.
-
-    What a module or a decorator made before its forward is not seen.
-    """
-    make = torch.autocast.__init__
-
-    def noted(self: Any, device_type: str, dtype: Any = None, enabled: bool = True, *rest: Any, **named: Any) -> None:
-        recorder.autocast = recorder.autocast or bool(enabled)
-        make(self, device_type, dtype, enabled, *rest, **named)
-
-    torch.autocast.__init__ = noted  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        torch.autocast.__init__ = make  # type: ignore[method-assign]
 
 
 _CURES = (

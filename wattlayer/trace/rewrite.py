@@ -1,4 +1,4 @@
-"""Changing a trace instead of the network: channels padded, attention fused, batch norms folded in, weights held in fewer bits.
+"""Changing a trace instead of the network: channels padded, attention fused, weights held in fewer bits.
 
 All keep what the network computes (padding computes zeros beside it), so no module has to be rebuilt.
 """
@@ -12,8 +12,8 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from ..layer import GROUP_SIZE, SCALE, Argument, Layer, Operand, check_dtype
-from . import HELD_WEIGHTS, Trace, trace
-from .fusion import with_bias
+from . import Trace, trace
+from .assumptions import HELD_WEIGHTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,22 +98,6 @@ def _repacked(shape: Sequence[int], strides: tuple[int, ...] | None) -> tuple[in
     return tuple(result)
 
 
-def folded(trace: Trace) -> Trace:
-    """Return `trace` without the batch norms that directly follow a convolution, which gets a bias for each of them.
-
-    In eval mode a batch norm is a scale and a shift per channel, so it goes into the weights and the bias
-    (`torch.nn.utils.fuse_conv_bn_eval`). That the norm reads what the convolution wrote is taken from their shapes.
-    """
-    calls: list[tuple[str, Layer]] = []
-    for path, layer in zip(trace.paths, trace.layers):
-        if calls and _folds_into(layer, calls[-1][1]):
-            calls[-1] = calls[-1][0], with_bias(calls[-1][1])
-        else:
-            calls.append((path, layer))
-    # what feeds what was said of the calls as they were
-    return replace(trace, layers=tuple(layer for _, layer in calls), paths=tuple(path for path, _ in calls), flow=None)
-
-
 _OTHER_WEIGHTS = ("addmm", "_grouped_mm")
 """Products beside `linear` whose second factor is a weight."""
 
@@ -169,11 +153,6 @@ def _held(layer: Layer, dtype: str) -> Layer:
     scale = Operand(SCALE, channels if dtype == "int8" else (*channels, -(-fan_in // GROUP_SIZE), 2), weight.dtype)
     inputs = tuple(replace(x, dtype=dtype) if x is weight else x for x in layer.inputs)
     return replace(layer, inputs=(*inputs, scale))
-
-
-def _folds_into(norm: Layer, previous: Layer) -> bool:
-    in_eval = norm.kind == "batch_norm" and not norm.argument("training", False)
-    return in_eval and previous.group == "conv" and norm.inputs[0].shape == previous.outputs[0].shape
 
 
 def fused(trace: Trace) -> Trace:

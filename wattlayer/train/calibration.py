@@ -15,24 +15,25 @@ from pathlib import Path
 import numpy as np
 
 from ..dataset import Measurement, checked
+from ..dataset.labels import looped
 from ..errors import InputError, check_seed
 from ..features.columns import Array, Columns
 from ..hardware import Hardware, find_hardware, known_hardware
-from ..labels import looped
 from ..model import EnergyModel, load_model
 from ..model.cells import cells, group_of_cell, groups, lenders
 from ..model.cliffs import NONE
+from ..model.folders import models_folder, shipped_models, user_models
 from ..model.intervals import Conformal, LeftOut, correlation
 from ..model.metadata import ASSUMED_POWER, Metadata
-from ..model.names import models_folder, shipped_models, user_models
 from ..model.power import PowerScaffold
 from ..model.regressor import Regressor
 from ..model.residual import Residual, model_features
 from ..model.roofline import BLOCKS, RATES
 from ..model.scaffold import Scaffold
 from ..model.support import Support
-from . import Recipe, boost, median_ape, of_readings
 from .folds import numbers, random_folds
+from .left_out import median_ape, of_readings
+from .recipe import Recipe, boost
 from .rows import Rows, basis_of, campaigns, digest, merge, of_one_device
 from .transfer import from_data_sheet
 

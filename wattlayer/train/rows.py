@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset import Measurement, checked
+from ..dataset.labels import labels
 from ..errors import InputError
 from ..features.columns import Array
-from ..labels import labels
 from ..layer import Layer
 from ..model.metadata import ASSUMED_POWER
 

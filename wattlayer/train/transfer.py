@@ -22,10 +22,10 @@ from ..hardware import Hardware, find_hardware
 from ..kinds import KINDS
 from ..model import EnergyModel
 from ..model.cells import group_of, lenders
+from ..model.folders import models_folder
 from ..model.intervals import STEPS_OCTAVES, Conformal
 from ..model.launches import Launches
 from ..model.metadata import Metadata
-from ..model.names import models_folder
 from ..model.power import PowerScaffold
 from ..model.regressor import Regressor
 from ..model.residual import MODEL_FEATURES, Residual

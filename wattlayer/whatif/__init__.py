@@ -36,9 +36,9 @@ from ..estimate import VERSION, Estimate, estimate
 from ..features.columns import Array
 from ..layer import Layer
 from ..model import EnergyModel, load_model
+from ..model.folders import shipped_models
 from ..model.intervals import LEVEL
 from ..model.metadata import Metadata
-from ..model.names import shipped_models
 from .subject import UNCHANGED, Edit, Setting, Subject
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Change:
     before: Estimate
     after: Estimate
     interval_j: tuple[float, float]
-    """Of `change_j`, at level `intervals.LEVEL`."""
+    """Of `change_j`, at level `model.intervals.LEVEL`."""
 
     @property
     def change_j(self) -> float:

@@ -10,7 +10,8 @@ from ..errors import InputError, first_line
 from ..layer import format_shape
 from ..predict import load_network, trace_network
 from ..trace import Trace
-from ..trace.rewrite import aligned, folded, fused, trace_as
+from ..trace.folding import folded
+from ..trace.rewrite import aligned, fused, trace_as
 
 if TYPE_CHECKING:
     from torch import nn

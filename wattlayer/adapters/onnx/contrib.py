@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ...errors import InputError
 from ...layer import SCALE, Argument, Layer, Operand
-from ...trace.operator import operand
+from ...trace.call import operand
 from ..scopes import record
 from .compute import conv, gemm, rms_norm
 from .elementwise import control_flow

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..dataset import Measurement
-from ..hardware import find_hardware
+from ...hardware import find_hardware
+from .. import Measurement
 from .modules import layer_of
 from .values import positive, shapes, truth
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .source import DEFAULT_IMAGE_SIZE
+from ..source import DEFAULT_IMAGE_SIZE
 from .specimen import Inputs, Specimen, known
 
 FRAMES = 8

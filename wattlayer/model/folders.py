@@ -1,4 +1,4 @@
-"""Models by name: those that come with wattlayer and those that a user keeps."""
+"""Where model files are, by name: the folder that comes with wattlayer and the user's own."""
 
 from __future__ import annotations
 

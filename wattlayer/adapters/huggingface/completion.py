@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from inspect import Parameter
 from typing import Any
 
-from ..trace.constants import remember
-from .source import DEFAULT_IMAGE_SIZE, InputSize
+from ...trace.constants import remember
+from ..source import DEFAULT_IMAGE_SIZE, InputSize
 
 QUERIES = 32
 """Learned queries of a Q-Former (Li et al. 2023, BLIP-2, section 3.1)."""

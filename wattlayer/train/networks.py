@@ -7,8 +7,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from ..dataset import Measurement
+from ..dataset.labels import networks_of
 from ..errors import InputError
-from ..labels import networks_of
 from ..predict import load_measured, trace_network
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Tracer:
         slow = m.mha_fastpath is False
         key = (m.network, m.input_shapes, m.dtype, m.tf32, slow)
         if key not in self._traces:
-            from ..trace.forward import unfused_attention
+            from ..trace.hooks import unfused_attention
 
             self._progress(f"tracing {m.network}")
             try:

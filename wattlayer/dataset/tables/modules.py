@@ -11,10 +11,10 @@ from inspect import signature
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
-from ..errors import InputError, first_line, nearest
-from ..layer import Layer, Operand
-from ..trace import HELD_WEIGHTS
-from ..trace.rewrite import trace_as
+from ...errors import InputError, first_line, nearest
+from ...layer import Layer, Operand
+from ...trace.assumptions import HELD_WEIGHTS
+from ...trace.rewrite import trace_as
 
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 

@@ -16,9 +16,9 @@ import numpy as np
 from ..errors import InputError
 from ..features.columns import Array, Columns
 from ..hardware import find_hardware
-from . import EnergyModel
-from .power import CONSUMERS, busy_frac
-from .regressor import Regressor
+from ..model import EnergyModel
+from ..model.power import CONSUMERS, busy_frac
+from ..model.regressor import Regressor
 
 LOWEST_CLOCK_FRAC = 0.2
 """A governor goes no lower; where even this draws more than the limit, the limit is exceeded."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..dataset import Measurement
-from ..errors import InputError
-from ..layer import Layer
+from ...errors import InputError
+from ...layer import Layer
+from .. import Measurement
 from .modules import layer_of
 from .values import positive, whole
 

@@ -1,4 +1,4 @@
-"""Results of operators that fail on meta tensors, which have no values or no kernel there, and of calls whose equal was seen."""
+"""What operators return on meta tensors where torch fails to say, differs from a device, or need not be asked again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
+from .call import ALLOCATIONS, schema_of
 from .constants import is_alias, tensors_in
-from .operator import ALLOCATIONS, schema_of
 
 Again = Callable[[Any], Any]
 """Makes the result of a call whose equal was seen before from its arguments."""

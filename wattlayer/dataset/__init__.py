@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
-from .files import whole_file
-from .layer import Layer, check_tf32
+from ..errors import InputError
+from ..files import whole_file
+from ..layer import Layer, check_tf32
 
 SCHEMA = 1
 MODES = ("graph", "eager", "compiled")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..trace.constants import remember
-from .source import DEFAULT_IMAGE_SIZE, DEFAULT_SEQ_LEN, InputSize
+from ...trace.constants import remember
+from ..source import DEFAULT_IMAGE_SIZE, DEFAULT_SEQ_LEN, InputSize
 
 if TYPE_CHECKING:
     import torch

@@ -21,11 +21,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ..dataset import Measurement, numbered_measurements
-from ..errors import InputError
-from ..features.columns import Columns
-from ..hardware import Hardware, find_hardware
-from ..layer import Layer
+from ...errors import InputError
+from ...features.columns import Columns
+from ...hardware import Hardware, find_hardware
+from ...layer import Layer
+from .. import Measurement, numbered_measurements
 from . import getzner, irene, layers, networks, neurstruc
 
 MOST_OF_LIMIT = 3.0

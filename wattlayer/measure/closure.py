@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..dataset import Measurement
-from ..labels import idled
+from ..dataset.labels import idled
 from .plan import NetworkPlan
 from .rig import Item, NetworkCall
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..dataset import Measurement
-from ..errors import InputError
+from ...errors import InputError
+from .. import Measurement
 from .modules import layer_of
 from .values import positive, whole
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ..errors import InputError
+from ...errors import InputError
 
 
 def positive(row: Mapping[str, str], column: str) -> float:

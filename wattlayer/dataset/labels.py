@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from statistics import median
 
-from .dataset import REFERENCE, Measurement
-from .layer import Layer
+from ..layer import Layer
+from . import REFERENCE, Measurement
 
 REGIMES = ("cold", "diluted")
 """Of a layer that ran into the power limit alone, the diluted row is what it costs among others."""

@@ -1,8 +1,8 @@
-"""What a forward pass is watched and held to while it is recorded: the running module, autocast, and attention as on devices."""
+"""Hooks around a forward pass: which module runs, whether it asks for autocast, and attention on its fast paths as on devices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
@@ -47,6 +47,26 @@ def module_paths(module: nn.Module, stack: list[str]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def noted_autocast(note: Callable[[], None]) -> Iterator[None]:
+    """Call `note` where a forward asks for autocast: a dispatch mode runs below it, and without CUDA torch makes one that is off.
+
+    What a module or a decorator made before its forward is not seen.
+    """
+    make = torch.autocast.__init__
+
+    def noted(self: Any, device_type: str, dtype: Any = None, enabled: bool = True, *rest: Any, **named: Any) -> None:
+        if enabled:
+            note()
+        make(self, device_type, dtype, enabled, *rest, **named)
+
+    torch.autocast.__init__ = noted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autocast.__init__ = make  # type: ignore[method-assign]
 
 
 class _MetaForOne(str):

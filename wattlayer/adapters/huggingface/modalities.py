@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
-from ..layer import format_shape
+from ...errors import InputError
+from ...layer import format_shape
+from ..source import DEFAULT_IMAGE_SIZE, DEFAULT_SEQ_LEN, InputSize, image_input
 from . import by_type
 from .completion import MAIN, complete
-from .source import DEFAULT_IMAGE_SIZE, DEFAULT_SEQ_LEN, InputSize, image_input
 from .specimen import AUDIO_SAMPLES, Specimen, ordinary_tokens
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, first_line, nearest
-from ..layer import DTYPE_BYTES
-from .hub import fetch_config
+from ...errors import InputError, first_line, nearest
+from ...layer import DTYPE_BYTES
+from ..hub import fetch_config
+from ..source import InputSize, Network, build, require
+from ..torchvision import import_torchvision
 from .incomplete import CONVENTION, fill_by_convention, parts, set_forecast, sizes_of_heads, stated, unset
 from .modalities import example_inputs, left_out
-from .source import InputSize, Network, build, require
-from .torchvision import import_torchvision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -237,7 +237,7 @@ def _module(architecture: Any, config: Any, dtype: str) -> nn.Module:
     """
     import torch
 
-    from ..trace.meta import TORCH_STATE
+    from ...trace.meta import TORCH_STATE
 
     _set_dtype(config, getattr(torch, dtype))
     with TORCH_STATE:

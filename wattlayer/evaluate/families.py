@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+from ..adapters import torchvision
+from ..adapters.source import InputSize
 from ..errors import WattlayerError
 from ..layer import Layer
 from ..trace import trace
-from . import torchvision
-from .source import InputSize
 
 IMAGE_CHANNELS = 3
 

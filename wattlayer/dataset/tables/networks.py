@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..dataset import Measurement
-from ..errors import InputError
-from ..hardware import find_hardware
-from ..layer import check_dtype
+from ...errors import InputError
+from ...hardware import find_hardware
+from ...layer import check_dtype
+from .. import Measurement
 from .values import positive, shapes
 
 NAME = "networks"
