@@ -18,9 +18,10 @@ from typing import Any
 from wattlayer.dataset import read_measurements
 from wattlayer.dataset.labels import labels
 from wattlayer.dataset.tables import read_table
-from wattlayer.evaluate.unseen import curves, curves_table, learned_classes, leave_one_out, older_features
+from wattlayer.evaluate.unseen import curves, curves_table, leave_one_out, older_features
 from wattlayer.features import FEATURES_VERSION
 from wattlayer.model.roofline import RATES
+from wattlayer.train.lessons import learned_classes
 from wattlayer.train.transfer import SCHEMA
 
 BOARDS = ("heidelberg/layers.csv", "irene/ops.csv.gz")

@@ -41,6 +41,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "train.folds train.recipe dataset.tables crosscheck adapters generation.decoding",
         "train.left_out whatif.operating",
         "train train.pooling",
+        "train.lessons",
         "train.calibration",
         "train.selection",
         # level 3

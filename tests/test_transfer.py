@@ -16,7 +16,7 @@ from torch import nn
 
 from wattlayer import Measurement, estimate, load_model, trace
 from wattlayer.errors import InputError
-from wattlayer.evaluate.unseen import Curve, curves, curves_table, interval_of, learned_classes, leave_one_out, samples_of
+from wattlayer.evaluate.unseen import Curve, curves, curves_table, leave_one_out
 from wattlayer.features.columns import Columns
 from wattlayer.hardware import HARDWARE, find_hardware
 from wattlayer.model import EnergyModel
@@ -26,6 +26,7 @@ from wattlayer.model.power import CONSUMERS
 from wattlayer.model.roofline import BLOCKS, LAUNCH_S, RATES
 from wattlayer.report import estimate_tables
 from wattlayer.train import calibration
+from wattlayer.train.lessons import interval_of, learned_classes, samples_of
 from wattlayer.train.pooling import Sample, balanced, learn
 from wattlayer.train.transfer import (
     TENSOR_CORE_FRAC,

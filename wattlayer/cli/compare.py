@@ -18,6 +18,7 @@ from .options import (
     ImageOption,
     InputOption,
     Mode,
+    ModeOption,
     OutputOption,
     SeqOption,
     Tf32,
@@ -44,7 +45,7 @@ def compare(
     input: InputOption = None,
     dtype: DtypeOption = Dtype.float32,
     tf32: Tf32Option = Tf32.conv,
-    mode: Annotated[Mode, typer.Option("--mode")] = Mode.graph,
+    mode: ModeOption = Mode.graph,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse layers of kinds never measured.")] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", callback=place, help="Also draw it into this .png, .svg or .pdf.")

@@ -84,6 +84,7 @@ SeqOption = Annotated[int | None, typer.Option("--seq-len", help="Tokens of the 
 InputOption = Annotated[str | None, typer.Option("--input", help="Shape of the input, like 8x3x224x224.")]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype")]
 Tf32Option = Annotated[Tf32, typer.Option("--tf32", help="Where float32 may run as TF32; conv is PyTorch's default.")]
+ModeOption = Annotated[Mode, typer.Option("--mode", help="graph: no gaps; eager: one by one; compiled: fused.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED)]
 SkipOption = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be read, and count them.")]
 RunCodeOption = Annotated[

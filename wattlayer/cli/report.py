@@ -15,6 +15,7 @@ from .options import (
     ImageOption,
     InputOption,
     Mode,
+    ModeOption,
     NetworkArgument,
     OutputOption,
     SeqOption,
@@ -36,7 +37,7 @@ def report(
     input: InputOption = None,
     dtype: DtypeOption = Dtype.float32,
     tf32: Tf32Option = Tf32.conv,
-    mode: Annotated[Mode, typer.Option("--mode")] = Mode.graph,
+    mode: ModeOption = Mode.graph,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse layers of kinds never measured.")] = False,
     grid_gco2_per_kwh: Annotated[
         float | None, typer.Option(rich_help_panel=STATED, help="Carbon intensity of the electricity, in g of CO2e a kWh.")

@@ -85,16 +85,23 @@ class Evaluation:
         raise InputError(f"no score for {' / '.join(wanted)}")
 
 
-def errors(measured: Array, predicted: Array) -> dict[str, Any]:
-    """Return median and 90th-percentile absolute percentage error, signed median, and rank correlations."""
-    from scipy.stats import kendalltau, spearmanr
-
+def percentage_errors(measured: Array, predicted: Array) -> dict[str, float]:
+    """Return median and 90th-percentile absolute percentage error and signed median, as shares."""
     ratio = predicted / measured - 1
-    ranked = len(measured) > 2 and len(set(measured)) > 1 and len(set(predicted)) > 1
     return {
         "mdape_frac": float(np.median(np.abs(ratio))),
         "p90_ape_frac": float(np.quantile(np.abs(ratio), 0.9)),
         "signed_median_frac": float(np.median(ratio)),
+    }
+
+
+def errors(measured: Array, predicted: Array) -> dict[str, Any]:
+    """Return median and 90th-percentile absolute percentage error, signed median, and rank correlations."""
+    from scipy.stats import kendalltau, spearmanr
+
+    ranked = len(measured) > 2 and len(set(measured)) > 1 and len(set(predicted)) > 1
+    return {
+        **percentage_errors(measured, predicted),
         "spearman": float(spearmanr(measured, predicted).statistic) if ranked else None,
         "kendall": float(kendalltau(measured, predicted).statistic) if ranked else None,
     }

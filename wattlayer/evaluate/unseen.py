@@ -7,7 +7,6 @@ device that is judged; the intervals of a left-out device come from leaving out 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,19 +22,16 @@ from ..features.columns import Array, Columns
 from ..hardware import find_hardware
 from ..layer import Layer
 from ..model import EnergyModel
-from ..model.intervals import LEVEL
-from ..model.roofline import RATES
 from ..train.calibration import calibrate
+from ..train.lessons import by_device, learned_from, samples_of
 from ..train.networks import Progress
-from ..train.pooling import Sample, learn
 from ..train.rows import Rows, merge
 from ..train.selection import most_informative
-from ..train.transfer import LN2, Interval, Learned, Lesson, device_class
 from .baselines import BASELINES
+from .scores import percentage_errors
 
 COUNTS = (25, 50, 100, 200)
-MIN_HOSTS = 3
-"""With fewer hosts that were measured none is told from them."""
+
 DRAWS = 10
 
 
@@ -54,67 +50,6 @@ class Draw:
     time_mdape_frac: float | None
     coverage_frac: float | None
     """Share of measured energies inside the interval (meant: `model.intervals.LEVEL`); None for baselines."""
-
-
-def samples_of(measurements: Sequence[Measurement]) -> dict[str, Sample]:
-    """Return the measured layers of each device, by name; raise InputError where there is no layer."""
-    own = _by_device(measurements)
-    if not own:
-        raise InputError("there is no measured layer to learn from")
-    return {name: Sample.of(name, merge(rows), looped(rows)) for name, rows in own.items()}
-
-
-def _by_device(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]]:
-    devices = sorted({m.hardware for m in measurements if m.layer is not None})
-    return {name: [m for m in measurements if m.hardware == name and m.layer is not None] for name in devices}
-
-
-def interval_of(samples: Mapping[str, Sample], lessons: Mapping[str, Lesson]) -> Interval:
-    """Return the interval for a further device and its host: the widest that any of `samples` needs from the lesson without it.
-
-    Devices and not rows are the sample here, and with k of them no finite interval is sure to hold for `LEVEL` of further
-    devices while k < 9; the widest is the most that they can say. One device alone says nothing: its interval is a factor of 4.
-    Layers of one group err alike on one device: what they have in common stays in the sum over a network, which has few groups.
-    For that groups on devices are the sample, each of which counts once, however many of its layers were measured.
-    """
-    judged = {name: sample for name, sample in samples.items() if name in lessons}
-    if len(judged) < 2:
-        return Interval(2.0, 1.0)
-    errors = [_log_error(lessons[name], sample) for name, sample in judged.items()]
-    hosts = {name: sample.own_host() for name, sample in judged.items() if sample.looped}
-    host_spread = None
-    if len(hosts) >= MIN_HOSTS:
-        off = [abs(own - lessons[name].log_rates["*"][RATES.index("host")]) for name, own in hosts.items()]
-        host_spread = float(np.expm1(max(off)))
-    half_width = max(float(np.quantile(np.abs(e), LEVEL)) for e in errors)
-    alike: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for (name, sample), own in zip(judged.items(), errors):
-        for layer, error in zip(sample.rows.layers, own.tolist()):
-            alike[name, layer.group].append(error)
-    between = float(np.var([np.mean(x) for x in alike.values()]))
-    shared = between / max(between + float(np.mean([np.var(x) for x in alike.values()])), 1e-12)
-    return Interval(half_width / LN2, shared, host_spread)
-
-
-def _log_error(lesson: Lesson, sample: Sample) -> Array:
-    columns, rows = sample.columns, sample.rows
-    time_s = lesson.scaffold(sample.launch_s).time_s(columns)
-    power_w = lesson.drawn(columns.hardware).power_w(columns, time_s, np.zeros(len(time_s)))
-    result: Array = np.log(time_s * power_w / (rows.time_s * rows.power_w))
-    return result
-
-
-def _without_each(samples: Mapping[str, Sample]) -> dict[str, Lesson]:
-    """What the others teach, by the device that is left out; nothing where there is one alone."""
-    if len(samples) < 2:
-        return {}
-    return {name: learn([x for key, x in samples.items() if key != name]) for name in samples}
-
-
-def learned_from(samples: Mapping[str, Sample]) -> Learned:
-    """Return what `samples` of one class of devices teach about the next one."""
-    without = _without_each(samples)
-    return Learned((learn(list(samples.values())), *without.values()), interval_of(samples, without))
 
 
 def leave_one_out(
@@ -136,7 +71,7 @@ def leave_one_out(
     samples = samples_of(measurements)
     if len(samples) < 2:
         raise InputError(f"only {', '.join(samples)} was measured: leaving hardware out needs rows of two devices or more")
-    own = _by_device(measurements)
+    own = by_device(measurements)
     if only is not None and only not in own:
         raise InputError(f"none of the rows is of {only}; they are of {', '.join(own)}")
     results: list[Draw] = []
@@ -148,14 +83,6 @@ def leave_one_out(
         results += _unmeasured(base, rows, others)
         results += _few(base, rows, counts, draws, seed, n_jobs, progress)
     return results
-
-
-def learned_classes(measurements: Sequence[Measurement]) -> dict[str, Learned]:
-    """Return what all measured devices teach, by class of device."""
-    samples = samples_of(measurements)
-    title_of = {name: device_class(find_hardware(name)) for name in samples}
-    classes = sorted(set(title_of.values()))
-    return {title: learned_from({name: x for name, x in samples.items() if title_of[name] == title}) for title in classes}
 
 
 def _unmeasured(base: EnergyModel, own: Sequence[Measurement], others: Mapping[str, Sequence[Measurement]]) -> list[Draw]:
@@ -226,12 +153,9 @@ def _score(
     hardware: str, predictor: str, layers: int, draw: int, rows: Rows, energy_j: Array, time_s: Array | None,
     coverage: float | None = None,
 ) -> Draw:  # fmt: skip
-    ratio = energy_j / (rows.time_s * rows.power_w) - 1
     time_error = None if time_s is None else float(np.median(np.abs(time_s / rows.time_s - 1)))
-    return Draw(
-        hardware, predictor, layers, draw, len(ratio), float(np.median(np.abs(ratio))), float(np.quantile(np.abs(ratio), 0.9)),
-        float(np.median(ratio)), time_error, coverage,
-    )  # fmt: skip
+    told = percentage_errors(rows.time_s * rows.power_w, energy_j)
+    return Draw(hardware, predictor, layers, draw, len(energy_j), **told, time_mdape_frac=time_error, coverage_frac=coverage)
 
 
 @dataclass(frozen=True)

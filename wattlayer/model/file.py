@@ -1,7 +1,7 @@
 """The model file: JSON of both boosters, the neighbours, the cliffs and the metadata, with a checksum.
 
-The boosters are XGBoost's own JSON; the metadata say features and their version, hardware, kinds, ranges, conformal quantiles and the
-digest of the data. Opening one never runs code.
+The boosters are XGBoost's own JSON; the metadata hold features and their version, hardware, kinds, ranges, conformal quantiles
+and the digest of the data. Opening one never runs code.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import TYPE_CHECKING
 
 from ..estimate import GAPS
@@ -11,6 +9,7 @@ from ..generation import Generation
 from ..model.intervals import LEVEL
 from .quantities import share, small
 from .terminal import escaped, source_of, table_of
+from .text import csv_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -83,10 +82,8 @@ def _notes(g: Generation) -> list[RenderableType]:
 def generation_csv(generation: Generation) -> str:
     """Return a line of the prompt and one of each step: tokens in the cache, tokens that each sequence takes, time and energy of
     the whole batch; the lines add up to the request."""
-    text, g = io.StringIO(), generation
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("phase", "context_tokens", "tokens", "time_s", "energy_j"))
-    writer.writerow(("prefill", 0, g.prompt_tokens, g.prefill.time_s, g.prefill.energy_j))
+    g, columns = generation, ("phase", "context_tokens", "tokens", "time_s", "energy_j")
+    prompt = ("prefill", 0, g.prompt_tokens, g.prefill.time_s, g.prefill.energy_j)
     steps = zip(g.context_tokens, g.step_time_s, g.step_energy_j)
-    writer.writerows(("decode", int(context), 1, float(time_s), float(energy_j)) for context, time_s, energy_j in steps)
-    return text.getvalue()
+    decoded = (("decode", int(context), 1, float(time_s), float(energy_j)) for context, time_s, energy_j in steps)
+    return csv_of([dict(zip(columns, row)) for row in (prompt, *decoded)])

@@ -14,7 +14,9 @@ from ..trace import Trace
 
 def estimate_csv(estimate: Estimate) -> str:
     """Return a line for each of `Estimate.rows`; shapes as 32x3x224x224, several joined by `;`."""
-    return _csv(estimate.rows())
+    return csv_of([
+        {k: ";".join(map(format_shape, v)) if k.endswith("_shapes") else v for k, v in row.items()} for row in estimate.rows()
+    ])  # fmt: skip
 
 
 def trace_json(trace: Trace) -> dict[str, Any]:
@@ -33,10 +35,10 @@ def trace_json(trace: Trace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of the same columns as CSV with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        writer.writerow({k: ";".join(format_shape(s) for s in v) if k.endswith("_shapes") else v for k, v in row.items()})
+    writer.writerows(rows)
     return text.getvalue()

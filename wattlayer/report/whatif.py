@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +10,7 @@ from ..whatif import Change
 from ..whatif.advise import Advice
 from .quantities import small
 from .terminal import escaped, table_of
+from .text import csv_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -82,12 +81,7 @@ def _note() -> str:
 
 def change_csv(changes: Sequence[Change]) -> str:
     """Return one line a change with the columns of its JSON form; of a pair, the value before and the one after."""
-    text = io.StringIO()
-    rows = [
+    return csv_of([
         {name: "..".join(map(str, value)) if isinstance(value, list) else value for name, value in x.to_json().items()}
         for x in changes
-    ]
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    ])  # fmt: skip
