@@ -47,7 +47,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         # level 3
         "evaluate.baselines evaluate.scores evaluate.families predict measure",
         "evaluate.splits train.networks",
-        "evaluate evaluate.unseen whatif.subject generation",
+        "evaluate evaluate.unseen whatif.subject whatif.difference generation",
         "whatif profiling",
         "whatif.advise whatif.compare whatif.gate",
         # level 4

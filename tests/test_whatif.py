@@ -27,8 +27,9 @@ from wattlayer.report.whatif import change_table
 from wattlayer.trace import trace
 from wattlayer.trace.folding import folded
 from wattlayer.trace.rewrite import aligned, fused
-from wattlayer.whatif import Change, _differences, apart_frac, change, gap_spread_j, spread_j, whatif
+from wattlayer.whatif import Change, _differences, change, whatif
 from wattlayer.whatif.advise import advise
+from wattlayer.whatif.difference import apart_frac, gap_spread_j, spread_j
 from wattlayer.whatif.edits import edited
 from wattlayer.whatif.operating import operated
 from wattlayer.whatif.subject import Edit, Setting, Subject

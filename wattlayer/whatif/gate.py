@@ -24,7 +24,7 @@ from ..estimate import SCHEMA, VERSION, Estimate
 from ..features.columns import Array
 from ..kinds import group_of_kind
 from ..layer import format_shape
-from . import difference_spread_j
+from .difference import difference_spread_j
 
 if TYPE_CHECKING:
     from ..generation import Generation
