@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from ..kinds import KINDS
 from ..layer import GROUP_SIZE, Layer
-
-if TYPE_CHECKING:
-    pass
-
 
 EVEN_CHOICES = "which entries are largest only weights tell: assumed even (tokens over experts; idle experts are not read)"
 """Said of a trace whose operators depend on a router's choice: with uneven loads it has fewer, larger matrix products."""
