@@ -284,3 +284,112 @@ def test_a_decoder_as_it_is_exported_costs_what_its_module_costs(tmp_path):
     held = wl.predict(Block(), torch.empty(b, n, wide), dtype="int4").trace
     packed = [[x.operand("weight") for x in t.layers if x.kind == "linear"] for t in (file, held)]
     assert packed[0] == packed[1] and len(packed[0]) == 7, "weights of four bits are the same record either way"
+
+
+def attended(tmp_path, op, inputs, weights=(), outputs=("y",), **attributes):
+    """The layers of one attention, and that of attention itself; inputs that are not given are named by an empty string."""
+    names = [x if isinstance(x, str) else x[0] for x in inputs]
+    given = [x for x in inputs if not isinstance(x, str)]
+    trace = traced(tmp_path, [ms(op, names, list(outputs), **attributes)], given, weights, list(outputs))
+    (attention,) = [x for x in trace.layers if x.group == "attention"]
+    return trace.layers, attention
+
+
+def test_attention_of_heads_apart_is_causal_where_it_says_so_and_reads_its_mask(tmp_path):
+    b, n, heads, d = 2, 6, 4, 8
+    qkv, mask = [(x, FLOAT, (b, n, heads * d)) for x in "xkv"], ("m", FLOAT, (1, 1, n, n))
+    for attributes, causal in (({}, False), ({"unidirectional": 1}, True)):
+        _, attention = attended(tmp_path, "MultiHeadAttention", qkv, num_heads=heads, **attributes)
+        assert bool(attention.argument("is_causal", False)) == causal
+        assert attention.read_bytes == 4 * 3 * b * n * heads * d
+    for op, before in (("MultiHeadAttention", ["", ""]), ("GroupQueryAttention", [""] * 7)):
+        _, attention = attended(tmp_path, op, [*qkv, *before, mask], num_heads=heads, kv_num_heads=heads)
+        assert not attention.argument("is_causal", False) and attention.operand("attn_mask").shape == (1, 1, n, n)
+
+
+def test_attention_of_heads_apart_appends_to_what_came_before(tmp_path):
+    b, heads, d, past = 2, 4, 8, 9
+    qkv, kept = [(x, FLOAT, (b, 1, heads * d)) for x in "xkv"], [(x, FLOAT, (b, heads, past, d)) for x in ("pk", "pv")]
+    layers, attention = attended(
+        tmp_path, "MultiHeadAttention", [*qkv, "", "", "", *kept], outputs=("y", "nk", "nv"), num_heads=heads
+    )
+    assert [x.write_bytes for x in layers if x.kind == "cat"] == [4 * b * heads * (past + 1) * d] * 2
+    assert attention.flop == 2 * b * heads * (past + 1) * 2 * d
+
+
+def test_projected_attention_has_values_of_their_own_size_and_appends_to_what_came_before(tmp_path):
+    b, n, heads, past = 3, 6, 4, 9
+    x, weights = ("x", FLOAT, (b, n, 24)), [("w", f(24, 64)), ("b", f(64))]
+    _, attention = attended(
+        tmp_path, "Attention", [x, "w", "b"], weights, num_heads=heads, qkv_hidden_sizes=[16, 16, 32], unidirectional=1
+    )
+    assert attention.flop == 2 * b * heads * n * n * (4 + 8) and attention.argument("is_causal")
+    weights, kept = [("w", f(24, 96)), ("b", f(96))], ("p", FLOAT, (2, b, heads, past, 8))
+    layers, attention = attended(tmp_path, "Attention", [x, "w", "b", "", kept], weights, ("y", "new"), num_heads=heads)
+    assert attention.flop == 2 * b * heads * n * (past + n) * (8 + 8) and not attention.argument("is_causal", False)
+    assert layers[-1].write_bytes == 4 * 2 * b * heads * (past + n) * 8, "keys and values are kept in one tensor"
+
+
+def test_heads_are_turned_where_the_operator_says_so_and_are_shared_evenly(tmp_path):
+    sizes = [("x", FLOAT, (2, 8, 64)), ("k", FLOAT, (2, 8, 32)), ("v", FLOAT, (2, 8, 32))]
+    table = [("cos", f(32, 8)), ("sin", f(32, 8))]
+    inputs = [*sizes, "", "", "", "", "cos", "sin"]
+    layers, _ = attended(tmp_path, "GroupQueryAttention", inputs, table, num_heads=4, kv_num_heads=2)
+    assert "addcmul" not in {x.kind for x in layers}
+    sizes[1:] = [(x, FLOAT, (2, 8, 48)) for x in "kv"]
+    with pytest.raises(InputError, match="4 heads do not share 3 of keys and values evenly"):
+        attended(tmp_path, "GroupQueryAttention", sizes, num_heads=4, kv_num_heads=3)
+
+
+def test_zero_points_of_a_packed_table_are_read_by_row_and_only_rows_are(tmp_path):
+    tables, indices = [("t", u8(900, 16)), ("s", f(900, 2)), ("z", u8(900, 1))], [("i", INT64, (2, 5))]
+    gather = ms("GatherBlockQuantized", ["t", "i", "s", "z"], ["y"], bits=4, block_size=16)
+    assert layers(traced(tmp_path, [gather], indices, tables)) == [("embedding", 0, 10 * (16 + 8 + 8 + 1), 4 * 10 * 32)]
+    gather = ms("GatherBlockQuantized", ["t", "i", "s"], ["y"], bits=4, gather_axis=1)
+    with pytest.raises(InputError, match="rows of a table of bytes are read"):
+        traced(tmp_path, [gather], indices, tables)
+
+
+def test_gelu_says_which_of_its_forms_it_is(tmp_path):
+    for op, form in (("Gelu", None), ("FastGelu", "tanh")):
+        (layer,) = traced(tmp_path, [ms(op, ["x"], ["y"])], [("x", FLOAT, (5, 8))]).layers
+        assert (layer.kind, layer.argument("approximate")) == ("gelu", form)
+
+
+def test_groups_of_channels_may_lie_first(tmp_path):
+    norm = ms("GroupNorm", ["x", "w", "w2"], ["y"], groups=4, channels_last=0)
+    (layer,) = traced(tmp_path, [norm], [("x", FLOAT, (2, 8, 6, 6))], [("w", f(8)), ("w2", f(8))]).layers
+    assert layer.inputs[0].shape == layer.outputs[0].shape == (2, 8, 6, 6) and not layer.inputs[0].channels_last
+    assert layer.argument("num_groups") == 4
+
+
+def test_embeddings_without_segments_are_of_two_tables(tmp_path):
+    call = ms("EmbedLayerNormalization", ["i", "", "t", "p", "", "w", "w2"], ["y", "m"])
+    tables = [("t", f(50, 8)), ("p", f(20, 8)), ("w", f(8)), ("w2", f(8))]
+    trace = traced(tmp_path, [call], [("i", INT32, (2, 5))], tables)
+    assert [x.kind for x in trace.layers] == ["embedding", "add", "layer_norm"]
+
+
+def test_a_first_factor_that_lies_transposed_is_multiplied_as_it_stands(tmp_path):
+    call = ms("FusedMatMul", ["a", "w"], ["y"], transA=1)
+    (layer,) = traced(tmp_path, [call], [("a", FLOAT, (4, 3))], [("w", f(4, 5))]).layers
+    assert (layer.flop, layer.outputs[0].shape) == (2 * 3 * 5 * 4, (3, 5))
+    for name in ("transBatchA", "transBatchB"):
+        call = ms("FusedMatMul", ["a", "b"], ["y"], **{name: 1})
+        with pytest.raises(InputError, match="moves batches within a product"):
+            traced(tmp_path, [call], [("a", FLOAT, (2, 2, 2)), ("b", FLOAT, (2, 2, 2))])
+
+
+def test_convolutions_may_have_groups_and_something_to_add(tmp_path):
+    first, last = (1, 4, 8, 8), (1, 8, 8, 4)
+    for op, image in (("FusedConv", first), ("NhwcFusedConv", last)):
+        call = ms(op, ["x", "w", "", "z"], ["y"], pads=[1, 1, 1, 1], group=4)
+        trace = traced(tmp_path, [call], [("x", FLOAT, image), ("z", FLOAT, image)], [("w", f(4, 1, 3, 3))])
+        assert [(x.kind, x.flop) for x in trace.layers] == [("conv2d", 2 * 64 * 4 * 9), ("add", 64 * 4)]
+
+
+def test_weights_may_be_packed_in_words_as_well_as_in_bytes(tmp_path):
+    call = ms("MatMulNBits", ["x", "b", "s"], ["y"], K=64, N=6, bits=4, block_size=32)
+    weights = [("b", np.zeros((6, 2, 4), np.int32)), ("s", f(6, 2))]
+    (layer,) = traced(tmp_path, [call], [("x", FLOAT, (3, 64))], weights).layers
+    assert (layer.flop, layer.read_bytes) == (2 * 3 * 64 * 6, 4 * 3 * 64 + 6 * 64 // 2 + 4 * 6 * 2)

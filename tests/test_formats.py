@@ -950,3 +950,174 @@ def test_the_page_on_formats_lists_every_operator():
     own = sorted(name.removeprefix(domain) for name in OPERATORS if name.startswith(domain))
     assert re.findall(r"`(\w+)`", of_runtime) == own and len(own) > 20
     assert all(name.startswith((domain, "wattlayer.")) for name in OPERATORS if "." in name)
+
+
+# --- parts that only look like one operator
+
+
+def layers_of(tmp_path, nodes, inputs, weights=(), outputs=("y",), **options):
+    """The layers of a file of these nodes."""
+    path = made(tmp_path / "net.onnx", nodes, inputs, list(outputs), weights=list(weights), **options)
+    return trace_name(str(path)).layers
+
+
+def test_parts_whose_inside_is_read_elsewhere_or_is_of_another_domain_stay_apart(tmp_path):
+    x, swish = [("x", FLOAT, (2, 4))], [node("Sigmoid", ["x"], ["s"]), node("Mul", ["x", "s"], ["y"])]
+    assert [layer.kind for layer in layers_of(tmp_path, swish, x)] == ["silu"]
+    assert [layer.kind for layer in layers_of(tmp_path, swish, x, outputs=("y", "s"))] == ["sigmoid", "mul"]
+    beside = [*swish, node("Relu", ["s"], ["z"])]
+    assert [layer.kind for layer in layers_of(tmp_path, beside, x, outputs=("y", "z"))] == ["sigmoid", "mul", "relu"]
+    foreign = [node("Sigmoid", ["x"], ["s"], domain="own"), node("Mul", ["x", "s"], ["y"])]
+    kinds = [layer.kind for layer in layers_of(tmp_path, foreign, x, values=[("s", FLOAT, (2, 4))])]
+    assert len(kinds) == 2 and kinds[1] == "mul"
+
+
+def test_a_gelu_divides_by_one_number(tmp_path):
+    nodes = [
+        node("Div", ["x", "c"], ["a"]), node("Erf", ["a"], ["b"]), node("Add", ["b", "one"], ["d"]),
+        node("Mul", ["x", "d"], ["e"]), node("Mul", ["e", "half"], ["y"]),
+    ]  # fmt: skip
+    ones = [("one", np.float32(1)), ("half", np.float32(0.5))]
+    for c, kinds in ((np.float32(2**0.5), ["gelu"]), (np.full(4, 2**0.5, np.float32), ["div", "erf", "add", "mul", "mul"])):
+        weights = [("c", c), *((name, np.array(value)) for name, value in ones)]
+        weights[0] = ("c", np.array(c))
+        assert [layer.kind for layer in layers_of(tmp_path, nodes, [("x", FLOAT, (2, 4))], weights)] == kinds
+
+
+def test_a_product_is_a_linear_layer_with_a_bias_of_its_channels_alone(tmp_path):
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "b"], ["y"])]
+    for shape, kinds in (((5,), ["linear"]), ((2, 5), ["linear", "add"]), ((1,), ["linear", "add"])):
+        weights = [("w", np.ones((4, 5), np.float32)), ("b", np.ones(shape, np.float32))]
+        layers = layers_of(tmp_path, nodes, [("x", FLOAT, (2, 4))], weights)
+        assert [layer.kind for layer in layers] == kinds and layers[0].flop == 2 * 2 * 4 * 5
+    (layer,) = layers_of(tmp_path, nodes[:1], [("x", FLOAT, (4,))], weights[:1], outputs=("h",))
+    assert layer.kind != "linear" and layer.flop == 2 * 4 * 5
+
+
+def attention_nodes(mask=(), **softmax):
+    """Attention as it is exported, of `q`, `k` that lies turned, and `v`; `mask` makes the tensor `m`."""
+    scores = [node("Mul", ["q", "c"], ["a"]), node("Mul", ["k", "c"], ["b"]), node("MatMul", ["a", "b"], ["s"])]
+    added = [*mask, node("Add", ["s", "m"], ["t"])] if mask else []
+    last = "t" if mask else "s"
+    return [*scores, *added, node("Softmax", [last], ["p"], **softmax), node("MatMul", ["p", "v"], ["y"])]
+
+
+def heads(*before, n=6):
+    return [("q", FLOAT, (*before, n, 8)), ("k", FLOAT, (*before, 8, n)), ("v", FLOAT, (*before, n, 8))]
+
+
+SCALE = ("c", np.array(8**-0.25, np.float32))
+
+
+def test_attention_is_put_together_where_its_softmax_is_along_the_last_of_three_axes_or_more(tmp_path):
+    for before, axis, whole in (((2, 3), -1, True), ((2, 3), 3, True), ((3,), 2, True), ((2, 3), 2, False), ((), -1, False)):
+        layers = layers_of(tmp_path, attention_nodes(axis=axis), heads(*before), [SCALE])
+        assert ("scaled_dot_product_attention" in {layer.kind for layer in layers}) == whole
+
+
+@pytest.mark.parametrize(("shown", "hidden", "dtype"), [(0, -np.inf, "bool"), (1, -np.inf, "float32"), (0, -1, "float32")])
+def test_switches_of_a_mask_are_read_where_they_show_by_zero_and_hide_by_minus_infinity(tmp_path, shown, hidden, dtype):
+    mask, switches = [node("Where", ["w", "shown", "hidden"], ["m"])], ("w", BOOL, (2, 1, 6, 6))
+    numbers = [("shown", np.array(shown, np.float32)), ("hidden", np.array(hidden, np.float32))]
+    layers = layers_of(tmp_path, attention_nodes(mask), [*heads(2, 3), switches], [SCALE, *numbers])
+    assert layers[-1].kind == "scaled_dot_product_attention" and layers[-1].operand("attn_mask").dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("upper", "offset", "compared", "hidden", "causal"),
+    [
+        (0, 0, 0, -np.inf, True),
+        (1, 0, 0, -np.inf, False),
+        (0, 1, 0, -np.inf, False),
+        (0, 0, 1, -np.inf, False),
+        (0, 0, 0, -1, False),
+    ],
+)
+def test_a_mask_is_causal_where_a_lower_triangle_from_the_diagonal_on_is_shown(tmp_path, upper, offset, compared, hidden, causal):
+    mask = [
+        node("Trilu", ["ones", "offset"], ["l"], upper=upper), node("Equal", ["l", "compared"], ["e"]),
+        node("Where", ["e", "hidden", "zero"], ["m"]),
+    ]  # fmt: skip
+    numbers = {"compared": compared, "hidden": hidden, "zero": 0}
+    n = 300
+    weights = [SCALE, ("ones", np.ones((n, n), np.float32)), ("offset", np.array(offset))]
+    weights += [(name, np.array(x, np.float32)) for name, x in numbers.items()]
+    attention = layers_of(tmp_path, attention_nodes(mask), heads(2, 3, n=n), weights)[-1]
+    assert attention.kind == "scaled_dot_product_attention"
+    assert bool(attention.argument("is_causal", False)) == causal == (attention.operand("attn_mask") is None)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shift"),
+    [
+        ((3, 4), (0, 3), -3),
+        ((1, 4), (0, 1), -1),
+        ((-3, 4), (0, 1), -1),
+        ((2, 4), (1, 3), None),
+        ((0, 2), (2, 4), None),
+        ((0, 1), (0, 3), None),
+    ],
+)
+def test_slices_are_a_roll_where_they_change_places(tmp_path, first, second, shift):
+    nodes = [node("Slice", ["x", "a", "b", "one"], ["s"]), node("Slice", ["x", "c", "d", "one"], ["t"])]
+    nodes.append(node("Concat", ["s", "t"], ["y"], axis=1))
+    bounds = dict(zip("abcd", (*first, *second))) | {"one": 1}
+    layers = layers_of(tmp_path, nodes, [("x", FLOAT, (2, 4))], [(name, np.array([x])) for name, x in bounds.items()])
+    found = [layer.argument("shifts") for layer in layers if layer.kind == "roll"]
+    assert found == ([] if shift is None else [(shift,)])
+
+
+def test_a_layer_norm_has_a_weight_for_each_of_what_it_normalises(tmp_path):
+    nodes = [
+        node("ReduceMean", ["x", "axes"], ["m"]), node("Sub", ["x", "m"], ["d"]), node("Pow", ["d", "two"], ["q"]),
+        node("ReduceMean", ["q", "axes"], ["v"]), node("Add", ["v", "eps"], ["e"]), node("Sqrt", ["e"], ["r"]),
+        node("Div", ["d", "r"], ["n"]), node("Mul", ["n", "w"], ["g"]), node("Add", ["g", "b"], ["y"]),
+    ]  # fmt: skip
+    numbers = [("axes", np.array([-1])), ("two", np.array(2, np.float32)), ("eps", np.array(1e-5, np.float32))]
+    weights = [(name, np.ones(4, np.float32)) for name in "wb"]
+    for width, whole in ((4, True), (1, False)):
+        layers = layers_of(tmp_path, nodes, [("x", FLOAT, (2, width))], [*numbers, *weights])
+        assert ([layer.kind for layer in layers] == ["layer_norm"]) == whole == ("layer_norm" in {x.kind for x in layers})
+
+
+@pytest.mark.parametrize(
+    "field", ["float_data", "int32_data", "string_data", "int64_data", "raw_data", "double_data", "uint64_data"]
+)
+def test_long_values_are_left_out_whichever_field_holds_them_and_short_ones_are_kept(tmp_path, field):
+    onnx = pytest.importorskip("onnx")
+    from wattlayer.adapters.onnx.wire import LARGEST_VALUES_BYTES, read_without_weights
+
+    def read(count):
+        value = {"raw_data": b"x" * count, "string_data": [b"x" * count]}.get(field, [1] * count)
+        tensor = onnx.TensorProto(name="w", dims=[count], **{field: value})
+        path = tmp_path / "net.onnx"
+        path.write_bytes(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString())
+        (left,) = onnx.load_from_string(read_without_weights(path)).graph.initializer
+        assert list(left.dims) == [count] and left.name == "w"
+        return tensor == left
+
+    assert read(200) and not read(LARGEST_VALUES_BYTES + 1)
+
+
+def test_a_key_that_was_only_turned_with_its_dimensions_merged_is_read_as_it_was(tmp_path):
+    turned = [node("Reshape", ["K", "merged"], ["r"]), node("Transpose", ["r"], ["t"], perm=[0, 2, 1])]
+    nodes = [*turned, node("Reshape", ["t", "parted"], ["k"]), *attention_nodes()]
+    sizes = [("parted", np.array([2, 3, 8, 6]))]
+    for shape, merged, kinds in (((6, 8), [6, 6, 8], 1), ((8, 6), [6, 8, 6], 2)):
+        inputs = [x if x[0] != "k" else ("K", FLOAT, (2, 3, *shape)) for x in heads(2, 3)]
+        layers = layers_of(tmp_path, nodes, inputs, [SCALE, *sizes, ("merged", np.array(merged))])
+        assert layers[-1].kind == "scaled_dot_product_attention" and len(layers) == kinds
+        assert layers[-1].flop == 2 * 2 * 3 * 6 * 6 * (8 + 8)
+
+
+def test_a_group_norm_leaves_the_shape_of_its_image(tmp_path):
+    nodes = [
+        node("Reshape", ["x", "folded"], ["r"]), node("InstanceNormalization", ["r", "scale", "shift"], ["i"]),
+        node("Reshape", ["i", "back"], ["o"]), node("Mul", ["o", "w"], ["g"]), node("Add", ["g", "b"], ["y"]),
+    ]  # fmt: skip
+    groups = [(name, np.ones(4, np.float32)) for name in ("scale", "shift")]
+    for back, whole in (([2, 8, 4, 4], True), ([2, 8, 16], False)):
+        weights = [(name, np.ones((8, *[1] * (len(back) - 2)), np.float32)) for name in "wb"]
+        sizes = [("folded", np.array([2, 4, -1])), ("back", np.array(back))]
+        layers = layers_of(tmp_path, nodes, [("x", FLOAT, (2, 8, 4, 4))], [*groups, *weights, *sizes])
+        assert ([layer.kind for layer in layers] == ["group_norm"]) == whole == ("group_norm" in {x.kind for x in layers})

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from inspect import Parameter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import networks
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from wattlayer.adapters import InputSize, Network, resolve
+from wattlayer.adapters.huggingface.completion import complete
 from wattlayer.adapters.huggingface.incomplete import CONVENTION, FORECAST_STEPS
 from wattlayer.cli.output import rendered
 from wattlayer.crosscheck import torch_counts
@@ -305,3 +309,48 @@ def test_what_a_forward_finds_unset_is_named(tmp_path: Path) -> None:
     network = load(written(tmp_path, model_type="deepseek_v2", **sizes, num_experts_per_tok=None))
     with pytest.raises(InputError, match=r"its configuration leaves num_experts_per_tok unset$"):
         trace_network(network)
+
+
+# --- what a rule makes up, by names of parameters
+
+
+def completed(names: str, config: dict[str, Any], *, batch: int = 2, image_size: int | None = None, **inputs: Any) -> Any:
+    """What stands for the parameters `names`; one that ends in `=` has a default, so that it is not required."""
+    taken = {
+        x.rstrip("="): Parameter(x.rstrip("="), Parameter.KEYWORD_ONLY, default=None if x.endswith("=") else Parameter.empty)
+        for x in names.split()
+    }
+    return complete(SimpleNamespace(**config), inputs, taken, InputSize(batch=batch, image_size=image_size))
+
+
+@pytest.mark.parametrize(
+    ("config", "image_size", "side", "values"),
+    [
+        ({"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 4}, 100, 6, 4 * 2 * 14 * 14),
+        ({"patch_size": 14, "merge_size": 3, "num_channels": 1}, 100, 6, 14 * 14),
+        ({"patch_size": 16, "spatial_merge_size": 2}, 20, 2, 3 * 16 * 16),
+        ({"patch_size": 16}, None, 14, 3 * 16 * 16),
+    ],
+)
+def test_patches_form_a_grid_whose_sides_merge_evenly(config: Any, image_size: int | None, side: int, values: int) -> None:
+    image = torch.empty(2, 3, 224, 224, device="meta")
+    given = completed("pixel_values image_grid_thw", config, image_size=image_size, pixel_values=image)
+    assert given["pixel_values"].shape == (2 * side * side, values), "an image by another rule gives way to its patches"
+    seen: list[Any] = []
+    trace(networks.Runs(lambda x: seen.append(x.tolist()) or x + 1), given["image_grid_thw"])
+    assert seen == [[[1, side, side]] * 2]
+
+
+def test_what_is_given_or_has_a_default_is_not_made_up_but_for_what_is_always_needed() -> None:
+    ids, series = torch.empty(2, 7, dtype=torch.int64, device="meta"), torch.empty(2, 5, 1, device="meta")
+    given = completed("past_values bbox= query_embeds=", {"hidden_size": 8}, input_ids=ids, past_values=series)
+    assert list(given) == ["input_ids", "past_values", "bbox"]
+    assert given["past_values"] is series and given["bbox"].shape == (2, 7, 4)
+
+
+@pytest.mark.parametrize(("shape", "frames"), [((2, 80, 300), (2, 300)), ((2, 300, 80), (2, 300)), ((2, 300), (2, 300))])
+def test_masks_of_frames_hide_none(shape: tuple[int, ...], frames: tuple[int, int]) -> None:
+    mask = completed("input_features_mask=", {}, input_features=torch.empty(shape, device="meta"))["input_features_mask"]
+    seen: list[Any] = []
+    trace(networks.Runs(lambda x: seen.append(bool(x.all())) or ~x), mask)
+    assert (mask.shape, mask.dtype, seen) == (frames, torch.bool, [True])

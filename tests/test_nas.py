@@ -22,6 +22,7 @@ from wattlayer.estimate import estimate_energies_j
 from wattlayer.features import columns
 from wattlayer.model import load_model
 from wattlayer.model.folders import models_folder
+from wattlayer.nas import parts
 from wattlayer.nas.regressor import EnergyRegressor
 from wattlayer.nas.search import _child, _select, crowding, pareto, ranks
 from wattlayer.nas.table import CHUNK
@@ -860,3 +861,63 @@ def test_good_parents_outlive_bad_children(monkeypatch):
     monkeypatch.setattr("wattlayer.nas.search._child", worse)
     nas.evolve(space, lambda candidates: [g[0] for g in candidates], population=4, generations=3)
     assert len(mothers) == 3 * 4 * 2 and max(mothers) < (1000,)
+
+
+CONV = ("conv2d", "batch_norm")
+
+
+@pytest.mark.parametrize(
+    ("part", "kinds", "product_flop"),
+    [
+        (parts.ConvNorm(3, 16, 32, 2, "hswish"), (*CONV, "hardswish"), 2 * 16**2 * 16 * 27),
+        (parts.ConvNorm(3, 16, 32), CONV, 2 * 32**2 * 16 * 27),
+        (
+            parts.MobileBlock(16, 24, 64, 5, 2, "relu", 8, 8),
+            (*CONV, "relu", *CONV, "relu", "adaptive_avg_pool2d", "conv2d", "relu", "conv2d", "hardsigmoid", "mul", *CONV),
+            2 * (64 * 64 * 16 + 16 * 64 * 25 + 2 * 8 * 64 + 16 * 24 * 64),
+        ),
+        (
+            parts.MobileTail(16, 96, 128, 10, 4),
+            (*CONV, "hardswish", "adaptive_avg_pool2d", "conv2d", "hardswish", "linear"),
+            2 * (16 * 96 * 16 + 128 * 96 + 10 * 128),
+        ),
+        (parts.CellEdge("none", 16, 8), ("mul",), 0),
+        (parts.CellEdge("avg_pool_3x3", 16, 8), ("avg_pool2d",), 0),
+        (parts.CellEdge("nor_conv_1x1", 16, 8), ("relu", *CONV), 2 * 64 * 16 * 16),
+        (parts.CellNode(3, 16, 8), ("add",) * 3, 0),
+        (
+            parts.CellReduction(16, 8),
+            ("relu", *CONV, "relu", *CONV, "avg_pool2d", "conv2d", "add"),
+            2 * 16 * (32 * 9 * 16 + 32 * 9 * 32 + 32 * 16),
+        ),
+        (parts.CellTail(64, 10, 8), ("batch_norm", "relu", "adaptive_avg_pool2d", "linear"), 2 * 64 * 10),
+        (parts.Patches(32, 4, 16), ("conv2d", "cat", "add"), 2 * 16 * 32 * 3 * 16),
+        (
+            parts.AttentionBlock(32, 2, 8, 48, 17),
+            (
+                "layer_norm",
+                "linear",
+                "scaled_dot_product_attention",
+                "linear",
+                "add",
+                "layer_norm",
+                "linear",
+                "gelu",
+                "linear",
+                "add",
+            ),
+            2 * 17 * (32 * 48 + 2 * 17 * 16 + 16 * 32 + 2 * 32 * 48),
+        ),
+        (parts.TokenTail(32, 10, 17), ("layer_norm", "linear"), 2 * 32 * 10),
+    ],
+    ids=repr,
+)
+def test_a_part_is_built_as_its_sizes_say(part, kinds, product_flop):
+    layers = wl.trace(part.build().eval(), *(torch.zeros(1, *shape) for shape in part.input_shapes)).layers
+    assert tuple(layer.kind for layer in layers) == kinds
+    assert sum(layer.flop for layer in layers if layer.group in ("conv", "matmul", "attention")) == product_flop
+
+
+def test_a_node_of_a_cell_takes_as_many_images_as_arrive():
+    assert parts.CellNode(3, 16, 8).input_shapes == ((16, 8, 8),) * 3
+    assert parts.Patches(32, 4, 16).tokens == 17

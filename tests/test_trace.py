@@ -27,7 +27,7 @@ from wattlayer.crosscheck import count_with_torch, torch_counts
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
 from wattlayer.trace import Trace, trace
-from wattlayer.trace.assumptions import AUTOCAST, SPARSE, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES
+from wattlayer.trace.assumptions import AUTOCAST, EVEN_CHOICES, SPARSE, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES
 from wattlayer.trace.fusion import fuse
 from wattlayer.trace.hooks import unfused_attention
 from wattlayer.trace.meta import tensor_to_meta, to_meta
@@ -272,6 +272,8 @@ def test_unregistered_modules_run_under_their_owner_without_their_weights() -> N
 
 def test_paths_recover_where_a_failure_is_caught() -> None:
     assert calls(trace(networks.Catches(), torch.randn(2, 8)))[-1] == ("last", "linear")
+    inner = calls(trace(networks.Wrapped(networks.Catches()), torch.randn(2, 8)))
+    assert inner == [("inner.good", "linear"), ("inner.last", "linear"), ("", "mul")]
 
 
 def test_unused_branch_costs_nothing() -> None:
@@ -1213,3 +1215,13 @@ def test_an_end_in_the_midst_of_attention_leaves_torch_as_it_was(error: type[Bas
 def test_operators_that_need_both_operands_keep_them() -> None:
     for compute in (lambda x: torch.maximum(x, x), lambda x: torch.atan2(x, x), lambda x: torch.lerp(x, x, 0.5)):
         assert len(trace(Calls(compute), torch.zeros(3, 4)).layers[-1].inputs) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_grouped_products_keep_the_dtype_of_their_rows(dtype: torch.dtype) -> None:
+    rows, weights = torch.zeros(8, 16, dtype=dtype), torch.zeros(2, 16, 32, dtype=dtype)
+    ends = torch.tensor([3, 8], dtype=torch.int32)
+    traced = trace(networks.Runs(lambda x, w, e: torch._grouped_mm(x, w, offs=e)), rows, weights, ends)
+    (layer,) = traced.layers
+    assert traced.assumptions == (EVEN_CHOICES,)
+    assert (layer.kind, layer.outputs[0].shape, layer.outputs[0].dtype) == ("_grouped_mm", (8, 32), str(dtype)[6:])
