@@ -921,3 +921,8 @@ def test_a_part_is_built_as_its_sizes_say(part, kinds, product_flop):
 def test_a_node_of_a_cell_takes_as_many_images_as_arrive():
     assert parts.CellNode(3, 16, 8).input_shapes == ((16, 8, 8),) * 3
     assert parts.Patches(32, 4, 16).tokens == 17
+
+
+def test_heads_of_an_attention_block_are_as_many_and_as_wide_as_it_says():
+    layers = wl.trace(parts.AttentionBlock(32, 2, 8, 48, 17).build().eval(), torch.zeros(1, 17, 32)).layers
+    assert next(x.inputs[0].shape for x in layers if x.group == "attention") == (1, 2, 17, 8)
