@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 import wattlayer as wl
-from wattlayer.estimate import GAPS, estimate_energies_j, estimate_many
+from wattlayer.estimate import GAPS, LAUNCH_BOUND, estimate_energies_j, estimate_many, told_of_launches
 from wattlayer.features.columns import Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.model.launches import ASSUMED_HOST_S, Launches, wait_s
+from wattlayer.model.scaffold import Scaffold
 from wattlayer.trace.fusion import NO_GAPS
 
 
@@ -65,6 +66,28 @@ def test_a_network_that_does_not_fit_says_so(mode):
     assert moved.assumptions == of_mode, "another device is asked for its own memory"
     held = wl.predict(net, x, hardware="jetson-nano", dtype="int8").assumptions
     assert any("6.4 GB and jetson-nano has 4 GB" in text for text in held)
+
+
+def test_layers_that_take_little_more_than_their_launch_are_told_where_a_graph_has_others(traced, model):
+    looped = replace(model.metadata, looped=True)
+    graph = wl.estimate(traced, model)
+    loops = replace(graph, model=looped)
+    bound = Scaffold(looped.log_rates, looped.runs).launch_frac(Columns(traced.layers, find_hardware("a30"))) > 0.5
+    assert 0 < bound.sum() < len(bound), "some take more than half for the device's work, some for the launch"
+    share = float(graph.layer_energy_j[bound].sum() / graph.layer_energy_j.sum())
+    assert loops.launch_bound_frac == loops.to_json()["total"]["launch_bound_frac"] == pytest.approx(share)
+    assert loops.assumptions == (*graph.assumptions, LAUNCH_BOUND.format(share))
+    on_processor = replace(loops, model=replace(looped, hardware="xeon-gold-5120"))
+    for other in (graph, replace(loops, mode="eager"), on_processor):
+        assert other.launch_bound_frac == 0.0 and other.assumptions == graph.assumptions
+    assert told_of_launches(0.049) == () and told_of_launches(0.05) == (LAUNCH_BOUND.format(0.05),)
+
+
+def test_compiled_passes_tell_of_launches_as_graphs_do(traced, model):
+    knowing = wl.EnergyModel.of(replace(model.metadata, looped=True), model.regressor)
+    compiled = wl.estimate(traced, knowing, "compiled")
+    assert compiled.launch_bound_frac == replace(compiled, mode="graph").launch_bound_frac
+    assert compiled.unfused.launch_bound_frac == wl.estimate(traced, knowing).launch_bound_frac > 0
 
 
 def test_what_is_no_trace_no_layer_and_no_measurement_is_named_with_the_cure(traced, model):

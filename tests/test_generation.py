@@ -16,6 +16,7 @@ import wattlayer as wl
 from wattlayer.adapters.huggingface import AS_DECODER, EAGER_ATTENTION, LATENT_CACHE, NO_SOURCE, TEXT_ALONE
 from wattlayer.cli.output import rendered
 from wattlayer.errors import InputError, UncoveredKindError
+from wattlayer.estimate import LAUNCH_BOUND
 from wattlayer.generation import Call, decoding, predict_generation
 from wattlayer.generation.decoding import EVERY_LOGIT, NotAffineError, Passes, between, segments
 from wattlayer.report.generation import generation_tables
@@ -349,6 +350,18 @@ def test_the_last_step_is_the_one_on_the_fullest_cache(configs):
     assert {x.operand("key").shape[2] for x in attention} == {8 + 4}, "three tokens written before, and its own"
 
 
+def test_a_request_tells_what_share_of_it_launches_take_as_they_were_measured(configs):
+    """Steps of a small decoder are launches where layers were measured one by one; on boards measured in graphs none are."""
+    a30 = predict_generation(configs["gpt2"], 8, 4, hardware="a30")
+    steps = [wl.estimate(a30.last_step, "a30"), a30.prefill]
+    assert min(x.launch_bound_frac for x in steps) <= a30.launch_bound_frac <= max(x.launch_bound_frac for x in steps)
+    assert a30.launch_bound_frac > 0.5 and a30.assumptions[-1] == LAUNCH_BOUND.format(a30.launch_bound_frac)
+    assert a30.to_json()["total"]["launch_bound_frac"] == a30.launch_bound_frac
+    for other in ({"hardware": "h200-sxm"}, {"hardware": "a30", "mode": "eager"}):
+        g = predict_generation(configs["gpt2"], 8, 4, **other)
+        assert g.launch_bound_frac == 0.0 and not any("launch" in text for text in g.assumptions)
+
+
 def test_steps_are_summed_up_by_what_their_calls_are_worth(configs):
     """Calls of 2, 3 and 2 J, of which the first is extrapolated and the second was measured."""
     g = predict_generation(configs["gpt2"], 8, 4)
@@ -360,6 +373,8 @@ def test_steps_are_summed_up_by_what_their_calls_are_worth(configs):
     assert measured.extrapolated_frac == pytest.approx(2.0 / (prompt_j + 7.0))
     assert measured.covered_frac == pytest.approx((prompt_j + 3.0) / (prompt_j + 7.0))
     assert measured.decode_kinds_j == {"a": 4.0, "b": 3.0} and measured.uncovered_kinds() == ["a"]
+    bound = replace(measured, calls=(Call("a", 2.0, 0.0, 0.0, 0.1, 1.5), Call("b", 5.0, 0.0, 0.0, 0.1, 0.5)))
+    assert bound.launch_bound_frac == pytest.approx((measured.prefill.launch_bound_frac * prompt_j + 2.0) / (prompt_j + 7.0))
     calls = (Call("a", 2.0, 0.0, 0.0, 0.1), Call("b", 3.0, 0.0, 0.0, 0.1), Call("a", 2.0, 0.0, 0.0, 0.1))
     assert replace(measured, calls=calls).uncovered_kinds() == ["a", "b"], "4 J come before 3 J"
 
@@ -445,9 +460,9 @@ def test_on_the_command_line(configs, run, tmp_path):
     unknown = record["total"]["uncovered_kinds"]
     assert unknown[0] in record["decode"]["kinds"] and set(record["prefill"]["uncovered_kinds"]) <= set(unknown)
     assert f"priced by the scaffold: {', '.join(unknown)}" in " ".join(table.split())
-    assert record["assumptions"] == []
+    assert record["assumptions"] == [LAUNCH_BOUND.format(record["total"]["launch_bound_frac"])], "the a30's layers are of loops"
     alone = json.loads(run(*words[:2], "--decode", "6", "--format", "json")[1])
-    assert alone["assumptions"] == ["the prompt is a single token"]
+    assert alone["assumptions"] == ["the prompt is a single token", LAUNCH_BOUND.format(alone["total"]["launch_bound_frac"])]
     lines = list(csv.DictReader(run(*words, "--format", "csv")[1].splitlines()))
     assert [(x["phase"], x["context_tokens"], x["tokens"]) for x in lines[:2]] == [("prefill", "0", "12"), ("decode", "12", "1")]
     assert len(lines) == 1 + 6

@@ -27,6 +27,10 @@ def rates(**changed: float) -> tuple[float, ...]:
     return tuple((TABLE_START | changed).values())
 
 
+def log_rates(**changed: float) -> tuple[float, ...]:
+    return tuple(map(log, rates(**changed)))
+
+
 TABLE_START = {name: rate.start for name, rate in TABLE.items()}
 TILES = ("tile_128x128", "tile_128x64", "tile_64x64", "tile_smallest")
 TRUTH = {
@@ -830,3 +834,14 @@ def test_it_never_beats_the_data_sheet_by_much(hardware):
     layers = [relu(1 << 27), linear(8192, 8192, 8192)]
     columns = Columns(layers, HARDWARE[hardware])
     assert (START_SCAFFOLD.time_s(columns) > columns.roofline_s() * 0.99).all()
+
+
+def test_a_launch_is_all_of_a_tiny_layer_and_nothing_of_a_large_one():
+    """Of host and device, 10 and 3 us, each counts by its power of 5; the reference campaign's host is three times as slow."""
+    columns = Columns([relu(1), relu(1 << 30)], A30)
+    of_host = 10.0**5 / (10.0**5 + 3.0**5)
+    tiny, large = Scaffold({"*": log_rates()}).launch_frac(columns)
+    assert tiny == pytest.approx(of_host, rel=1e-3) and large < 1e-3
+    slow = {"*": log_rates(), "cell:relu": log_rates(host=1.0), "cell:relu@b": log_rates(host=30.0)}
+    assert Scaffold(slow, ("b", "a")).launch_frac(columns)[0] == pytest.approx(30.0**5 / (30.0**5 + 3.0**5), rel=1e-3)
+    assert Scaffold(slow, ("a", "b")).launch_frac(columns)[0] == pytest.approx(1.0 / (1.0 + 3.0**5), rel=1e-2)

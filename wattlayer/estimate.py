@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from .dataset import MODES
 from .errors import InputError, UncoveredKindError, check_whole
-from .features.columns import Array
+from .features.columns import Array, Columns
 from .hardware import find_hardware
 from .layer import Layer, format_shape
 from .model import EnergyModel, Prediction, load_model
 from .model.intervals import LEVEL, total_half_width
 from .model.launches import wait_s
 from .model.metadata import Metadata
+from .model.scaffold import Scaffold
 from .trace import Trace
 from .trace.fusion import fuse
 
@@ -36,6 +37,14 @@ VERSION = "0.1.0"
 
 TOO_LARGE = "its weights and inputs take at least {:.3g} GB and {} has {:.3g} GB of memory: priced as if they fitted"
 """Said of a pass that the device cannot run in one piece, with bytes in units of 1e9."""
+
+LAUNCH_BOUND = (
+    "{:.0%} of the energy is in layers that take little longer than a launch took where layers were measured one by one: "
+    "in a CUDA graph they cost less than this"
+)
+"""Said of a pass in graph or compiled mode."""
+LAUNCH_BOUND_FRAC = 0.05
+"""The least share of the energy that it is said of."""
 
 GAPS = "(launch gaps)"
 """Stands for a kind and a module where what the device burns waiting in eager mode is listed beside the layers."""
@@ -93,8 +102,16 @@ class Estimate:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What was taken for granted: by the trace, and that the network fits where it is larger than the device's memory."""
-        return (*self.trace.assumptions, *too_large(self.trace, self.model.hardware))
+        """What was taken for granted: by the trace, that the network fits where it is larger than the device's memory, and that
+        launches take what they took where layers were measured."""
+        told = too_large(self.trace, self.model.hardware), told_of_launches(self.launch_bound_frac)
+        return (*self.trace.assumptions, *(text for texts in told for text in texts))
+
+    @cached_property
+    def launch_bound_frac(self) -> float:
+        """Share of the energy in layers that take little longer than a launch as it was measured, where this pass has others
+        (`launch_bound`)."""
+        return self._share(launch_bound(self.trace.layers, self.model, self.mode))
 
     @property
     def energy_per_sample_j(self) -> float:
@@ -196,6 +213,7 @@ class Estimate:
             "energy_per_sample_high_j": high / self.trace.batch, "time_s": self.time_s, "power_w": self.power_w,
             "flop": self.trace.flop, "read_bytes": self.trace.read_bytes, "write_bytes": self.trace.write_bytes,
             "covered_frac": self.covered_frac, "extrapolated_frac": self.extrapolated_frac,
+            "launch_bound_frac": self.launch_bound_frac,
             "gap_s": self.gap_s, "gap_energy_j": self.gap_energy_j,
             "gap_low_j": self.gap_interval_j[0], "gap_high_j": self.gap_interval_j[1],
             "gap_basis": self.model.launches_or_assumed.basis, "uncovered_kinds": self.uncovered_kinds(),
@@ -281,6 +299,20 @@ def too_large(trace: Trace, hardware: str) -> tuple[str, ...]:
     if device.dram_bytes is None or held_bytes <= device.dram_bytes:
         return ()
     return (TOO_LARGE.format(held_bytes / 1e9, device.name, device.dram_bytes / 1e9),)
+
+
+def launch_bound(layers: Sequence[Layer], model: Metadata, mode: str) -> NDArray[np.bool_]:
+    """Mark the `layers` [n] of which a launch as it was measured takes more than half, where a pass in `mode` has others: none in
+    eager mode, of models that were measured in graphs, and on processors, which have none."""
+    device = find_hardware(model.hardware)
+    if not model.looped or mode == "eager" or device.kind == "cpu":
+        return np.zeros(len(layers), dtype=bool)
+    return Scaffold(model.log_rates, model.runs).launch_frac(Columns(layers, device)) > 0.5
+
+
+def told_of_launches(bound_frac: float) -> tuple[str, ...]:
+    """Say what share of the energy is in layers that `launch_bound` marks; nothing of a small one."""
+    return (LAUNCH_BOUND.format(bound_frac),) if bound_frac >= LAUNCH_BOUND_FRAC else ()
 
 
 def estimate_many(

@@ -103,7 +103,8 @@ def _basis(name: str) -> tuple[str, str]:
     if facts.calibrated:
         return facts.basis, f"of a calibrated model: {facts.caveat} ({path})"
     kind = "a measured model" if facts.basis == "measured" else f"a model of {facts.basis}"
-    return facts.basis, f"of {kind}: {facts.rows} rows of {facts.layers} layers ({path})"
+    launched = ", launched one by one" if facts.looped else ""
+    return facts.basis, f"of {kind}: {facts.rows} rows of {facts.layers} layers{launched} ({path})"
 
 
 def _figures(name: str) -> list[dict[str, Any]]:

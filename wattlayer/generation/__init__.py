@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, check_whole
-from ..estimate import SCHEMA, VERSION, Estimate, estimate, too_large, torch_version
+from ..estimate import SCHEMA, VERSION, Estimate, estimate, launch_bound, told_of_launches, too_large, torch_version
 from ..features.columns import Array
 from ..model import EnergyModel, load_model
 from ..model.intervals import LEVEL, total_half_width
@@ -35,6 +35,8 @@ class Call:
     extrapolated_j: float
     half_width: float
     """Log half-width of its interval, the mean over the steps by energy."""
+    launch_bound_j: float = 0.0
+    """Of the steps in which it takes little longer than a launch as it was measured (`estimate.launch_bound`)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Generation:
         told = dict.fromkeys(text for x in traces for text in x.assumptions)
         if self.prompt_tokens == 1 and self.new_tokens:
             told["the prompt is a single token"] = None
-        return (*told, *too_large(fullest, self.model.hardware))
+        return (*told, *too_large(fullest, self.model.hardware), *told_of_launches(self.launch_bound_frac))
 
     @property
     def trace(self) -> Trace:
@@ -170,6 +172,11 @@ class Generation:
         """Share of the energy in layers far outside what was measured."""
         return self._share(self.prefill.extrapolated_frac, sum(x.extrapolated_j for x in self.calls))
 
+    @property
+    def launch_bound_frac(self) -> float:
+        """Share of the energy in layers that take little longer than a launch as it was measured (`estimate.launch_bound`)."""
+        return self._share(self.prefill.launch_bound_frac, sum(x.launch_bound_j for x in self.calls))
+
     def _share(self, of_prompt: float, of_steps_j: float) -> float:
         """Of the energy in layers, launch gaps left out, the share that `of_prompt` of the prompt's and `of_steps_j` are."""
         prompt_j = self.prefill.energy_j - self.prefill.gap_energy_j
@@ -190,7 +197,7 @@ class Generation:
                            "tokens_per_j": self.tokens_per_j, "tokens_per_s": self.tokens_per_s},
             "total": {"energy_j": self.energy_j, "energy_low_j": low_j, "energy_high_j": high_j, "interval_frac": LEVEL,
                       "time_s": self.time_s, "power_w": self.energy_j / self.time_s, "covered_frac": self.covered_frac,
-                      "extrapolated_frac": self.extrapolated_frac,
+                      "extrapolated_frac": self.extrapolated_frac, "launch_bound_frac": self.launch_bound_frac,
                       "gap_energy_j": self.prefill.gap_energy_j + self.gap_energy_j, "uncovered_kinds": self.uncovered_kinds()},
             "prefill": self.prefill.total,
             "decode": {"energy_j": self.decode_energy_j, "energy_low_j": self.decode_interval_j[0],
@@ -246,7 +253,7 @@ def _priced(passes: Passes, prompt: Estimate, decode: int, model: EnergyModel) -
         counts = Counter(segment.calls)
         layers = {call: segment.layers(call) for call in counts}
         index = {layer: i for i, layer in enumerate(dict.fromkeys(x for group in layers.values() for x in group))}
-        priced = model.predict(list(index))
+        priced, bound = model.predict(list(index)), launch_bound(list(index), model.metadata, prompt.mode)
         steps = slice(segment.first - first, segment.last - first + 1)
         kernels_s, issue_s = np.zeros(steps.stop - steps.start), 0.0
         for call, count in counts.items():
@@ -255,9 +262,10 @@ def _priced(passes: Passes, prompt: Estimate, decode: int, model: EnergyModel) -
             kernels_s += count * priced.time_s[own]
             issue_s += count * launches.issue_s(layers[call][:1])
             energy_j[steps] += each_j
-            covered_j, extrapolated_j = (float((each_j * x[own]).sum()) for x in (priced.covered, priced.extrapolated))
+            of_marks = (float((each_j * x[own]).sum()) for x in (priced.covered, priced.extrapolated, bound))
+            covered_j, extrapolated_j, bound_j = of_marks
             width = float((each_j * priced.half_width[own]).sum() / each_j.sum())
-            calls.append(Call(call[0].kind, float(each_j.sum()), covered_j, extrapolated_j, width))
+            calls.append(Call(call[0].kind, float(each_j.sum()), covered_j, extrapolated_j, width, bound_j))
         time_s[steps] += kernels_s
         if prompt.mode == "eager":
             gap_s = wait_s(kernels_s, issue_s)

@@ -54,6 +54,11 @@ class Scaffold:
         """Return how log time [n_layers, n_rates] follows each log rate."""
         return law(self._rates(columns, None), terms(columns))[1]()
 
+    def launch_frac(self, columns: Columns) -> Array:
+        """Return how log time [n_layers] follows that of a launch, in the reference campaign: 1 where nothing else counts, 0
+        where the device is busy all the while."""
+        return law(self._rates(columns, np.zeros(len(columns.alike))), terms(columns))[1]()[:, PLACES["host"]]
+
     def _rates(self, columns: Columns, run: Array | None) -> Array:
         """Log rates [n_layers, n_rates]; all layers of one kind, variant and campaign share theirs."""
         of_run = np.full(len(columns.alike), len(self.runs)) if run is None or not self.runs else run.astype(np.intp)

@@ -21,6 +21,13 @@ class Provenance:
     limits: tuple[str, ...]
 
 
+LAUNCHED = {
+    True: "one layer after another, in loops: what a launch took there is in all times, in graph mode as well",
+    False: "in CUDA graphs",
+}
+"""How measured layers were launched, by `Metadata.looped`."""
+
+
 def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenance) -> str:
     """Return the card as Markdown; every figure comes from `evaluation`."""
     m, device = model.metadata, find_hardware(model.hardware)
@@ -29,6 +36,7 @@ def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenanc
         f"# {m.name}: {device.title}", "",
         f"- **Source of the measurements**: {provenance.source}",
         f"- **Meter**: {provenance.meter}",
+        f"- **Launched**: {LAUNCHED[m.looped]}",
         f"- **Rows**: {m.rows} of {m.layers} distinct layers, campaigns {', '.join(m.runs) or 'one'}; predictions are for the "
         f"board state of `{m.runs[0]}`",
         f"- **Kinds covered**: {kinds}. Every other kind gets the scaffold's cost{_taught(m.taught_by)} "

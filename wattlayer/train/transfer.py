@@ -141,7 +141,7 @@ def data_sheet_model(
         kinds=(), data_sha256="", source=f"data sheet only; efficiencies of {names}", runs=(RUN,), run_power_shift=(0.0,),
         consumers_w=drawn.consumers_w, limit_w=drawn.limit_w, log_rates=scaffold.log_rates, support={},
         conformal=Conformal({"*": half_width}, (1.0,) * len(STEPS_OCTAVES), half_width, correlation), seed=0, basis="data sheet",
-        launches=launches,
+        launches=launches, looped=launch_s is None,
     )  # fmt: skip
     return EnergyModel.of(metadata, regressor)
 
