@@ -15,6 +15,7 @@ from torch import nn
 import wattlayer as wl
 from wattlayer.cli.whatif import batches
 from wattlayer.errors import InputError
+from wattlayer.estimate import LAUNCH_BOUND
 from wattlayer.report.compare import comparison_list, comparison_tables
 from wattlayer.whatif import subject as subject_module
 from wattlayer.whatif.subject import Subject
@@ -221,3 +222,19 @@ def test_devices_are_written_with_commas_again_and_again_or_side_by_side(run, tw
 def test_a_comparison_shows_itself_in_a_notebook():
     html = wl.compare(["resnet18", "squeezenet1_1"])._repr_html_()
     assert html.startswith("<table") and html.count("<tr") == 3 and "torchvision:squeezenet1_1" in html
+
+
+def test_rows_that_launches_as_measured_are_much_of_are_named():
+    """Of small convolutions on the A30, whose layers were launched one by one; of large ones, and on the H200, nothing is said."""
+    thin, _, huge = subjects()
+    compared = wl.compare([thin, huge], ["a30", "h200-sxm"], batch=[2, 512])
+    fracs = {(r.estimate.trace.network, r.estimate.model.hardware, r.estimate.trace.batch): r for r in compared.rows}
+    few = fracs["Thin", "a30", 2].estimate
+    assert few.launch_bound_frac > 0.9 and fracs["Huge", "a30", 512].estimate.launch_bound_frac < 0.05
+    assert [r.to_json()["launch_bound_frac"] for r in compared.rows] == [r.estimate.launch_bound_frac for r in compared.rows]
+    bound = [r.estimate for r in compared.rows if r.estimate.launch_bound_frac >= 0.05]
+    assert {e.model.hardware for e in bound} == {"a30"}
+    said = "; ".join(f"{e.trace.network} on a30, batch {e.trace.batch}: {e.launch_bound_frac:.0%}" for e in bound)
+    for render in (comparison_tables, comparison_list):
+        assert str(render(compared)[-1]) == f"{LAUNCH_BOUND.format('a share')} ({said})"
+    assert "launch" not in str(comparison_tables(wl.compare([thin, huge], "h200-sxm")))

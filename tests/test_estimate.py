@@ -76,11 +76,11 @@ def test_layers_that_take_little_more_than_their_launch_are_told_where_a_graph_h
     assert 0 < bound.sum() < len(bound), "some take more than half for the device's work, some for the launch"
     share = float(graph.layer_energy_j[bound].sum() / graph.layer_energy_j.sum())
     assert loops.launch_bound_frac == loops.to_json()["total"]["launch_bound_frac"] == pytest.approx(share)
-    assert loops.assumptions == (*graph.assumptions, LAUNCH_BOUND.format(share))
+    assert loops.assumptions == (*graph.assumptions, LAUNCH_BOUND.format(f"{share:.0%}"))
     on_processor = replace(loops, model=replace(looped, hardware="xeon-gold-5120"))
     for other in (graph, replace(loops, mode="eager"), on_processor):
         assert other.launch_bound_frac == 0.0 and other.assumptions == graph.assumptions
-    assert told_of_launches(0.049) == () and told_of_launches(0.05) == (LAUNCH_BOUND.format(0.05),)
+    assert told_of_launches(0.049) == () and told_of_launches(0.05) == (LAUNCH_BOUND.format("5%"),)
 
 
 def test_compiled_passes_tell_of_launches_as_graphs_do(traced, model):

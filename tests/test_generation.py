@@ -16,7 +16,7 @@ import wattlayer as wl
 from wattlayer.adapters.huggingface import AS_DECODER, EAGER_ATTENTION, LATENT_CACHE, NO_SOURCE, TEXT_ALONE
 from wattlayer.cli.output import rendered
 from wattlayer.errors import InputError, UncoveredKindError
-from wattlayer.estimate import LAUNCH_BOUND
+from wattlayer.estimate import told_of_launches
 from wattlayer.generation import Call, decoding, predict_generation
 from wattlayer.generation.decoding import EVERY_LOGIT, NotAffineError, Passes, between, segments
 from wattlayer.report.generation import generation_tables
@@ -355,7 +355,7 @@ def test_a_request_tells_what_share_of_it_launches_take_as_they_were_measured(co
     a30 = predict_generation(configs["gpt2"], 8, 4, hardware="a30")
     steps = [wl.estimate(a30.last_step, "a30"), a30.prefill]
     assert min(x.launch_bound_frac for x in steps) <= a30.launch_bound_frac <= max(x.launch_bound_frac for x in steps)
-    assert a30.launch_bound_frac > 0.5 and a30.assumptions[-1] == LAUNCH_BOUND.format(a30.launch_bound_frac)
+    assert a30.launch_bound_frac > 0.5 and a30.assumptions[-1] == told_of_launches(a30.launch_bound_frac)[0]
     assert a30.to_json()["total"]["launch_bound_frac"] == a30.launch_bound_frac
     for other in ({"hardware": "h200-sxm"}, {"hardware": "a30", "mode": "eager"}):
         g = predict_generation(configs["gpt2"], 8, 4, **other)
@@ -460,9 +460,9 @@ def test_on_the_command_line(configs, run, tmp_path):
     unknown = record["total"]["uncovered_kinds"]
     assert unknown[0] in record["decode"]["kinds"] and set(record["prefill"]["uncovered_kinds"]) <= set(unknown)
     assert f"priced by the scaffold: {', '.join(unknown)}" in " ".join(table.split())
-    assert record["assumptions"] == [LAUNCH_BOUND.format(record["total"]["launch_bound_frac"])], "the a30's layers are of loops"
+    assert record["assumptions"] == [told_of_launches(record["total"]["launch_bound_frac"])[0]], "the a30's layers are of loops"
     alone = json.loads(run(*words[:2], "--decode", "6", "--format", "json")[1])
-    assert alone["assumptions"] == ["the prompt is a single token", LAUNCH_BOUND.format(alone["total"]["launch_bound_frac"])]
+    assert alone["assumptions"] == ["the prompt is a single token", told_of_launches(alone["total"]["launch_bound_frac"])[0]]
     lines = list(csv.DictReader(run(*words, "--format", "csv")[1].splitlines()))
     assert [(x["phase"], x["context_tokens"], x["tokens"]) for x in lines[:2]] == [("prefill", "0", "12"), ("decode", "12", "1")]
     assert len(lines) == 1 + 6

@@ -20,15 +20,15 @@ from wattlayer.adapters.torchvision import import_torchvision
 from wattlayer.cli.output import rendered
 from wattlayer.cli.whatif import batches
 from wattlayer.errors import InputError
-from wattlayer.estimate import estimate
+from wattlayer.estimate import estimate, told_of_launches
 from wattlayer.model import load_model
 from wattlayer.model.launches import Launches
-from wattlayer.report.whatif import change_table
+from wattlayer.report.whatif import advice_list, advice_table, change_list, change_table
 from wattlayer.trace import trace
 from wattlayer.trace.folding import folded
 from wattlayer.trace.rewrite import aligned, fused
 from wattlayer.whatif import Change, _differences, change, whatif
-from wattlayer.whatif.advise import advise
+from wattlayer.whatif.advise import Advice, advise
 from wattlayer.whatif.difference import apart_frac, gap_spread_j, spread_j
 from wattlayer.whatif.edits import edited
 from wattlayer.whatif.operating import operated
@@ -429,6 +429,20 @@ def test_an_estimate_of_a_named_network_loads_it_again(model):
     assert (result.after.trace.batch, result.after.trace.inputs[0].shape) == (8, (8, 3, 64, 64))
     assert not [p for p in result.after.trace.paths if p.startswith("layer1.1")]
     assert "--drop 'layer1.1' --batch 8" in str(result)
+
+
+def test_changes_tell_how_much_of_a_pass_launches_as_measured_are():
+    """Of a small network on the A30 nearly all, less of it at a larger batch; on a board measured in graphs nothing."""
+    subject = Subject(net(24), (INPUT,))
+    edits = [Edit(batch=512), Edit(batch=2)]
+    changes = whatif(subject, edits, load_model("a30"))
+    shares = [e.launch_bound_frac for e in (changes[0].before, *(x.after for x in changes))]
+    assert 0.5 < max(shares) > min(shares)
+    said = f"before or after a change up to {told_of_launches(max(shares))[0]}"
+    advice = [Advice(x, "nothing") for x in changes]
+    for told in (change_table(changes, ""), change_list(changes, ""), advice_table(advice, ""), advice_list(advice, "")):
+        assert str(told[-1]) == said
+    assert not any("launch" in str(x) for x in change_table(whatif(subject, edits, load_model("h200-sxm")), ""))
 
 
 def test_an_edit_that_changes_nothing_says_so():

@@ -39,7 +39,7 @@ TOO_LARGE = "its weights and inputs take at least {:.3g} GB and {} has {:.3g} GB
 """Said of a pass that the device cannot run in one piece, with bytes in units of 1e9."""
 
 LAUNCH_BOUND = (
-    "{:.0%} of the energy is in layers that take little longer than a launch took where layers were measured one by one: "
+    "{} of the energy is in layers that take little longer than a launch took where layers were measured one by one: "
     "in a CUDA graph they cost less than this"
 )
 """Said of a pass in graph or compiled mode."""
@@ -312,7 +312,7 @@ def launch_bound(layers: Sequence[Layer], model: Metadata, mode: str) -> NDArray
 
 def told_of_launches(bound_frac: float) -> tuple[str, ...]:
     """Say what share of the energy is in layers that `launch_bound` marks; nothing of a small one."""
-    return (LAUNCH_BOUND.format(bound_frac),) if bound_frac >= LAUNCH_BOUND_FRAC else ()
+    return (LAUNCH_BOUND.format(f"{bound_frac:.0%}"),) if bound_frac >= LAUNCH_BOUND_FRAC else ()
 
 
 def estimate_many(

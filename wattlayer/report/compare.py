@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..estimate import Estimate
+from ..estimate import LAUNCH_BOUND, Estimate, told_of_launches
 from ..model.intervals import LEVEL
 from ..whatif.compare import Comparison, Ranked, Swap
 from .quantities import large, small
@@ -91,7 +91,16 @@ def _notes(comparison: Comparison) -> list[RenderableType]:
         "places are within one device and batch, 1 the least energy; in brackets those that overlapping intervals leave open; "
         "'covered' is the share of the energy in kinds of layers measured on the device; energy is gross, idle included"
     ]
-    return [escaped(text) for text in (*notes, *caveats)]
+    return [escaped(text) for text in (*notes, *caveats, *_launches(comparison))]
+
+
+def _launches(comparison: Comparison) -> list[str]:
+    """Of which rows launches as they were measured are much."""
+    bound = [e for e in (row.estimate for row in comparison.rows) if told_of_launches(e.launch_bound_frac)]
+    shares = "; ".join(
+        f"{e.trace.network} on {e.model.hardware}, batch {e.trace.batch}: {e.launch_bound_frac:.0%}" for e in bound
+    )
+    return [f"{LAUNCH_BOUND.format('a share')} ({shares})"] if bound else []
 
 
 def _rank(row: Ranked) -> str:

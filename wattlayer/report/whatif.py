@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..estimate import told_of_launches
 from ..model.intervals import LEVEL
 from ..whatif import Change
 from ..whatif.advise import Advice
@@ -24,12 +25,12 @@ def change_table(changes: Sequence[Change], start: str) -> list[RenderableType]:
     table = _table(_title(changes[0], start), "change")
     for x in changes:
         table.add_row(escaped(x.edit.describe()), *_figures(x))
-    return [table, _note()]
+    return [table, _note(), *_launches(changes)]
 
 
 def change_list(changes: Sequence[Change], start: str) -> list[RenderableType]:
     """Return the same as `change_table` in lines that fold well on a narrow terminal."""
-    return [escaped(_title(changes[0], start)), *(escaped(_sentence(x)) for x in changes), _note()]
+    return [escaped(_title(changes[0], start)), *(escaped(_sentence(x)) for x in changes), _note(), *_launches(changes)]
 
 
 def advice_list(advice: Sequence[Advice], start: str) -> list[RenderableType]:
@@ -37,7 +38,7 @@ def advice_list(advice: Sequence[Advice], start: str) -> list[RenderableType]:
     if not advice:
         return advice_table(advice, start)
     lines = [escaped(f"{i}. {_sentence(x.change)}; {x.mind}") for i, x in enumerate(advice, 1)]
-    return [escaped(_title(advice[0].change, start)), *lines, _note()]
+    return [escaped(_title(advice[0].change, start)), *lines, _note(), *_launches([x.change for x in advice])]
 
 
 def _sentence(x: Change) -> str:
@@ -58,7 +59,7 @@ def advice_table(advice: Sequence[Advice], start: str) -> list[RenderableType]:
     table = _table(_title(advice[0].change, start), "#", "change", "mind")
     for i, x in enumerate(advice, 1):
         table.add_row(str(i), escaped(x.change.edit.describe()), escaped(x.mind), *_figures(x.change))
-    return [table, _note()]
+    return [table, _note(), *_launches([x.change for x in advice])]
 
 
 def _figures(x: Change) -> tuple[str, ...]:
@@ -77,6 +78,12 @@ def _table(title: str, *text: str) -> Table:
 
 def _note() -> str:
     return escaped(f"energies per sample; ? where the interval reaches zero; {MEASURED}")
+
+
+def _launches(changes: Sequence[Change]) -> list[str]:
+    """Say how much of either side launches as they were measured are, of the pass in which they are most."""
+    most = max(e.launch_bound_frac for x in changes for e in (x.before, x.after))
+    return [escaped(f"before or after a change up to {text}") for text in told_of_launches(most)]
 
 
 def change_csv(changes: Sequence[Change]) -> str:

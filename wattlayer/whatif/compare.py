@@ -53,6 +53,7 @@ class Ranked:
             "energy_per_sample_j": e.energy_per_sample_j, "energy_per_sample_low_j": low / batch,
             "energy_per_sample_high_j": high / batch, "time_s": e.time_s, "power_w": e.power_w, "flop": e.trace.flop,
             "flop_per_sample": e.trace.flop / batch, "covered_frac": e.covered_frac, "extrapolated_frac": e.extrapolated_frac,
+            "launch_bound_frac": e.launch_bound_frac,
             "rank_by_energy": self.by_energy, "rank_first": self.first, "rank_last": self.last, "rank_by_flop": self.by_flop,
         }  # fmt: skip
 
