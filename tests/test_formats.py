@@ -428,6 +428,13 @@ def test_arithmetic_on_weights_stays_whatever_lies_behind_it(tmp_path):
     assert [x.kind for x in trace_name(str(path)).layers] == ["relu"], "what a network gives back of its weights alone too"
 
 
+def test_what_another_domain_does_to_weights_is_done_in_each_pass_whatever_its_name(tmp_path):
+    nodes, x = [node("Reshape", ["w"], ["h"], domain="own"), node("Add", ["x", "h"], ["y"])], [("x", FLOAT, (2, 4))]
+    weights = [("w", np.ones((4, 2), np.float32))]
+    layers = layers_of(tmp_path, nodes, x, weights, values=[("h", FLOAT, (2, 4))])
+    assert [(layer.kind, layer.read_bytes) for layer in layers] == [("own::Reshape", 32), ("add", 64)]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_rows_that_a_file_transposes_are_one_product_as_runtimes_multiply_them(tmp_path):
     weights = [("w", np.zeros((8, 16), np.float32)), ("b", np.zeros(16, np.float32))]
@@ -1047,6 +1054,16 @@ def test_a_mask_is_causal_where_a_lower_triangle_from_the_diagonal_on_is_shown(t
     assert bool(attention.argument("is_causal", False)) == causal == (attention.operand("attn_mask") is None)
 
 
+@pytest.mark.parametrize(("hidden", "causal"), [(-np.inf, True), (-65504, True), (-65503, False), (1, False)])
+def test_a_small_mask_is_causal_where_what_it_hides_is_as_good_as_minus_infinity(tmp_path, hidden, causal):
+    value = pytest.importorskip("onnx").numpy_helper.from_array(np.array([hidden], np.float32))
+    mask = [node("ConstantOfShape", ["size"], ["f"], value=value), node("Trilu", ["f", "offset"], ["m"], upper=1)]
+    weights = [SCALE, ("size", np.array([6, 6])), ("offset", np.array(1))]
+    (*_, attention) = layers_of(tmp_path, attention_nodes(mask), heads(2, 3), weights)
+    assert attention.kind == "scaled_dot_product_attention"
+    assert bool(attention.argument("is_causal", False)) == causal == (attention.operand("attn_mask") is None)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "shift"),
     [
@@ -1097,6 +1114,26 @@ def test_long_values_are_left_out_whichever_field_holds_them_and_short_ones_are_
         return tensor == left
 
     assert read(200) and not read(LARGEST_VALUES_BYTES + 1)
+
+
+@pytest.mark.parametrize("longer", [None, 0, 1, 2], ids=["fits", "model", "graph", "tensor"])
+def test_what_a_file_holds_beside_its_weights_is_bounded_wherever_it_lies(tmp_path, monkeypatch, longer):
+    onnx = pytest.importorskip("onnx")
+    from wattlayer.adapters.onnx import wire
+
+    monkeypatch.setattr(wire, "LARGEST_GRAPH_BYTES", 1 << 20)
+    # with the four bytes before each, its number and length, 300,000 + 300,000 + 448,576 = 2^20
+    of_model, of_graph, of_tensor = ("n" * (size - 4 + (i == longer)) for i, size in enumerate((300_000, 300_000, 448_576)))
+    tensor = onnx.TensorProto(name=of_tensor, raw_data=bytes(2 << 20))
+    path = tmp_path / "net.onnx"
+    graph = onnx.GraphProto(name=of_graph, initializer=[tensor])
+    path.write_bytes(onnx.ModelProto(producer_name=of_model, graph=graph).SerializeToString())
+    if longer is None:
+        # the graph's and the tensor's own numbers and lengths come on top
+        assert len(wire.read_without_weights(path)) == (1 << 20) + 2 * 4
+    else:
+        with pytest.raises(InputError, match="more than 1 MiB beside the weights"):
+            wire.read_without_weights(path)
 
 
 def test_a_key_that_was_only_turned_with_its_dimensions_merged_is_read_as_it_was(tmp_path):

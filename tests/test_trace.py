@@ -843,6 +843,22 @@ def test_products_that_write_to_what_they_are_given_stay_what_they_are() -> None
     assert flow is not None and set(flow.producers()) >= {flow.reads[3][0][0], flow.reads[4][1][0]}, "both results are read"
 
 
+def test_what_decomposed_operators_write_where_they_are_told_is_there() -> None:
+    """What follows reads what they wrote to."""
+
+    def run(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, z, weight = torch.empty_like(x), x.new_empty(2, 5, 9), x.new_empty(5, 9, 3)
+        torch.ops.aten._softmax.out(x, 1, False, out=y)
+        torch.ops.aten.convolution.out(x, weight, None, [1], [1], [1], False, [0], 1, out=z)
+        return y.relu(), z.relu()
+
+    traced = trace(networks.Runs(run), torch.zeros(2, 9, 9))
+    made = [("_softmax", (2, 9, 9)), ("convolution", (2, 5, 9)), ("relu", (2, 9, 9)), ("relu", (2, 5, 9))]
+    assert [(layer.kind, layer.outputs[0].shape) for layer in traced.layers] == made
+    flow = traced.flow
+    assert flow is not None and [flow.producers()[flow.reads[call][0][0]] for call in (2, 3)] == [0, 1]
+
+
 class OwnProducts(nn.Module):
     """Products of a weight that lies as `nn.Linear` keeps it, and some that only look so."""
 
