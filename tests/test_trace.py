@@ -614,6 +614,21 @@ def test_constants_decide_control_flow() -> None:
     assert sum(x.kind == "add" for x in masked.layers) == sum(x.kind == "add" for x in traced.layers) - 1
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_follows_from_values_is_not_taken_from_a_call_of_equal_shapes(device: str, cached: bool) -> None:
+    def run(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(x[torch.tensor(rows, device=device)] for rows in ([True, False, True], [True, False, False]))
+
+    layers = trace(networks.Runs(run), torch.zeros(3, 4), cached=cached).layers
+    assert [layer.outputs[0].shape for layer in layers if layer.kind == "index"] == [(2, 4), (1, 4)]
+
+
+def test_numbers_that_equal_each_other_may_give_other_dtypes() -> None:
+    layers = trace(networks.Runs(lambda x: (x + 1, x + 1.0)), torch.zeros(3, 4, dtype=torch.int32)).layers
+    assert [layer.outputs[0].dtype for layer in layers] == ["int32", "float32"]
+
+
 def test_meta_inputs_leave_their_values_open() -> None:
     module, args, _ = TRAPS["asks for values"]
     with pytest.raises(InputError, match="needs the values of a tensor"):
@@ -631,6 +646,11 @@ def test_meta_inputs_leave_their_values_open() -> None:
         (nn.Conv2d(3, 4, 3, dilation=()), (1, 3, 8, 8), r"conv2d takes a dilation of one size or of 2, not \(\)"),
         (nn.Conv2d(3, 4, (3, 3, 3)), (1, 3, 8, 8), r"conv2d takes windows of 2 sizes, not \(3, 3, 3\)"),
         (nn.ConvTranspose1d(3, 4, 3, dilation=(2, 2)), (1, 3, 8), r"conv_transpose1d takes a dilation of one size or of 1"),
+        (
+            nn.ConvTranspose2d(3, 4, 3, stride=2, output_padding=(1, 1, 1)),
+            (1, 3, 8, 8),
+            r"conv_transpose2d takes a output_padding of one size or of 2, not \(1, 1, 1\)",
+        ),
     ],
 )
 def test_failure_is_one_line_and_leaves_no_hooks(module: nn.Module, shape: tuple[int, ...], message: str) -> None:
@@ -1012,6 +1032,8 @@ def test_autocast_is_told(device: str, dtype: torch.dtype) -> None:
     assert trace(module, x).assumptions == ()
     with torch.autocast("cpu", torch.bfloat16):
         assert trace(nn.Linear(3, 4), x).assumptions == (AUTOCAST,)
+        mixed = networks.Runs(lambda x: nn.functional.linear(x, module.weight.bfloat16()))
+        assert trace(mixed, x).assumptions == (AUTOCAST,), "which casts what torch would refuse"
     assert torch.autocast.__init__ is make
 
 
