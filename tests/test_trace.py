@@ -562,6 +562,42 @@ def test_dropout_of_a_training_module_does_nothing_in_eval() -> None:
     assert "native_dropout" not in {x.kind for x in trace(module, torch.randn(2, 4)).layers}
 
 
+def test_dropout_that_drops_is_a_call() -> None:
+    drops = networks.Runs(lambda x: nn.functional.dropout(x, 0.5, training=True))
+    for traced in (trace(drops, torch.zeros(2, 4)), trace(nn.Dropout(0.5, inplace=True), torch.zeros(2, 4), train_mode=True)):
+        assert [layer.kind for layer in traced.layers] == ["dropout"]
+
+
+def test_arguments_that_are_the_operator_s_own_defaults_are_left_out() -> None:
+    """As strides, padding and dilation, which are given before the groups."""
+    (layer,) = trace(nn.Conv2d(8, 8, 1, groups=2), torch.zeros(1, 8, 5, 5)).layers
+    assert layer.arguments == (("groups", 2),)
+
+
+def test_numbers_that_the_host_works_out_are_no_layers() -> None:
+    layers = trace(networks.Runs(lambda x: x * (torch.arange(4) + 1).sum()), torch.zeros(3, 4)).layers
+    assert [layer.kind for layer in layers] == ["mul"]
+
+
+def test_operators_with_underscores_around_their_names_keep_them() -> None:
+    layers = trace(networks.Runs(lambda x: (x & 1, x << 1)), torch.zeros(3, 4, dtype=torch.int32)).layers
+    assert [(layer.kind, layer.known) for layer in layers] == [("__and__", True), ("__lshift__", True)]
+
+
+def test_distances_of_another_norm_than_the_euclidean_are_no_products_when_decomposed_either() -> None:
+    distances = torch.ops.aten._cdist_forward
+    run = networks.Runs(lambda x, y: (distances(x, y, 2.0, None), distances(x, y, 1.0, None)))
+    layers = trace(run, torch.zeros(2, 3, 4), torch.zeros(2, 5, 4)).layers
+    # of 2 x 3 x 5 pairs with 4 features each: a multiply-add, or a difference, its size and a sum
+    assert [layer.flop for layer in layers] == [2 * 30 * 4, 3 * 30 * 4]
+
+
+def test_what_is_turned_in_place_is_turned_each_time() -> None:
+    for cached in (False, True):
+        layers = trace(networks.Runs(lambda x: [x.clone().t_() + 1 for _ in "ab"]), torch.zeros(3, 4), cached=cached).layers
+        assert [layer.outputs[0].shape for layer in layers if layer.kind == "add"] == [(4, 3)] * 2
+
+
 @pytest.mark.parametrize("layout", ["channels last", "not contiguous", "expanded"])
 def test_strides_are_recorded(layout: str) -> None:
     image = {
@@ -782,6 +818,8 @@ def test_writes_in_place_touch_what_they_write_and_others_copy_their_target() ->
     (copied,) = trace(networks.Runs(lambda x, i, y: x.index_copy(2, i, y)), cache, place, token).layers
     assert (placed.argument("copied"), placed.read_bytes, placed.write_bytes) == (None, 2048 + 8, 2048)
     assert (copied.argument("copied"), copied.read_bytes - placed.read_bytes) == (True, 4 * cache.numel())
+    told = networks.Runs(lambda x, i, y: torch.index_copy(x, 2, i, y, out=torch.empty_like(x)))
+    assert trace(told, cache, place, token).layers == (copied,), "nor is what is told where to write in place"
     (put,) = trace(networks.Runs(lambda x, i, y: x.index_put((i,), y)), torch.zeros(2048, 64), place, torch.zeros(1, 64)).layers
     assert put.write_bytes == 4 * 64 * (2048 + 1)
 
@@ -1190,7 +1228,7 @@ def test_a_factory_may_trace_in_threads() -> None:
     ("compute", "kinds"),
     [
         (lambda x: x * x, ["mul"]), (lambda x: x + x, ["add"]), (lambda x: torch.mul(x, other=x), ["mul"]),
-        (lambda x: torch.eq(x, x), ["eq"]),
+        *((lambda x, name=name: getattr(torch, name)(x, x), [name]) for name in ("sub", "div", "eq", "ne", "lt", "le", "gt", "ge")),
         (lambda x: (x + 1).mul_(2).pow(2), ["add", "mul", "pow"]),
     ],
 )  # fmt: skip
