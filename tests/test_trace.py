@@ -355,6 +355,7 @@ def test_other_threads_do_not_see_that_a_network_is_traced() -> None:
         x = torch.zeros(2, 6, 32, device="meta")
         with torch.no_grad():
             seen["shape"] = module.to("meta")(x, x, x)[0].shape
+        seen["named"] = torch.utils.backend_registration._privateuse1_backend_name == "meta"
         seen["scripted"] = torch.jit.script(nn.MultiheadAttention(32, 4, batch_first=True))
         seen["encoded"] = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval().to("meta")(x).shape
 
@@ -375,7 +376,35 @@ def test_other_threads_do_not_see_that_a_network_is_traced() -> None:
     fast = trace(module, torch.zeros(2, 6, 32))
     handle.remove()
     assert seen["shape"] == seen["encoded"] == (2, 6, 32) and "scripted" in seen, "in the midst of attention"
+    assert not seen["named"], "the free type of device is no other to them"
     assert [x.kind for x in fast.layers] == ["linear", "scaled_dot_product_attention", "linear"]
+
+
+def asks(x: torch.Tensor) -> torch.Tensor:
+    """Read what only a function mode keeps known: a list of indices, and a number of data."""
+    return x[:, [0, -1]] + torch.tensor(1, device=x.device).item()
+
+
+def test_encoder_layers_with_parts_of_their_own_may_ask_for_numbers() -> None:
+    """They take no fast path, within which no function mode is on."""
+
+    class Own(nn.TransformerEncoderLayer):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return asks(x)
+
+    x = torch.zeros(2, 6, 32)
+    assert trace(Own(32, 4, 64, batch_first=True), x).layers == trace(Calls(asks), x).layers
+    module = nn.TransformerEncoderLayer(
+        32, 4, 64, batch_first=True, activation=lambda x: x * torch.tensor(1, device=x.device).item()
+    )
+    assert [layer.kind for layer in trace(module, x).layers][-6:] == [
+        "layer_norm",
+        "linear",
+        "mul",
+        "linear",
+        "add",
+        "layer_norm",
+    ]
 
 
 def test_attention_that_fails_and_is_caught_leaves_nothing_behind() -> None:
@@ -387,9 +416,10 @@ def test_attention_that_fails_and_is_caught_leaves_nothing_behind() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             with suppress(Exception):
                 self.attention(x[..., :31], x, x)
-            return x[:, [0, -1]] + 1  # a list of numbers, which only a function mode keeps known
+            return asks(x)
 
-    plain = trace(Calls(lambda x: x[:, [0, -1]] + 1), torch.zeros(2, 6, 32))
+    plain = trace(Calls(asks), torch.zeros(2, 6, 32))
+    assert [layer.kind for layer in plain.layers] == ["index", "add"]
     assert trace(Caught(), torch.zeros(2, 6, 32)).layers[-len(plain.layers) :] == plain.layers
     assert not torch_modules._global_forward_hooks and not torch_modules._global_forward_pre_hooks
 
@@ -491,6 +521,11 @@ def test_the_fast_path_is_left_where_it_is_turned_off() -> None:
     assert next(x.inputs[0].shape for x in slow.layers if x.kind == "linear") == (6, 5, 32), "rows of one position at a time"
     assert trace(module, x) == fast
     assert trace(module.train(), x, train_mode=True) != fast
+    with unfused_attention():
+        with unfused_attention():
+            pass
+        assert not torch.backends.mha.get_fastpath_enabled(), "as it was before"
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 class Calls(nn.Module):
@@ -1228,7 +1263,7 @@ def test_a_factory_may_trace_in_threads() -> None:
     ("compute", "kinds"),
     [
         (lambda x: x * x, ["mul"]), (lambda x: x + x, ["add"]), (lambda x: torch.mul(x, other=x), ["mul"]),
-        *((lambda x, name=name: getattr(torch, name)(x, x), [name]) for name in ("sub", "div", "eq", "ne", "lt", "le", "gt", "ge")),
+        *((lambda x, n=n: getattr(torch, n)(x, x), [n]) for n in ("sub", "div", "eq", "ne", "lt", "le", "gt", "ge")),
         (lambda x: (x + 1).mul_(2).pow(2), ["add", "mul", "pow"]),
     ],
 )  # fmt: skip
