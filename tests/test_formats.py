@@ -1136,6 +1136,46 @@ def test_what_a_file_holds_beside_its_weights_is_bounded_wherever_it_lies(tmp_pa
             wire.read_without_weights(path)
 
 
+UNPACKED = b"\x3a\x10\x2a\x0e\x25\xff\xff\xff\xff\x51\xff\xff\xff\xff\xff\xff\xff\xff"
+"""A graph (field 7, 16 bytes) with an initialiser (5, 14 bytes) of a float (4) and a double (10) that are not packed."""
+
+
+@pytest.mark.parametrize("content", [b"\x38\x01", UNPACKED], ids=["a number where a graph would be", "unpacked"])
+def test_what_is_no_weight_is_kept_byte_for_byte(tmp_path, content):
+    pytest.importorskip("onnx")
+    from wattlayer.adapters.onnx.wire import read_without_weights
+
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    assert read_without_weights(path) == content
+
+
+@pytest.mark.parametrize("content", [b"\x08\x01" * 4, UNPACKED], ids=["outside", "inside"])
+def test_fields_are_counted_outside_the_graph_and_inside(tmp_path, monkeypatch, content):
+    pytest.importorskip("onnx")
+    from wattlayer.adapters.onnx import wire
+
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    monkeypatch.setattr(wire, "MOST_FIELDS", 4)
+    assert wire.read_without_weights(path) == content
+    monkeypatch.setattr(wire, "MOST_FIELDS", 3)
+    with pytest.raises(InputError, match="has more than 3 fields"):
+        wire.read_without_weights(path)
+
+
+def test_a_file_that_ends_amid_its_weights_is_cut_off(tmp_path):
+    """Although what is left of it without them would be whole."""
+    onnx = pytest.importorskip("onnx")
+    from wattlayer.adapters.onnx.wire import LARGEST_VALUES_BYTES, read_without_weights
+
+    tensor = onnx.TensorProto(name="w", dims=[LARGEST_VALUES_BYTES], raw_data=bytes(2 * LARGEST_VALUES_BYTES))
+    whole, path = onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString(), tmp_path / "net.onnx"
+    path.write_bytes(whole[:-1])
+    with pytest.raises(InputError, match="is cut off"):
+        read_without_weights(path)
+
+
 def test_a_key_that_was_only_turned_with_its_dimensions_merged_is_read_as_it_was(tmp_path):
     turned = [node("Reshape", ["K", "merged"], ["r"]), node("Transpose", ["r"], ["t"], perm=[0, 2, 1])]
     nodes = [*turned, node("Reshape", ["t", "parted"], ["k"]), *attention_nodes()]

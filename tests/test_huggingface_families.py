@@ -348,6 +348,11 @@ def test_what_is_given_or_has_a_default_is_not_made_up_but_for_what_is_always_ne
     assert given["past_values"] is series and given["bbox"].shape == (2, 7, 4)
 
 
+def test_queries_are_those_of_each_sample() -> None:
+    """A Q-Former has 32 of the width of its layers."""
+    assert completed("query_embeds", {"hidden_size": 8}, batch=3)["query_embeds"].shape == (3, 32, 8)
+
+
 @pytest.mark.parametrize(("shape", "frames"), [((2, 80, 300), (2, 300)), ((2, 300, 80), (2, 300)), ((2, 300), (2, 300))])
 def test_masks_of_frames_hide_none(shape: tuple[int, ...], frames: tuple[int, int]) -> None:
     mask = completed("input_features_mask=", {}, input_features=torch.empty(shape, device="meta"))["input_features_mask"]
