@@ -597,6 +597,11 @@ def test_dropout_of_a_training_module_does_nothing_in_eval() -> None:
     assert "native_dropout" not in {x.kind for x in trace(module, torch.randn(2, 4)).layers}
 
 
+def test_strides_are_those_of_what_is_read_alone() -> None:
+    (layer,) = trace(networks.Runs(lambda x: x.t().relu()), torch.zeros(3, 4)).layers
+    assert (layer.inputs[0].strides, layer.outputs[0].shape, layer.outputs[0].strides) == ((1, 4), (4, 3), None)
+
+
 def test_dropout_that_drops_is_a_call() -> None:
     drops = networks.Runs(lambda x: nn.functional.dropout(x, 0.5, training=True))
     for traced in (trace(drops, torch.zeros(2, 4)), trace(nn.Dropout(0.5, inplace=True), torch.zeros(2, 4), train_mode=True)):
