@@ -225,7 +225,7 @@ def test_a_comparison_shows_itself_in_a_notebook():
 
 
 def test_rows_that_launches_as_measured_are_much_of_are_named():
-    """Of small convolutions on the A30, whose layers were launched one by one; of large ones, and on the H200, nothing is said."""
+    """Small convolutions on the A30, whose layers were launched one by one; nothing is said of large ones, nor on the H200."""
     thin, _, huge = subjects()
     compared = wl.compare([thin, huge], ["a30", "h200-sxm"], batch=[2, 512])
     fracs = {(r.estimate.trace.network, r.estimate.model.hardware, r.estimate.trace.batch): r for r in compared.rows}
