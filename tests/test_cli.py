@@ -66,6 +66,13 @@ def test_csv_has_one_line_per_layer(run, network):
     assert all(float(r["energy_j"]) > 0 for r in rows)
 
 
+def test_what_a_pass_takes_for_granted_goes_to_stderr_beside_csv(run, network):
+    words = ("predict", network, "--input", "4x3x64x64", "--hardware", "a30", "--format")
+    assumptions = json.loads(run(*words, "json")[1])["assumptions"]
+    assert any("launch" in text for text in assumptions)
+    assert run(*words, "csv")[2].splitlines() == [f"wattlayer: {text}" for text in assumptions]
+
+
 def test_csv_in_eager_mode_ends_with_the_gaps_and_sums_to_the_total(run, network):
     words = ("predict", network, "--input", "4x3x64x64", "--mode", "eager", "--format")
     rows = list(csv.DictReader(io.StringIO(run(*words, "csv")[1])))

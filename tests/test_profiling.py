@@ -198,6 +198,8 @@ def test_a_notebook_shows_an_estimate_in_the_pages_own_colours(model):
     html = wl.predict(module, *INPUTS, hardware=model)._repr_html_()
     assert "conv2d" in html and "never measured" in html and "mish" in html and "%" in html
     assert "<script" not in html and "color:#" not in html
+    [assumed] = wl.predict(module, *INPUTS, hardware="a30").assumptions
+    assert assumed in wl.predict(module, *INPUTS, hardware="a30")._repr_html_()
 
 
 def test_a_profile_that_is_entered_again_counts_anew_and_leaves_no_hook(model, clock):

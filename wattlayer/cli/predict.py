@@ -110,8 +110,8 @@ def _estimate_text(result: Estimate, format: Format, top: int, depth: int, outpu
     if format is Format.json:
         return json.dumps(result.to_json()) + "\n"
     if format is Format.csv:
-        if result.model.caveat:
-            print(f"wattlayer: {result.model.caveat}", file=sys.stderr)
+        for text in filter(None, (result.model.caveat, *result.assumptions)):
+            print(f"wattlayer: {text}", file=sys.stderr)
         return estimate_csv(result)
     if format is Format.speedscope:
         return json.dumps(export.speedscope(result)) + "\n"

@@ -71,4 +71,5 @@ def _notes(e: Estimate) -> str:
         notes.append(f"{1 - e.covered_frac:.1%} in kinds never measured on {e.model.hardware}: {', '.join(kinds)}")
     if e.extrapolated_frac:
         notes.append(f"{e.extrapolated_frac:.1%} in layers far outside what was measured")
+    notes += e.assumptions
     return "; ".join(notes)
