@@ -77,7 +77,7 @@ def test_tokens_are_spread_evenly_over_experts_and_it_is_said() -> None:
 
 
 def test_an_estimate_prints_what_was_assumed() -> None:
-    result = estimate(trace(Routed().eval(), torch.randn(12, 8)), load_model("a30"))
+    result = estimate(trace(Routed().eval(), torch.randn(12, 8)), load_model("h200-sxm"))
     assert EVEN_CHOICES in rendered(*estimate_tables(result)).replace("\n", " ")
     assert result.to_json()["assumptions"] == [EVEN_CHOICES]
     assert trace_json(result.trace)["assumptions"] == [EVEN_CHOICES]
