@@ -179,6 +179,18 @@ def test_rows_of_eager_loops_start_from_what_loops_take_to_launch(pool):
     assert trained.metadata == load_model("a30").metadata
 
 
+def test_a_calibrated_model_holds_the_loops_of_its_rows_and_of_what_it_came_from(model, pool):
+    graphs = T2080.measure(pool[:20])
+    loops = [dataclasses.replace(m, mode="eager") for m in graphs]
+    of_loops = EnergyModel.of(dataclasses.replace(model.metadata, looped=True), model.regressor)
+    told = {
+        (base.metadata.looped, rows[0].mode): calibrate(base, rows).metadata.looped
+        for base in (model, of_loops)
+        for rows in (graphs, loops)
+    }
+    assert told == {(False, "graph"): False, (False, "eager"): True, (True, "graph"): True, (True, "eager"): True}
+
+
 def test_layers_that_agree_with_the_model_leave_it_nearly_as_it_is(model, pool):
     """Ten layers of the device that the base was trained on, with one that lies: the others say that little is to be moved."""
     rows = [m_as(m, "a30") for m in SyntheticDevice().measure(pool[:20])]

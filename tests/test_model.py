@@ -212,6 +212,14 @@ def test_weights_in_fewer_bytes_never_cost_more_and_nothing_else_of_a_layer_chan
     assert together[0] == pytest.approx(prices[0][5], rel=1e-9), "beside held weights too"
 
 
+def test_a_model_knows_whether_its_reference_campaign_was_measured_in_loops(device):
+    layers = draw_layers(60)
+    many, few = device.measure(layers[:40], run="many"), device.measure(layers[20:45], run="few")
+    loops = [[replace(m, mode="eager") for m in rows] for rows in (many, few)]
+    assert EnergyModel.train([*loops[0], *few]).metadata.looped and EnergyModel.train(loops[0]).metadata.looped
+    assert not EnergyModel.train([*many, *loops[1]]).metadata.looped
+
+
 def test_training_is_deterministic_by_seed(device):
     rows = device.measure(draw_layers(40))
     first, second = (EnergyModel.train(rows, seed=5) for _ in range(2))

@@ -20,7 +20,7 @@ from wattlayer.adapters.torchvision import import_torchvision
 from wattlayer.cli.output import rendered
 from wattlayer.cli.whatif import batches
 from wattlayer.errors import InputError
-from wattlayer.estimate import estimate, told_of_launches
+from wattlayer.estimate import LAUNCH_BOUND, estimate
 from wattlayer.model import load_model
 from wattlayer.model.launches import Launches
 from wattlayer.report.whatif import advice_list, advice_table, change_list, change_table
@@ -195,9 +195,29 @@ def test_norms_that_take_statistics_of_their_input_or_read_another_shape_are_not
     of_input = trace(
         nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)).eval(), torch.empty(2, 3, 8, 8)
     )
-    flat = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.BatchNorm1d(8)).eval(), torch.empty(2, 3, 3, 3))
-    for stays in (of_input, flat):
+    flat, long = (
+        trace(
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.BatchNorm1d(8 * edge**2)).eval(),
+            torch.empty(2, 3, edge + 2, edge + 2),
+        )
+        for edge in (1, 4)
+    )
+    turned = trace(OfRows().eval(), torch.empty(2, 3, 10, 10))
+    for stays in (of_input, flat, long, turned):
         assert kinds(stays) == kinds(folded(stays)) == ["conv2d", "batch_norm"]
+    images = torch.empty(2, 3, 10, 10).to(memory_format=torch.channels_last)
+    assert kinds(folded(trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval(), images))) == ["conv2d"]
+
+
+class OfRows(nn.Module):
+    """Norms the rows of an image, as many as it has channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x).transpose(1, 2))
 
 
 def test_a_padded_image_of_one_row_keeps_its_channels_last():
@@ -438,7 +458,10 @@ def test_changes_tell_how_much_of_a_pass_launches_as_measured_are():
     changes = whatif(subject, edits, load_model("a30"))
     shares = [e.launch_bound_frac for e in (changes[0].before, *(x.after for x in changes))]
     assert 0.5 < max(shares) > min(shares)
-    said = f"before or after a change up to {told_of_launches(max(shares))[0]}"
+    most = max(changes, key=lambda x: x.after.launch_bound_frac)
+    sides = f"{shares[0]:.0%} before, at most {most.after.launch_bound_frac:.0%} after a change ({most.edit.describe()}),"
+    said = LAUNCH_BOUND.format(sides)
+    assert changes[0].to_json()["launch_bound_frac"] == shares[:2]
     advice = [Advice(x, "nothing") for x in changes]
     for told in (change_table(changes, ""), change_list(changes, ""), advice_table(advice, ""), advice_list(advice, "")):
         assert str(told[-1]) == said

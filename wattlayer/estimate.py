@@ -39,10 +39,10 @@ TOO_LARGE = "its weights and inputs take at least {:.3g} GB and {} has {:.3g} GB
 """Said of a pass that the device cannot run in one piece, with bytes in units of 1e9."""
 
 LAUNCH_BOUND = (
-    "{} of the energy is in layers that take little longer than a launch took where layers were measured one by one: "
-    "in a CUDA graph they cost less than this"
+    "{} of the energy is in layers whose launch, as the model was measured, takes longer than their work on the device: "
+    "replayed as a graph they should cost less"
 )
-"""Said of a pass in graph or compiled mode."""
+"""Said of a pass in graph or compiled mode, by a share."""
 LAUNCH_BOUND_FRAC = 0.05
 """The least share of the energy that it is said of."""
 
@@ -109,8 +109,7 @@ class Estimate:
 
     @cached_property
     def launch_bound_frac(self) -> float:
-        """Share of the energy in layers that take little longer than a launch as it was measured, where this pass has others
-        (`launch_bound`)."""
+        """Share of the energy in layers whose launch, as it was measured, takes longer than their work (`launch_bound`)."""
         return self._share(launch_bound(self.trace.layers, self.model, self.mode))
 
     @property
@@ -302,8 +301,9 @@ def too_large(trace: Trace, hardware: str) -> tuple[str, ...]:
 
 
 def launch_bound(layers: Sequence[Layer], model: Metadata, mode: str) -> NDArray[np.bool_]:
-    """Mark the `layers` [n] of which a launch as it was measured takes more than half, where a pass in `mode` has others: none in
-    eager mode, of models that were measured in graphs, and on processors, which have none."""
+    """Mark the `layers` [n] whose launch, as it was measured, takes longer than their work on the device by the scaffold, where a
+    pass in `mode` would not pay for it: none in eager mode, of models that were not measured in loops, and on processors, which
+    have no graphs."""
     device = find_hardware(model.hardware)
     if not model.looped or mode == "eager" or device.kind == "cpu":
         return np.zeros(len(layers), dtype=bool)

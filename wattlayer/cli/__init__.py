@@ -15,7 +15,7 @@ from ..errors import WattlayerError, first_line
 
 from . import predict, report, compare, whatif, advise, data, measure, train, calibrate, hardware, zoo  # isort: skip  (the order of `wattlayer --help`)
 from .app import BAD_INPUT, app
-from .output import reader_may_leave, ready_streams
+from .output import reader_may_leave, ready_streams, say
 
 __all__ = ["advise", "calibrate", "compare", "data", "hardware", "main", "measure", "predict", "report", "train", "whatif", "zoo"]
 
@@ -71,6 +71,6 @@ def _told(error: Any) -> str:
 
 
 def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
-    with suppress(OSError), reader_may_leave(sys.stderr):
-        print(f"wattlayer: {first_line(Exception(message), 1000)}", file=sys.stderr)
+    with suppress(OSError):
+        say(f"wattlayer: {first_line(Exception(message), 1000)}")
     sys.exit(code)

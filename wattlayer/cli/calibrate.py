@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from ..errors import InputError, writing
 from .app import app
 from .data import measurements_of
 from .options import SeedOption, SkipOption
-from .output import apart, place
+from .output import apart, place, say
 
 if TYPE_CHECKING:
     from ..model.metadata import Metadata
@@ -40,7 +39,7 @@ def calibrate(
     rows = measurements_of(data, skip_bad_rows)
     fitted = adapted(model, rows, hardware=hardware, name=None if output is None else output.stem, seed=seed)
     if ignored := sum(m.network is not None for m in rows):
-        print(f"left out {ignored} row{'s' * (ignored > 1)} of whole networks: layers alone calibrate", file=sys.stderr)
+        say(f"left out {ignored} row{'s' * (ignored > 1)} of whole networks: layers alone calibrate")
     path = output or own_path(fitted.hardware)
     fitted.save(path)
     facts = fitted.metadata

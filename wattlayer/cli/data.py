@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ import typer
 from ..errors import InputError
 from .app import app
 from .options import SkipOption
-from .output import apart, place
+from .output import apart, place, say
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
@@ -56,7 +55,7 @@ def measurements_of(
         _report_idled(path, content.measurements)
         _report_doubts(path, content.measurements)
         if again := len(seen & set(content.measurements)):
-            print(f"{path}: {again} of its rows are in a file before it as well: each counts twice", file=sys.stderr)
+            say(f"{path}: {again} of its rows are in a file before it as well: each counts twice")
         seen.update(content.measurements)
         rows += content.measurements
     return rows
@@ -67,10 +66,9 @@ def _report_idled(path: Path, rows: Sequence[Measurement]) -> None:
     from ..dataset.labels import idled
 
     if count := sum(idled(m) and (m.regime is not None or m.network is not None) for m in rows):
-        print(
+        say(
             f"{path}: left out {count} row{'s' * (count > 1)} of graphs that did not keep the device busy "
             "(gpu_not_busy, no_kernel): measure them again",
-            file=sys.stderr,
         )
 
 
@@ -79,15 +77,15 @@ def _report_doubts(path: Path, rows: Sequence[Measurement]) -> None:
     from ..dataset.tables import doubts
 
     for doubt in doubts(rows):
-        print(f"{path}: {doubt}", file=sys.stderr)
+        say(f"{path}: {doubt}")
 
 
 def report_skipped(path: Path, bad_rows: tuple[tuple[int, str], ...]) -> None:
     """Say on stderr how many rows were left out, and of the first `TOLD` which and why."""
     if not bad_rows:
         return
-    print(f"{path}: skipped {len(bad_rows)} bad row{'s' * (len(bad_rows) > 1)}", file=sys.stderr)
+    say(f"{path}: skipped {len(bad_rows)} bad row{'s' * (len(bad_rows) > 1)}")
     for line, reason in bad_rows[:TOLD]:
-        print(f"{path}, line {line}: {reason}", file=sys.stderr)
+        say(f"{path}, line {line}: {reason}")
     if len(bad_rows) > TOLD:
-        print(f"{path}: and {len(bad_rows) - TOLD} more", file=sys.stderr)
+        say(f"{path}: and {len(bad_rows) - TOLD} more")

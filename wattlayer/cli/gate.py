@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from ..errors import InputError, writing
 from .app import OVER_BUDGET
-from .output import apart, one_file, place, reader_may_leave, write
+from .output import apart, one_file, place, say, write
 
 if TYPE_CHECKING:
     from ..whatif.gate import Baseline, Budget, Verdict
@@ -65,7 +64,6 @@ def enforce(verdicts: list[Verdict], junit: Path | None, github: bool) -> None:
     if junit is not None:
         write(junit_xml(verdicts), junit)
     lines = [f"wattlayer: {text}" for verdict in verdicts for text in (verdict.says, *verdict.notes)]
-    with reader_may_leave(sys.stderr):
-        print(*lines, *(github_commands(verdicts) if github else ()), sep="\n", file=sys.stderr, end="\n" if lines else "")
+    say(*lines, *(github_commands(verdicts) if github else ()))
     if any(verdict.over for verdict in verdicts):
         raise typer.Exit(OVER_BUDGET)

@@ -90,6 +90,7 @@ def _told(value: Any) -> str:
 
 def _basis(name: str) -> tuple[str, str]:
     """What predictions for a device rest on, as a word and as a sentence."""
+    from ..hardware import find_hardware
     from ..model import load_model
     from ..model.folders import model_path
 
@@ -103,7 +104,7 @@ def _basis(name: str) -> tuple[str, str]:
     if facts.calibrated:
         return facts.basis, f"of a calibrated model: {facts.caveat} ({path})"
     kind = "a measured model" if facts.basis == "measured" else f"a model of {facts.basis}"
-    launched = ", launched one by one" if facts.looped else ""
+    launched = ", launched one by one" if facts.looped and find_hardware(facts.hardware).kind != "cpu" else ""
     return facts.basis, f"of {kind}: {facts.rows} rows of {facts.layers} layers{launched} ({path})"
 
 

@@ -14,6 +14,7 @@ from ..errors import MeterError
 from ..meter.choose import openers
 from .app import SeveralValues, app
 from .options import SeedOption
+from .output import say
 
 if TYPE_CHECKING:
     from ..measure.summary import Tick
@@ -84,7 +85,7 @@ def _campaign_bar() -> Iterator[Callable[[Tick], None]]:
 
         def show(tick: Tick) -> None:
             if not sys.stderr.isatty():
-                print(f"[{tick.done}/{tick.total}] {tick.text}; ETA {tick.eta_s:.0f} s", file=sys.stderr)
+                say(f"[{tick.done}/{tick.total}] {tick.text}; ETA {tick.eta_s:.0f} s")
             error = "–" if tick.interval_frac is None else f"{tick.interval_frac:.1%}"
             bar.update(task, total=tick.total, completed=tick.done, description=tick.text, eta=f"{tick.eta_s:.0f} s", error=error)
 

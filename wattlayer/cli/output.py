@@ -148,6 +148,13 @@ def reader_may_leave(stream: TextIO) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def say(*lines: str) -> None:
+    """Say `lines` on stderr, beside the result; whoever reads them may have left."""
+    with reader_may_leave(sys.stderr):
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
+
+
 def apart(output: Path | None, *inputs: Path | str, option: str = "output") -> None:
     """Raise InputError where `output`, of the option of that name, is one of `inputs`: what was measured or written is lost else.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,7 +32,7 @@ from .options import (
     formats,
     written_as,
 )  # fmt: skip
-from .output import apart, busy, named, rendered, write
+from .output import apart, busy, named, rendered, say, write
 
 if TYPE_CHECKING:
     from ..estimate import Estimate
@@ -100,7 +99,7 @@ def predict(
 
         with busy("counting with fvcore"):
             told = compare(loaded, traced)
-        print(told, file=sys.stderr)
+        say(str(told))
     enforce(verdicts, junit, github)
 
 
@@ -110,8 +109,7 @@ def _estimate_text(result: Estimate, format: Format, top: int, depth: int, outpu
     if format is Format.json:
         return json.dumps(result.to_json()) + "\n"
     if format is Format.csv:
-        for text in filter(None, (result.model.caveat, *result.assumptions)):
-            print(f"wattlayer: {text}", file=sys.stderr)
+        say(*(f"wattlayer: {text}" for text in (result.model.caveat, *result.assumptions) if text))
         return estimate_csv(result)
     if format is Format.speedscope:
         return json.dumps(export.speedscope(result)) + "\n"

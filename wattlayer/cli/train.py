@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,7 @@ from .app import SeveralValues, app
 from .calibrate import model_file, own_path, tell_left_out, tell_shadowed
 from .data import measurements_of
 from .options import TEXTS, Format, OutputOption, RunCodeOption, SeedOption, SkipOption, formats, written_as
-from .output import apart, busy, place, progress, rendered, write
+from .output import apart, busy, place, progress, rendered, say, write
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
@@ -138,9 +137,9 @@ def evaluate(
     facts = loaded.metadata
     basis = "calibrated" if facts.calibrated else facts.basis
     if basis in ("calibrated", "data sheet") and set(splits) - {"given"}:
-        print(f"{model} is {basis}: 'given' alone judges it, every other split trains anew on these rows", file=sys.stderr)
+        say(f"{model} is {basis}: 'given' alone judges it, every other split trains anew on these rows")
     if basis_of([*own, *(m for m, _ in measured)]) == ASSUMED_POWER:
-        print("the rows' energies are measured times a stated power: errors are beside that, not beside a meter", file=sys.stderr)
+        say("the rows' energies are measured times a stated power: errors are beside that, not beside a meter")
     result = score(loaded, rows, measured, splits, known, baselines, seed, progress)
     progress("")
     if plot is not None:

@@ -36,7 +36,7 @@ class Call:
     half_width: float
     """Log half-width of its interval, the mean over the steps by energy."""
     launch_bound_j: float = 0.0
-    """Of the steps in which it takes little longer than a launch as it was measured (`estimate.launch_bound`)."""
+    """Of the steps in which its launch, as it was measured, takes longer than its work (`estimate.launch_bound`)."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,8 @@ class Generation:
 
     @property
     def launch_bound_frac(self) -> float:
-        """Share of the energy in layers that take little longer than a launch as it was measured (`estimate.launch_bound`)."""
+        """Share of the energy in layers whose launch, as it was measured, takes longer than their work; 0 in eager mode
+        (`estimate.launch_bound`)."""
         return self._share(self.prefill.launch_bound_frac, sum(x.launch_bound_j for x in self.calls))
 
     def _share(self, of_prompt: float, of_steps_j: float) -> float:

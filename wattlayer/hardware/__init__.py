@@ -1,7 +1,7 @@
 """The hardware registry: one frozen record per device, each number with its source, read from `devices.toml`.
 
 Peak rates are dense (no structured sparsity) at boost clock, boards as sold. A `hardware.toml` in the user's folder adds
-devices in the same form.
+devices in the same form. To add a device, add a table to `devices.toml`.
 """
 
 from __future__ import annotations

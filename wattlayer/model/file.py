@@ -24,7 +24,7 @@ from .regressor import Regressor
 from .residual import MODEL_FEATURES, Residual
 from .scaffold import Scaffold
 
-SCHEMA = 13
+SCHEMA = 14
 
 
 def payload(metadata: Metadata, regressor: Regressor) -> dict[str, Any]:

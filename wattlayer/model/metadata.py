@@ -50,7 +50,8 @@ class Metadata:
     launches: Launches | None = None
     """What passes cost beside their kernels; None where all of it is assumed."""
     looped: bool = False
-    """Whether times hold what a launch took where a host issued each measured layer, in loops: in graph mode as well."""
+    """Whether layers, of a calibrated model also those that it came from, were measured in loops that a host issued: predicted
+    times hold that launch, in graph mode as well."""
     taught_by: tuple[str, ...] = ()
     """Other devices whose rates and watts stand in for groups of kinds that were not measured on this one."""
     own_support: Mapping[str, tuple[tuple[float, ...], ...]] | None = None

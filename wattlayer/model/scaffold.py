@@ -55,8 +55,8 @@ class Scaffold:
         return law(self._rates(columns, None), terms(columns))[1]()
 
     def launch_frac(self, columns: Columns) -> Array:
-        """Return how log time [n_layers] follows that of a launch, in the reference campaign: 1 where nothing else counts, 0
-        where the device is busy all the while."""
+        """Return how log time [n_layers] follows that of a launch in the reference campaign: above 0.5 where the host takes
+        longer to launch a layer than the device to work on it."""
         return law(self._rates(columns, np.zeros(len(columns.alike))), terms(columns))[1]()[:, PLACES["host"]]
 
     def _rates(self, columns: Columns, run: Array | None) -> Array:

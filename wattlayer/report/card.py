@@ -36,7 +36,7 @@ def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenanc
         f"# {m.name}: {device.title}", "",
         f"- **Source of the measurements**: {provenance.source}",
         f"- **Meter**: {provenance.meter}",
-        f"- **Launched**: {LAUNCHED[m.looped]}",
+        *([] if device.kind == "cpu" else [f"- **Launched**: {LAUNCHED[m.looped]}"]),
         f"- **Rows**: {m.rows} of {m.layers} distinct layers, campaigns {', '.join(m.runs) or 'one'}; predictions are for the "
         f"board state of `{m.runs[0]}`",
         f"- **Kinds covered**: {kinds}. Every other kind gets the scaffold's cost{_taught(m.taught_by)} "

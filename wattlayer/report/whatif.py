@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..estimate import told_of_launches
+from ..estimate import LAUNCH_BOUND, told_of_launches
 from ..model.intervals import LEVEL
 from ..whatif import Change
 from ..whatif.advise import Advice
@@ -81,9 +81,11 @@ def _note() -> str:
 
 
 def _launches(changes: Sequence[Change]) -> list[str]:
-    """Say how much of either side launches as they were measured are, of the pass in which they are most."""
-    most = max(e.launch_bound_frac for x in changes for e in (x.before, x.after))
-    return [escaped(f"before or after a change up to {text}") for text in told_of_launches(most)]
+    """Say how much launches as they were measured are before, and after the change that leaves most of them."""
+    most = max(changes, key=lambda x: x.after.launch_bound_frac)
+    before, after = most.before.launch_bound_frac, most.after.launch_bound_frac
+    shares = f"{before:.0%} before, at most {after:.0%} after a change ({most.edit.describe()}),"
+    return [escaped(LAUNCH_BOUND.format(shares))] if told_of_launches(max(before, after)) else []
 
 
 def change_csv(changes: Sequence[Change]) -> str:

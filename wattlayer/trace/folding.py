@@ -35,7 +35,7 @@ def folded(trace: Trace) -> Trace:
         conv = producers.get(flow.reads[i][0][0]) if _scales(layer) and flow.reads[i] else None
         if conv is None or not _foldable(trace.layers[conv]) or readers[flow.reads[i][0][0]] != [i] or conv in dropped:
             continue
-        if layer.inputs[0].shape != trace.layers[conv].outputs[0].shape:  # of a view its features are no channels
+        if not _reads_as_written(layer.inputs[0], trace.layers[conv].outputs[0]):
             continue
         if flow.reads[conv][1][0] in producers or flow.reads[i][0][0] in flow.results or writes[conv] != flow.writes[conv]:
             continue
@@ -53,6 +53,11 @@ def folded(trace: Trace) -> Trace:
 
 def _scales(layer: Layer) -> bool:
     return layer.kind == "batch_norm" and not layer.argument("training", False)
+
+
+def _reads_as_written(read: Operand, written: Operand) -> bool:
+    """Whether a norm reads a convolution's output itself and no view of it, of which dimension 1 may be no channels."""
+    return read.shape == written.shape and (read.strides is None or read.channels_last)
 
 
 def _foldable(layer: Layer) -> bool:

@@ -41,7 +41,7 @@ def train(measurements: list[Measurement], seed: int, hardware: str | None, name
         consumers_w=regressor.drawn.consumers_w, limit_w=regressor.drawn.limit_w, log_rates=regressor.scaffold.log_rates,
         support=Support.of(columns).points, conformal=conformal, seed=seed,
         taught_by=regressor.taught_by, basis=basis_of(chosen), left_out_mdape_frac=left_out_mdape_frac,
-        looped=looped(chosen),
+        looped=looped(m for m in chosen if m.run == regressor.runs[0]),
     )  # fmt: skip
     return EnergyModel.of(metadata, regressor)
 
