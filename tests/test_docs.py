@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import os
 import re
 import shlex
@@ -163,6 +164,15 @@ def test_what_the_python_page_lists_is_there():
         for name in members.split(", "):
             own = getattr(getattr(module, name), "__module__", place) == place
             assert own or name in module.__all__, f"{place}.{name}"
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda x: x.stem)
+def test_what_a_notebook_imports_is_there(notebook):
+    """Notebooks are run in the slow tests alone."""
+    cells = json.loads(notebook.read_text())["cells"]
+    code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
+    for module, names in re.findall(r"^from (wattlayer[\w.]*) import ([\w, ]+)$", code, re.MULTILINE):
+        assert not [name for name in names.split(", ") if not hasattr(import_module(module), name)], module
 
 
 def test_every_public_name_says_what_it_is():
