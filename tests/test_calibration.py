@@ -188,6 +188,8 @@ def test_a_calibrated_model_holds_the_loops_of_its_rows_and_of_what_it_came_from
         for base in (model, of_loops)
         for rows in (graphs, loops)
     }
+    few = [dataclasses.replace(m, mode="eager", run="few") for m in T2080.measure(pool[10:25])]
+    assert not calibrate(model, [*graphs, *few]).metadata.looped, "predictions are for the campaign with the most layers"
     assert told == {(False, "graph"): False, (False, "eager"): True, (True, "graph"): True, (True, "eager"): True}
 
 

@@ -104,8 +104,8 @@ class Estimate:
     def assumptions(self) -> tuple[str, ...]:
         """What was taken for granted: by the trace, that the network fits where it is larger than the device's memory, and that
         launches take what they took where layers were measured."""
-        told = too_large(self.trace, self.model.hardware), told_of_launches(self.launch_bound_frac)
-        return (*self.trace.assumptions, *(text for texts in told for text in texts))
+        too_much = too_large(self.trace, self.model.hardware)
+        return (*self.trace.assumptions, *too_much, *told_of_launches(self.launch_bound_frac))
 
     @cached_property
     def launch_bound_frac(self) -> float:

@@ -254,7 +254,8 @@ def _priced(passes: Passes, prompt: Estimate, decode: int, model: EnergyModel) -
         counts = Counter(segment.calls)
         layers = {call: segment.layers(call) for call in counts}
         index = {layer: i for i, layer in enumerate(dict.fromkeys(x for group in layers.values() for x in group))}
-        priced, bound = model.predict(list(index)), launch_bound(list(index), model.metadata, prompt.mode)
+        priced = model.predict(list(index))
+        marks = priced.covered, priced.extrapolated, launch_bound(list(index), model.metadata, prompt.mode)
         steps = slice(segment.first - first, segment.last - first + 1)
         kernels_s, issue_s = np.zeros(steps.stop - steps.start), 0.0
         for call, count in counts.items():
@@ -263,8 +264,7 @@ def _priced(passes: Passes, prompt: Estimate, decode: int, model: EnergyModel) -
             kernels_s += count * priced.time_s[own]
             issue_s += count * launches.issue_s(layers[call][:1])
             energy_j[steps] += each_j
-            of_marks = (float((each_j * x[own]).sum()) for x in (priced.covered, priced.extrapolated, bound))
-            covered_j, extrapolated_j, bound_j = of_marks
+            covered_j, extrapolated_j, bound_j = (float((each_j * x[own]).sum()) for x in marks)
             width = float((each_j * priced.half_width[own]).sum() / each_j.sum())
             calls.append(Call(call[0].kind, float(each_j.sum()), covered_j, extrapolated_j, width, bound_j))
         time_s[steps] += kernels_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..estimate import LAUNCH_BOUND, Estimate, told_of_launches
+from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, Estimate
 from ..model.intervals import LEVEL
 from ..whatif.compare import Comparison, Ranked, Swap
 from .quantities import large, small
@@ -96,7 +96,7 @@ def _notes(comparison: Comparison) -> list[RenderableType]:
 
 def _launches(comparison: Comparison) -> list[str]:
     """Of which rows launches as they were measured are much."""
-    bound = [e for e in (row.estimate for row in comparison.rows) if told_of_launches(e.launch_bound_frac)]
+    bound = [e for e in (row.estimate for row in comparison.rows) if e.launch_bound_frac >= LAUNCH_BOUND_FRAC]
     shares = "; ".join(
         f"{e.trace.network} on {e.model.hardware}, batch {e.trace.batch}: {e.launch_bound_frac:.0%}" for e in bound
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..estimate import LAUNCH_BOUND, told_of_launches
+from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC
 from ..model.intervals import LEVEL
 from ..whatif import Change
 from ..whatif.advise import Advice
@@ -85,7 +85,7 @@ def _launches(changes: Sequence[Change]) -> list[str]:
     most = max(changes, key=lambda x: x.after.launch_bound_frac)
     before, after = most.before.launch_bound_frac, most.after.launch_bound_frac
     shares = f"{before:.0%} before, at most {after:.0%} after a change ({most.edit.describe()}),"
-    return [escaped(LAUNCH_BOUND.format(shares))] if told_of_launches(max(before, after)) else []
+    return [escaped(LAUNCH_BOUND.format(shares))] if max(before, after) >= LAUNCH_BOUND_FRAC else []
 
 
 def change_csv(changes: Sequence[Change]) -> str:

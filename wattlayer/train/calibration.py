@@ -138,7 +138,7 @@ def _metadata(
         log_rates=regressor.scaffold.log_rates, support=adapted.support.points, seed=seed,
         basis=ASSUMED_POWER if stated else "calibrated",
         taught_by=regressor.taught_by, own_support=Support.of(Columns(rows.layers, find_hardware(regressor.hardware))).points,
-        conformal=conformal, looped=base.metadata.looped or looped(chosen),
+        conformal=conformal, looped=base.metadata.looped or looped(m for m in chosen if m.run == regressor.runs[0]),
         source=f"{base.name} ({base.metadata.basis}), calibrated with {len(set(rows.layers))} layers of {regressor.hardware}",
     )  # fmt: skip
 
