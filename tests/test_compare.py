@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -238,3 +239,14 @@ def test_rows_that_launches_as_measured_are_much_of_are_named():
     for render in (comparison_tables, comparison_list):
         assert str(render(compared)[-1]) == f"{LAUNCH_BOUND.format('a share')} ({said})"
     assert "launch" not in str(comparison_tables(wl.compare([thin, huge], "h200-sxm")))
+
+
+def test_devices_without_a_rate_for_the_dtype_are_named():
+    thin, *_ = subjects()
+    half = replace(thin, setting=replace(thin.setting, dtype="bfloat16"))
+    compared = wl.compare([half], ["rtx2080ti", "gtx1080ti", "h200-sxm"])
+    for render in (comparison_tables, comparison_list):
+        told = [str(x) for x in render(compared) if "no data sheet states" in str(x)]
+        assert [x.partition(":")[0] for x in told] == [
+            f"no data sheet states a rate of {device} in bfloat16" for device in ("rtx2080ti", "gtx1080ti")
+        ]

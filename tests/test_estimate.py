@@ -68,6 +68,28 @@ def test_a_network_that_does_not_fit_says_so(mode):
     assert any("6.4 GB and jetson-nano has 4 GB" in text for text in held)
 
 
+@pytest.mark.parametrize(("dtype", "hardware", "told"), [
+    ("bfloat16", "rtx2080ti", "rtx2080ti in bfloat16"), ("float16", "gtx1080ti", "gtx1080ti in float16"),
+    ("float16", "rtx2080ti", ""), ("bfloat16", "a30", ""), ("float32", "gtx1080ti", ""),
+])  # fmt: skip
+def test_products_in_numbers_without_a_stated_rate_are_told_of(dtype, hardware, told):
+    """On such boards bfloat16 came out cheaper than float16, and nothing said why that may not be believed."""
+    said = (f"no data sheet states a rate of {told}: products in it are priced as if they were as fast as in float32",)
+    x = torch.empty(8, 64, device="meta")
+    product = wl.predict(nn.Linear(64, 64), x, hardware=hardware, dtype=dtype).assumptions
+    assert [text for text in product if "rate" in text] == list(said if told else ())
+    assert not any("rate" in text for text in wl.predict(nn.ReLU(), x, hardware=hardware, dtype=dtype).assumptions)
+
+
+def test_of_double_and_half_precision_on_one_board_both_are_told_of():
+    class Both(nn.Module):
+        def forward(self, x):
+            return (x.half() @ x.half()).double() @ x.bfloat16().double(), x.bfloat16() @ x.bfloat16()
+
+    found = wl.predict(Both(), torch.empty(8, 8, device="meta"), hardware="gtx1080ti").assumptions
+    assert any("of gtx1080ti in bfloat16 and float16:" in text for text in found), "its rate of float64 is stated"
+
+
 def test_layers_that_take_little_more_than_their_launch_are_told_where_a_graph_has_others(traced, model):
     looped = replace(model.metadata, looped=True)
     graph = wl.estimate(traced, model)

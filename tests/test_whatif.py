@@ -468,6 +468,14 @@ def test_changes_tell_how_much_of_a_pass_launches_as_measured_are():
     assert not any("launch" in str(x) for x in change_table(whatif(subject, edits, load_model("h200-sxm")), ""))
 
 
+def test_a_change_to_numbers_without_a_stated_rate_says_so():
+    subject, board = Subject(net(24), (INPUT,)), load_model("rtx2080ti")
+    for dtype in ("float16", "bfloat16"):
+        changes = whatif(subject, [Edit(dtype=dtype)], board)
+        told = [str(x) for x in (*change_table(changes, ""), *change_list(changes, "")) if "no data sheet states" in str(x)]
+        assert len(told) == 2 * (dtype == "bfloat16") and all("of rtx2080ti in bfloat16:" in x for x in told)
+
+
 def test_an_edit_that_changes_nothing_says_so():
     subject = Subject(net(24), (INPUT,))
     same, other = whatif(subject, [Edit(align=True), Edit(batch=8)], load_model("a30"))

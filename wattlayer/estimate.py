@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .dataset import MODES
 from .errors import InputError, UncoveredKindError, check_whole
-from .features.columns import Array, Columns
+from .features.columns import IN_TILES, Array, Columns, rate_of
 from .hardware import find_hardware
 from .layer import Layer, format_shape
 from .model import EnergyModel, Prediction, load_model
@@ -37,6 +37,9 @@ VERSION = "0.1.0"
 
 TOO_LARGE = "its weights and inputs take at least {:.3g} GB and {} has {:.3g} GB of memory: priced as if they fitted"
 """Said of a pass that the device cannot run in one piece, with bytes in units of 1e9."""
+
+UNSTATED = "no data sheet states a rate of {} in {}: products in it are priced as if they were as fast as in float32"
+"""Said of a device and of dtypes that it computes in, where it may have to emulate them."""
 
 LAUNCH_BOUND = (
     "{} of the energy is in layers whose launch, as the model was measured, takes longer than their work on the device: "
@@ -102,10 +105,11 @@ class Estimate:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What was taken for granted: by the trace, that the network fits where it is larger than the device's memory, and that
-        launches take what they took where layers were measured."""
-        too_much = too_large(self.trace, self.model.hardware)
-        return (*self.trace.assumptions, *too_much, *told_of_launches(self.launch_bound_frac))
+        """What was taken for granted: by the trace, that the network fits where it is larger than the device's memory, that
+        numbers without a stated rate are no slower than float32, and that launches take what they took where layers were
+        measured."""
+        of_device = told_of_device([self.trace], self.model.hardware)
+        return (*self.trace.assumptions, *of_device, *told_of_launches(self.launch_bound_frac))
 
     @cached_property
     def launch_bound_frac(self) -> float:
@@ -292,12 +296,20 @@ def estimate(
     return estimate_many([trace], model, mode, strict, run)[0]
 
 
-def too_large(trace: Trace, hardware: str) -> tuple[str, ...]:
-    """Return what is to be said of a network that the memory of the device `hardware` cannot hold; nothing of others."""
-    device, held_bytes = find_hardware(hardware), trace.held_bytes
+def told_of_device(passes: Sequence[Trace], hardware: str) -> tuple[str, ...]:
+    """Say which of the `passes` over one network the memory of the device `hardware` cannot hold, and `unstated_rates`."""
+    device, held_bytes = find_hardware(hardware), max(x.held_bytes for x in passes)
+    rates = unstated_rates((layer for x in passes for layer in x.layers), hardware)
     if device.dram_bytes is None or held_bytes <= device.dram_bytes:
-        return ()
-    return (TOO_LARGE.format(held_bytes / 1e9, device.name, device.dram_bytes / 1e9),)
+        return rates
+    return (TOO_LARGE.format(held_bytes / 1e9, device.name, device.dram_bytes / 1e9), *rates)
+
+
+def unstated_rates(layers: Iterable[Layer], hardware: str) -> tuple[str, ...]:
+    """Return what is to be said of products in dtypes that no rate of the device `hardware` is stated for; nothing of others."""
+    device = find_hardware(hardware)
+    unstated = sorted({rate_of(x) for x in layers if x.group in IN_TILES and not device.states(rate_of(x))})
+    return (UNSTATED.format(device.name, " and ".join(unstated)),) if unstated else ()
 
 
 def launch_bound(layers: Sequence[Layer], model: Metadata, mode: str) -> NDArray[np.bool_]:

@@ -34,8 +34,12 @@ _AT_INT8_RATE = ("_int_mm", "_scaled_mm")
 """Products of bytes, whose output's dtype says nothing of their rate; float8 runs at that of int8 (H100 white paper, table 2)."""
 
 
-def _rate_of(layer: Layer) -> str:
-    """The dtype at whose peak rate a layer computes."""
+IN_TILES = frozenset(("conv", "matmul", "attention", "recurrent"))
+"""Groups that compute in tiles, at the peak rate of their dtype."""
+
+
+def rate_of(layer: Layer) -> str:
+    """Return the dtype at whose peak rate a layer computes, if it is of a group that does (`IN_TILES`)."""
     return "int8" if layer.kind in _AT_INT8_RATE else layer.dtype
 
 
@@ -52,8 +56,8 @@ class Columns:
         self._alike = [layers[codes.index(code)] for code in alike.values()]
         self.alike: NDArray[np.intp] = np.array(codes, dtype=np.intp)
         """Codes [n_layers] that layers of one kind, dtype and use of TF32 share."""
-        peak = self.of_kind(lambda x: hardware.peak(_rate_of(x), x.tf32)).astype(np.float64)
-        cores = self.of_kind(lambda x: hardware.on_tensor_cores(_rate_of(x), x.tf32)).astype(bool)
+        peak = self.of_kind(lambda x: hardware.peak(rate_of(x), x.tf32)).astype(np.float64)
+        cores = self.of_kind(lambda x: hardware.on_tensor_cores(rate_of(x), x.tf32)).astype(bool)
         self.tensor_core: Array = (cores & self._fit_for_tensor_cores).astype(np.float64)
         left_over = cores & (self.tensor_core == 0)  # what tensor cores cannot load is left to the vector units
         self.peak_flop_per_s: Array = np.where(left_over, hardware.peak("float32"), peak)
@@ -101,7 +105,7 @@ class Columns:
 
     @cached_property
     def matrix_like(self) -> NDArray[np.bool_]:
-        in_tiles = [GROUP_CODES[group] for group in ("conv", "matmul", "attention", "recurrent")]
+        in_tiles = [GROUP_CODES[group] for group in IN_TILES]
         return np.asarray(np.isin(self["group_code"], in_tiles) & ~self.by_vector)
 
     @cached_property

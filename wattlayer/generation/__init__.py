@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, check_whole
-from ..estimate import SCHEMA, VERSION, Estimate, estimate, launch_bound, told_of_launches, too_large, torch_version
+from ..estimate import SCHEMA, VERSION, Estimate, estimate, launch_bound, told_of_device, told_of_launches, torch_version
 from ..features.columns import Array
 from ..model import EnergyModel, load_model
 from ..model.intervals import LEVEL, total_half_width
@@ -66,11 +66,10 @@ class Generation:
     def assumptions(self) -> tuple[str, ...]:
         """What was taken for granted of the prompt's pass and of the steps, among them that weights and cache fit."""
         traces = [x for x in (self.trace, self.last_step) if x is not None]
-        fullest = max(traces, key=lambda x: x.held_bytes)
         told = dict.fromkeys(text for x in traces for text in x.assumptions)
         if self.prompt_tokens == 1 and self.new_tokens:
             told["the prompt is a single token"] = None
-        return (*told, *too_large(fullest, self.model.hardware), *told_of_launches(self.launch_bound_frac))
+        return (*told, *told_of_device(traces, self.model.hardware), *told_of_launches(self.launch_bound_frac))
 
     @property
     def trace(self) -> Trace:

@@ -54,6 +54,10 @@ class Hardware:
             return self.peak(_PART[dtype]) / 4.0
         return rates.get("tf32" if tf32 and dtype == "float32" else dtype, rates["float32"])
 
+    def states(self, dtype: str) -> bool:
+        """Return whether a rate for `dtype` is stated; what is absent is taken to run at that of float32."""
+        return _PART.get(dtype, dtype) in dict(self.peak_flop_per_s)
+
     def on_tensor_cores(self, dtype: str, tf32: bool = False) -> bool:
         """Return whether products in `dtype`, float32 as TF32 where `tf32` says so, have units of their own.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, Estimate
+from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, Estimate, unstated_rates
 from ..model.intervals import LEVEL
 from ..whatif.compare import Comparison, Ranked, Swap
 from .quantities import large, small
@@ -91,7 +91,9 @@ def _notes(comparison: Comparison) -> list[RenderableType]:
         "places are within one device and batch, 1 the least energy; in brackets those that overlapping intervals leave open; "
         "'covered' is the share of the energy in kinds of layers measured on the device; energy is gross, idle included"
     ]
-    return [escaped(text) for text in (*notes, *caveats, *_launches(comparison))]
+    estimates = [x.estimate for x in comparison.rows]
+    unstated = dict.fromkeys(text for e in estimates for text in unstated_rates(e.trace.layers, e.model.hardware))
+    return [escaped(text) for text in (*notes, *caveats, *unstated, *_launches(comparison))]
 
 
 def _launches(comparison: Comparison) -> list[str]:

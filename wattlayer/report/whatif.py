@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC
+from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, unstated_rates
 from ..model.intervals import LEVEL
 from ..whatif import Change
 from ..whatif.advise import Advice
@@ -25,12 +25,12 @@ def change_table(changes: Sequence[Change], start: str) -> list[RenderableType]:
     table = _table(_title(changes[0], start), "change")
     for x in changes:
         table.add_row(escaped(x.edit.describe()), *_figures(x))
-    return [table, _note(), *_launches(changes)]
+    return [table, _note(), *_doubts(changes)]
 
 
 def change_list(changes: Sequence[Change], start: str) -> list[RenderableType]:
     """Return the same as `change_table` in lines that fold well on a narrow terminal."""
-    return [escaped(_title(changes[0], start)), *(escaped(_sentence(x)) for x in changes), _note(), *_launches(changes)]
+    return [escaped(_title(changes[0], start)), *(escaped(_sentence(x)) for x in changes), _note(), *_doubts(changes)]
 
 
 def advice_list(advice: Sequence[Advice], start: str) -> list[RenderableType]:
@@ -38,7 +38,7 @@ def advice_list(advice: Sequence[Advice], start: str) -> list[RenderableType]:
     if not advice:
         return advice_table(advice, start)
     lines = [escaped(f"{i}. {_sentence(x.change)}; {x.mind}") for i, x in enumerate(advice, 1)]
-    return [escaped(_title(advice[0].change, start)), *lines, _note(), *_launches([x.change for x in advice])]
+    return [escaped(_title(advice[0].change, start)), *lines, _note(), *_doubts([x.change for x in advice])]
 
 
 def _sentence(x: Change) -> str:
@@ -59,7 +59,7 @@ def advice_table(advice: Sequence[Advice], start: str) -> list[RenderableType]:
     table = _table(_title(advice[0].change, start), "#", "change", "mind")
     for i, x in enumerate(advice, 1):
         table.add_row(str(i), escaped(x.change.edit.describe()), escaped(x.mind), *_figures(x.change))
-    return [table, _note(), *_launches([x.change for x in advice])]
+    return [table, _note(), *_doubts([x.change for x in advice])]
 
 
 def _figures(x: Change) -> tuple[str, ...]:
@@ -80,12 +80,16 @@ def _note() -> str:
     return escaped(f"energies per sample; ? where the interval reaches zero; {MEASURED}")
 
 
-def _launches(changes: Sequence[Change]) -> list[str]:
-    """Say how much launches as they were measured are before, and after the change that leaves most of them."""
+def _doubts(changes: Sequence[Change]) -> list[str]:
+    """Say which numbers have no stated rate, and how much launches as they were measured are before, and after the change that
+    leaves most of them."""
+    estimates = [changes[0].before, *(x.after for x in changes)]
+    unstated = dict.fromkeys(text for e in estimates for text in unstated_rates(e.trace.layers, e.model.hardware))
     most = max(changes, key=lambda x: x.after.launch_bound_frac)
     before, after = most.before.launch_bound_frac, most.after.launch_bound_frac
     shares = f"{before:.0%} before, at most {after:.0%} after a change ({most.edit.describe()}),"
-    return [escaped(LAUNCH_BOUND.format(shares))] if max(before, after) >= LAUNCH_BOUND_FRAC else []
+    launches = [LAUNCH_BOUND.format(shares)] if max(before, after) >= LAUNCH_BOUND_FRAC else []
+    return [escaped(text) for text in (*unstated, *launches)]
 
 
 def change_csv(changes: Sequence[Change]) -> str:
