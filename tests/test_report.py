@@ -425,11 +425,14 @@ class Page:
 
     def __init__(self, browser: Any, path: Path, width: int = DESKTOP, scheme: str = "light") -> None:
         self.browser = browser
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.resize(width)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
         browser.get(path.as_uri())
+
+    def resize(self, width: int) -> None:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def ask(self, script: str, *arguments: Any) -> Any:
         return self.browser.execute_script(f"return {script}", *arguments)
@@ -590,6 +593,114 @@ def test_the_table_sorts_filters_and_turns_pages(browser, report):
     assert page.errors() == []
 
 
+ON = "document.activeElement.dataset.path ?? document.activeElement.id"
+"""What the keyboard is on: the path of a box, or an id."""
+ENTER, SETTLED = "\ue007", "await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+def test_the_keyboard_stays_in_the_chart_when_boxes_become_too_thin(browser, resnet50):
+    page = Page(browser, resnet50[0])
+    page.ask("""[...document.querySelectorAll('#icicle button')]
+        .filter(x => x.node.parent?.parent?.parent && !x.node.children.length)
+        .sort((a, b) => a.getBoundingClientRect().width - b.getBoundingClientRect().width)[0].focus()""")
+    thin = page.ask("[document.activeElement.dataset.path, document.activeElement.getBoundingClientRect().width]")
+    assert thin[1] < 4
+    page.resize(320)
+    browser.execute_async_script(f"const done = arguments[0]; (async () => {{ {SETTLED}; done() }})()")
+    assert not page.ask("document.querySelectorAll(arguments[0]).length", f"#icicle button[data-path='{thin[0]}'][data-row='4']")
+    assert page.ask("document.querySelectorAll('#icicle [tabindex=\"0\"]').length") == 1
+    kept = page.ask("document.activeElement.dataset.path")
+    assert kept and thin[0].startswith(f"{kept}."), "the nearest module that still has a box"
+
+
+def test_a_button_that_disables_itself_hands_the_keyboard_on(browser, resnet50):
+    page = Page(browser, resnet50[0])
+
+    def press(button: str) -> str:
+        found = browser.find_element("id", button)
+        page.ask("arguments[0].focus()", found)
+        found.send_keys(ENTER)
+        return page.ask(ON)
+
+    page.click("#icicle button[data-path='layer3']")
+    assert press("whole") == "" and page.ask("document.activeElement.tagName") == "BUTTON", "the whole network's box"
+    turned = [press("next") for _ in range(3)]
+    assert turned == ["next", "next", "back"], "174 layers fill four pages"
+    assert [press("back") for _ in range(3)] == ["back", "back", "next"]
+
+
+def test_pointing_at_boxes_does_not_move_them(browser, resnet50):
+    page = Page(browser, resnet50[0], 640)
+    tops = page.ask("""[...document.querySelectorAll('#icicle button')].map(x => {
+        x.dispatchEvent(new MouseEvent('mouseover', { bubbles: true }));
+        return document.querySelector('#icicle').getBoundingClientRect().top })""")
+    assert len(tops) > 50 and len(set(tops)) == 1
+
+
+LEFT_OUT = """[...document.querySelectorAll(arguments[0])].filter(x => x.getBoundingClientRect().height).map(x => x.innerText)"""
+
+
+@pytest.mark.parametrize("width", [DESKTOP, 900, PHONE])
+def test_what_columns_say_is_told_where_they_are_left_out(browser, resnet50, width):
+    path, estimate = resnet50
+    page = Page(browser, path, width)
+    costliest = int(np.argmax(estimate.layer_energy_j))
+    layer = estimate.trace.layers[costliest]
+    told = page.ask("document.querySelector('#table tbody tr').innerText")
+    shape = "x".join(map(str, layer.outputs[0].shape))
+    for each in (layer.kind, shape, small(estimate.layer_time_s[costliest], "s"), small(estimate.layer_energy_j[costliest], "J")):
+        assert told.count(each) == 1, each
+    lines = page.ask(LEFT_OUT, ".shares .narrow")
+    assert bool(lines) == (width == PHONE)
+    assert width != PHONE or (lines[0].startswith("53 calls, ") and any("FLOP says too little" in x for x in lines))
+
+
+def test_pages_are_turned_only_where_there_are_two(browser, resnet50):
+    page = Page(browser, resnet50[0])
+    assert page.ask("document.querySelector('#pages').innerText").split("\n")[1] == "page 1 of 4: rows 1 to 50"
+    browser.find_element("id", "filter").send_keys("layer4.2.")
+    assert page.ask("document.querySelector('#pages').getBoundingClientRect().height") == 0
+
+
+def test_paper_says_which_layers_it_holds(browser, resnet50):
+    page = Page(browser, resnet50[0])
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert page.ask("document.querySelector('#pages').innerText") == "page 1 of 4: rows 1 to 50"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_shares_are_written_as_python_writes_them(browser, resnet50):
+    shares = [0.0, 1e-9, 0.00049, 0.00051, 0.123, 0.9994, 0.9996, 0.99999, 1.0]
+    assert Page(browser, resnet50[0]).ask("arguments[0].map(percent)", shares) == [share(x) for x in shares]
+
+
+def test_a_page_holds_more_layers_than_a_call_takes_arguments(browser, resnet50, tmp_path):
+    """And what lies side by side, too thin to draw, is not said to appear by zooming in where one cannot."""
+    start, end = '<script type="application/json" id="data">', "</script>"
+    head, _, rest = resnet50[0].read_text().partition(start)
+    data, _, tail = rest.partition(end)
+    report = json.loads(data)
+    report["layers"] = [["", *row[1:]] for row in report["layers"]] * 1000
+    path = tmp_path / "long.html"
+    path.write_text(f"{head}{start}{json.dumps(report)}{end}{tail}")
+    page = Page(browser, path)
+    assert page.errors() == []
+    assert page.ask("document.querySelector('#shown').textContent").startswith("174000 of 174000 layers")
+    assert page.ask("document.querySelector('#icicle .crumbs').title") == "174000 narrow boxes: listed under Layers"
+
+
+def test_without_scripts_the_page_says_what_it_can(browser, resnet50):
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        page = Page(browser, resnet50[0])
+        seen = browser.find_element("tag name", "body").text
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert "drawn by a script" in seen and "energy of one inference" in seen and "batch_norm" in seen
+    assert not any(x in seen for x in ("Filter", "whole network", "previous")), "nothing is offered that cannot work"
+    assert page.browser is browser
+
+
 CONTRAST = """(() => {
     const channels = text => text.match(/[\\d.]+/g).map(Number);
     const light = ([r, g, b]) => [r, g, b].map(x => x / 255).map(x => x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4)
@@ -613,6 +724,26 @@ def test_text_can_be_read_and_nothing_overflows(browser, report, width, scheme):
     assert (max(map(int, re.findall(r"\d+", paper))) < 60) == (scheme == "dark")
     assert page.ask(CONTRAST)[0][0] >= 4.5, page.ask(CONTRAST)  # WCAG 2.2, success criterion 1.4.3
     assert page.ask("innerWidth") == width
+    around = page.ask("[...document.querySelectorAll('#filter')].map(x => [getComputedStyle(x, '::placeholder').color, "
+                      "getComputedStyle(x).borderTopColor, getComputedStyle(x).backgroundColor])[0]")  # fmt: skip
+    placeholder, border, field = (luminance(x) for x in around)
+    assert contrast(placeholder, field) >= 4.5
+    assert contrast(border, luminance(paper)) >= 3  # of parts of a control, 1.4.11
+    page.ask("document.querySelector('#icicle button').focus()")
+    ring = luminance(page.ask("getComputedStyle(document.querySelector('#icicle button:focus-visible')).outlineColor"))
+    boxes = set(page.ask("[...document.querySelectorAll('#icicle button')].map(x => getComputedStyle(x).backgroundColor)"))
+    assert min(contrast(ring, luminance(x)) for x in boxes) >= 3
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of "rgb(…)" (WCAG 2.2)."""
+    channels = [float(x) / 255 for x in re.findall(r"[\d.]+", colour)[:3]]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in channels]
+    return sum(x * y for x, y in zip(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def contrast(a: float, b: float) -> float:
+    return (max(a, b) + 0.05) / (min(a, b) + 0.05)
 
 
 def test_hostile_names_run_nothing_and_break_nothing(browser, model, tmp_path):

@@ -50,16 +50,22 @@ def _layers(e: Estimate) -> str:
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, str, str, str, float]], left_out: int) -> str:
-    head = "".join(f'<th style="{_CELL.format("left" if i == 0 else "right")}">{c}</th>' for i, c in enumerate((*columns, "")))
+    head = "".join(f'<th scope="col" style="{_style(i)}">{c}</th>' for i, c in enumerate(columns))
     body = "".join(_row(row) for row in rows)
     more = f"<p><small>and {left_out} more</small></p>" if left_out else ""
-    return f"<p><b>{title}</b></p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+    caption = f'<caption style="text-align:left"><b>{title}</b></caption>'
+    table = f"<table>{caption}<thead><tr>{head}<td></td></tr></thead><tbody>{body}</tbody></table>"
+    return f'<div style="overflow-x:auto">{table}</div>{more}'
+
+
+def _style(column: int) -> str:
+    return _CELL.format("right" if column else "left")
 
 
 def _row(row: tuple[str, str, str, str, float]) -> str:
     *cells, share = row
-    texts = [f'<td style="{_CELL.format("left" if i == 0 else "right")}">{escape(str(x))}</td>' for i, x in enumerate(cells)]
-    bar = f'<td style="{_CELL.format("left")}"><span style="{_BAR.format(12 * float(share))}"></span></td>'
+    texts = [f'<td style="{_style(i)}">{escape(str(x))}</td>' for i, x in enumerate(cells)]
+    bar = f'<td style="{_style(0)}"><span style="{_BAR.format(12 * float(share))}"></span></td>'
     return f"<tr>{''.join(texts)}{bar}</tr>"
 
 

@@ -20,7 +20,12 @@ function quantity(value, unit) {
   return `${Number((rounded / fits[0]).toPrecision(3))} ${fits[1]}${unit}`.trimEnd();
 }
 
-const percent = (share) => `${(100 * share).toFixed(1)}%`;
+/** Percents with one decimal, which say nothing or all only of what is, like `share` in Python. */
+function percent(share) {
+  const text = (100 * share).toFixed(1);
+  if (text === "0.0" && share > 0) return "<0.1%";
+  return text === "100.0" && share < 1 - 1e-12 ? ">99.9%" : `${text}%`;
+}
 
 const colour = (kind) => `c${Math.min(kind, 7)}`;
 

@@ -49,7 +49,7 @@
     }
   }
 
-  const depth = (node) => 1 + Math.max(0, ...node.children.map(depth));
+  const depth = (node) => 1 + node.children.reduce((most, next) => Math.max(most, depth(next)), 0);
 
   function says(node) {
     const kind = node.kind >= 0 ? REPORT.kinds[node.kind] : "";
@@ -70,7 +70,7 @@
     made.style.left = `${100 * left}%`;
     made.style.width = `${100 * width}%`;
     made.style.top = `${ROW * row}px`;
-    made.tabIndex = node === current ? 0 : -1;
+    made.tabIndex = -1;
     made.setAttribute("aria-label", says(node));
     if (width * widthPx > 26) made.textContent = node.name;
     made.dataset.path = node.path;
@@ -80,20 +80,23 @@
     drawn.append(made);
   }
 
-  function crumbs(nodes, left, width, row) {
+  function crumbs(nodes, says, left, width, row) {
     const made = element("span", "crumbs");
     made.style.left = `${100 * left}%`;
     made.style.width = `${100 * width}%`;
     made.style.top = `${ROW * row}px`;
-    made.title = `${nodes} narrow boxes: zoom in to see them`;
+    made.title = `${nodes} narrow ${nodes === 1 ? "box" : "boxes"}: ${says}`;
+    made.setAttribute("role", "img");
+    made.setAttribute("aria-label", made.title);
     made.dataset.row = row;
     drawn.append(made);
   }
 
   function below(node, left, width, row) {
+    const where = node === focus ? "listed under Layers" : "zoom in to see more";
     let [thin, start, at] = [0, left, left];
     const close = () => {
-      if (thin) crumbs(thin, start, at - start, row);
+      if (thin) crumbs(thin, where, start, at - start, row);
       thin = 0;
     };
     for (const next of node.children) {
@@ -111,6 +114,7 @@
   }
 
   function draw() {
+    const held = chart.contains(document.activeElement);
     widthPx = chart.clientWidth;
     drawn = document.createDocumentFragment();
     boxes.clear();
@@ -121,6 +125,9 @@
     chart.replaceChildren(drawn);
     chart.style.height = `${ROW * (above.length + depth(focus) - 1)}px`;
     whole.disabled = focus === root;
+    while (!boxes.has(current)) current = current.parent; // too thin at this width; the whole network never is
+    boxes.get(current).tabIndex = 0;
+    if (held) boxes.get(current).focus({ preventScroll: true });
     tell(current);
   }
 
@@ -129,11 +136,9 @@
   }
 
   function zoom(node) {
-    const keyboard = chart.contains(document.activeElement);
     focus = node;
     current = node;
     draw();
-    if (keyboard) boxes.get(node).focus();
   }
 
   function move(node) {
@@ -168,8 +173,12 @@
   });
   chart.addEventListener("focusin", (event) => event.target.node && tell((current = event.target.node)));
   chart.addEventListener("mouseover", (event) => event.target.node && tell(event.target.node));
-  whole.addEventListener("click", () => zoom(root));
+  whole.addEventListener("click", () => {
+    zoom(root);
+    boxes.get(root).focus({ preventScroll: true }); // the button is disabled now and would drop it
+  });
 
+  told.parentElement.hidden = false;
   draw();
   // which boxes are too thin and which have room for a name depends on the width
   new ResizeObserver(() => chart.clientWidth === widthPx || draw()).observe(chart);

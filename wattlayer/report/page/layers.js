@@ -9,7 +9,7 @@
   const mark = (row) => (row[FLAGS] & 1 ? " *" : "") + (row[FLAGS] & 2 ? " †" : "");
 
   const whole = (energy) => quantity(energy, "J").replace(" ", "\u00a0"); // a unit stays with its number
-  const widest = Math.max(...rows.map((row) => row[HIGH])) || 1;
+  const widest = rows.reduce((most, row) => Math.max(most, row[HIGH]), 0) || 1; // arguments of one call are limited
 
   /** The energy as a bar and its interval as a line over it, on one scale for all layers. */
   function bar(row) {
@@ -73,12 +73,24 @@
   }
 
   function cell(row, [name, , show, classes]) {
-    const made = element("td", classes);
     const content = show(row);
-    made.append(...(name === "layer" ? breakable(content) : [content]));
-    if (name === "layer") made.append(element("span", "kind narrow"));
-    if (name === "layer") made.lastChild.append(...breakable(REPORT.kinds[row[KIND]] + mark(row)));
+    if (name !== "layer") {
+      const made = element("td", classes);
+      made.append(content);
+      return made;
+    }
+    const made = element("th", classes);
+    made.scope = "row";
+    made.append(...breakable(content), ...leftOut(row));
     return made;
+  }
+
+  /** Lines that say of a row what columns do that are left out where there is little room. */
+  function leftOut(row) {
+    const [phone, tablet] = [element("span", "kind narrow"), element("span", "kind narrow tablet")];
+    phone.append(...breakable(REPORT.kinds[row[KIND]] + mark(row)), `, ${quantity(row[FLOP], "FLOP")}`);
+    tablet.append(`${row[OUTPUT]}, ${quantity(row[TIME], "s")}`);
+    return [phone, tablet];
   }
 
   /** A path or a kind that may break behind its dots and underscores. */
@@ -101,7 +113,8 @@
     const energy = chosen.reduce((sum, row) => sum + row[ENERGY], 0);
     document.getElementById("shown").textContent =
       `${chosen.length} of ${rows.length} layers, ${quantity(energy, "J")}, ${percent(energy / TOTAL.energy)} of the energy`;
-    document.getElementById("page").textContent = `page ${page + 1} of ${pages}`;
+    document.getElementById("page").textContent =
+      `page ${page + 1} of ${pages}: rows ${PAGE * page + 1} to ${Math.min(PAGE * (page + 1), chosen.length)}`;
     document.getElementById("pages").hidden = pages === 1;
     back.disabled = page === 0;
     next.disabled = page >= pages - 1;
@@ -110,12 +123,15 @@
   function turn(step) {
     page += step;
     draw();
+    if (back.disabled) next.focus(); // the button pressed is disabled at an end and would drop it
+    if (next.disabled) back.focus();
     document.getElementById("layers").scrollIntoView();
   }
 
   filter.addEventListener("input", choose);
   back.addEventListener("click", () => turn(-1));
   next.addEventListener("click", () => turn(1));
+  document.getElementById("layers").hidden = false;
   choose();
   performance.mark("interactive");
 }
