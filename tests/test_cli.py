@@ -530,3 +530,34 @@ def test_a_format_that_a_command_does_not_write_is_refused_before_the_work(tmp_p
         code, _, err = run(command, "no-such-network", "--output", tmp_path / name)
         assert code == 2 and f"is not one of {known}" in err and not (tmp_path / name).exists()
     assert "[table|json|csv]" in run("compare", "--help")[1] and "parquet" in run("predict", "--help")[1]
+
+
+@pytest.mark.parametrize(("arguments", "named"), [
+    (["trace", "hf:gpt2", "--format", "xyz"], "format 'xyz' is not one of table, json\n"),
+    (["predict", "hf:gpt2", "--format", "xyz"], "format 'xyz' is not one of table, json, csv, html, "),
+    (["predict", "hf:"], "hf: names no network"),
+    (["predict", "hf:gpt2", "--junit", ""], "an empty name and the folder '.' cannot be written"),
+    (["whatif", "hf:gpt2", "--align", "--input", ""], "input '' is not a shape"),
+    (["advise", "hf:gpt2", "--input", ""], "input '' is not a shape"),
+    (["compare", "hf:gpt2", "--plot", "picture.xyz"], "picture.xyz has no suffix of a picture: name it .png, .svg or .pdf"),
+    (["evaluate", "a30", "--layers", "x.csv", "--plot", "picture"], "picture has no suffix of a picture"),
+    (["zoo", "torchvision", "--jobs", "0"], "jobs 0 must be at least 1"),
+])  # fmt: skip
+def test_mistakes_are_named_before_any_work_is_done(run, arguments, named):
+    one_line(run(*arguments), named)
+
+
+def test_a_result_is_no_table_of_rows(run, tmp_path):
+    result = tmp_path / "result.json"
+    result.write_text('{"dtype": "float32", "dtype": "float32"}\n')
+    one_line(run("import", result, "--output", tmp_path / "rows.jsonl"), f"{result} is no table", ".jsonl")
+
+
+def test_a_result_that_cannot_be_finished_leaves_the_one_before(tmp_path):
+    """A limit of one block stands for a disk that is full."""
+    kept = tmp_path / "kept.json"
+    kept.write_text("before\n")
+    command = f"ulimit -f 1; {sys.executable} -m wattlayer predict hf:gpt2 --format json --output {kept}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "cannot be written" in done.stderr
+    assert kept.read_text() == "before\n" and [x.name for x in tmp_path.iterdir()] == ["kept.json"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from errno import EBUSY
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from wattlayer.dataset import SCHEMA, Measurement, read_measurements, write_measurements
 from wattlayer.errors import InputError
+from wattlayer.files import whole_file
 from wattlayer.layer import Layer, Operand
 
 RELU = Layer("relu", (Operand("self", (2, 3), "float32"),), (Operand("output", (2, 3), "float32"),))
@@ -222,3 +225,28 @@ def test_a_measurement_is_of_one_thing():
 
 def test_the_energy_that_counts_is_without_the_drift_where_that_is_known():
     assert (FULL.settled_j, PLAIN.settled_j) == (2.9e-3, 3e-3)
+
+
+def test_a_file_that_nothing_can_take_the_place_of_is_written_at_the_end(path, monkeypatch):
+    """One that is mounted by itself is busy; a half-written result never stands in it."""
+    path.write_text("old\n")
+
+    def busy(*_):
+        raise OSError(EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "replace", busy)
+    with whole_file(path) as file:
+        file.write("new\n")
+        assert path.read_text() == "old\n"
+    assert path.read_text() == "new\n" and [p.name for p in path.parent.iterdir()] == [path.name]
+    with pytest.raises(InputError, match="busy"), whole_file(path.with_name("other")):
+        pass
+
+
+def test_a_file_in_a_folder_that_takes_no_other_is_written_as_it_stands(path, monkeypatch):
+    path.write_text("old and longer\n")
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != path.parent)
+    with whole_file(path) as file:
+        file.write("new\n")
+        assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert path.read_text() == "new\n"

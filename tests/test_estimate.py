@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 import wattlayer as wl
+from wattlayer.errors import InputError
 from wattlayer.estimate import GAPS, LAUNCH_BOUND, estimate_energies_j, estimate_many, told_of_launches
 from wattlayer.features.columns import Columns
 from wattlayer.hardware import find_hardware
@@ -348,3 +350,42 @@ def test_predict_takes_modules_and_refuses_mixtures(model):
     assert e.trace.batch == 4 and e.trace.tf32 == "none"
     with pytest.raises(wl.InputError, match="inputs go with a module"):
         wl.predict("resnet18", torch.empty(1), hardware=model)
+
+
+@pytest.mark.parametrize("jobs", [0, 1.5, True, "2"])
+def test_processes_are_counted_in_whole_numbers(traced, model, jobs):
+    with pytest.raises(InputError, match="must be at least 1, or -1 for every core"):
+        estimate_many([traced], model, n_jobs=jobs)
+    with pytest.raises(InputError, match="must be at least 1, or -1 for every core"):
+        list(wl.nas.sweep(None, [], model, n_jobs=jobs))
+
+
+def test_what_is_no_list_of_layers_is_named(traced, model):
+    layers = traced.layers[:3]
+    assert np.array_equal(model.predict(iter(layers)).energy_j, model.predict(layers).energy_j)
+    with pytest.raises(InputError, match="predict takes several layers and was given one"):
+        model.predict(layers[0])
+    for runs in ("a", ["a"], ["a"] * 4):
+        with pytest.raises(InputError, match="does not name a campaign for each of 3 layers"):
+            model.predict(layers, runs)
+
+
+def test_what_is_no_argument_of_predict_is_named():
+    x = torch.empty(1, 4)
+    for call, named in (
+        (lambda: wl.predict(nn.Linear(4, 4), x, kwargs=[1]), r"kwargs \[1\] are no keyword arguments"),
+        (lambda: wl.predict("hf:gpt2", batch=None), "batch None is not a whole number"),
+        (lambda: wl.predict("hf:gpt2", input=torch.zeros(40, 40)), "is not a shape of whole numbers"),
+        (lambda: wl.predict_generation(None), "NoneType is no language model's name"),
+        (lambda: wl.predict(nn.Linear(4, 4), x).to_html(None, {"price_per_kwh": 1}), "state them as Assumptions"),
+    ):
+        with pytest.raises(InputError, match=named) as refused:
+            call()
+        assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
+
+
+def test_a_language_model_may_be_a_path(tmp_path):
+    path = tmp_path / "hf:gpt2"
+    with pytest.raises(InputError, match="is no language model of transformers"):
+        wl.predict_generation(path)
+    assert wl.predict_generation(Path("hf:gpt2"), 8, 1).trace.network == "hf:gpt2"

@@ -22,7 +22,7 @@ from wattlayer.features import FEATURES_VERSION
 from wattlayer.features.columns import Columns
 from wattlayer.hardware import find_hardware
 from wattlayer.kinds import KINDS
-from wattlayer.model.file import SCHEMA, checksum
+from wattlayer.model.file import SCHEMA, checksum, read_metadata
 from wattlayer.model.folders import shipped_models
 from wattlayer.model.intervals import CLASSES, FADING_OCTAVES
 from wattlayer.model.power import CONSUMERS
@@ -564,3 +564,26 @@ def test_what_is_no_row_and_no_seed_is_refused(device, layers):
             EnergyModel.train(device.measure(layers), seed=seed)
     with pytest.raises(InputError, match=r"0 distinct measured layers of b999 are too few .*\(rows are of a30\)"):
         EnergyModel.train(device.measure(layers), hardware="b999")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".json", "a\0.json", "a\0"])
+def test_names_that_no_file_can_have_are_refused(name):
+    with pytest.raises(
+        InputError, match=r"model '.*cannot be looked for|no model and no hardware|cannot be read|not a wattlayer"
+    ):
+        load_model(name)
+
+
+def test_what_a_model_says_of_itself_is_read_without_xgboost(tmp_path):
+    """And with the same care."""
+    path = Path(__file__).parents[1] / "models" / "a30.json"
+    code = (
+        "import sys; from pathlib import Path; from wattlayer.model.file import read_metadata; "
+        f"print(read_metadata(Path({str(path)!r})).layers); assert not {{'xgboost', 'torch'}} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == load_model("a30").metadata.layers
+    spoiled = tmp_path / "a30.json"
+    spoiled.write_text(path.read_text().replace('"hardware":"a30"', '"hardware":"l40"', 1))
+    with pytest.raises(InputError, match="does not match its checksum"):
+        read_metadata(spoiled)

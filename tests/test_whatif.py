@@ -674,3 +674,49 @@ def test_a_change_is_of_one_condition():
     assert same.change_j == pytest.approx(
         estimate(trace(net(), INPUT, dtype="float16"), held).energy_per_sample_j - before.energy_per_sample_j
     )
+
+
+def test_one_tensor_is_one_input_with_its_whole_batch():
+    whole = Subject(net(), (INPUT,)).trace()
+    assert Subject(net(), INPUT).trace().layers == Subject(net(), [INPUT]).trace().layers == whole.layers and whole.batch == 4
+    before = wl.predict(net(), INPUT, hardware="a30")
+    assert before.whatif(net(), INPUT, batch=8).after.trace.batch == 8
+
+
+def test_an_edit_is_written_as_one_pattern_as_several_or_as_a_mapping():
+    """A pattern of two letters was taken for two patterns."""
+    assert Edit(drop="12") == Edit(drop=("12",)) == Edit(drop=["12"])
+    pair = Edit(replace=(("0.*", "depthwise"),))
+    for written in ({"0.*": "depthwise"}, "0.*=depthwise", ["0.*=depthwise"], [("0.*", "depthwise")], iter(["0.*=depthwise"])):
+        assert Edit(replace=written) == pair
+    before = wl.predict(net(), INPUT, hardware="a30")
+    assert "--drop 'blocks.1'" in str(before.whatif(net(), INPUT, drop="blocks.1"))
+    assert "--replace 'blocks=relu'" in str(before.whatif(net(), INPUT, replace="blocks=relu"))
+
+
+@pytest.mark.parametrize(("sizes", "named"), [
+    ({"batch": -4}, "batch -4 must be at least 1"), ({"batch": 2.0}, "batch 2.0 is not a whole number"),
+    ({"batch": True}, "batch True"), ({"image_size": 0}, "image-size 0 must be"), ({"seq_len": "8"}, "seq-len '8' is not"),
+])  # fmt: skip
+def test_sizes_that_no_input_can_have_are_refused(sizes, named):
+    with pytest.raises(InputError, match=named):
+        Edit(**sizes)
+
+
+def test_networks_and_models_may_be_given_by_name_and_edits_alone():
+    names = {"hf:gpt2": Subject("hf:gpt2")}
+    for name, subject in names.items():
+        by_name = whatif(name, Edit(seq_len=64), "a30")
+        assert [x.to_json() for x in by_name] == [
+            x.to_json() for x in whatif(subject, iter([Edit(seq_len=64)]), load_model("a30"))
+        ]
+    assert advise(Subject(net(), (INPUT,)), "a30") is not None
+    for call in (lambda x: whatif(x, Edit(), "a30"), lambda x: advise(x, "a30"), wl.compare):
+        with pytest.raises(InputError, match=r"Sequential is no network's name: give a module with its inputs, Subject\(module"):
+            call(nn.Sequential(nn.Conv2d(3, 3, 1)))
+
+
+@pytest.mark.parametrize("given", [{"power_limit_w": "100"}, {"clock_mhz": True}])
+def test_limits_are_numbers(given):
+    with pytest.raises(InputError, match="is no number"):
+        operated(load_model("a30"), **given)

@@ -46,6 +46,12 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
         raise InputError(f"{name} {value} must be at least {least}")
 
 
+def check_jobs(n_jobs: int) -> None:
+    """Raise InputError for what is no number of processes as joblib takes it, where -1 stands for every core."""
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0:
+        raise InputError(f"jobs {n_jobs!r} must be at least 1, or -1 for every core")
+
+
 def check_seed(seed: int) -> int:
     """Return `seed`, or raise InputError for one that no generator of random numbers takes."""
     if isinstance(seed, bool) or not isinstance(seed, Integral):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dataset import MODES
-from .errors import InputError, UncoveredKindError, check_whole
+from .errors import InputError, UncoveredKindError, check_jobs, check_whole
 from .features.columns import IN_TILES, Array, Columns, rate_of
 from .hardware import find_hardware
 from .layer import Layer, format_shape
@@ -252,11 +252,9 @@ class Estimate:
         cannot be made and for a network that has other layers than those estimated.
         """
         from .whatif import whatif_estimate
-        from .whatif.subject import Edit, replacements
+        from .whatif.subject import Edit
 
-        edit = Edit(
-            replacements(replace), tuple(drop), dtype, tf32, mode, batch, image_size, seq_len, align, fuse_attention, fold_norm
-        )
+        edit = Edit(replace, drop, dtype, tf32, mode, batch, image_size, seq_len, align, fuse_attention, fold_norm)  # type: ignore[arg-type]
         return whatif_estimate(self, edit, module, inputs, kwargs or {}, hardware)
 
     def to_html(self, path: str | Path | None = None, assumptions: Assumptions | None = None) -> str:
@@ -338,6 +336,7 @@ def estimate_many(
     """
     if mode not in MODES:
         raise InputError(f"mode {mode!r} is not one of {', '.join(MODES)}")
+    check_jobs(n_jobs)
     if isinstance(traces, Trace):
         raise InputError(f"estimate_many takes several traces, not that of {traces.network} alone: give a list, or use estimate")
     traces = list(traces)

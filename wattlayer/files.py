@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EACCES, EBUSY, EPERM
 from itertools import count
 from pathlib import Path
 from typing import TextIO
@@ -20,13 +21,18 @@ _WRITERS = count()
 def whole_file(path: Path) -> Iterator[TextIO]:
     """Yield a text file that takes the place of `path` once it is complete and on the disk.
 
-    Each writer has a file of its own until then: of several, the last to end wins. A link stays one, and what is no file of its
-    own (a pipe, a device, `/dev/stdout`) is written to as it stands. Raises InputError where it cannot be written.
+    Each writer has a file of its own until then: of several, the last to end wins. A link stays one. What is no file of its own
+    (a pipe, a device, `/dev/stdout`) or lies in a folder that takes no other is written to as it stands, and what nothing may
+    take the place of (a file mounted by itself) at the end. Raises InputError where it cannot be written.
     """
     target = Path(os.path.realpath(path))
     with writing(path):
         if _stands(path) or target.is_symlink():  # a link that is left leads to itself: opening it says so
             with path.open("a", encoding="utf-8") as file:
+                yield file
+            return
+        if target.is_file() and not os.access(target.parent, os.W_OK):  # nothing can stand beside it meanwhile
+            with target.open("w", encoding="utf-8") as file:
                 yield file
             return
         partial = target.with_name(f"{target.name}.{os.getpid()}-{next(_WRITERS)}.partial")
@@ -37,9 +43,18 @@ def whole_file(path: Path) -> Iterator[TextIO]:
                 os.fsync(file.fileno())
             if target.exists():
                 shutil.copymode(target, partial)
-            os.replace(partial, target)
+            _put(partial, target)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _put(partial: Path, target: Path) -> None:
+    try:
+        os.replace(partial, target)
+    except OSError as error:
+        if error.errno not in (EBUSY, EACCES, EPERM) or not target.is_file():
+            raise
+        shutil.copyfile(partial, target)
 
 
 def _stands(path: Path) -> bool:

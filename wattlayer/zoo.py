@@ -188,4 +188,5 @@ def _outcome(journal: Path, number: int, line: str) -> Outcome:
         record = msgspec.json.decode(line, type=dict[str, Any])
         return msgspec.convert({field.name: record[field.name] for field in fields(Outcome)}, Outcome)
     except (ValueError, KeyError, RecursionError) as error:
-        raise InputError(f"{journal} line {number} is no outcome of a sweep ({first_line(error)}): name another file") from None
+        why = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise InputError(f"{journal} line {number} is no outcome of a sweep ({why}): name another file") from None

@@ -51,9 +51,11 @@ class InputSize:
             raise InputError(f"input {self.sizes_text} has a size of more than {MOST:,}")
         for name in ("batch", "image_size", "seq_len"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+            if value is None and name != "batch":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise InputError(f"{name.replace('_', '-')} {value!r} is not a whole number")
-            if value is not None and not 1 <= value <= MOST:
+            if not 1 <= value <= MOST:
                 raise InputError(f"{name.replace('_', '-')} {value} must be {'at least 1' if value < 1 else f'at most {MOST:,}'}")
         edges, tokens = self.image_size or 1, self.seq_len or 1
         if self.batch * max(edges * edges, tokens) > MOST_ELEMENTS:
@@ -62,7 +64,8 @@ class InputSize:
         if self.shape is None:
             return
         if not isinstance(self.shape, tuple | list) or not all(isinstance(n, int | np.integer) for n in self.shape):
-            raise InputError(f"input {self.shape!r} is not a shape of whole numbers like (8, 3, 224, 224)")
+            given = " ".join(repr(self.shape).split())  # a tensor's takes many lines
+            raise InputError(f"input {given:.60} is not a shape of whole numbers like (8, 3, 224, 224)")
         if any(n < 1 for n in self.shape) or prod(self.shape) > MOST_ELEMENTS:
             raise InputError(f"input {format_shape(self.shape)} has a size below 1 or more than {MOST_ELEMENTS:,} elements")
         for name in ("image_size", "seq_len"):

@@ -59,7 +59,7 @@ def advise(
         raise InputError(f"top {top} must be at least 1")
     apart(output, network, hardware)
     format = written_as(format, output, *TABLES)
-    shape = parse_shape(input) if input else None
+    shape = parse_shape(input) if input is not None else None
     setting = Setting(batch_of(shape, batch), image_size, seq_len, shape, dtype.value, tf32.value, mode.value)
     with busy(f"loading {network}") as tell:
         advice = advice_of(Subject(network, (), setting), load_model(hardware), tell)[:top]

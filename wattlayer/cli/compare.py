@@ -26,7 +26,7 @@ from .options import (
     formats,
     written_as,
 )  # fmt: skip
-from .output import apart, busy, narrow, place, rendered, write
+from .output import apart, busy, narrow, plot_place, rendered, write
 from .whatif import batches
 
 TABLE_COLUMNS = 120
@@ -48,7 +48,7 @@ def compare(
     mode: ModeOption = Mode.graph,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse layers of kinds never measured.")] = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", callback=place, help="Also draw it into this .png, .svg or .pdf.")
+        Path | None, typer.Option("--plot", callback=plot_place, help="Also draw it into this .png, .svg or .pdf.")
     ] = None,
     format: Annotated[Format | None, formats(*TABLES)] = None,
     output: OutputOption = None,

@@ -91,7 +91,7 @@ def _told(value: Any) -> str:
 def _basis(name: str) -> tuple[str, str]:
     """What predictions for a device rest on, as a word and as a sentence."""
     from ..hardware import find_hardware
-    from ..model import load_model
+    from ..model.file import read_metadata
     from ..model.folders import model_path
 
     path = model_path(name)
@@ -100,7 +100,7 @@ def _basis(name: str) -> tuple[str, str]:
             "data sheet",
             "from its data sheet only; `wattlayer calibrate` or `wattlayer train` does better with measured layers",
         )
-    facts = load_model(name).metadata
+    facts = read_metadata(path)
     if facts.calibrated:
         return facts.basis, f"of a calibrated model: {facts.caveat} ({path})"
     kind = "a measured model" if facts.basis == "measured" else f"a model of {facts.basis}"
@@ -110,7 +110,7 @@ def _basis(name: str) -> tuple[str, str]:
 
 def _figures(name: str) -> list[dict[str, Any]]:
     """Error figures from the model's evaluation, from leaving out its own layers in turn, or from other devices left out."""
-    from ..model import load_model
+    from ..model.file import read_metadata
     from ..model.folders import model_path
 
     path = model_path(name)
@@ -119,7 +119,7 @@ def _figures(name: str) -> list[dict[str, Any]]:
 
         curves = read_learned()["curves"]
         return [_figure(f"unmeasured {x['hardware']}", x) for x in curves if x["predictor"] == "wattlayer, data sheet only"]
-    facts = load_model(name).metadata
+    facts = read_metadata(path)
     record = path.parent / "evaluations" / path.name
     figures = _evaluated(record) if record.is_file() and not facts.calibrated else []
     if any(x["unit"] == "layer" for x in figures) or facts.left_out_mdape_frac is None:

@@ -29,8 +29,15 @@ TABLES = (*TEXTS, Format.csv)
 
 def formats(*known: Format) -> Any:
     """Return the option of a command that writes its result as any of these."""
+    names = [x.value for x in known]
+
+    def parsed(text: str) -> Format:
+        if text not in names:
+            raise InputError(f"format {text!r} is not one of {', '.join(names)}")
+        return Format(text)
+
     return typer.Option(
-        "--format", metavar=f"[{'|'.join(x.value for x in known)}]", show_default="by the suffix of --output, else table"
+        "--format", parser=parsed, metavar=f"[{'|'.join(names)}]", show_default="by the suffix of --output, else table"
     )
 
 

@@ -13,6 +13,7 @@ from shutil import get_terminal_size
 from typing import Any, TextIO
 
 from ..errors import InputError, writing
+from ..files import whole_file
 
 WIDE = 80
 """Columns below which lists are written instead of tables of many columns."""
@@ -104,8 +105,8 @@ def _slimmed(part: Any) -> bool:
 def write(result: str | bytes, output: Path | None) -> None:
     """Write a result to `output`, or a text to stdout; raise InputError where the file cannot be written or must be named."""
     if output is not None:
-        with writing(output):
-            output.write_bytes(result if isinstance(result, bytes) else result.encode())
+        with whole_file(output) as file:
+            file.buffer.write(result if isinstance(result, bytes) else result.encode())
     elif isinstance(result, bytes):
         raise InputError("this format is binary: give --output FILE")
     else:
@@ -114,10 +115,21 @@ def write(result: str | bytes, output: Path | None) -> None:
             sys.stdout.flush()
 
 
+def plot_place(path: Path | None) -> Path | None:
+    """Return where a figure is to be drawn; raise InputError as `place` does, and where it cannot be drawn."""
+    if place(path) is not None and path is not None:
+        from ..report.plots import check_plot
+
+        check_plot(path)
+    return path
+
+
 def place(path: Path | None) -> Path | None:
     """Return where a file is to be written; raise InputError, before the work is done, where none can be and for stdout (`-`)."""
     if path == Path("-"):
         raise InputError("this file is not written to stdout (-): name it")
+    if path == Path():
+        raise InputError("an empty name and the folder '.' cannot be written: name a file")
     if path is not None:
         with writing(path):
             if path.is_dir():

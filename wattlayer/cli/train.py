@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError, writing
+from ..files import whole_file
 from .app import SeveralValues, app
 from .calibrate import model_file, own_path, tell_left_out, tell_shadowed
 from .data import measurements_of
 from .options import TEXTS, Format, OutputOption, RunCodeOption, SeedOption, SkipOption, formats, written_as
-from .output import apart, busy, place, progress, rendered, say, write
+from .output import apart, busy, place, plot_place, progress, rendered, say, write
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
@@ -73,7 +74,8 @@ def _check(model: EnergyModel, networks: list[tuple[Measurement, Trace]], path: 
     record = path.parent / "evaluations" / path.name
     with writing(record):
         record.parent.mkdir(exist_ok=True)
-        record.write_text(json.dumps(result.to_json()) + "\n", encoding="utf-8")
+    with whole_file(record) as file:
+        file.write(json.dumps(result.to_json()) + "\n")
 
 
 @app.command(cls=SeveralValues)
@@ -95,7 +97,7 @@ def evaluate(
     seed: SeedOption = 0,
     skip_bad_rows: SkipOption = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", callback=place, help="Also draw the errors into this .png, .svg or .pdf.")
+        Path | None, typer.Option("--plot", callback=plot_place, help="Also draw the errors into this .png, .svg or .pdf.")
     ] = None,
     run_code: RunCodeOption = True,
     format: Annotated[Format | None, formats(*TEXTS)] = None,

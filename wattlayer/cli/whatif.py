@@ -68,7 +68,7 @@ def whatif(
 
     apart(output, network, hardware)
     format = written_as(format, output, *TABLES)
-    shape = parse_shape(input) if input else None
+    shape = parse_shape(input) if input is not None else None
     start = Setting(
         batch_of(shape, from_batch, "from-batch"),
         from_image_size,

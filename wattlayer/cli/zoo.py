@@ -41,7 +41,7 @@ def zoo(
     format = written_as(format, output, *TEXTS)
     if jobs < 1 and jobs != -1:
         raise InputError(f"jobs {jobs} must be at least 1, or -1 for every core")
-    names = [name for source in sources or ZOOS for name in zoo_names(source) if match in name]
+    names = [name for source in dict.fromkeys(sources or ZOOS) for name in zoo_names(source) if match in name]
     if not names:
         raise InputError(f"no network's name contains {match!r}")
     started = time.perf_counter()

@@ -77,6 +77,8 @@ def evaluate(
     named = [m for m in given if isinstance(m, Measurement) and m.hardware == model.hardware]
     networks = [*traced_networks(named, progress), *(x for x in given if not isinstance(x, Measurement))]
     if not own and not networks:
+        if any(isinstance(m, Measurement) and m.hardware == model.hardware for m in given):
+            raise InputError("none of the rows given as networks is of a whole network: give rows of layers as such")
         raise InputError(f"none of the rows is of {model.hardware}, the hardware of model {model.name!r}")
     if len({m.meter for m in own} | {m.meter for m, _ in networks}) > 1:
         raise InputError("measured and assumed-power rows are mixed: judge a model by one of them")

@@ -212,7 +212,7 @@ class Generation:
 
 
 def predict_generation(
-    network: str,
+    network: str | Path,
     prefill: int = 1,
     decode: int = 0,
     *,
@@ -234,10 +234,12 @@ def predict_generation(
         raise InputError(f"mode {mode!r} is not one of {', '.join(MODES)}, which generation is priced in")
     for name, value, least in (("prefill", prefill, 1), ("decode", decode, 0), ("batch", batch, 1)):
         check_whole(name, value, least)
+    if not isinstance(network, str | Path):
+        raise InputError(f"{type(network).__name__} is no language model's name: give one like hf:gpt2 (`hf:…`)")
     from ..adapters.huggingface import load_causal
 
     model = load_model(hardware)
-    loaded = replace(load_causal(network, prefill + decode, computes_in(dtype)), asked_dtype=dtype)
+    loaded = replace(load_causal(str(network), prefill + decode, computes_in(dtype)), asked_dtype=dtype)
     passes = Passes(loaded, batch, tf32)
     prompt = estimate(passes.prompt(prefill), model, mode, strict)
     if strict and decode:

@@ -211,10 +211,10 @@ def _propose(options: Options, rig: Rig, resolve: Resolve | None) -> Plan:
 def _intervals(path: Path) -> Callable[[Sequence[Layer]], Sequence[float]]:
     """How unsure a trained model is of each layer, in joules."""
     try:
-        from ..model import EnergyModel
+        from ..model import load_model
     except ImportError as error:
         raise InputError(f"--model needs {error.name}, which is not installed here: leave --model out, or install it") from None
-    model = EnergyModel.load(path)
+    model = load_model(path)
 
     def widths(layers: Sequence[Layer]) -> Sequence[float]:
         predicted = model.predict(list(layers))

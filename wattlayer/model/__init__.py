@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset import Measurement
-from ..errors import InputError, nearest
+from ..errors import InputError, first_line, nearest
 from ..features.columns import Array, Columns
 from ..files import whole_file
 from ..hardware import find_hardware, known_hardware
@@ -76,14 +76,19 @@ class EnergyModel:
         """What passes cost beside their kernels, and what that rests on."""
         return self.metadata.launches_or_assumed
 
-    def predict(self, layers: Sequence[Layer], runs: Sequence[str] | None = None, alone: bool = False) -> Prediction:
+    def predict(self, layers: Iterable[Layer], runs: Sequence[str] | None = None, alone: bool = False) -> Prediction:
         """Predict time, power and energy of `layers` [n] with an interval at level `intervals.LEVEL`.
 
         `runs` names the campaign (board state) of each layer where it is known; unknown ones and None mean the
         reference campaign, the first of `metadata.runs`. What is predicted is a layer's cost among the others of a network,
-        or `alone`, repeated again and again, as layers are measured. Raises InputError where the answer is no energy, as of
-        a model file that was tampered with.
+        or `alone`, repeated again and again, as layers are measured. Raises InputError for what is no layer or too few names,
+        and where the answer is no energy, as of a model file that was tampered with.
         """
+        if isinstance(layers, Layer):
+            raise InputError("predict takes several layers and was given one: give it in a list")
+        layers = layers if isinstance(layers, Sequence) else tuple(layers)
+        if runs is not None and (isinstance(runs, str) or len(runs) != len(layers)):
+            raise InputError(f"runs {runs!r:.60} does not name a campaign for each of {len(layers)} layers: give a list as long")
         if (wrong := next((x for x in layers if not isinstance(x, Layer)), None)) is not None:
             raise InputError(f"{wrong!r:.60} is no layer: give those of a trace, wattlayer.trace(module, *inputs).layers")
         with np.errstate(all="ignore"):  # what comes of it is checked instead
@@ -207,12 +212,15 @@ def load_model(name: str | Path | EnergyModel) -> EnergyModel:
     if not isinstance(name, str | Path):
         raise InputError(f"a model is a name, a path or an EnergyModel, not {type(name).__name__}")
     text = str(name)
-    there = bool(Path(text).suffix) and Path(text).is_file()
-    path = Path(text) if is_file_name(text) or there else model_path(text)
+    try:
+        there = bool(Path(text).suffix) and Path(text).is_file()
+        path = Path(text) if is_file_name(text) or there else model_path(text)
+    except (OSError, ValueError) as error:  # names that no file can have
+        raise InputError(f"model {text!r:.60} cannot be looked for: {first_line(error)}") from None
     if path is not None:
         try:
             written = path.stat()
-        except OSError:
+        except (OSError, ValueError):
             return EnergyModel.load(path)  # which says what is wrong
         return _loaded(path.absolute(), written.st_mtime_ns, written.st_size, written.st_ino)
     known = {*user_models(), *shipped_models(), *known_hardware()}

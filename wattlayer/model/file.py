@@ -43,6 +43,18 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 def read(path: Path) -> tuple[Metadata, Regressor, str]:
     """Return what a model file holds, and its checksum; raise InputError as `EnergyModel.load` does."""
+    record, digest = _checked(path)
+    metadata = _metadata(path, record)
+    return metadata, _regressor(path, record, metadata), digest
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Return what a model file says of its model, without the model, which takes XGBoost; raise InputError as `read` does."""
+    return _metadata(path, _checked(path)[0])
+
+
+def _checked(path: Path) -> tuple[dict[str, Any], str]:
+    """What a file of this version holds, and the checksum that it matches."""
     record = _read(path)
     digest = record.pop("sha256", None)
     if record.get("wattlayer_model") != SCHEMA:
@@ -54,7 +66,7 @@ def read(path: Path) -> tuple[Metadata, Regressor, str]:
         )
     if digest != checksum(record):
         raise InputError(f"{path} does not match its checksum (truncated or altered): get it again or retrain it")
-    return _restore(path, record, digest)
+    return record, digest
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -78,29 +90,39 @@ def _dictionary(path: Path, record: Mapping[str, Any], key: str) -> dict[str, An
     return value
 
 
-def _restore(path: Path, record: Mapping[str, Any], digest: str) -> tuple[Metadata, Regressor, str]:
+def _metadata(path: Path, record: Mapping[str, Any]) -> Metadata:
     import msgspec
-    import xgboost
 
     try:
         told = record["metadata"]
         _no_others(told, Metadata)
         _no_others(told.get("launches"), Launches)
         _no_others(told.get("conformal"), Conformal)
-        metadata = msgspec.convert(told, Metadata)
+        return msgspec.convert(told, Metadata)
+    except (LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is not a wattlayer model that this version can use ({first_line(error)}): retrain it")
+
+
+def _regressor(path: Path, record: Mapping[str, Any], metadata: Metadata) -> Regressor:
+    import xgboost
+
+    try:
         time, power = (
             Residual.from_json(record["time"], len(MODEL_FEATURES) - 1),
             Residual.from_json(record["power"], len(MODEL_FEATURES)),
         )
         cliffs = Cliffs.from_json(record["cliffs"])
     except (LookupError, AttributeError, TypeError, ValueError, OverflowError, xgboost.core.XGBoostError) as error:
-        why = first_line(error)
-        raise InputError(f"{path} is not a wattlayer model that this version can use ({why}): retrain it") from None
+        raise _unusable(path, error) from None
     scaffold = Scaffold(metadata.log_rates, metadata.runs)
     drawn = PowerScaffold(metadata.consumers_w, metadata.limit_w)
-    regressor = Regressor(metadata.hardware, scaffold, drawn, time, power, metadata.runs, metadata.run_power_shift, cliffs,
-                          metadata.taught_by)  # fmt: skip
-    return metadata, regressor, digest
+    return Regressor(
+        metadata.hardware, scaffold, drawn, time, power, metadata.runs, metadata.run_power_shift, cliffs, metadata.taught_by
+    )
 
 
 def _no_others(told: Any, kind: type) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, check_whole, first_line
+from ..errors import InputError, check_jobs, check_whole, first_line
 from ..estimate import estimate_energies_j
 from ..features.columns import Array
 from ..model import EnergyModel, load_model
@@ -171,9 +171,10 @@ def sweep(
 
     `genomes` may be endless: `chunk` are traced and estimated at a time. `n_jobs` spreads chunks over processes through
     joblib, and over machines under `joblib.parallel_config(backend="dask")` (extra `distributed`). Raises InputError for a
-    genome of another space and for a batch or a chunk below 1.
+    genome of another space, for a batch or a chunk below 1 and for no processes.
     """
     check_whole("chunk", chunk)
+    check_jobs(n_jobs)
     from joblib import Parallel, delayed
 
     model = load_model(model)

@@ -15,8 +15,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import writing
+from ..errors import InputError
 from ..estimate import VERSION, Estimate, torch_version
+from ..files import whole_file
 from ..layer import format_shape
 from ..model.intervals import LEVEL
 from .accounting import J_PER_KWH, Assumptions, Range, account, inference, tokens
@@ -39,10 +40,12 @@ def estimate_page(estimate: Estimate, assumptions: Assumptions | None = None, pa
 
     Raises InputError for a functional unit that this network cannot be counted in, and where `path` cannot be written.
     """
+    if not isinstance(assumptions, Assumptions | None):
+        raise InputError(f"assumptions {assumptions!r:.60} are none: state them as Assumptions(price_per_kwh=0.3)")
     page = _page(estimate, assumptions or Assumptions())
     if path is not None:
-        with writing(path):
-            Path(path).write_text(page, encoding="utf-8")
+        with whole_file(Path(path)) as file:
+            file.buffer.write(page.encode())
     return page
 
 

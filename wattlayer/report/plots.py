@@ -76,6 +76,13 @@ def _empty(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def check_plot(path: Path) -> None:
+    """Raise InputError, before the work is done, where matplotlib is missing or cannot draw into a file of that suffix."""
+    known = _empty(1, 1).canvas.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise InputError(f"the plot {path} has no suffix of a picture: name it .png, .svg or .pdf")
+
+
 def _save(figure: Any, path: Path) -> None:
     try:
         figure.savefig(path, bbox_inches="tight")

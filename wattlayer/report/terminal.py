@@ -65,14 +65,14 @@ def _layers(e: Estimate, top: int) -> Table:
 
 
 def _modules(e: Estimate, depth: int) -> Table:
-    return _grouped(f"by module (depth {depth})", "module", e.by_module(depth).itertuples(), e)
+    return _grouped(f"by module (depth {depth})", "module", e.by_module(depth).itertuples())
 
 
 def _kinds(e: Estimate) -> Table:
-    return _grouped("by kind", "kind", e.by_kind().itertuples(), e)
+    return _grouped("by kind", "kind", e.by_kind().itertuples())
 
 
-def _grouped(title: str, name: str, rows: Iterable[Any], e: Estimate) -> Table:
+def _grouped(title: str, name: str, rows: Iterable[Any]) -> Table:
     table = table_of(title, name, "calls", "FLOP", "time", "energy", "share")
     for row in rows:
         table.add_row(

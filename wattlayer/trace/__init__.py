@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from ..layer import Layer, Operand, check_tf32
 from .assumptions import HELD_WEIGHTS
 from .flow import Flow
@@ -115,6 +116,8 @@ def trace(
     from .recorder import record
 
     check_tf32(tf32)
+    if not isinstance(kwargs, Mapping | None):
+        raise InputError(f"kwargs {kwargs!r:.60} are no keyword arguments: give a dict of names")
     calls, operands, assumptions, flow = record(module, inputs, dict(kwargs or {}), dtype, train_mode, cached)
     name = network or type(module).__name__
     paths = tuple(path for path, _ in calls)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from ..model import EnergyModel, load_model
 from ..model.folders import shipped_models
 from ..model.intervals import LEVEL
 from .difference import difference_spread_j
-from .subject import UNCHANGED, Edit, Setting, Subject
+from .subject import UNCHANGED, Edit, Setting, Subject, subject_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,16 +120,21 @@ def _differences(before: Estimate, after: Estimate) -> tuple[Array, Array, Array
 
 
 def whatif(
-    subject: Subject, edits: Sequence[Edit], model: EnergyModel, strict: bool = False, tell: Tell = lambda text, done, total: None
+    subject: str | Path | Subject,
+    edits: Edit | Iterable[Edit],
+    model: str | Path | EnergyModel,
+    strict: bool = False,
+    tell: Tell = lambda text, done, total: None,
 ) -> list[Change]:
-    """Price each edit of `subject` on its own, against `subject` as it is; `tell` hears how far it is.
+    """Price each edit of `subject` (or of a named network) on its own, against it as it is; `tell` hears how far it is.
 
     Raises InputError for an edit that cannot be made, UncoveredKindError under `strict`.
     """
+    subject, model, steps = subject_of(subject), load_model(model), [edits] if isinstance(edits, Edit) else list(edits)
     before = estimate(subject.trace(), model, subject.setting.mode, strict)
     changes = []
-    for i, edit in enumerate(edits):
-        tell(edit.describe(), i, len(edits))
+    for i, edit in enumerate(steps):
+        tell(edit.describe(), i, len(steps))
         changes.append(change(before, estimate(subject.trace(edit), model, subject.setting.after(edit).mode, strict), edit))
     return changes
 

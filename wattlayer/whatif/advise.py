@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..estimate import Estimate, estimate
 from ..hardware import Hardware, find_hardware
 from ..layer import Layer
-from ..model import EnergyModel
+from ..model import EnergyModel, load_model
 from ..trace import Trace
 from . import Change, change
-from .subject import Edit, Subject
+from .subject import Edit, Subject, subject_of
 
 BATCHES = (2, 4, 8, 16, 32, 64, 128)
 NEARLY = 0.02
@@ -51,11 +52,15 @@ class Candidate:
     first: bool = False
 
 
-def advise(subject: Subject, model: EnergyModel, progress: Callable[[str], None] = lambda text: None) -> list[Advice]:
-    """Return the changes that surely save energy per sample, the largest predicted saving first.
+def advise(
+    subject: str | Path | Subject, model: str | Path | EnergyModel, progress: Callable[[str], None] = lambda text: None
+) -> list[Advice]:
+    """Return the changes to `subject` (or to a named network) that surely save energy per sample, the largest saving first.
 
-    A change whose interval reaches zero is left out, and so is one whose energy lies mostly in kinds never measured.
+    A change whose interval reaches zero is left out, and so is one whose energy lies mostly in kinds never measured. Raises
+    InputError for a network or a model that cannot be used.
     """
+    subject, model = subject_of(subject), load_model(model)
     traced = subject.trace()
     before = estimate(traced, model, subject.setting.mode)
     found = []

@@ -22,7 +22,7 @@ from ..model.intervals import LEVEL
 from ..predict import DEFAULT_HARDWARE, parse_shape
 from ..trace import Trace
 from . import Change, Tell, change
-from .subject import Edit, Setting, Subject
+from .subject import Edit, Setting, Subject, subject_of
 
 if TYPE_CHECKING:
     import pandas
@@ -145,6 +145,8 @@ def compare(
     Raises InputError for what cannot be used, UncoveredKindError under `strict`.
     """
     names, devices = [str(x) if isinstance(x, Path) else x for x in _listed(networks)], _listed(hardware)
+    for each in names:
+        subject_of(each)
     if not names or not devices:
         raise InputError(f"there is nothing to compare: name at least one {'device' if names else 'network'}")
     shape = parse_shape(input) if isinstance(input, str) else input
@@ -169,8 +171,9 @@ def _traces(subjects: Sequence[Subject], batches: Sequence[int], tell: Tell) -> 
 
 
 def _listed(given: Any) -> tuple[Any, ...]:
-    """One thing or several of it as a tuple."""
-    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    """One thing or several of it as a tuple; a module, of which some can be iterated, is one."""
+    several = isinstance(given, Iterable) and not isinstance(given, str) and not hasattr(given, "forward")
+    return tuple(given) if several else (given,)
 
 
 def _name(subject: Subject) -> str:

@@ -10,6 +10,7 @@ clock that keeps to it. The one limit in the public tables, the A30's own, bears
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 
 import numpy as np
 
@@ -83,6 +84,9 @@ def operated(model: EnergyModel, power_limit_w: float | None = None, clock_mhz: 
     """
     if power_limit_w is None and clock_mhz is None:
         return model
+    for name, value in (("power limit", power_limit_w), ("clock", clock_mhz)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise InputError(f"{name} {value!r} is no number")
     device = find_hardware(model.hardware)
     most_w = max(device.max_w, model.metadata.limit_w)
     if power_limit_w is not None and not device.idle_w < power_limit_w <= most_w:

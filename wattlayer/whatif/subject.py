@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, first_line
+from ..errors import InputError, check_whole, first_line
 from ..layer import format_shape
 from ..predict import load_network, trace_network
 from ..trace import Trace
@@ -43,13 +44,27 @@ class Setting:
         return replace(self, **given, input=resized(self.input, edit))
 
 
+def replacements(patterns: Mapping[str, str] | Iterable[str | tuple[str, str]] | str) -> tuple[tuple[str, str], ...]:
+    """Return (pattern, recipe) pairs of a mapping, pairs, or texts `layer3.*=depthwise` or one; raise InputError for others."""
+    if isinstance(patterns, Mapping):
+        return tuple(patterns.items())
+    pairs = []
+    for given in (patterns,) if isinstance(patterns, str) else patterns:
+        pattern, recipe = given.rpartition("=")[::2] if isinstance(given, str) else given
+        if not pattern or not recipe:
+            raise InputError(f"replace {given!r} is not written PATTERN=RECIPE, like 'layer3.*=depthwise'")
+        pairs.append((pattern, recipe))
+    return tuple(pairs)
+
+
 @dataclass(frozen=True)
 class Edit:
-    """What changes; None and empty leave things as they are."""
+    """What changes; None and empty leave things as they are. Raises InputError for sizes below 1."""
 
     replace: tuple[tuple[str, str], ...] = ()
-    """(pattern of module paths, recipe of `edits.RECIPES`)."""
+    """(pattern of module paths, recipe of `edits.RECIPES`), or what `replacements` reads as such pairs."""
     drop: tuple[str, ...] = ()
+    """Patterns of module paths, or one."""
     dtype: str | None = None
     tf32: str | None = None
     mode: str | None = None
@@ -61,6 +76,13 @@ class Edit:
     fuse_attention: bool = False
     fold_norm: bool = False
     """Fold batch norms into the convolutions before them."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "image_size", "seq_len"):
+            if (size := getattr(self, name)) is not None:
+                check_whole(name.replace("_", "-"), size)
+        object.__setattr__(self, "replace", replacements(self.replace))
+        object.__setattr__(self, "drop", (self.drop,) if isinstance(self.drop, str) else tuple(self.drop))
 
     def describe(self) -> str:
         """Say the edit as the options of `wattlayer whatif`."""
@@ -117,6 +139,10 @@ class Subject:
     setting: Setting = Setting()
     kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.inputs, tuple | list):  # one tensor would be taken for a list of its samples
+            object.__setattr__(self, "inputs", (self.inputs,))
+
     def trace(self, edit: Edit = UNCHANGED) -> Trace:
         """Trace the network as `edit` leaves it; raise InputError where that does not run."""
         loaded = self.load(edit)
@@ -169,12 +195,10 @@ def _resize_tensors(inputs: tuple[Any, ...], edit: Edit) -> tuple[Any, ...]:
     return result
 
 
-def replacements(patterns: Mapping[str, str] | Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return (pattern, recipe) pairs of a mapping or of texts `layer3.*=depthwise`; raise InputError for another form."""
-    if isinstance(patterns, Mapping):
-        return tuple(patterns.items())
-    pairs = [text.rpartition("=") for text in patterns]
-    for text, (pattern, _, recipe) in zip(patterns, pairs):
-        if not pattern or not recipe:
-            raise InputError(f"replace {text!r} is not written PATTERN=RECIPE, like 'layer3.*=depthwise'")
-    return tuple((pattern, recipe) for pattern, _, recipe in pairs)
+def subject_of(network: str | Path | Subject) -> Subject:
+    """Return a named network as a Subject at its own sizes; raise InputError for what is neither, such as a module alone."""
+    if isinstance(network, Subject):
+        return network
+    if isinstance(network, str | Path):
+        return Subject(str(network))
+    raise InputError(f"{type(network).__name__} is no network's name: give a module with its inputs, Subject(module, (x,))")

@@ -142,6 +142,8 @@ def _text(config: Any) -> Any:
 
 
 def _config(name: str) -> Any:
+    if not name:
+        raise InputError("hf: names no network: give a type or a configuration, hf:bert or hf:path/to/config.json")
     types = _config_types()
     if name in types:
         return types[name]()

@@ -175,6 +175,8 @@ def _slowness(rows: Sequence[tuple[Layer, float]], device: Hardware) -> list[flo
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Measurement | str]]:
+    if path.suffix == ".json":
+        raise InputError(f"{path} is no table: measured rows are in CSV tables and in datasets (.jsonl)")
     try:
         with _open(path) as file:
             reader = csv.DictReader(file, strict=True)
