@@ -21,6 +21,7 @@ from .rig import Facts, Progress
 GRAPH_S = 0.012
 """Device time of one replay aimed at: long enough to queue ahead, short enough to stop quickly."""
 LONGEST_GRAPH_S = 0.06
+"""The longest replay, where going round all copies of the weights takes more than `GRAPH_S`."""
 MOST_CALLS = 2000
 """Calls of one graph; each is one node or a few."""
 QUEUED_S = 0.04
@@ -30,6 +31,9 @@ EAGER_S = 0.01
 """Device time of one round of eager calls; between two rounds the host reads the meter and the device may pause."""
 HOST_CHUNK_S = 0.005
 WARM_UP_CALLS = 3
+"""Calls before the first that is timed: libraries choose kernels and set aside memory in them."""
+PILOT_S, MOST_PILOT_CALLS = 2e-3, 50
+"""Length of the graph that tells how long a call takes: long beside the launch of the graph itself, short beside a window."""
 
 Step = Callable[[int], Any]
 """Runs one call on the copy of this number."""
@@ -137,7 +141,7 @@ def graph_launch(step: Step, copies: int, stream: torch.cuda.Stream) -> tuple[La
     call_s = _timed(lambda: _first_calls(step), stream) / WARM_UP_CALLS
     # issuing the kernels from the host may take several times as long as they do, those of a whole network above all, and too
     # long a guess leaves too little queued: time a short graph
-    pilot = min(50, max(1, round(2e-3 / call_s)))
+    pilot = min(MOST_PILOT_CALLS, max(1, round(PILOT_S / call_s)))
     graph = capture(step, pilot, stream)
     call_s = _replay_s(graph, stream) / pilot
     graph.reset()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..layer import Layer
 from .record import meta, record
 from .rig import Item
-from .sample import Roofline
+from .sample import LONGEST_DRAWN_S, Roofline
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def llm_items(dtypes: list[str], roofline: Roofline) -> list[Item]:
             for sequences, tokens in shapes:
                 for layer in model_layers(sizes, dtype, sequences, tokens, decode=phase == "decode"):
                     found.setdefault(layer, Item(layer, source=f"llm:{sizes.name} {phase}"))
-    return [item for layer, item in found.items() if roofline.fits(layer, 0.1)]
+    return [item for layer, item in found.items() if roofline.fits(layer, LONGEST_DRAWN_S)]
 
 
 def model_layers(sizes: Sizes, dtype: str, sequences: int, tokens: int, *, decode: bool) -> Iterator[Layer]:

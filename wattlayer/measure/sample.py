@@ -12,6 +12,7 @@ from random import Random
 
 from ..errors import InputError
 from ..hardware import HARDWARE
+from ..kinds import KINDS
 from ..layer import Argument, Layer, Operand
 from ..trace import Trace
 from .rig import Item
@@ -22,10 +23,15 @@ SHARES = {
 }  # fmt: skip
 """Share of the budget for each group of kinds (measurement protocol); other groups count with one of these."""
 COUNTED_WITH = {"reduction": "pooling", "resample": "copy", "sort": "copy", "fft": "copy", "creation": "copy", "other": "copy"}
+assert SHARES.keys() >= {COUNTED_WITH.get(kind.group, kind.group) for kind in KINDS.values()}
 PERTURBED_LOW, PERTURBED_HIGH = 0.5, 1.2
 """Factor on a channel count."""
 ODD_FRAC = 0.15
 """Share of the perturbed sizes that are no multiple of 8."""
+LONGEST_CALL_S, LONGEST_DRAWN_S = 0.25, 0.1
+"""Of a network's own layer and of one made up: a window needs some calls, and few large layers would take all of a campaign."""
+UNKNOWN_MEMORY_BYTES = 16e9
+"""Taken for the memory of a GPU that does not tell; for a processor's a quarter of it, which other programs share."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +41,22 @@ class Roofline:
     flop_per_s: Callable[[Layer], float]
     bytes_per_s: float
     launch_s: float
-    memory_bytes: float = 16e9
+    memory_bytes: float = UNKNOWN_MEMORY_BYTES
 
     @staticmethod
     def of(hardware: str, cuda: bool, memory_bytes: float | None = None) -> Roofline:
         """Return the rates of a known device, else of one of its type that stands for all."""
         known = HARDWARE.get(hardware) or HARDWARE["a30" if cuda else "xeon-gold-5120"]
-        memory_bytes = memory_bytes or (16e9 if cuda else 4e9)
+        memory_bytes = memory_bytes or (UNKNOWN_MEMORY_BYTES if cuda else UNKNOWN_MEMORY_BYTES / 4)
         return Roofline(lambda x: known.peak(x.dtype, x.tf32), known.dram_bytes_per_s, known.launch_s, memory_bytes)
 
     def time_s(self, layer: Layer) -> float:
         moved_s = (layer.read_bytes + layer.write_bytes) / self.bytes_per_s
         return self.launch_s + max(layer.flop / self.flop_per_s(layer), moved_s)
 
-    def fits(self, layer: Layer, longest_s: float = 0.25) -> bool:
-        """Whether a layer is worth its time: it fits into a quarter of the memory and one call is not too long."""
+    def fits(self, layer: Layer, longest_s: float = LONGEST_CALL_S) -> bool:
+        """Whether a layer is worth its time: it fits into a quarter of the memory (several copies of its weights keep them cold)
+        and one call is not too long."""
         held_bytes = sum(x.size_bytes for x in (*layer.inputs, *layer.outputs))
         return held_bytes < self.memory_bytes / 4 and self.time_s(layer) < longest_s
 
@@ -107,8 +114,7 @@ def draw(pool: Iterable[Candidate], count: int, random: Random, taken: set[Layer
 
 def budget_group(layer: Layer) -> str:
     """The group that a layer's budget comes from."""
-    group = COUNTED_WITH.get(layer.group, layer.group)
-    return group if group in SHARES else "copy"
+    return COUNTED_WITH.get(layer.group, layer.group)
 
 
 def _spread(ranked: Sequence[Candidate], count: int) -> list[Candidate]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from ..layer import Layer
 from .record import meta, record
-from .sample import SHARES, Roofline, stratify
+from .sample import LONGEST_DRAWN_S, SHARES, Roofline, stratify
 
 COORDINATES = 8
 OVERSAMPLED = 4
@@ -58,7 +58,7 @@ def sobol_layers(count: int, dtypes: list[tuple[str, str]], roofline: Roofline, 
         engine = torch.quasirandom.SobolEngine(COORDINATES, scramble=True, seed=seed * 1000 + index)
         points = engine.draw(wanted * OVERSAMPLED).tolist() if wanted else []
         layers = dict.fromkeys(x for x in (_layer(group, unit, random.choice(dtypes), random) for unit in points) if x)
-        found += stratify([x for x in layers if roofline.fits(x, 0.1)], wanted, roofline)
+        found += stratify([x for x in layers if roofline.fits(x, LONGEST_DRAWN_S)], wanted, roofline)
     return found
 
 

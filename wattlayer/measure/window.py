@@ -11,6 +11,7 @@ from .rig import Progress, Rig, Workload
 CAPPED_LIMIT_FRAC = 0.05
 """Above this share of capped time a layer is flagged and measured again, diluted (measurement protocol)."""
 CLOCK_LIMIT_FRAC = 0.05
+"""A clock that moves by more within a window is another state of the board."""
 GAP_LIMIT_FRAC = 0.02
 """Share of a graph's window that the device may spend between replays."""
 LEAST_KERNEL_S = 3e-7

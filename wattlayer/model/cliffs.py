@@ -31,6 +31,7 @@ LEAST_EXPLAINED_FRAC = 1 / 3
 """Share of the variance among layers left out that steps must explain, or the group is taken to have none."""
 
 MIN_ROWS, LEAF_ROWS, MOST_LEAVES, FOLDS = 40, 4, 16, 8
+"""A group with fewer rows has no cliffs; fewest rows of a plateau, most plateaus of a group, and folds that judge them."""
 _BLOCK = 4096
 """So many layers are asked for at once, each beside every plateau."""
 

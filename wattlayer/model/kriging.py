@@ -36,6 +36,7 @@ MIN_ROWS, MAX_ROWS = 12, 1600
 ROWS_FOR_LENGTHS = 600
 """As many rows, drawn by the seed, tell the lengths of a group; the time that this takes grows with their cube."""
 ITERATIONS = 25
+"""Steps of the search for lengths and noise at most: each takes the cube of the rows (a choice of time, not tuned)."""
 CLIP = 2.0
 """Errors beyond a factor of e² are slips or kinds apart, and no matter of neighbours."""
 
@@ -45,7 +46,13 @@ AMPLITUDE_SD, LENGTH_SD, NOISE_SD = 5.0, 1.0, 1.5
 _OCTAVES, _STEPS = 3.0, 1.0
 """Where lengths start: in octaves of a size, and in steps of anything else."""
 _BOUNDS = (0.02, 100.0)
+"""Between what lengths are searched: from no neighbours at all to a feature that does not matter."""
+_VARIANCE, _NOISE = (1e-4, 3.0), (3e-5, 0.1)
+"""Between what variances of log energy and of its noise are searched: of 1 % to a factor of e^1.7, and of 0.5 to 30 %."""
+_NOISE_START, _VARIANCE_START = 1e-3, (1e-3, 1.0)
+"""Where the search begins: noise of 3 %, and the variance seen, within these."""
 _DECIMALS = 4
+"""Of points in the file of a model."""
 _BLOCK = 256
 """So many layers are asked for at once: the table of their distances stays in cache."""
 
@@ -193,8 +200,8 @@ def _likely(points: Array, features: Sequence[str], target: Array, seed: int) ->
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
     start = np.array([_OCTAVES if x.startswith("log2_") else _STEPS for x in features])
-    spread = float(np.clip(target.var(), 1e-3, 1.0))
-    kernel = ConstantKernel(spread, (1e-4, 3.0)) * Matern(start, _BOUNDS, nu=1.5) + WhiteKernel(1e-3, (3e-5, 0.1))
+    spread = float(np.clip(target.var(), *_VARIANCE_START))
+    kernel = ConstantKernel(spread, _VARIANCE) * Matern(start, _BOUNDS, nu=1.5) + WhiteKernel(_NOISE_START, _NOISE)
     some = np.sort(np.random.default_rng(seed).permutation(len(target))[:ROWS_FOR_LENGTHS])
     with catch_warnings():
         # a direction that does not matter has a length at its bound

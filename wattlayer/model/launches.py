@@ -40,6 +40,8 @@ BASES = {
 _NETWORK_SD, _KIND_SD = 0.05, 0.3
 """What a network's time is off by, and how far kinds part from what single operators told, as shares; the second is one of four
 tried on the same networks."""
+_LEAST_HOST_FRAC = 0.2
+"""Networks do not make a kind's time on the host less than this share of what single operators told."""
 ASSUMED_MODE_SPREAD_FRAC = 0.04
 """What the H200's networks told (4.0 %), where none was measured in both modes."""
 MIN_NETWORKS = 3
@@ -224,7 +226,7 @@ def _host(bound: Sequence[Pass], operators: Mapping[str, float]) -> dict[str, fl
     share = calls * start_s / np.array([[x.time_s] for x in bound])
     table = np.vstack([share / _NETWORK_SD, np.eye(len(kinds)) / _KIND_SD])
     factor = np.linalg.lstsq(table, np.concatenate([np.full(len(bound), 1 / _NETWORK_SD), np.full(len(kinds), 1 / _KIND_SD)]))[0]
-    host_s = {kind: float(s) for kind, s in zip(kinds, start_s * np.maximum(0.2, factor))}
+    host_s = {kind: float(s) for kind, s in zip(kinds, start_s * np.maximum(_LEAST_HOST_FRAC, factor))}
     return {**host_s, "*": median(host_s.values())}
 
 

@@ -76,11 +76,17 @@ class PowerScaffold:
 
         def residuals(log_w: Array) -> Any:
             error = np.log(softmin(use @ np.exp(log_w) * np.exp(shift), limit_w) / power_w)
-            robust = np.sign(error) * np.sqrt(0.04 * (np.sqrt(1 + error**2 / 0.02) - 1))
+            robust = np.sign(error) * np.sqrt(2.0 * _CORNER * (np.sqrt(1 + error**2 / _CORNER) - 1))
             return np.concatenate([np.sqrt(weight) * robust, np.sqrt(SHRINKAGE) * (log_w - start)])
 
-        log_w = least_squares(residuals, start, bounds=(start - 4.0, start + 1.5), max_nfev=200).x
+        log_w = least_squares(residuals, start, bounds=(start - _FURTHEST[0], start + _FURTHEST[1]), max_nfev=200).x
         return PowerScaffold(tuple(float(x) for x in np.exp(log_w)), limit_w)
+
+
+_CORNER = 0.02
+"""Square of the error in log power, of 14 %, from which pseudo-Huber loss grows with the error and not with its square."""
+_FURTHEST = (4.0, 1.5)
+"""How far (natural logarithm) watts are searched below and above where they start: from a fiftieth to four and a half times."""
 
 
 def _start(hardware: Hardware) -> Array:

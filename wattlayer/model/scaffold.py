@@ -203,6 +203,7 @@ def fit_rates(prior: Prior, values: Terms, target: Array, weight: Array, start: 
     prior = prior._replace(mean=np.maximum(prior.mean, START - _BELOW_START))
     if start is not None:
         return _fit(prior, values, target, weight, np.array(start))[0]
+    # of what is nearly as far below as a prior may be, the first fit begins at `START`
     likely = np.where(prior.mean < START - 0.75 * _BELOW_START, START, prior.mean)
     plain, _ = _fit(prior, values, target, weight, likely, robust=1.0)
     tried = [_fit(prior, values, target, weight, x) for x in (plain, prior.mean, START)]

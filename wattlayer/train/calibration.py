@@ -40,6 +40,7 @@ from .transfer import from_data_sheet
 PRIOR_SD = {"*": 1.0, "group": 0.5, "cell": 0.4}
 """How far (standard deviation in log rate) each level is expected to lie from the one above it."""
 PRIOR_SD_W = {"all": 0.6, "consumer": 0.4, "run": 0.6}
+"""The same in log watts: of the whole board, of each consumer beside it, and of a campaign beside the reference."""
 SHRINK = (0.1, 0.2, 0.4, 0.8)
 SHRINK_RUNS = (0.1, 0.3, 1.0)
 """Shares of the prior deviations that a calibration chooses among, for rates and for campaigns: by how well each measured layer
@@ -54,6 +55,9 @@ FEWEST_FOR_TIME_TREES = 40
 """With fewer rows than this there are no trees on residuals of power, and of time (whose residuals scatter more)."""
 
 MIN_LAYERS = 10
+"""With fewer distinct layers too little is left to judge by where some are left out in turn: refused."""
+_HUBER = 1.5
+"""Deviations of noise from which an error weighs less (Huber 1964, Annals of Mathematical Statistics 35); a choice."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +280,7 @@ def _ridge_with(design: Array, target: Array, sd: Array) -> tuple[Array, Array]:
         spread = np.linalg.inv(design.T @ weighted + np.diag((NOISE_SD / sd) ** 2))
         error = target - design @ (solution := spread @ (weighted.T @ target))
         leverage = np.einsum("ij,jk,ik->i", weighted, spread, design)
-        weight = np.minimum(1.0, 1.5 * NOISE_SD / np.maximum(np.abs(error), 1e-9))
+        weight = np.minimum(1.0, _HUBER * NOISE_SD / np.maximum(np.abs(error), 1e-9))
     return solution, error / np.maximum(1.0 - leverage, 1e-3)
 
 

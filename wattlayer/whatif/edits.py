@@ -16,6 +16,8 @@ Recipe = Callable[[nn.Module], nn.Module | None]
 
 RANK_FRAC = 0.25
 """Rank that `lowrank` keeps, as a share of a matrix's smaller side: a square one does half of its FLOP then."""
+LEAST_RANK = 8
+"""Layers are left as they are for less: tensor cores take as many channels at once (`trace.rewrite.ALIGNMENT`)."""
 
 
 class Pass(nn.Module):
@@ -42,11 +44,12 @@ def depthwise(module: nn.Module) -> nn.Module | None:
 
 
 def lowrank(module: nn.Module) -> nn.Module | None:
-    """A linear layer as two, through `RANK_FRAC` of its smaller side (a truncated singular value decomposition's form)."""
+    """A linear layer as two, through `RANK_FRAC` of its smaller side (a truncated singular value decomposition's form), from
+    `LEAST_RANK` on."""
     if not isinstance(module, nn.Linear):
         return None
     rank = int(min(module.in_features, module.out_features) * RANK_FRAC)
-    if rank < 8:
+    if rank < LEAST_RANK:
         return None
     like: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
     first = nn.Linear(module.in_features, rank, bias=False, **like)

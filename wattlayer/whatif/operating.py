@@ -25,6 +25,9 @@ LOWEST_CLOCK_FRAC = 0.2
 """A governor goes no lower; where even this draws more than the limit, the limit is exceeded."""
 
 _STEPS = 40
+"""Halvings by which the clock that keeps a limit is searched: to one part in 1e12."""
+_MOST_IDLE_FRAC = 0.95
+"""Idle power is taken for no more than this share of a layer's power: some of it must follow the clock."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class _Layers:
         drawn_w = busy_frac(columns, time_s) * np.array(regressor.drawn.consumers_w)
         above_idle_w = np.maximum(drawn_w.sum(axis=1) - drawn_w[:, CONSUMERS.index("idle")], 1e-9)
         return _Layers(
-            time_s, power_w, np.minimum(columns.hardware.idle_w, 0.95 * power_w),
+            time_s, power_w, np.minimum(columns.hardware.idle_w, _MOST_IDLE_FRAC * power_w),
             np.minimum(columns.memory_s() + columns.hardware.launch_s, time_s),
             drawn_w[:, CONSUMERS.index("dram")] / above_idle_w,
         )  # fmt: skip
