@@ -233,7 +233,18 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
     ),
     "index_add reads what it adds to": (
         layer("index_add", [op("self", 9, 4), op("index", 3, dtype="int64"), op("source", 3, 4)], op("output", 9, 4), dim=0),
-        0, 24 + 48 + 48, 48,
+        12, 24 + 48 + 48, 48,
+    ),
+    "index_add of more rows than there are": (
+        layer("index_add", [op("self", 2, 4), op("index", 50, dtype="int64"), op("source", 50, 4)], op("output", 2, 4), dim=0),
+        200, 400 + 800 + 32, 32,
+    ),
+    "scatter_reduce": (
+        layer(
+            "scatter_reduce", [op("self", 9, 4), op("index", 3, 2, dtype="int64"), op("src", 3, 2)], op("output", 9, 4), dim=0,
+            reduce="amax",
+        ),
+        6, 48 + 24 + 24, 24,
     ),
     "index_fill": (layer("index_fill", [op("self", 9, 4), op("index", 3, dtype="int64")], op("output", 9, 4), dim=1), 0, 24, 108),
     "scatter of one number": (
@@ -241,7 +252,7 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
     ),
     "scatter_add": (
         layer("scatter_add", [op("self", 9, 4), op("index", 3, 2, dtype="int64"), op("src", 3, 2)], op("output", 9, 4), dim=0),
-        0, 48 + 24 + 24, 24,
+        6, 48 + 24 + 24, 24,
     ),
     "put": (
         layer("put", [op("self", 9, 4), op("index", 3, dtype="int64"), op("source", 3)], op("output", 9, 4)), 0, 24 + 12, 12,
@@ -262,7 +273,19 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
             "index_put", [op("self", 9, 4), op("indices", 3, dtype="int64"), op("values", 3)], op("output", 9, 4),
             indexed_axes=(1,), accumulate=True,
         ),
-        0, 24 + 12 + 4 * 27, 4 * 27,
+        27, 24 + 12 + 4 * 27, 4 * 27,
+    ),
+    "index_put by a mask that keeps nobody knows how many, which adds": (
+        layer(
+            "index_put", [op("self", 9, 4), op("indices", 9, dtype="bool"), op("values", 4)], op("output", 9, 4), accumulate=True
+        ),
+        4, 9 + 16 + 144, 144,
+    ),
+    "points of a sampling grid": (
+        layer("affine_grid_generator", [op("theta", 2, 2, 3)], op("output", 2, 5, 7, 2)), 2 * 3 * 140, 48, 560,
+    ),
+    "frames added where they overlap": (
+        layer("unfold_backward", [op("grad_in", 3, 8)], op("output", 12)), 24, 96, 48,
     ),
     "index_put along two axes": (
         layer(

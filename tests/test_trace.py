@@ -1341,3 +1341,87 @@ def test_grouped_products_keep_the_dtype_of_their_rows(dtype: torch.dtype) -> No
     (layer,) = traced.layers
     assert traced.assumptions == (EVEN_CHOICES,)
     assert (layer.kind, layer.outputs[0].shape, layer.outputs[0].dtype) == ("_grouped_mm", (8, 32), str(dtype)[6:])
+
+
+class Padded(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.utils.rnn.pad_sequence(list(x.split([3, 5, 2])), **self.options)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_first": True}, {"batch_first": True, "padding_side": "left", "padding_value": -1.0}]
+)
+def test_sequences_are_padded_by_one_copy_each(options):
+    """What torch decomposes it to copies the whole batch for every sequence: 147 times the bytes for 64 of them."""
+    x, module = torch.randn(10, 4), Padded(**options)
+    layers = trace(module, x).layers
+    assert [(i.kind, i.write_bytes) for i in layers] == [("new_full", 240), ("copy", 48), ("copy", 80), ("copy", 32)]
+    real = module(x)
+    place = 0 if options.get("batch_first") else 1
+    assert layers[0].outputs[0].shape == tuple(real.shape) and real.shape[place] == 3
+    apart = layers[2].inputs[0].strides
+    assert (apart is None or apart == (4, 1)) is bool(options.get("batch_first")), "rows of other sequences lie between"
+
+
+class Assigned(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.clone()
+        y[:, 1:2] = 3
+        y[0] = True
+        y[..., 0] = -0.5
+        return y
+
+
+def test_a_number_that_is_assigned_fills_in_one_launch_as_on_cuda():
+    """On the meta device torch made a tensor of it and copied that: 45 launches more in a Swin-T."""
+    layers = trace(Assigned(), torch.randn(3, 4)).layers
+    assert [(x.kind, x.write_bytes) for x in layers] == [("clone", 48), ("fill", 12), ("fill", 16), ("fill", 12)]
+    other = trace(Assigned(), torch.randn(3, 4, dtype=torch.float64)).layers
+    assert [x.outputs[0].dtype for x in other] == ["float64"] * 4
+
+
+@pytest.mark.parametrize("draw", [
+    lambda x: torch.distributions.Normal(x, x.exp()).rsample(),
+    lambda x: torch.distributions.Categorical(logits=x).sample(),
+    lambda x: torch.distributions.Bernoulli(logits=x).sample(),
+    lambda x: torch.distributions.Dirichlet(x.exp()).sample(),
+    lambda x: torch.distributions.Beta(x.exp(), x.exp()).sample(),
+    lambda x: torch.distributions.TransformedDistribution(
+        torch.distributions.Normal(x, x.exp()), torch.distributions.transforms.TanhTransform()).rsample(),
+])  # fmt: skip
+def test_distributions_check_their_arguments_and_find_them_right(draw, monkeypatch):
+    """Policies draw from them; the checks' own work is recorded. Some libraries turn checking off."""
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
+    kinds = [i.kind for i in trace(networks.Runs(draw), torch.randn(3, 4)).layers]
+    assert "_is_all_true" in kinds and len(kinds) > 3
+
+
+class Both(nn.Module):
+    def __init__(self, enabled: bool) -> None:
+        super().__init__()
+        self.enabled = enabled
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=self.enabled):
+            return (x * 2).long().type(x.type()) @ x.t()
+
+
+def test_devices_of_a_networks_own_tensors_have_autocast_and_names_of_types():
+    on, off = (trace(Both(enabled), torch.randn(3, 4)) for enabled in (True, False))
+    assert [x.kind for x in off.layers] == ["mul", "_to_copy", "_to_copy", "matmul"] and on.layers == off.layers
+    assert AUTOCAST in on.assumptions and AUTOCAST not in off.assumptions
+    assert [x.outputs[0].dtype for x in off.layers] == ["float32", "int64", "float32", "float32"]
+
+
+def test_an_operator_without_a_meta_kernel_is_named_for_what_it_lacks():
+    library = torch.library.Library("wattlayer_test", "DEF")
+    library.define("only_cpu(Tensor x) -> Tensor")
+    library.impl("only_cpu", lambda x: x.clone(), "CPU")
+    with pytest.raises(
+        InputError, match=r"wattlayer_test::only_cpu has no kernel for meta tensors: give it one with torch.library"
+    ):
+        trace(networks.Runs(lambda x: torch.ops.wattlayer_test.only_cpu(torch.rand_like(x))), torch.randn(2))

@@ -109,9 +109,9 @@ def _put_elements(layer: Layer) -> int | None:
 
 
 def _placed_bytes(layer: Layer) -> int:
-    """Of all elements of the target, those that are chosen, which may be all."""
-    chosen = _placed_elements(layer)
-    return layer.inputs[0].bytes_of(layer.inputs[0].elements if chosen is None else chosen)
+    """Of all elements of the target, those that are chosen, which may be all; one that is chosen again is there already."""
+    chosen, target = _placed_elements(layer), layer.inputs[0]
+    return target.bytes_of(target.elements if chosen is None else min(chosen, target.elements))
 
 
 def _placed_write_bytes(layer: Layer) -> int:
@@ -119,10 +119,14 @@ def _placed_write_bytes(layer: Layer) -> int:
     return _placed_bytes(layer) + layer.argument(COPIED, False) * layer.inputs[0].size_bytes
 
 
+def _is_added(layer: Layer) -> bool:
+    """Whether values are added to what stands where they are placed, or joined with it by another operation."""
+    return bool(layer.argument("accumulate", False) or layer.argument("reduce")) or layer.kind.endswith(("_add", "_reduce"))
+
+
 def _placed_read_bytes(layer: Layer) -> int:
     """Values and indices; where values are added, and where a mask may leave elements as they are, these; what is copied."""
-    added = layer.argument("accumulate", False) or layer.argument("reduce") or layer.kind.endswith(("_add", "_reduce"))
-    kept = bool(added) or _placed_elements(layer) is None
+    kept = _is_added(layer) or _placed_elements(layer) is None
     return _all_but_first_bytes(layer) + kept * _placed_bytes(layer) + layer.argument(COPIED, False) * layer.inputs[0].size_bytes
 
 
@@ -352,7 +356,7 @@ def reduce(layer: Layer) -> int:
     return _input_elements(layer)
 
 
-@kind("reduction", "mse_loss", "l1_loss")
+@kind("reduction", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 def loss(layer: Layer) -> int:
     """3 per element: difference, square or absolute value, sum (codecs compare codes with what they quantised)."""
     return 3 * _input_elements(layer)
@@ -470,7 +474,8 @@ def cosine_similarity(layer: Layer) -> int:
     bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ isnan isinf isfinite nan_to_num
     dropout native_dropout bernoulli polar complex view_as_complex_copy special_expit sgn angle real_copy heaviside
     xlogy hypot copysign special_xlog1py lgamma digamma polygamma isin softmax_backward addr cross linalg_cross
-    cumulative_trapezoid sinc ldexp masked_scatter logaddexp""".split(),
+    cumulative_trapezoid sinc ldexp masked_scatter logaddexp logaddexp2 poisson _standard_gamma frexp
+    special_entr special_erfcx special_i0e special_i1 special_i1e special_ndtri special_log_ndtr special_zeta""".split(),
 )
 def elementwise(layer: Layer) -> int:
     """One per output element, whatever the function."""
@@ -499,11 +504,10 @@ def fused(layer: Layer) -> int:
     pixel_unshuffle channel_shuffle native_channel_shuffle tril triu upsample_nearest1d upsample_nearest2d
     upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d im2col col2im unfold_copy reshape_copy rot90
     diag_embed diag _unsafe_view to_dense one_hot _nested_tensor_from_mask slice_scatter select_scatter
-    diagonal_scatter lift_fresh _pack_padded_sequence""".split(),
+    diagonal_scatter lift_fresh _pack_padded_sequence max_unpool2d max_unpool3d""".split(),
 )
 @kind("copy", *"index index_select gather take take_along_dim masked_select _unsafe_index".split(), read=_gathered_bytes)
 @kind("copy", *"copy fill zero random normal uniform exponential set_data".split(), read=_all_but_first_bytes)
-@kind("copy", *PLACED, read=_placed_read_bytes, write=_placed_write_bytes)
 @kind("embedding", "embedding", read=_looked_up_bytes)
 @kind(
     "creation",
@@ -515,6 +519,27 @@ def fused(layer: Layer) -> int:
 def move(layer: Layer) -> int:
     """Moving bytes computes nothing."""
     return 0
+
+
+@kind("copy", *PLACED, read=_placed_read_bytes, write=_placed_write_bytes)
+def place(layer: Layer) -> int:
+    """One per value that is added to what stands there, or joined with it otherwise; what takes its place computes nothing."""
+    if not _is_added(layer):
+        return 0
+    placed = _placed_elements(layer)
+    return layer.inputs[-1].elements if placed is None else placed
+
+
+@kind("resample", "affine_grid_generator")
+def affine_grid(layer: Layer) -> int:
+    """A point's coordinates and a one times a matrix for each coordinate of the output: 2 · (axes + 1)."""
+    return 2 * (layer.outputs[0].shape[-1] + 1) * _output_elements(layer)
+
+
+@kind("copy", "unfold_backward")
+def overlap_add(layer: Layer) -> int:
+    """One per element of the frames, which are added where they overlap (the end of an inverse short-time Fourier transform)."""
+    return _input_elements(layer)
 
 
 @kind("embedding", "embedding_renorm", read=_looked_up_bytes, write=_rows_bytes)

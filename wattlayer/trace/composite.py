@@ -211,6 +211,20 @@ def _lifted(self: Tensor) -> Tensor:
     return self.clone()
 
 
+def _pad_sequence(
+    sequences: Sequence[Tensor], batch_first: bool = False, padding_value: float = 0.0, padding_side: str = "right"
+) -> Tensor:
+    """One batch that is filled, and each sequence copied into its place (aten/src/ATen/native/PackedSequence.cpp); the recipe in
+    Python that torch decomposes it to copies the whole batch for each."""
+    first, longest = sequences[0], max(x.shape[0] for x in sequences)
+    sizes = (len(sequences), longest) if batch_first else (longest, len(sequences))
+    padded = first.new_full((*sizes, *first.shape[1:]), padding_value)
+    for i, x in enumerate(sequences):
+        row = padded.select(0 if batch_first else 1, i)
+        (row[longest - x.shape[0] :] if padding_side == "left" else row[: x.shape[0]]).copy_(x)
+    return padded
+
+
 ENCODER_LAYER = "_transformer_encoder_layer_fwd"
 COMPOSITES: dict[str, Callable[..., Any]] = {
     "convolution": _convolution,
@@ -226,6 +240,7 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     ENCODER_LAYER: _encoder_layer,
     "lstm_cell": _lstm_cell,
     "gru_cell": _gru_cell,
+    "pad_sequence": _pad_sequence,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_flash_attention": _attention,
     "_scaled_dot_product_efficient_attention": _attention,

@@ -29,6 +29,9 @@ _VALUE = "_wattlayer_value"
 _SHAPE_ONLY = frozenset({"ones_like", "zeros_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"})
 """Operators that take from a tensor its shape and dtype only."""
 
+_ALL_TRUE = torch.ops.aten._is_all_true.default
+"""With which torch.distributions checks its arguments: in a network that works they are right."""
+
 _CHOICES = {torch.ops.aten.topk.default: (2, -1), torch.ops.aten.max.dim: (1, None), torch.ops.aten.argmax.default: (1, None)}
 """Operators that choose entries by value: the position of `dim` among their arguments, and its default."""
 
@@ -63,6 +66,8 @@ class Constants:
                 self._forget(args[0])
             if func in _CHOICES:
                 self._choose(func, args, kwargs, result)
+            elif func is _ALL_TRUE:
+                self._put(torch.tensor, (True,), {}, result)
             return
         if torch.Tag.nondeterministic_seeded not in func.tags:
             self._put(func, args, kwargs, result)
@@ -94,6 +99,8 @@ class Constants:
             return func(args[0], self._positions(args[1]))
         if not all(map(self._knows, tensors)):
             name = func._schema.name.removeprefix("aten::")
+            if "::" in name:
+                raise InputError(f"{name} has no kernel for meta tensors: give it one with torch.library.register_fake")
             raise InputError(
                 f"its forward needs the values of a tensor ({name}) that only weights could give, or inputs not given"
             )
@@ -184,8 +191,17 @@ class KnownIndices(TorchFunctionMode):
             return _stated(func, args, kwargs)
         if func is torch.Tensor.__format__ and args[0].is_meta and args[0].dim() == 0:
             return _formatted(*args)
+        if func is torch.Tensor.type and isinstance(args[-1], str) and args[-1].startswith("torch.meta."):
+            args = (
+                args[0],
+                getattr(torch, args[-1].rpartition(".")[2]).dtype,
+            )  # a name that `type()` told and that it does not take
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
             index = args[1]
+            if func is torch.Tensor.__setitem__ and args[0].is_meta and isinstance(args[2], bool | int | float):
+                # as on CUDA devices, where a number stays on the host and fills (THPVariable_setitem); on the meta device torch
+                # makes a tensor of it there, which it copies
+                args = (*args[:2], torch.tensor(args[2], dtype=args[0].dtype))
             if isinstance(index, list):
                 args = (args[0], _index(index), *args[2:])
             elif isinstance(index, tuple) and any(isinstance(x, list | tuple) for x in index):

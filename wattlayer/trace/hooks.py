@@ -60,6 +60,8 @@ def noted_autocast(note: Callable[[], None]) -> Iterator[None]:
     def noted(self: Any, device_type: str, dtype: Any = None, enabled: bool = True, *rest: Any, **named: Any) -> None:
         if enabled:
             note()
+        if device_type == "meta":  # the device of a network's own tensors, of which torch knows no autocast
+            device_type, enabled = "cpu", False
         make(self, device_type, dtype, enabled, *rest, **named)
 
     torch.autocast.__init__ = noted  # type: ignore[method-assign]
