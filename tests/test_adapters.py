@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +27,7 @@ from wattlayer.adapters import InputSize, Network, hub, resolve
 from wattlayer.crosscheck import count_with_torch, torch_counts
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
+from wattlayer.predict import trace_name
 from wattlayer.trace import Trace, trace
 
 LLAMA_405B = Path(__file__).parent / "data" / "llama-3-405b"
@@ -462,3 +466,95 @@ def test_python_file_that_is_not_there_or_broken(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def (:\n")
     with pytest.raises(InputError, match=r"broken.py cannot be imported: SyntaxError"):
         resolve(f"{tmp_path}/broken.py:build", InputSize())
+
+
+FACTORY = """
+from __future__ import annotations
+import sys
+from dataclasses import dataclass
+from torch import nn
+import torch
+from blocks import WIDTH
+
+@dataclass
+class Config:
+    width: int = WIDTH
+
+def build():
+    from later import DEPTH
+    config = Config()
+    return nn.Sequential(*(nn.Linear(config.width, config.width) for _ in range(DEPTH))), torch.zeros(1, config.width)
+"""
+
+
+def factory_in(folder: Path, width: int, depth: int = 1) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "net.py").write_text(FACTORY)
+    (folder / "blocks.py").write_text(f"WIDTH = {width}\n")
+    (folder / "later.py").write_text(f"DEPTH = {depth}\n")
+    return f"{folder / 'net.py'}:build"
+
+
+def test_files_of_one_name_have_what_lies_beside_each(tmp_path):
+    """The first one's `blocks` was taken for the second's as well, and the network came out too small."""
+    path = list(sys.path)
+    sizes = {factory_in(tmp_path / str(width), width, depth): (width, depth) for width, depth in ((8, 1), (512, 2))}
+    for _ in range(2):
+        for name, (width, depth) in sizes.items():
+            assert trace_name(name).flop == 2 * width * width * depth
+    assert sys.path == path
+    factory_in(tmp_path / "8", 16)
+    os.utime(tmp_path / "8" / "blocks.py", (0, 0))  # else a file of the same second and size is taken for unchanged
+    assert trace_name(f"{tmp_path / '8' / 'net.py'}:build").flop == 2 * 16 * 16, "what was edited is read again"
+
+
+def test_files_may_add_folders_of_their_own_and_run_in_threads(tmp_path):
+    names = [factory_in(tmp_path / str(i), 8 * (i + 1)) for i in range(8)]
+    library = tmp_path / "lib"
+    library.mkdir()
+    (library / "mine_alone.py").write_text("SIZE = 4\n")
+    (tmp_path / "adds.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(library)!r})\nimport torch\n"
+        "def build():\n    from mine_alone import SIZE\n    return torch.nn.Linear(SIZE, SIZE), torch.zeros(1, SIZE)\n"
+    )
+    path = list(sys.path)
+    try:
+        assert trace_name(f"{tmp_path / 'adds.py'}:build").flop == 2 * 16
+        assert sys.path == [str(library), *path], "its own folder is gone, what it added stays"
+    finally:
+        sys.path[:] = path
+    with ThreadPoolExecutor(8) as pool:
+        assert [x.flop for x in pool.map(trace_name, names)] == [2 * (8 * (i + 1)) ** 2 for i in range(8)]
+
+
+def test_libraries_below_a_files_folder_stay_imported(tmp_path, monkeypatch):
+    """A virtual environment mostly lies beside the file; to import torch's libraries twice would break them."""
+    site = tmp_path / "venv" / "site-packages"
+    site.mkdir(parents=True)
+    (site / "installed_lib.py").write_text("")
+    (tmp_path / "net.py").write_text(
+        "import installed_lib, torch\ndef build():\n    return torch.nn.Linear(2, 2), torch.zeros(1, 2)\n"
+    )
+    monkeypatch.syspath_prepend(str(site))
+    trace_name(f"{tmp_path / 'net.py'}:build")
+    first = sys.modules["installed_lib"]
+    trace_name(f"{tmp_path / 'net.py'}:build")
+    assert sys.modules["installed_lib"] is first
+    del sys.modules["installed_lib"]
+
+
+def test_random_numbers_and_warnings_stay_the_callers(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import time, torch\n"
+        "class Draws(torch.nn.Module):\n    def forward(self, x):\n        return x + torch.rand(3)\n"
+        "def build():\n    torch.rand(5); time.sleep(0.2)\n    return Draws(), torch.zeros(3)\n"
+    )
+    torch.manual_seed(7)
+    expected, filters = torch.rand(1), list(warnings.filters)
+    torch.manual_seed(7)
+    with ThreadPoolExecutor(3) as pool:
+        started = [pool.submit(trace_name, "hf:gpt2"), pool.submit(trace_name, f"{tmp_path / 'net.py'}:build")]
+        assert all(x.result().layers for x in started)
+    trace_name(f"{tmp_path / 'net.py'}:build")
+    assert torch.equal(torch.rand(1), expected)
+    assert list(warnings.filters) == filters

@@ -19,7 +19,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         # level 0
-        "errors trace.flow kinds",
+        "errors quiet trace.flow kinds",
         "files layer meter trace.constants trace.composite",
         "hardware",
         # level 1a

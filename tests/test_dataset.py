@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from errno import EBUSY
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,14 @@ def test_a_file_in_a_folder_that_takes_no_other_is_written_as_it_stands(path, mo
         file.write("new\n")
         assert [p.name for p in path.parent.iterdir()] == [path.name]
     assert path.read_text() == "new\n"
+
+
+def test_two_containers_with_equal_process_numbers_do_not_share_a_file(path, monkeypatch):
+    monkeypatch.setattr("wattlayer.files._WRITERS", repeat(0))
+    with whole_file(path) as one:
+        one.write("one")
+        with whole_file(path) as two:
+            two.write("two")
+            assert len(list(path.parent.iterdir())) == 2
+        assert path.read_text() == "two"
+    assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]

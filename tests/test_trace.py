@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -1425,3 +1426,76 @@ def test_an_operator_without_a_meta_kernel_is_named_for_what_it_lacks():
         InputError, match=r"wattlayer_test::only_cpu has no kernel for meta tensors: give it one with torch.library"
     ):
         trace(networks.Runs(lambda x: torch.ops.wattlayer_test.only_cpu(torch.rand_like(x))), torch.randn(2))
+
+
+def test_autocast_of_another_thread_is_not_the_networks():
+    net, x = nn.Sequential(*(nn.Linear(8, 8) for _ in range(40))), torch.randn(2, 8)
+    own, stop = trace(net, x), threading.Event()
+
+    def infer() -> None:
+        while not stop.is_set():
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                net(x)
+
+    other = threading.Thread(target=infer)
+    other.start()
+    try:
+        assert all(trace(net, x) == own for _ in range(10))
+    finally:
+        stop.set()
+        other.join()
+
+
+class Cache:
+    """Keys of the tokens so far, in an object that no pytree knows."""
+
+    def __init__(self, keys: torch.Tensor) -> None:
+        self.keys, self.seen = [keys], 1
+
+
+class Cached(nn.Module):
+    def forward(self, x: torch.Tensor, cache: Cache) -> torch.Tensor:
+        cache.keys[0] = torch.cat([cache.keys[0], x])
+        cache.seen += 1
+        return cache.keys[0] @ x.t()
+
+
+def test_objects_that_a_forward_changes_are_the_callers_no_more():
+    cache = Cache(torch.ones(5, 4))
+    keys = cache.keys[0]
+    for module in (Cached(), Cached().to("meta")):
+        found = trace(module, torch.ones(1, 4), kwargs={"cache": cache})
+        assert [x.kind for x in found.layers] == ["cat", "matmul"] and found.layers[0].outputs[0].shape == (6, 4)
+    assert cache.seen == 1 and len(cache.keys) == 1 and cache.keys[0] is keys and not keys.is_meta
+    shared = trace(networks.Runs(lambda x, c: c.keys[0] is x), keys, cache)
+    assert not shared.layers, "a tensor that is given twice stays one"
+
+
+def test_counts_of_layers_are_the_callers_own():
+    found = trace(nn.Linear(4, 4), torch.randn(1, 4))
+    counts, flop = found.unique(), found.flop
+    counts += counts
+    counts.clear()
+    assert found.flop == flop and len(found.unique()) == 1
+
+
+class Locked(nn.Module):
+    """It holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock, self.calls, self.kept = threading.Lock(), 0, []
+        self.register_buffer("count", torch.ones(1, device="meta"))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.kept.append(x)
+        self.count = self.count * 2
+        return x + self.count
+
+
+def test_a_meta_module_that_cannot_be_copied_is_left_as_it_was():
+    module = Locked().eval()
+    before = module.count
+    assert [x.kind for x in trace(module, torch.ones(1)).layers] == ["mul", "add"]
+    assert (module.calls, module.kept) == (0, []) and module.count is before

@@ -7,7 +7,6 @@ device, so that neither needs weights.
 from __future__ import annotations
 
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .errors import first_line
+from .quiet import quiet
 from .trace.constants import KnownIndices
 from .trace.hooks import unfused_attention
 from .trace.recorder import Recorder
@@ -254,8 +254,7 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     disabled, logger.disabled = logger.disabled, True
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             yield
     finally:
         logger.disabled = disabled

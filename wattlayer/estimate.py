@@ -329,7 +329,7 @@ def estimate_many(
     traces: Iterable[Trace], model: EnergyModel | str | Path, mode: str = "graph", strict: bool = False,
     run: str | None = None, n_jobs: int = 1,
 ) -> list[Estimate]:  # fmt: skip
-    """Estimate many networks with one call of the model for all their distinct layers; the same numbers as one by one.
+    """Estimate many networks with one call of the model for all their distinct layers: to rounding the numbers of each alone.
 
     Raises InputError for what `estimate` refuses; no traces give none. `n_jobs` spreads the distinct layers over processes
     through joblib, and over machines under `joblib.parallel_config(backend="dask")`; it pays from about 100,000 distinct layers.

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from errno import EACCES, EBUSY, EPERM
 from itertools import count
 from pathlib import Path
+from secrets import token_hex
 from typing import TextIO
 
 from .errors import writing
@@ -35,9 +36,10 @@ def whole_file(path: Path) -> Iterator[TextIO]:
             with target.open("w", encoding="utf-8") as file:
                 yield file
             return
-        partial = target.with_name(f"{target.name}.{os.getpid()}-{next(_WRITERS)}.partial")
+        # processes of two containers have equal numbers
+        partial = target.with_name(f"{target.name}.{os.getpid()}-{next(_WRITERS)}-{token_hex(4)}.partial")
         try:
-            with partial.open("w", encoding="utf-8") as file:
+            with partial.open("x", encoding="utf-8") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

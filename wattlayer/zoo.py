@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from .errors import InputError, first_line
 from .estimate import estimate
 from .model import EnergyModel, load_model
 from .predict import trace_network
+from .quiet import quiet
 from .trace import Trace
 
 ZOOS = ("torchvision", "timm", "hf")
@@ -77,8 +77,7 @@ def visit(name: str, hardware: str | None = None, time_limit_s: float = TIME_LIM
 
     model = None if hardware is None else _model(hardware)
     try:
-        with _alarm(time_limit_s), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _alarm(time_limit_s), quiet():
             network = resolve(name, InputSize())
             with Reads() as reads:
                 traced = trace_network(network)

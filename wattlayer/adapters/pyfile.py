@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +30,9 @@ def load(name: str, size: InputSize) -> Network:
     from ..trace.meta import inputs_to_meta
 
     made: list[Any] = []
-    factory = _factory(name)
-    module = build(lambda: _call(name, factory, made), size.dtype)
+    with _beside(name.rpartition(":")[0]):
+        factory = _factory(name)
+        module = build(lambda: _call(name, factory, made), size.dtype)
     if len(made) == 1:
         return Network(name, module, (_image(name, size),))
     args, kwargs = inputs_to_meta(_arguments(name, made), getattr(torch, size.dtype))
@@ -49,19 +53,52 @@ def _factory(name: str) -> Any:
     return getattr(module, attribute)
 
 
+_IMPORTING = RLock()
+"""Held while a file runs: what can be imported belongs to the process."""
+_BROUGHT: set[str] = set()
+"""Modules that the last file imported from beside it."""
+
+
+@contextmanager
+def _beside(path: str) -> Iterator[None]:
+    """Let the file and its factory import files beside it, as under `python file.py`.
+
+    What the file before brought is forgotten: this one may have others of the same names beside it, and they may have changed.
+    """
+    folder = Path(path).resolve().parent
+    with _IMPORTING:
+        while _BROUGHT:
+            sys.modules.pop(_BROUGHT.pop(), None)
+        before = set(sys.modules)
+        sys.path.insert(0, str(folder))
+        try:
+            yield
+        finally:
+            with suppress(ValueError):
+                sys.path.remove(str(folder))  # the first, wherever the file put others
+            tops = {name.partition(".")[0] for name in set(sys.modules) - before} - before
+            own = {top for top in tops if _stands_in(folder, sys.modules.get(top))}
+            _BROUGHT.update(name for name in sys.modules if name.partition(".")[0] in own)
+
+
+def _stands_in(folder: Path, module: ModuleType | None) -> bool:
+    """Whether a module is a file or a package of the folder itself; a library installed somewhere below it is none."""
+    file = getattr(module, "__file__", None)
+    packages = [Path(x) for x in getattr(module, "__path__", ())]
+    return folder in ([x.parent for x in packages] if packages or file is None else [Path(file).resolve().parent])
+
+
 def _import(path: str) -> ModuleType:
-    """Run a file as a module; files beside it can be imported by it, as under `python file.py`."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    """Run a file as a module, which is known to Python by a name of its own meanwhile."""
+    spec = importlib.util.spec_from_file_location(f"_{Path(path).stem}_of_wattlayer", path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path}: Python cannot load this file")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(Path(path).resolve().parent))
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise InputError(f"{path} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
-    finally:
-        sys.path.pop(0)
     return module
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -14,6 +13,7 @@ import numpy as np
 
 from ..errors import InputError, WattlayerError, first_line
 from ..layer import format_shape
+from ..quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -126,8 +126,8 @@ def build(factory: Callable[[], nn.Module], dtype: str | None) -> nn.Module:
     from ..trace.meta import to_meta
     from .weightless import Weightless
 
-    with Weightless(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about initial weights, of which there are none
+    # random numbers are the caller's; warnings are about initial weights, of which there are none
+    with Weightless(), quiet(), torch.random.fork_rng(devices=()):
         try:
             module = factory()
         except WattlayerError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -95,12 +96,20 @@ _PHOTO = (3, 480, 640)
 """The commonest size of COCO's photographs, on which detectors were trained; each resizes it to a size of its own."""
 
 
+_IMPORTING = RLock()
+
+
 def import_torchvision() -> ModuleType:
     """Import torchvision, also beside a torch that it was not compiled for.
 
     Its compiled operators are missing there ("operator torchvision::nms does not exist"). Tracing needs their names
     and shapes only, so the schemas are declared and the import is tried again.
     """
+    with _IMPORTING:
+        return _imported()
+
+
+def _imported() -> ModuleType:
     try:
         return require("torchvision")
     except RuntimeError as error:

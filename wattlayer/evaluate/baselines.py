@@ -6,13 +6,13 @@ its row in `BASELINES`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 
 from ..features.columns import Array, Columns
 from ..hardware import find_hardware
+from ..quiet import quiet
 from ..train.rows import Rows
 
 RAW = (
@@ -85,8 +85,7 @@ def polynomial(train: Rows, test: Rows, hardware: str) -> Array:
         result[new] = np.median(target[own])
         if own.sum() >= 10:
             fitted = make_pipeline(StandardScaler(), PolynomialFeatures(2), LassoCV(cv=3, max_iter=3000, alphas=20))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a lasso that stops early is still the baseline it is
+            with quiet():  # a lasso that stops early is still the baseline it is
                 fitted.fit(tables[0][own], target[own])
             result[new] = np.clip(fitted.predict(tables[1][new]), target.min() - 2, target.max() + 2)
     return np.exp(result)

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
-from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..features.columns import Array
+from ..quiet import quiet
 from .support import MANY_LAYERS
 
 PLATEAU = "plateau"
@@ -203,9 +203,7 @@ def _likely(points: Array, features: Sequence[str], target: Array, seed: int) ->
     spread = float(np.clip(target.var(), *_VARIANCE_START))
     kernel = ConstantKernel(spread, _VARIANCE) * Matern(start, _BOUNDS, nu=1.5) + WhiteKernel(_NOISE_START, _NOISE)
     some = np.sort(np.random.default_rng(seed).permutation(len(target))[:ROWS_FOR_LENGTHS])
-    with catch_warnings():
-        # a direction that does not matter has a length at its bound
-        simplefilter("ignore", ConvergenceWarning)
+    with quiet(ConvergenceWarning):  # a direction that does not matter has a length at its bound
         fitted = GaussianProcessRegressor(kernel, optimizer=_most_likely).fit(points[some], target[some]).kernel_
     return fitted.k1.k1.constant_value, fitted.k2.noise_level, np.atleast_1d(fitted.k1.k2.length_scale)
 

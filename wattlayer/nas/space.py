@@ -155,6 +155,8 @@ def part_layers(part: Part, batch: int, dtype: str, tf32: str) -> Traced:
     traced = trace_as(dtype, module, *inputs, tf32=tf32, cached=True)
     of_all = _of_all(traced, dtype)
     assumed = tuple(x for x in traced.assumptions if x not in of_all)
+    if len(_INTERNED) > MOST_INTERNED:
+        _INTERNED.clear()
     return traced.paths, tuple(_INTERNED.setdefault(layer, layer) for layer in traced.layers), assumed
 
 
@@ -172,6 +174,8 @@ def _is_choice(value: Any, count: int) -> bool:
 
 _INTERNED: dict[Layer, Layer] = {}
 """Equal layers of different parts as one object: they then compare by identity, in a tenth of the time."""
+MOST_INTERNED = 1 << 18
+"""So many are kept, as many as have features kept (`features.columns`)."""
 
 
 def clear_caches() -> None:

@@ -43,7 +43,7 @@ class Trace:
         if held is not None:
             return held
         flop: Counter[str] = Counter()
-        for layer, calls in self.unique().items():
+        for layer, calls in self._unique.items():
             flop[layer.dtype] += calls * layer.flop + 1
         return max(flop, key=lambda x: ("float" in x or "complex" in x, flop[x]), default="float32")
 
@@ -55,17 +55,17 @@ class Trace:
     @property
     def flop(self) -> int:
         """Work of one pass, a multiply-add counted as two."""
-        return sum(layer.flop * calls for layer, calls in self.unique().items())
+        return sum(layer.flop * calls for layer, calls in self._unique.items())
 
     @property
     def read_bytes(self) -> int:
         """Bytes that the calls of one pass read, each operand once a call, and one tensor that is both operands once."""
-        return sum(layer.read_bytes * calls for layer, calls in self.unique().items())
+        return sum(layer.read_bytes * calls for layer, calls in self._unique.items())
 
     @property
     def write_bytes(self) -> int:
         """Bytes that the calls of one pass write."""
-        return sum(layer.write_bytes * calls for layer, calls in self.unique().items())
+        return sum(layer.write_bytes * calls for layer, calls in self._unique.items())
 
     @cached_property
     def held_bytes(self) -> int:
@@ -81,7 +81,7 @@ class Trace:
 
     def unique(self) -> Counter[Layer]:
         """Return each distinct layer with the number of its calls, in order of first call."""
-        return self._unique
+        return Counter(self._unique)
 
     @cached_property
     def _unique(self) -> Counter[Layer]:
@@ -89,7 +89,7 @@ class Trace:
 
     def with_tf32(self, mode: str) -> Trace:
         """Return this trace as it runs under TF32 `mode`: "none", "conv" (PyTorch's default) or "all"."""
-        changed = {layer: layer.with_tf32(mode) for layer in self.unique()}
+        changed = {layer: layer.with_tf32(mode) for layer in self._unique}
         return replace(self, layers=tuple(changed[x] for x in self.layers), tf32=check_tf32(mode))
 
 
@@ -108,8 +108,8 @@ def trace(
     Neither `module` nor its weights are touched: parameters are replaced by meta tensors of their shapes. Inputs may
     be tensors on any device, and tuples, lists or dicts of them. `dtype` converts floating parameters and inputs;
     None leaves them. `nn.MultiheadAttention` takes its fast path where it would on a device (`torch.backends.mha` turns it
-    off). `cached` remembers operator calls over traces, for a loop over networks that are alike: the same trace, and only
-    what is new costs.
+    off). Hooks of the module run, on meta tensors. `cached` remembers operator calls over traces, for a loop over networks that
+    are alike: the same trace, and only what is new costs.
 
     Raises InputError when the forward pass itself fails, with its reason, and for an unknown `dtype` or `tf32`.
     """

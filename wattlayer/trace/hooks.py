@@ -55,12 +55,12 @@ def noted_autocast(note: Callable[[], None]) -> Iterator[None]:
 
     What a module or a decorator made before its forward is not seen.
     """
-    make = torch.autocast.__init__
+    make, owner = torch.autocast.__init__, get_ident()
 
     def noted(self: Any, device_type: str, dtype: Any = None, enabled: bool = True, *rest: Any, **named: Any) -> None:
-        if enabled:
+        if enabled and get_ident() == owner:  # not what another thread runs meanwhile
             note()
-        if device_type == "meta":  # the device of a network's own tensors, of which torch knows no autocast
+        if device_type == "meta" and get_ident() == owner:  # that of a network's own tensors, which torch knows no autocast of
             device_type, enabled = "cpu", False
         make(self, device_type, dtype, enabled, *rest, **named)
 

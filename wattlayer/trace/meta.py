@@ -6,6 +6,7 @@ import copy
 import os
 import threading
 from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -45,7 +46,7 @@ def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: boo
     ready = all(x.is_meta for x in held) and all(getattr(m, "training", False) == train_mode for m in module.modules())
     own = [] if ready and dtype is None else [*module.parameters(), *module.buffers()]
     if ready and all(not x.is_floating_point() or x.dtype == dtype for x in own):
-        return twin if not others else _whole(module, held)
+        return twin if not others else _whole(module, held, twin)
     # deepcopy takes what its memo already holds: so no weight is ever copied, and tied weights stay tied
     memo = {id(x): tensor_to_meta(x) for x in held} | {id(x): tensor_to_meta(x, dtype) for x in own}
     try:
@@ -55,13 +56,13 @@ def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: boo
         raise InputError(f"{type(module).__name__} cannot be copied ({first_line(error)}); {cure}") from error
 
 
-def _whole(module: nn.Module, held: list[torch.Tensor]) -> nn.Module:
-    """Copy a meta module that holds objects of other classes, which may hold its modules, but for its parameters; one that cannot
-    be copied runs itself."""
+def _whole(module: nn.Module, held: list[torch.Tensor], twin: nn.Module) -> nn.Module:
+    """Copy a meta module that holds objects of other classes, which may hold its modules, but for its parameters; where that
+    fails, return its `twin`, which shares those objects."""
     try:
         return copy.deepcopy(module, {id(x): x if isinstance(x, nn.Parameter) else tensor_to_meta(x) for x in held})
     except Exception:
-        return module
+        return twin
 
 
 def inputs_to_meta(inputs: Any, dtype: torch.dtype | None = None) -> Any:
@@ -73,9 +74,41 @@ def inputs_to_meta(inputs: Any, dtype: torch.dtype | None = None) -> Any:
         raise InputError(
             "a packed sequence is no input: give the padded tensor, and pack it in the forward with lengths in a list"
         )
-    distinct = {id(x): x for x in tree_leaves(inputs) if isinstance(x, torch.Tensor)}
-    meta = {key: tensor_to_meta(x, dtype) for key, x in distinct.items()}
-    return tree_map(lambda x: meta[id(x)] if isinstance(x, torch.Tensor) else x, inputs)
+    leaves = tree_leaves(inputs)
+    distinct = {id(x): x for x in (*leaves, *_tensors_of(leaves)) if isinstance(x, torch.Tensor)}
+    meta: dict[int, Any] = {key: tensor_to_meta(x, dtype) for key, x in distinct.items()}
+    return tree_map(lambda x: _own(x, meta), inputs)
+
+
+def _own(leaf: Any, meta: dict[int, Any]) -> Any:
+    """Return what stands for a leaf of the inputs: an object that a forward may change, such as a cache of keys and values, is
+    copied with `meta` for its tensors; one that cannot be is handed on."""
+    if isinstance(leaf, torch.Tensor):
+        return meta[id(leaf)]
+    if type(leaf) in _ATOMS or isinstance(leaf, _CONSTANTS):
+        return leaf
+    try:
+        return copy.deepcopy(leaf, meta)
+    except Exception:
+        return leaf
+
+
+def _tensors_of(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Yield the tensors that objects, no pytrees, hold in their attributes and containers."""
+    seen, waiting = set[int](), list(values)
+    while waiting:
+        value = waiting.pop()
+        if type(value) in _ATOMS or isinstance(value, _CONSTANTS) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set | deque):
+            waiting += value
+        else:
+            waiting += getattr(value, "__dict__", {}).values()
 
 
 def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -244,7 +244,8 @@ def _module(architecture: Any, config: Any, dtype: str) -> nn.Module:
     _set_dtype(config, getattr(torch, dtype))
     with TORCH_STATE:
         previous = torch.get_default_dtype()
-        torch.set_default_dtype(getattr(torch, dtype))
+        if previous is not getattr(torch, dtype):  # other threads see it as well
+            torch.set_default_dtype(getattr(torch, dtype))
         try:
             built: nn.Module = architecture._from_config(config)
         finally:

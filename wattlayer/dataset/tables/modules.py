@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from functools import lru_cache
 from inspect import signature
 from typing import Any
-from warnings import catch_warnings, simplefilter
 
 from ...errors import InputError, first_line, nearest
 from ...layer import Layer, Operand
+from ...quiet import quiet
 from ...trace.assumptions import HELD_WEIGHTS
 from ...trace.rewrite import trace_as
 
@@ -50,8 +50,7 @@ def layer_of_module(
         inputs = [torch.empty(shape, dtype=kind, device="meta") for shape in input_shapes]
     except (TypeError, RuntimeError):
         raise InputError(f"input shapes {input_shapes} are beyond what a tensor can have") from None
-    with catch_warnings():
-        simplefilter("ignore")  # torch's advice on how to write a module is no news to who measured it
+    with quiet():  # torch's advice on how to write a module is no news to who measured it
         traced = trace_as(dtype, module, *inputs, tf32=tf32, train_mode=train_mode)
     layers = [x for x in traced.layers if not _is_beside(x)]
     if dtype in HELD_WEIGHTS and not any(x.dtype == dtype for layer in layers for x in layer.inputs):
