@@ -1357,7 +1357,7 @@ class Padded(nn.Module):
     "options", [{}, {"batch_first": True}, {"batch_first": True, "padding_side": "left", "padding_value": -1.0}]
 )
 def test_sequences_are_padded_by_one_copy_each(options):
-    """What torch decomposes it to copies the whole batch for every sequence: 147 times the bytes for 64 of them."""
+    """What torch decomposes it to copies the whole batch for every sequence: 48 times the bytes for 64 of them."""
     x, module = torch.randn(10, 4), Padded(**options)
     layers = trace(module, x).layers
     assert [(i.kind, i.write_bytes) for i in layers] == [("new_full", 240), ("copy", 48), ("copy", 80), ("copy", 32)]
