@@ -389,3 +389,9 @@ def test_a_language_model_may_be_a_path(tmp_path):
     with pytest.raises(InputError, match="is no language model of transformers"):
         wl.predict_generation(path)
     assert wl.predict_generation(Path("hf:gpt2"), 8, 1).trace.network == "hf:gpt2"
+
+
+def test_answers_are_compared_as_the_objects_they_are(traced, model):
+    """Of arrays nobody can say whether they are equal as one truth value: `==` raised."""
+    one, same = model.predict(traced.layers), model.predict(traced.layers)
+    assert one != same and len({one, same, one}) == 2

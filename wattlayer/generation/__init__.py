@@ -39,7 +39,7 @@ class Call:
     """Of the steps in which its launch, as it was measured, takes longer than its work (`estimate.launch_bound`)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Generation:
     """One batch of requests: every sequence takes `prompt_tokens` and `new_tokens` follow, one step each.
 

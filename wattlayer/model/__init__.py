@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..trace import Trace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What a model says of layers, all arrays [n_layers]; energies are of one call, in joules, idle included."""
 
