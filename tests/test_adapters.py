@@ -24,6 +24,7 @@ import torch
 
 from wattlayer import adapters
 from wattlayer.adapters import InputSize, Network, hub, resolve
+from wattlayer.adapters.source import build
 from wattlayer.crosscheck import count_with_torch, torch_counts
 from wattlayer.errors import InputError
 from wattlayer.layer import Layer
@@ -543,18 +544,42 @@ def test_libraries_below_a_files_folder_stay_imported(tmp_path, monkeypatch):
     del sys.modules["installed_lib"]
 
 
-def test_random_numbers_and_warnings_stay_the_callers(tmp_path):
-    (tmp_path / "net.py").write_text(
-        "import time, torch\n"
-        "class Draws(torch.nn.Module):\n    def forward(self, x):\n        return x + torch.rand(3)\n"
-        "def build():\n    torch.rand(5); time.sleep(0.2)\n    return Draws(), torch.zeros(3)\n"
+def test_what_a_file_brought_stays_as_long_as_it_is_the_same(tmp_path):
+    """The caller may import it as well, and a forward may."""
+    name = factory_in(tmp_path, 8)
+    trace_name(name)
+    first = sys.modules["blocks"]
+    trace_name(name)
+    assert sys.modules["blocks"] is first
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "alone.py").write_text(
+        "import torch\ndef build():\n    return torch.nn.Linear(2, 2), torch.zeros(1, 2)\n"
     )
-    torch.manual_seed(7)
-    expected, filters = torch.rand(1), list(warnings.filters)
-    torch.manual_seed(7)
-    with ThreadPoolExecutor(3) as pool:
-        started = [pool.submit(trace_name, "hf:gpt2"), pool.submit(trace_name, f"{tmp_path / 'net.py'}:build")]
-        assert all(x.result().layers for x in started)
-    trace_name(f"{tmp_path / 'net.py'}:build")
-    assert torch.equal(torch.rand(1), expected)
+    trace_name(f"{tmp_path / 'other' / 'alone.py'}:build")
+    assert sys.modules["blocks"] is first, "the other has no file of that name"
+
+
+def test_filters_of_warnings_come_back_after_calls_that_overlap(tmp_path):
+    """`catch_warnings` of two threads left those of one to the other."""
+    both = {"first": (threading.Event(), threading.Event()), "second": (threading.Event(), threading.Event())}
+    filters = list(warnings.filters)
+
+    def slow(name: str) -> None:
+        began, go_on = both[name]
+
+        def factory() -> torch.nn.Module:
+            began.set()
+            assert go_on.wait(60)
+            return torch.nn.Linear(2, 2)
+
+        build(factory, None)
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = []
+        for name in both:
+            futures.append(pool.submit(slow, name))
+            assert both[name][0].wait(60)
+        for name, future in zip(both, futures):  # the first to come is the first to go
+            both[name][1].set()
+            future.result()
     assert list(warnings.filters) == filters

@@ -553,6 +553,7 @@ def test_a_result_is_no_table_of_rows(run, tmp_path):
     one_line(run("import", result, "--output", tmp_path / "rows.jsonl"), f"{result} is no table", ".jsonl")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are the shell's")
 def test_a_result_that_cannot_be_finished_leaves_the_one_before(tmp_path):
     """A limit of one block stands for a disk that is full."""
     kept = tmp_path / "kept.json"

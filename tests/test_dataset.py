@@ -262,3 +262,18 @@ def test_two_containers_with_equal_process_numbers_do_not_share_a_file(path, mon
             assert len(list(path.parent.iterdir())) == 2
         assert path.read_text() == "two"
     assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_may_not_be_written_is_not_replaced(path, monkeypatch):
+    path.write_text("old\n")
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != path)
+    with pytest.raises(InputError, match="Permission denied"), whole_file(path) as file:
+        file.write("new\n")
+    assert path.read_text() == "old\n"
+
+
+def test_a_long_name_is_written(path):
+    long = path.with_name("x" * 250)
+    with whole_file(long) as file:
+        file.write("new\n")
+    assert long.read_text() == "new\n"

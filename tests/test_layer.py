@@ -279,7 +279,7 @@ COUNTS: dict[str, tuple[Layer, int, int, int]] = {
         layer(
             "index_put", [op("self", 9, 4), op("indices", 9, dtype="bool"), op("values", 4)], op("output", 9, 4), accumulate=True
         ),
-        4, 9 + 16 + 144, 144,
+        36, 9 + 16 + 144, 144,
     ),
     "points of a sampling grid": (
         layer("affine_grid_generator", [op("theta", 2, 2, 3)], op("output", 2, 5, 7, 2)), 2 * 3 * 140, 48, 560,

@@ -566,11 +566,12 @@ def test_what_is_no_row_and_no_seed_is_refused(device, layers):
         EnergyModel.train(device.measure(layers), hardware="b999")
 
 
-@pytest.mark.parametrize("name", ["x" * 5000 + ".json", "a\0.json", "a\0"])
-def test_names_that_no_file_can_have_are_refused(name):
-    with pytest.raises(
-        InputError, match=r"model '.*cannot be looked for|no model and no hardware|cannot be read|not a wattlayer"
-    ):
+@pytest.mark.parametrize(("name", "told"), [
+    ("x" * 5000 + ".json", r"cannot be looked for: .*name too long"), ("a\0.json", "is not a wattlayer model"),
+    ("a\0", "no model and no hardware is called"),
+])  # fmt: skip
+def test_names_that_no_file_can_have_are_refused(name, told):
+    with pytest.raises(InputError, match=told):
         load_model(name)
 
 

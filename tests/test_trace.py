@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import networks
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -1373,7 +1374,7 @@ class Assigned(nn.Module):
         y = x.clone()
         y[:, 1:2] = 3
         y[0] = True
-        y[..., 0] = -0.5
+        y[..., 0] = np.float64(-0.5)
         return y
 
 
@@ -1453,6 +1454,29 @@ class Cache:
         self.keys, self.seen = [keys], 1
 
 
+class Slots:
+    __slots__ = ("keys",)
+
+    def __init__(self, keys: torch.Tensor) -> None:
+        self.keys = keys
+
+
+class Secret:
+    """It tells nobody what it holds, as proxies that are not ready do."""
+
+    @property
+    def __dict__(self) -> Any:
+        raise ValueError("not ready")
+
+
+@pytest.mark.parametrize(
+    "given", [object(), Secret(), SimpleNamespace(torch=torch), SimpleNamespace(many=[[] for _ in range(20_000)])]
+)
+def test_objects_that_hold_nothing_to_change_are_handed_on_as_they_are(given):
+    found = trace(networks.Runs(lambda x, y: x * 2 if y is given else x), torch.ones(1, 4), given)
+    assert [x.kind for x in found.layers] == ["mul"]
+
+
 class Cached(nn.Module):
     def forward(self, x: torch.Tensor, cache: Cache) -> torch.Tensor:
         cache.keys[0] = torch.cat([cache.keys[0], x])
@@ -1467,6 +1491,9 @@ def test_objects_that_a_forward_changes_are_the_callers_no_more():
         found = trace(module, torch.ones(1, 4), kwargs={"cache": cache})
         assert [x.kind for x in found.layers] == ["cat", "matmul"] and found.layers[0].outputs[0].shape == (6, 4)
     assert cache.seen == 1 and len(cache.keys) == 1 and cache.keys[0] is keys and not keys.is_meta
+    other = Slots(torch.ones(5, 4))
+    found = trace(networks.Runs(lambda x, c: c.keys @ x.t()), torch.ones(1, 4), other)
+    assert [x.kind for x in found.layers] == ["matmul"] and not other.keys.is_meta
     shared = trace(networks.Runs(lambda x, c: c.keys[0] is x), keys, cache)
     assert not shared.layers, "a tensor that is given twice stays one"
 
@@ -1499,3 +1526,8 @@ def test_a_meta_module_that_cannot_be_copied_is_left_as_it_was():
     before = module.count
     assert [x.kind for x in trace(module, torch.ones(1)).layers] == ["mul", "add"]
     assert (module.calls, module.kept) == (0, []) and module.count is before
+
+
+def test_numbers_are_drawn_for_what_parameters_are_broadcast_to():
+    drawn = trace(networks.Runs(lambda n, p: torch.binomial(n, torch.sigmoid(p))), torch.full((1,), 10.0), torch.randn(3, 4))
+    assert drawn.layers[-1].outputs[0].shape == (3, 4) and not drawn.assumptions

@@ -692,6 +692,11 @@ def test_an_edit_is_written_as_one_pattern_as_several_or_as_a_mapping():
     before = wl.predict(net(), INPUT, hardware="a30")
     assert "--drop 'blocks.1'" in str(before.whatif(net(), INPUT, drop="blocks.1"))
     assert "--replace 'blocks=relu'" in str(before.whatif(net(), INPUT, replace="blocks=relu"))
+    for wrong in ({"replace": [("a", "b", "c")]}, {"replace": 5}, {"replace": {"a": 3}}, {"drop": 5}, {"drop": [1]}):
+        with pytest.raises(InputError, match=r"replace|drop"):
+            Edit(**wrong)
+    with pytest.raises(InputError, match="'x' is no Edit"):
+        whatif("hf:gpt2", ["x"], "a30")
 
 
 @pytest.mark.parametrize(("sizes", "named"), [
@@ -710,7 +715,8 @@ def test_networks_and_models_may_be_given_by_name_and_edits_alone():
         assert [x.to_json() for x in by_name] == [
             x.to_json() for x in whatif(subject, iter([Edit(seq_len=64)]), load_model("a30"))
         ]
-    assert advise(Subject(net(), (INPUT,)), "a30") is not None
+    named, loaded = (advise(Subject(net(), (INPUT,)), model) for model in ("a30", load_model("a30")))
+    assert [x.change.to_json() for x in named] == [x.change.to_json() for x in loaded] != []
     for call in (lambda x: whatif(x, Edit(), "a30"), lambda x: advise(x, "a30"), wl.compare):
         with pytest.raises(InputError, match=r"Sequential is no network's name: give a module with its inputs, Subject\(module"):
             call(nn.Sequential(nn.Conv2d(3, 3, 1)))

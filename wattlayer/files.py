@@ -36,8 +36,10 @@ def whole_file(path: Path) -> Iterator[TextIO]:
             with target.open("w", encoding="utf-8") as file:
                 yield file
             return
-        # processes of two containers have equal numbers
-        partial = target.with_name(f"{target.name}.{os.getpid()}-{next(_WRITERS)}-{token_hex(4)}.partial")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
+        # processes of two containers have equal numbers, and names have an end
+        partial = target.with_name(f"{target.name[:100]}.{os.getpid()}-{next(_WRITERS)}-{token_hex(4)}.partial")
         try:
             with partial.open("x", encoding="utf-8") as file:
                 yield file

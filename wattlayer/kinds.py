@@ -474,7 +474,8 @@ def cosine_similarity(layer: Layer) -> int:
     bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ isnan isinf isfinite nan_to_num
     dropout native_dropout bernoulli polar complex view_as_complex_copy special_expit sgn angle real_copy heaviside
     xlogy hypot copysign special_xlog1py lgamma digamma polygamma isin softmax_backward addr cross linalg_cross
-    cumulative_trapezoid sinc ldexp masked_scatter logaddexp logaddexp2 poisson _standard_gamma frexp
+    cumulative_trapezoid sinc ldexp masked_scatter logaddexp logaddexp2 poisson binomial
+    _standard_gamma _sample_dirichlet frexp
     special_entr special_erfcx special_i0e special_i1 special_i1e special_ndtri special_log_ndtr special_zeta""".split(),
 )
 def elementwise(layer: Layer) -> int:
@@ -527,7 +528,7 @@ def place(layer: Layer) -> int:
     if not _is_added(layer):
         return 0
     placed = _placed_elements(layer)
-    return layer.inputs[-1].elements if placed is None else placed
+    return layer.inputs[0].elements if placed is None else placed
 
 
 @kind("resample", "affine_grid_generator")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_Files = tuple[tuple[str, int, int], ...]
+
+
 def load(name: str, size: InputSize) -> Network:
     """Call the factory that `name` points to and return its network on the meta device.
 
@@ -30,7 +34,7 @@ def load(name: str, size: InputSize) -> Network:
     from ..trace.meta import inputs_to_meta
 
     made: list[Any] = []
-    with _beside(name.rpartition(":")[0]):
+    with _beside(_path(name)):
         factory = _factory(name)
         module = build(lambda: _call(name, factory, made), size.dtype)
     if len(made) == 1:
@@ -40,12 +44,18 @@ def load(name: str, size: InputSize) -> Network:
     return Network(name, module, args, kwargs)
 
 
-def _factory(name: str) -> Any:
-    path, _, attribute = name.rpartition(":")
+def _path(name: str) -> str:
+    """The file that a name begins with; raise InputError where there is none."""
+    path = name.rpartition(":")[0]
     if not path.endswith(".py"):
         raise InputError(f"{name}: name the function that returns the network, as in {name}:build")
     if not Path(path).is_file():
         raise InputError(f"{path}: there is no such file")
+    return path
+
+
+def _factory(name: str) -> Any:
+    path, _, attribute = name.rpartition(":")
     module = _import(path)
     if not hasattr(module, attribute):
         own = [key for key, x in vars(module).items() if callable(x) and getattr(x, "__module__", None) == module.__name__]
@@ -54,21 +64,30 @@ def _factory(name: str) -> Any:
 
 
 _IMPORTING = RLock()
-"""Held while a file runs: what can be imported belongs to the process."""
-_BROUGHT: set[str] = set()
-"""Modules that the last file imported from beside it."""
+"""Held while a file and its factory run: what can be imported belongs to the process."""
+os.register_at_fork(before=_IMPORTING.acquire, after_in_parent=_IMPORTING.release, after_in_child=_IMPORTING.release)
+_LONGEST_WAIT_S = 600.0
+"""For the factories of other threads, which may themselves wait for this one."""
+_BROUGHT: dict[str, tuple[Path, _Files]] = {}
+"""What files imported from beside them, by the first part of its name: the folder, and its files as they were."""
 
 
 @contextmanager
 def _beside(path: str) -> Iterator[None]:
-    """Let the file and its factory import files beside it, as under `python file.py`.
+    """Let a file and its factory import files beside it, as under `python file.py`.
 
-    What the file before brought is forgotten: this one may have others of the same names beside it, and they may have changed.
+    What files in other folders brought under names that this folder has too, and what has changed since, is forgotten before.
+    Raises InputError where another thread's factory takes too long.
     """
-    folder = Path(path).resolve().parent
-    with _IMPORTING:
-        while _BROUGHT:
-            sys.modules.pop(_BROUGHT.pop(), None)
+    folder = Path(path).absolute().parent
+    if not _IMPORTING.acquire(timeout=_LONGEST_WAIT_S):
+        raise InputError(f"{path} waited {_LONGEST_WAIT_S:.0f} s for the factory of another file: load them in turn")
+    try:
+        for top, (home, files) in list(_BROUGHT.items()):
+            if _files_of(top) != files or (home != folder and _has(folder, top)):
+                del _BROUGHT[top]
+                for name in [x for x in list(sys.modules) if x.partition(".")[0] == top]:
+                    del sys.modules[name]
         before = set(sys.modules)
         sys.path.insert(0, str(folder))
         try:
@@ -76,16 +95,35 @@ def _beside(path: str) -> Iterator[None]:
         finally:
             with suppress(ValueError):
                 sys.path.remove(str(folder))  # the first, wherever the file put others
-            tops = {name.partition(".")[0] for name in set(sys.modules) - before} - before
-            own = {top for top in tops if _stands_in(folder, sys.modules.get(top))}
-            _BROUGHT.update(name for name in sys.modules if name.partition(".")[0] in own)
+            tops = {x.partition(".")[0] for x in set(sys.modules) - before} | _BROUGHT.keys()
+            for top in tops - (before - _BROUGHT.keys()):
+                if _stands_in(folder, sys.modules.get(top)):
+                    _BROUGHT[top] = folder, _files_of(top)
+    finally:
+        _IMPORTING.release()
+
+
+def _files_of(top: str) -> _Files:
+    """The files of a module and of those within it, with when they were last written and how large they are."""
+    modules = [x for name, x in list(sys.modules.items()) if name.partition(".")[0] == top]
+    files = sorted(str(file) for x in modules if (file := getattr(x, "__file__", None)) is not None)
+    found = []
+    for file in files:
+        with suppress(OSError):
+            stat = os.stat(file)
+            found.append((file, stat.st_mtime_ns, stat.st_size))
+    return tuple(found)
+
+
+def _has(folder: Path, top: str) -> bool:
+    return (folder / f"{top}.py").exists() or (folder / top).is_dir()
 
 
 def _stands_in(folder: Path, module: ModuleType | None) -> bool:
     """Whether a module is a file or a package of the folder itself; a library installed somewhere below it is none."""
     file = getattr(module, "__file__", None)
     packages = [Path(x) for x in getattr(module, "__path__", ())]
-    return folder in ([x.parent for x in packages] if packages or file is None else [Path(file).resolve().parent])
+    return folder in ([x.parent for x in packages] if packages or file is None else [Path(file).absolute().parent])
 
 
 def _import(path: str) -> ModuleType:

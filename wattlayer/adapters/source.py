@@ -126,8 +126,7 @@ def build(factory: Callable[[], nn.Module], dtype: str | None) -> nn.Module:
     from ..trace.meta import to_meta
     from .weightless import Weightless
 
-    # random numbers are the caller's; warnings are about initial weights, of which there are none
-    with Weightless(), quiet(), torch.random.fork_rng(devices=()):
+    with Weightless(), quiet():  # of warnings about initial weights, of which there are none
         try:
             module = factory()
         except WattlayerError:

@@ -45,7 +45,7 @@ def estimate_page(estimate: Estimate, assumptions: Assumptions | None = None, pa
     page = _page(estimate, assumptions or Assumptions())
     if path is not None:
         with whole_file(Path(path)) as file:
-            file.buffer.write(page.encode())
+            file.write(page)
     return page
 
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from numbers import Number
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
@@ -192,16 +194,15 @@ class KnownIndices(TorchFunctionMode):
         if func is torch.Tensor.__format__ and args[0].is_meta and args[0].dim() == 0:
             return _formatted(*args)
         if func is torch.Tensor.type and isinstance(args[-1], str) and args[-1].startswith("torch.meta."):
-            args = (
-                args[0],
-                getattr(torch, args[-1].rpartition(".")[2]).dtype,
-            )  # a name that `type()` told and that it does not take
+            # a name that `type()` told, and that it does not take
+            kind = getattr(torch, args[-1].rpartition(".")[2], None)
+            args = args if kind is None else (args[0], kind.dtype)
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
             index = args[1]
-            if func is torch.Tensor.__setitem__ and args[0].is_meta and isinstance(args[2], bool | int | float):
+            if func is torch.Tensor.__setitem__ and args[0].is_meta and isinstance(args[2], Number | np.number):
                 # as on CUDA devices, where a number stays on the host and fills (THPVariable_setitem); on the meta device torch
                 # makes a tensor of it there, which it copies
-                args = (*args[:2], torch.tensor(args[2], dtype=args[0].dtype))
+                args = (*args[:2], torch.tensor(args[2], dtype=args[0].dtype, device="cpu"))
             if isinstance(index, list):
                 args = (args[0], _index(index), *args[2:])
             elif isinstance(index, tuple) and any(isinstance(x, list | tuple) for x in index):

@@ -6,11 +6,13 @@ import copy
 import os
 import threading
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import Enum
-from types import BuiltinFunctionType, FunctionType, MethodType
+from itertools import chain
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -75,17 +77,16 @@ def inputs_to_meta(inputs: Any, dtype: torch.dtype | None = None) -> Any:
             "a packed sequence is no input: give the padded tensor, and pack it in the forward with lengths in a list"
         )
     leaves = tree_leaves(inputs)
-    distinct = {id(x): x for x in (*leaves, *_tensors_of(leaves)) if isinstance(x, torch.Tensor)}
-    meta: dict[int, Any] = {key: tensor_to_meta(x, dtype) for key, x in distinct.items()}
-    return tree_map(lambda x: _own(x, meta), inputs)
+    parts = {id(x): _parts(x) for x in leaves if not isinstance(x, torch.Tensor)}
+    tensors = [x for x in (*leaves, *chain(*parts.values())) if isinstance(x, torch.Tensor)]
+    meta: dict[int, Any] = {id(x): tensor_to_meta(x, dtype) for x in tensors}
+    return tree_map(lambda x: meta[id(x)] if isinstance(x, torch.Tensor) else _own(x, parts[id(x)], meta), inputs)
 
 
-def _own(leaf: Any, meta: dict[int, Any]) -> Any:
-    """Return what stands for a leaf of the inputs: an object that a forward may change, such as a cache of keys and values, is
-    copied with `meta` for its tensors; one that cannot be is handed on."""
-    if isinstance(leaf, torch.Tensor):
-        return meta[id(leaf)]
-    if type(leaf) in _ATOMS or isinstance(leaf, _CONSTANTS):
+def _own(leaf: Any, parts: list[Any], meta: dict[int, Any]) -> Any:
+    """Return what stands for an object among the inputs: one that a forward may change, such as a cache of keys and values, is
+    copied with `meta` for its tensors; one that cannot be copied is handed on."""
+    if not parts:
         return leaf
     try:
         return copy.deepcopy(leaf, meta)
@@ -93,22 +94,42 @@ def _own(leaf: Any, meta: dict[int, Any]) -> Any:
         return leaf
 
 
-def _tensors_of(values: Iterable[Any]) -> Iterator[torch.Tensor]:
-    """Yield the tensors that objects, no pytrees, hold in their attributes and containers."""
-    seen, waiting = set[int](), list(values)
+MOST_PARTS = 10_000
+"""Of an object among the inputs; one that holds more is no cache and is handed on."""
+
+
+def _parts(leaf: Any) -> list[Any]:
+    """Return the tensors and the containers that an object, no pytree, holds in its attributes; nothing of what cannot tell."""
+    found, seen, waiting = list[Any](), set[int](), [leaf]
     while waiting:
         value = waiting.pop()
-        if type(value) in _ATOMS or isinstance(value, _CONSTANTS) or id(value) in seen:
+        if type(value) in _ATOMS or isinstance(value, (*_CONSTANTS, ModuleType, np.ndarray)) or id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list | tuple | set | deque):
-            waiting += value
-        else:
-            waiting += getattr(value, "__dict__", {}).values()
+        if len(seen) > MOST_PARTS:
+            return []
+        if isinstance(value, torch.Tensor | dict | list | set | deque):
+            found.append(value)
+        try:
+            waiting += _held_by(value)
+        except Exception:  # a class of somebody else's, which need not know what it holds
+            return []
+    return found
+
+
+def _held_by(value: Any) -> Iterable[Any]:
+    if isinstance(value, torch.Tensor):
+        return ()
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple | set | deque):
+        return list(value)
+    slots = [name for kind in type(value).__mro__ for name in _names(getattr(kind, "__slots__", ()))]
+    return [*vars(value).values()] if hasattr(value, "__dict__") else [getattr(value, x) for x in slots if hasattr(value, x)]
+
+
+def _names(slots: str | Iterable[str]) -> Iterable[str]:
+    return (slots,) if isinstance(slots, str) else slots
 
 
 def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -47,8 +47,7 @@ def record(
     args, kwargs = inputs_to_meta((args, kwargs), target)
     tensors = list({id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}.values())
     inputs = tuple(operand("input", x) for x in tensors)  # before the forward, which may change them in place
-    # the first holds TORCH_STATE, for calls are shared by default dtype; random numbers are the caller's
-    with attention_as_on_devices(module), torch.inference_mode(), torch.random.fork_rng(devices=()):
+    with attention_as_on_devices(module), torch.inference_mode():  # holds TORCH_STATE: calls are shared by default dtype
         recorder = Recorder(_shared_calls() if cached else None)
         recorder.memory.vary(tensors)
         with module_paths(module, recorder.path):

@@ -48,15 +48,16 @@ def _fused_cell(func: Any, of_input: torch.Tensor, of_hidden: torch.Tensor, stat
     return torch.empty_like(state), torch.empty_like(state), torch.empty_like(of_input)
 
 
-def _like_first(func: Any, first: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    """What is drawn for each element of a parameter."""
-    return torch.empty_like(first)
+def _drawn(func: Any, first: torch.Tensor, *others: Any, **_: Any) -> torch.Tensor:
+    """What is drawn for each element of the parameters."""
+    shapes = [x.shape for x in (first, *others) if isinstance(x, torch.Tensor)]
+    return first.new_empty(torch.broadcast_shapes(*shapes))
 
 
 STAND_INS: dict[str, Callable[..., Any]] = {
     "_grouped_mm": _grouped_product, "_weight_int4pack_mm": _int4_product,
     "_thnn_fused_lstm_cell": _fused_cell, "_thnn_fused_gru_cell": _fused_cell,
-    "_sample_dirichlet": _like_first, "binomial": _like_first,
+    "_sample_dirichlet": _drawn, "binomial": _drawn,
     "quantized::linear_dynamic": _dynamic_product, "quantized::linear_relu_dynamic": _dynamic_product,
 }  # fmt: skip
 """What gives an operator's result on meta tensors where it fails to; None where it fails for another reason."""

@@ -131,6 +131,8 @@ def whatif(
     Raises InputError for an edit that cannot be made, UncoveredKindError under `strict`.
     """
     subject, model, steps = subject_of(subject), load_model(model), [edits] if isinstance(edits, Edit) else list(edits)
+    if (wrong := next((x for x in steps if not isinstance(x, Edit)), None)) is not None:
+        raise InputError(f"{wrong!r:.60} is no Edit: write Edit(drop='layer4')")
     before = estimate(subject.trace(), model, subject.setting.mode, strict)
     changes = []
     for i, edit in enumerate(steps):

@@ -46,15 +46,20 @@ class Setting:
 
 def replacements(patterns: Mapping[str, str] | Iterable[str | tuple[str, str]] | str) -> tuple[tuple[str, str], ...]:
     """Return (pattern, recipe) pairs of a mapping, pairs, or texts `layer3.*=depthwise` or one; raise InputError for others."""
-    if isinstance(patterns, Mapping):
-        return tuple(patterns.items())
-    pairs = []
-    for given in (patterns,) if isinstance(patterns, str) else patterns:
-        pattern, recipe = given.rpartition("=")[::2] if isinstance(given, str) else given
-        if not pattern or not recipe:
+    pairs: list[tuple[str, str]] = []
+    for given in patterns.items() if isinstance(patterns, Mapping) else _several("replace", patterns):
+        pair = given.rpartition("=")[::2] if isinstance(given, str) else given
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(x, str) and x for x in pair):
             raise InputError(f"replace {given!r} is not written PATTERN=RECIPE, like 'layer3.*=depthwise'")
-        pairs.append((pattern, recipe))
+        pairs.append((pair[0], pair[1]))
     return tuple(pairs)
+
+
+def _several(name: str, given: Any) -> tuple[Any, ...]:
+    """One text or several of them; raise InputError for what is neither."""
+    if not isinstance(given, Iterable):
+        raise InputError(f"{name} {given!r} is no text and no list of texts")
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,9 @@ class Edit:
             if (size := getattr(self, name)) is not None:
                 check_whole(name.replace("_", "-"), size)
         object.__setattr__(self, "replace", replacements(self.replace))
-        object.__setattr__(self, "drop", (self.drop,) if isinstance(self.drop, str) else tuple(self.drop))
+        object.__setattr__(self, "drop", _several("drop", self.drop))
+        if not all(isinstance(x, str) for x in self.drop):
+            raise InputError(f"drop {self.drop!r} holds what is no pattern of module paths")
 
     def describe(self) -> str:
         """Say the edit as the options of `wattlayer whatif`."""
