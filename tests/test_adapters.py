@@ -583,3 +583,15 @@ def test_filters_of_warnings_come_back_after_calls_that_overlap(tmp_path):
             both[name][1].set()
             future.result()
     assert list(warnings.filters) == filters
+
+
+def test_a_link_to_a_file_has_what_lies_beside_the_file(tmp_path):
+    """As under `python link.py`."""
+    factory_in(tmp_path / "real", 8)
+    (tmp_path / "link.py").symlink_to(tmp_path / "real" / "net.py")
+    (tmp_path / "blocks.py").write_text("WIDTH = 64\n")
+    assert trace_name(f"{tmp_path / 'link.py'}:build").flop == 2 * 8 * 8
+    (tmp_path / "loop.py").symlink_to(tmp_path / "loop.py")
+    for name in ("loop.py", "a\0.py"):
+        with pytest.raises(InputError, match="there is no such file"):
+            trace_name(f"{tmp_path / name}:build")

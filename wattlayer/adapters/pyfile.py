@@ -79,7 +79,7 @@ def _beside(path: str) -> Iterator[None]:
     What files in other folders brought under names that this folder has too, and what has changed since, is forgotten before.
     Raises InputError where another thread's factory takes too long.
     """
-    folder = Path(path).absolute().parent
+    folder = Path(path).resolve().parent
     if not _IMPORTING.acquire(timeout=_LONGEST_WAIT_S):
         raise InputError(f"{path} waited {_LONGEST_WAIT_S:.0f} s for the factory of another file: load them in turn")
     try:
