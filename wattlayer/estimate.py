@@ -310,6 +310,11 @@ def unstated_rates(layers: Iterable[Layer], hardware: str) -> tuple[str, ...]:
     return (UNSTATED.format(device.name, " and ".join(unstated)),) if unstated else ()
 
 
+def told_of_rates(estimates: Iterable[Estimate]) -> tuple[str, ...]:
+    """Say of several estimates, each sentence once, what `unstated_rates` says of each."""
+    return tuple(dict.fromkeys(text for e in estimates for text in unstated_rates(e.trace.layers, e.model.hardware)))
+
+
 def launch_bound(layers: Sequence[Layer], model: Metadata, mode: str) -> NDArray[np.bool_]:
     """Mark the `layers` [n] whose launch, as it was measured, takes longer than their work on the device by the scaffold, where a
     pass in `mode` would not pay for it: none in eager mode, of models that were not measured in loops, and on processors, which

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _Files = tuple[tuple[str, int, int], ...]
+"""Paths with when they were last written (ns) and how large they are (bytes)."""
 
 
 def load(name: str, size: InputSize) -> Network:
@@ -95,8 +96,8 @@ def _beside(path: str) -> Iterator[None]:
         finally:
             with suppress(ValueError):
                 sys.path.remove(str(folder))  # the first, wherever the file put others
-            tops = {x.partition(".")[0] for x in set(sys.modules) - before} | _BROUGHT.keys()
-            for top in tops - (before - _BROUGHT.keys()):
+            new = {x.partition(".")[0] for x in set(sys.modules) - before} - before  # not modules within what was there
+            for top in new | _BROUGHT.keys():
                 if _stands_in(folder, sys.modules.get(top)):
                     _BROUGHT[top] = folder, _files_of(top)
     finally:
@@ -104,7 +105,7 @@ def _beside(path: str) -> Iterator[None]:
 
 
 def _files_of(top: str) -> _Files:
-    """The files of a module and of those within it, with when they were last written and how large they are."""
+    """The files of a module and of those within it."""
     modules = [x for name, x in list(sys.modules.items()) if name.partition(".")[0] == top]
     files = sorted(str(file) for x in modules if (file := getattr(x, "__file__", None)) is not None)
     found = []

@@ -117,7 +117,7 @@ def write(result: str | bytes, output: Path | None) -> None:
 
 def plot_place(path: Path | None) -> Path | None:
     """Return where a figure is to be drawn; raise InputError as `place` does, and where it cannot be drawn."""
-    if place(path) is not None and path is not None:
+    if (path := place(path)) is not None:
         from ..report.plots import check_plot
 
         check_plot(path)

@@ -36,7 +36,7 @@ MIN_ROWS, MAX_ROWS = 12, 1600
 ROWS_FOR_LENGTHS = 600
 """As many rows, drawn by the seed, tell the lengths of a group; the time that this takes grows with their cube."""
 ITERATIONS = 25
-"""Steps of the search for lengths and noise at most: each takes the cube of the rows (a choice of time, not tuned)."""
+"""Steps of the search for lengths and noise at most: each takes the cube of the rows, and more gained little (docs/method.md)."""
 CLIP = 2.0
 """Errors beyond a factor of e² are slips or kinds apart, and no matter of neighbours."""
 
@@ -48,7 +48,7 @@ _OCTAVES, _STEPS = 3.0, 1.0
 _BOUNDS = (0.02, 100.0)
 """Between what lengths are searched: from no neighbours at all to a feature that does not matter."""
 _VARIANCE, _NOISE = (1e-4, 3.0), (3e-5, 0.1)
-"""Between what variances of log energy and of its noise are searched: of 1 % to a factor of e^1.7, and of 0.5 to 30 %."""
+"""Between what variances of log time or power, and of its noise, are searched: of 1 % to a factor of e^1.7, of 0.5 to 30 %."""
 _NOISE_START, _VARIANCE_START = 1e-3, (1e-3, 1.0)
 """Where the search begins: noise of 3 %, and the variance seen, within these."""
 _DECIMALS = 4

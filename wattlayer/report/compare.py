@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, Estimate, unstated_rates
+from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, Estimate, told_of_rates
 from ..model.intervals import LEVEL
 from ..whatif.compare import Comparison, Ranked, Swap
 from .quantities import large, small
@@ -91,8 +91,7 @@ def _notes(comparison: Comparison) -> list[RenderableType]:
         "places are within one device and batch, 1 the least energy; in brackets those that overlapping intervals leave open; "
         "'covered' is the share of the energy in kinds of layers measured on the device; energy is gross, idle included"
     ]
-    estimates = [x.estimate for x in comparison.rows]
-    unstated = dict.fromkeys(text for e in estimates for text in unstated_rates(e.trace.layers, e.model.hardware))
+    unstated = told_of_rates(x.estimate for x in comparison.rows)
     return [escaped(text) for text in (*notes, *caveats, *unstated, *_launches(comparison))]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, unstated_rates
+from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, told_of_rates
 from ..model.intervals import LEVEL
 from ..whatif import Change
 from ..whatif.advise import Advice
@@ -83,8 +83,7 @@ def _note() -> str:
 def _doubts(changes: Sequence[Change]) -> list[str]:
     """Say which numbers have no stated rate, and how much launches as they were measured are before, and after the change that
     leaves most of them."""
-    estimates = [changes[0].before, *(x.after for x in changes)]
-    unstated = dict.fromkeys(text for e in estimates for text in unstated_rates(e.trace.layers, e.model.hardware))
+    unstated = told_of_rates([changes[0].before, *(x.after for x in changes)])
     most = max(changes, key=lambda x: x.after.launch_bound_frac)
     before, after = most.before.launch_bound_frac, most.after.launch_bound_frac
     shares = f"{before:.0%} before, at most {after:.0%} after a change ({most.edit.describe()}),"

@@ -87,9 +87,9 @@ def operated(model: EnergyModel, power_limit_w: float | None = None, clock_mhz: 
     """
     if power_limit_w is None and clock_mhz is None:
         return model
-    for name, value in (("power limit", power_limit_w), ("clock", clock_mhz)):
+    for name, value, unit in (("power limit", power_limit_w, "watts"), ("clock", clock_mhz, "MHz")):
         if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
-            raise InputError(f"{name} {value!r} is no number")
+            raise InputError(f"{name} {value!r} is no number: give it in {unit}")
     device = find_hardware(model.hardware)
     most_w = max(device.max_w, model.metadata.limit_w)
     if power_limit_w is not None and not device.idle_w < power_limit_w <= most_w:
