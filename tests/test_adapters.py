@@ -408,6 +408,17 @@ FACTORIES = """
         raise KeyError("layer")
     def bad_kwargs():
         return Net(), torch.randn(5, WIDTH), [1]
+    def half():
+        return Net().half(), torch.randn(5, WIDTH).half()
+    def half_images():
+        return images().half()
+    def run_before():
+        net = Net()
+        torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, torch.qint8)
+        return net
+    def made_before():
+        with torch.device("cpu"):
+            return run_before(), torch.randn(5, WIDTH)
 """
 
 
@@ -428,6 +439,7 @@ def file(tmp_path: Path) -> Path:
         ("with_kwargs", {}, [(5, 6), (2,)]),
         ("ready", {"shape": (3, 6)}, [(3, 6)]),
         ("large", {}, [(1, 1 << 20)]),
+        ("made_before", {}, [(5, 6)]),
     ],
 )
 def test_python_file(file: Path, factory: str, size: dict[str, Any], shapes: list[tuple[int, ...]]) -> None:
@@ -441,6 +453,14 @@ def test_python_file_in_another_dtype(file: Path) -> None:
     assert traced(resolve(f"{file}:with_kwargs", InputSize(dtype="bfloat16"))).dtype == "bfloat16"
 
 
+@pytest.mark.parametrize("factory", ["half", "half_images"])
+def test_python_file_that_computes_in_another_dtype_says_so(file: Path, factory: str) -> None:
+    found = resolve(f"{file}:{factory}", InputSize())
+    assert traced(found).dtype == "float32"
+    assert found.assumptions == ("the file computes in float16 and is priced in float32, as --dtype says",)
+    assert resolve(f"{file}:{factory}", InputSize(dtype="float16")).assumptions == ()
+
+
 @pytest.mark.parametrize(
     ("factory", "size", "message"),
     [
@@ -448,6 +468,7 @@ def test_python_file_in_another_dtype(file: Path) -> None:
         ("", {}, "name the function that returns the network, as in .*net.py:build"),
         (":nothing", {}, "nothing returned NoneType: return a module, "),
         (":broken", {}, "broken failed: KeyError: 'layer'"),
+        (":run_before", {}, r"meta tensors; its weights are not made, build what computes with them under torch.device\('cpu'\)"),
         (":bad_kwargs", {}, "keyword arguments of type list: return a dict"),
         (":with_inputs", {"image_size": 32}, "image-size 32 does not apply"),
         (":with_inputs", {"batch": 4}, "batch 4: .* returns its own inputs, of batch 5"),

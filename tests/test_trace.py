@@ -1531,3 +1531,17 @@ def test_a_meta_module_that_cannot_be_copied_is_left_as_it_was():
 def test_numbers_are_drawn_for_what_parameters_are_broadcast_to():
     drawn = trace(networks.Runs(lambda n, p: torch.binomial(n, torch.sigmoid(p))), torch.full((1,), 10.0), torch.randn(3, 4))
     assert drawn.layers[-1].outputs[0].shape == (3, 4) and not drawn.assumptions
+
+
+def test_weights_held_in_a_byte_stay_so():
+    class Held(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(64, 32, dtype=torch.float8_e4m3fn), requires_grad=False)
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.weight.to(x.dtype))
+
+    kept, product = trace(Held().eval(), torch.zeros(4, 32), dtype="float16").layers
+    assert (kept.kind, kept.read_bytes, kept.write_bytes) == ("_to_copy", 64 * 32, 64 * 32 * 2)
+    assert product.dtype == "float16"

@@ -33,16 +33,18 @@ def load(name: str, size: InputSize) -> Network:
     import torch
 
     from ..trace.meta import inputs_to_meta
+    from .scopes import conversion, converted
 
     made: list[Any] = []
     with _beside(_path(name)):
         factory = _factory(name)
         module = build(lambda: _call(name, factory, made), size.dtype)
+    assumptions = converted(conversion(made[0].parameters(), size.dtype))
     if len(made) == 1:
-        return Network(name, module, (_image(name, size),))
+        return Network(name, module, (_image(name, size),), assumptions=assumptions)
     args, kwargs = inputs_to_meta(_arguments(name, made), getattr(torch, size.dtype))
     _refuse_sizes(name, args, kwargs, size)
-    return Network(name, module, args, kwargs)
+    return Network(name, module, args, kwargs, assumptions)
 
 
 def _path(name: str) -> str:
@@ -148,7 +150,8 @@ def _call(name: str, factory: Any, made: list[Any]) -> nn.Module:
     try:
         result = factory() if callable(factory) and not isinstance(factory, torch.nn.Module) else factory
     except (Exception, SystemExit) as error:
-        raise InputError(f"{name} failed: {type(error).__name__}: {first_line(error)}") from error
+        cure = "; its weights are not made, build what computes with them under torch.device('cpu')" * ("meta" in str(error))
+        raise InputError(f"{name} failed: {type(error).__name__}: {first_line(error)}{cure}") from error
     made.extend(result if isinstance(result, tuple | list) else [result])
     if not 1 <= len(made) <= 3 or not isinstance(made[0], torch.nn.Module):
         what = ", ".join(type(x).__name__ for x in made) or "nothing"

@@ -133,7 +133,8 @@ def _names(slots: str | Iterable[str]) -> Iterable[str]:
 
 
 def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Return a meta tensor of this shape; `dtype` converts floating ones, and what is not a parameter keeps its value.
+    """Return a meta tensor of this shape; `dtype` converts floating ones but for those of a byte, which are held so to be small,
+    and what is not a parameter keeps its value.
 
     Raises InputError for a quantised and for a nested tensor.
     """
@@ -141,7 +142,7 @@ def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> to
         raise InputError(f"a quantised tensor ({tensor.dtype}) is not traced: give its .dequantize()")
     if tensor.is_nested:
         raise InputError(NESTED)
-    wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    wanted = dtype if dtype is not None and tensor.is_floating_point() and tensor.itemsize > 1 else tensor.dtype
     if tensor.layout == torch.strided:  # `to` would pack what is expanded or sliced
         meta = torch.empty_strided(tensor.size(), tensor.stride(), dtype=wanted, device="meta")
     else:
