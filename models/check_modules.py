@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pandas as pd
 
 from wattlayer.adapters.torchvision import import_torchvision
 from wattlayer.estimate import Estimate, estimate
+from wattlayer.kinds import MOMENTS_APART
 from wattlayer.model import load_model
 from wattlayer.trace import trace
 
@@ -68,7 +70,7 @@ def predicted(hardware: str, name: str, batch: int, length: int) -> Estimate:
     """Price one forward pass as it was run: eager attention (matmul, softmax, matmul), float32.
 
     The encoders of that time added a mask that hides nothing to their scores (DistilBERT filled it in), which today's leave out
-    unless they are given one.
+    unless they are given one. Layer norms of that PyTorch (1.7.1) took the moments of rows apart.
     """
     import torch
     from transformers import AutoConfig, AutoModel
@@ -79,7 +81,9 @@ def predicted(hardware: str, name: str, batch: int, length: int) -> Estimate:
         network = AutoModel.from_config(AutoConfig.for_model(family, **sizes), attn_implementation="eager").eval()
         tokens = torch.zeros(batch, length, dtype=torch.int64)
         kwargs = {"attention_mask": torch.zeros(batch, 1, 1, length)} if family in ENCODERS else {}
-    return estimate(trace(network, tokens, kwargs=kwargs, tf32="none"), load_model(hardware), run=name)
+    today = trace(network, tokens, kwargs=kwargs, tf32="none")
+    layers = [replace(x, arguments=(*x.arguments, (MOMENTS_APART, True))) if x.kind == "layer_norm" else x for x in today.layers]
+    return estimate(replace(today, layers=tuple(layers)), load_model(hardware), run=name)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from wattlayer.features import FEATURE_NAMES, FEATURES, FEATURES_VERSION, featur
 from wattlayer.features.columns import Columns
 from wattlayer.features.dimensions import DIMENSIONS, GROUP_CODES, KIND_CODES, dimensions
 from wattlayer.hardware import HARDWARE
+from wattlayer.kinds import MOMENTS_APART
 from wattlayer.layer import Layer, Operand
 from wattlayer.model.roofline import terms
 from wattlayer.trace import Trace, trace
@@ -27,7 +28,8 @@ DATA = Path(__file__).parents[1] / "data"
 
 NAMES_DIGEST = {1: "a7c6fbf03c116f2f", 2: "bbdf414f3360892f", 3: "bbdf414f3360892f", 4: "bbdf414f3360892f",
                 5: "bbdf414f3360892f", 6: "bbdf414f3360892f", 7: "bbdf414f3360892f", 8: "bbdf414f3360892f",
-                9: "bbdf414f3360892f", 10: "bbdf414f3360892f", 11: "bbdf414f3360892f", 12: "bbdf414f3360892f"}  # fmt: skip
+                9: "bbdf414f3360892f", 10: "bbdf414f3360892f", 11: "bbdf414f3360892f", 12: "bbdf414f3360892f",
+                13: "bbdf414f3360892f"}  # fmt: skip
 """SHA-256 of the feature names by version: a changed list needs a new version and a new line here. The third counts the tiles and
 waves of attention otherwise, the fourth the bytes of operands that products copy, the fifth blocks of batch norm in eval mode,
 queries of heads that share keys, cells of recurrent layers and which operands are expanded, the sixth the tiles of 1x1
@@ -35,7 +37,7 @@ convolutions on tensor cores image by image, and inputs and state of recurrent l
 poolings that adapt, no tiles of products by a vector and what convolutions copy, the eighth thin tiles of products and what
 convolutions skip on CPUs, the ninth counts these nowhere as moved, the tenth leaves a bias that is a kernel of its own to the
 scaffold and parts the rows of grouped products among the matrices that they meet, the eleventh takes whichever small tile is the
-fastest, the twelfth knows vector units that pack two numbers from tensor cores."""
+fastest, the twelfth knows vector units that pack two numbers from tensor cores, the thirteenth what norms in parts read again."""
 
 
 class Oddments(nn.Module):
@@ -532,6 +534,37 @@ def test_rows_that_lie_apart_are_copied_before_they_are_normed(called_on):
     apart, together = (called(called_on, x) for x in (torch.randn(4, 16, 9).transpose(1, 2), torch.randn(4, 9, 16)))
     assert [sizes(apart)[x] for x in ("copies", "copied_bytes", "across_bytes", "strided")] == [1, 576 * 4, 576 * (32 - 4), 0]
     assert [sizes(together)[x] for x in ("copies", "copied_bytes", "across_bytes", "strided")] == [0, 0, 0, 0]
+
+
+NORMS = {  # kernels beside the first, and whether the rows are read again
+    "layer norm": (first(nn.LayerNorm(16), 9, 16), 0),
+    "rows that are no whole fours": (first(nn.LayerNorm(18), 9, 18), 1),
+    "float64": (called(lambda x: nn.functional.layer_norm(x, (16,)), torch.randn(9, 16, dtype=torch.float64)), 1),
+    "RMS norm": (first(nn.RMSNorm(16), 9, 16), 0),
+    "RMS norm of odd rows": (first(nn.RMSNorm(15), 9, 15), 1),
+    "moments apart": (replace(first(nn.LayerNorm(16), 9, 16), arguments=((MOMENTS_APART, True),)), 1),
+    "group norm": (first(nn.GroupNorm(2, 4), 3, 4, 5, 5), 2),
+    "group norm of rows": (first(nn.GroupNorm(2, 4), 3, 4), 1),
+    "group norm without weights": (first(nn.GroupNorm(2, 4, affine=False), 3, 4, 5, 5), 1),
+    "batch norm": (first(nn.BatchNorm2d(4), 3, 4, 5, 5), 0),
+    "softmax": (first(nn.Softmax(-1), 9, 15), 0),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_in_parts_are_more_kernels_and_read_their_rows_again(name):
+    """As aten/src/ATen/native/cuda/layer_norm_kernel.cu and group_norm_kernel.cu launch them; CPUs take a row at a time."""
+    layer, further = NORMS[name]
+    reread_bytes = layer.inputs[0].size_bytes * (further > 0)
+    assert (sizes(layer)["further"], sizes(layer)["reread_bytes"]) == (further, reread_bytes)
+    on_gpu, on_cpu = (Columns([layer], HARDWARE[x]) for x in ("a30", "xeon-gold-5120"))
+    assert terms(on_gpu).further == further
+    assert terms(on_cpu).further == 0
+    once_bytes = layer.read_bytes + layer.write_bytes
+    for moved_bytes in (on_gpu.bytes_moved, terms(on_gpu).traffic_s * HARDWARE["a30"].dram_bytes_per_s):
+        assert moved_bytes == pytest.approx(once_bytes + reread_bytes)
+    assert on_cpu.bytes_moved == pytest.approx(once_bytes)
+    assert on_gpu.l2_share == pytest.approx(once_bytes / HARDWARE["a30"].l2_bytes), "what is read twice is held once"
 
 
 def attended(batch: int, heads: int, queries: int, keys: int, kv_heads: int, dtype: str, **arguments: bool) -> Layer:

@@ -14,6 +14,7 @@ from wattlayer.dataset import Measurement, read_measurements, write_measurements
 from wattlayer.dataset.tables import Table, doubts, read_table
 from wattlayer.dataset.tables.modules import build_module, layer_of
 from wattlayer.errors import InputError
+from wattlayer.kinds import MOMENTS_APART
 from wattlayer.layer import Layer
 from wattlayer.trace import trace
 
@@ -541,7 +542,8 @@ def test_irene_rows(path):
     assert (linear.hardware, linear.energy_j, linear.mode, linear.tf32, linear.run) == ("gtx1070", 0.02, "eager", "none", "gpt2")
     assert only(path, irene("Linear", rows_M=2, in_features=24, out_features=24)).input_shapes == ((2, 24),)
     assert only(path, irene("LayerNorm", gpu="GeForce GTX 1080 Ti")).hardware == "gtx1080ti"
-    assert only(path, irene("LayerNorm")).layer == traced(nn.LayerNorm(24), 2, 6, 24)
+    norm = traced(nn.LayerNorm(24), 2, 6, 24)
+    assert only(path, irene("LayerNorm")).layer == replace(norm, arguments=(*norm.arguments, (MOMENTS_APART, True)))
     assert only(path, irene("Softmax")).layer == traced(nn.Softmax(-1), 2, 3, 6, 6)
     assert only(path, irene("Tanh")).layer == traced(nn.Tanh(), 2, 24)
     product = only(path, irene("MatMul")).layer

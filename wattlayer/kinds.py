@@ -40,6 +40,8 @@ PLACED = (*INDEX_PUTS, "scatter", "scatter_add", "scatter_reduce", "index_add", 
 """Kinds that write to places of their first operand."""
 COPIED = "copied"
 """An argument of theirs that no operator has: whether the first operand is copied before, as everywhere but in place."""
+MOMENTS_APART = "moments_apart"
+"""An argument of layer norms that no operator has: whether moments took a kernel of their own, as before PyTorch 1.11."""
 
 
 def group_of_kind(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .columns import Array, Columns
 
-FEATURES_VERSION = 12
+FEATURES_VERSION = 13
 
 
 def _log(values: Array) -> Array:

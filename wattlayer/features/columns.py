@@ -82,8 +82,13 @@ class Columns:
 
     @property
     def bytes_moved(self) -> Array:
-        """`own_bytes` [n_layers], and those of operands that are copied first twice more."""
-        return self.own_bytes + 2.0 * self["copied_bytes"]
+        """`own_bytes` [n_layers], those of operands that are copied first twice more, and on GPUs what norms read again."""
+        return self.own_bytes + 2.0 * self["copied_bytes"] + self.reread_bytes
+
+    @property
+    def reread_bytes(self) -> Array:
+        """What a second kernel of a norm reads again [n_layers]; CPUs take a row at a time, which stays in their caches."""
+        return self["reread_bytes"] * (self.hardware.kind != "cpu")
 
     @property
     def _fit_for_tensor_cores(self) -> NDArray[np.bool_]:
@@ -145,7 +150,7 @@ class Columns:
     @property
     def l2_share(self) -> Array:
         """Working set over the capacity of the L2 cache."""
-        return np.maximum(self.bytes_moved, 1.0) / self.hardware.l2_bytes
+        return np.maximum(self.bytes_moved - self.reread_bytes, 1.0) / self.hardware.l2_bytes
 
     @property
     def cached(self) -> NDArray[np.bool_]:

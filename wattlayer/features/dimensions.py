@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..kinds import KINDS, matrices_met, pooled_axes, window_elements
+from ..kinds import KINDS, MOMENTS_APART, matrices_met, pooled_axes, window_elements
 from ..layer import DTYPE_BYTES, SCALE, Layer, Operand
 
 KIND_CODES = {name: float(code) for code, name in enumerate((
@@ -82,6 +82,10 @@ class Dimensions:
     """Whether weights are held in fewer bytes than they are multiplied in."""
     added: float = 0.0
     """Whether a product's bias is added by a kernel of its own."""
+    further: float = 0.0
+    """Kernels beside the first of a norm that GPUs compute in parts."""
+    reread_bytes: float = 0.0
+    """What the last of these reads once more: rows whose moments the first one took."""
 
 
 DIMENSIONS = tuple(f.name for f in fields(Dimensions))
@@ -121,10 +125,8 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
     return values
 
 
-_COPIED_FIRST = frozenset({
-    "layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm", "softmax", "_softmax", "_safe_softmax", "log_softmax",
-    "_log_softmax",
-})  # fmt: skip
+_IN_ROWS = frozenset({"layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"})
+_COPIED_FIRST = _IN_ROWS | {"softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax"}
 """Kinds whose kernels take rows that lie together: ATen copies others first (`expect_contiguous`)."""
 
 _SECTOR_BYTES = 32
@@ -408,8 +410,25 @@ def _normed(layer: Layer) -> dict[str, float]:
         if scale is None and x.shape[-len(shape) :] != tuple(shape):
             raise ValueError(shape)
         rows = x.elements / max(1, prod(shape))
-    return {"batches": 1, "m": rows, "n": x.elements / max(1.0, rows), "k": 1, "copies": copied,
-            "copied_bytes": x.bytes_of(x.elements) * copied, **_image(layer)}  # fmt: skip
+    n = x.elements / max(1.0, rows)
+    further = _further(layer, n)
+    return {
+        "batches": 1, "m": rows, "n": n, "k": 1, "copies": copied, "copied_bytes": x.bytes_of(x.elements) * copied,
+        "further": further, "reread_bytes": x.bytes_of(x.elements) * (further > 0), **_image(layer),
+    }  # fmt: skip
+
+
+def _further(layer: Layer, n: float) -> int:
+    """Return how many kernels ATen launches on GPUs for a norm over `n` elements beside the first.
+
+    Layer and RMS norms are one (layer_norm_kernel.cu since PyTorch 1.11) where rows are whole fours of at most 2**24 numbers that
+    float32 holds, else one for the moments of rows and one that reads them again. Group norms are such a pair, and one between
+    them joins moments with the weights of channels, if these are given and images larger than a number (group_norm_kernel.cu).
+    """
+    if layer.kind == "group_norm":
+        return 1 + (layer.operand("weight") is not None and prod(layer.inputs[0].shape[2:]) > 1)
+    in_one = n % 4 == 0 and n <= 2**24 and DTYPE_BYTES[layer.dtype] <= 4 and not layer.argument(MOMENTS_APART, False)
+    return int(layer.kind in _IN_ROWS and not in_one)
 
 
 def _pooled(layer: Layer) -> dict[str, float]:

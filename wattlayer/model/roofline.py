@@ -159,9 +159,10 @@ def terms(columns: Columns) -> Terms:
     beside_bytes = 2.0 * dense * (turned * images_bytes + bias * columns["write_bytes"] + columns["copied_bytes"])
     vector = columns["flop"] / device.peak("float32")
     reordered = np.where(columns.is_conv & (columns["channels_last"] == 0) & on_cpu, _REORDER, 1.0)
-    moved_bytes = reordered * columns.own_bytes + 2.0 * ~dense * (columns["copied_bytes"] + bias * columns["write_bytes"])
+    beside_others = 2.0 * ~dense * (columns["copied_bytes"] + bias * columns["write_bytes"]) + columns.reread_bytes
+    moved_bytes = reordered * columns.own_bytes + beside_others
     return Terms(
-        host_s=np.full(len(m), LAUNCH_S), further=bias + columns["copies"] + turns - 1.0,
+        host_s=np.full(len(m), LAUNCH_S), further=bias + columns["copies"] + turns - 1.0 + columns["further"] * (not on_cpu),
         traffic_s=(moved_bytes + (0.0 if on_cpu else columns["across_bytes"])) / device.dram_bytes_per_s,
         l2_share=columns.l2_share, beside_s=beside_bytes / device.dram_bytes_per_s,
         work_s=np.column_stack([

@@ -7,8 +7,10 @@ attention carry one figure in the table, whose bytes and FLOP fit both; it is ta
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ...errors import InputError
+from ...kinds import MOMENTS_APART
 from ...layer import Layer, Operand
 from .. import Measurement
 from .modules import layer_of
@@ -50,7 +52,8 @@ def _layer(row: Mapping[str, str]) -> Layer:
         case "Conv1D":
             return _conv1d(whole(row, "rows_M"), whole(row, "in_features"), whole(row, "out_features"))
         case "LayerNorm":
-            return _module(f"LayerNorm(({hidden},))", (batch, seq, hidden))
+            norm = _module(f"LayerNorm(({hidden},))", (batch, seq, hidden))
+            return replace(norm, arguments=(*norm.arguments, (MOMENTS_APART, True)))  # PyTorch 1.7.1 (their requirements.txt)
         case "Softmax":
             return _module("Softmax(dim=-1)", scores)
         case "Tanh":
