@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
@@ -161,6 +162,124 @@ def test_recurrent_layers_in_int8_are_refused_and_not_priced_without_their_produ
     quantised = torch.ao.quantization.quantize_dynamic(nn.Sequential(kind(8, 4)), {kind}, dtype=torch.qint8)
     with pytest.raises(InputError, match="price the network before it was quantised"):
         trace(quantised, torch.zeros(2, 5, 8))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("rectified", [False, True])
+def test_dynamically_quantised_linears_in_halves_are_counted_with_weights_of_two_bytes(rectified: bool) -> None:
+    quantised = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(32, 16)), {nn.Linear}, dtype=torch.float16)
+    run = getattr(torch.ops.quantized, f"linear_{'relu_' * rectified}dynamic_fp16")
+    packed = quantised[0]._packed_params._packed_params
+    for device in ("cpu", "meta"):
+        traced = trace(networks.Runs(lambda x: run(x, packed)) if rectified else quantised, torch.zeros(3, 32, device=device))
+        (layer,) = traced.layers
+        assert (layer.flop, layer.read_bytes, layer.known) == (2 * 3 * 32 * 16, 4 * 3 * 32 + 2 * 32 * 16, True)
+        assert not traced.assumptions and not torch_counts(layer)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("layer", [nn.Linear(8, 8), nn.Conv1d(2, 2, 1), nn.EmbeddingBag(9, 8)], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_statically_quantised_layers_are_refused_with_the_cure(layer: nn.Module, device: str) -> None:
+    ao, rows = torch.ao.quantization, isinstance(layer, nn.EmbeddingBag)
+    module = nn.Sequential(layer) if rows else nn.Sequential(ao.QuantStub(), layer, ao.DeQuantStub())
+    module.eval().qconfig = ao.float_qparams_weight_only_qconfig if rows else ao.default_qconfig
+    x = torch.zeros(2, 8, dtype=torch.long) if rows else torch.zeros(1, 2, 8)
+    prepared = ao.prepare(module)
+    prepared(x)
+    with pytest.raises(
+        InputError, match=r"layers in int8 \(quantized::\w+\) are not read, price the network before it was quant"
+    ):
+        trace(ao.convert(prepared), x.to(device))
+
+
+class Shown(torch.Tensor):
+    """A wrapper as libraries write them: it shows one dtype and holds another."""
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, held.shape, dtype=torch.float32)
+
+    def __init__(self, held: torch.Tensor) -> None:
+        self.held = held
+
+    def __tensor_flatten__(self) -> Any:
+        return ["held"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: Any, *_: Any) -> Any:
+        return Shown(inner["held"])
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return Shown(args[0].held)  # to be detached, as parameters are
+
+
+class Packed(nn.Parameter):
+    """A parameter as libraries write them that pack two numbers into a byte."""
+
+
+class Named(torch.Tensor):
+    """A plain tensor under another name."""
+
+
+def weighed(weight: torch.Tensor) -> nn.Module:
+    module = nn.Linear(8, 8, bias=False)
+    module.weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight, requires_grad=False)
+    return module.eval()
+
+
+@pytest.mark.parametrize(
+    ("weight", "name"),
+    [
+        (Shown(torch.zeros(8, 8, dtype=torch.int8)), "Shown"),
+        (Shown(torch.zeros(8, 8, dtype=torch.int8, device="meta")), "Shown"),
+        (Packed(torch.zeros(8, 4, dtype=torch.uint8), requires_grad=False), "Packed"),
+    ],
+)
+def test_weights_that_hold_other_numbers_than_they_show_are_refused(weight: torch.Tensor, name: str) -> None:
+    told = rf"a tensor of class {name} is not traced: price the network before it was quantised, with dtype='int8'"
+    with pytest.raises(InputError, match=told):
+        trace(weighed(weight), torch.zeros(2, 8))
+    if name == "Shown":
+        with pytest.raises(InputError, match=told):
+            trace(nn.ReLU(), weight)
+
+
+def test_tensors_that_only_have_another_class_are_traced() -> None:
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        fake = torch.zeros(8, 8)
+    plain, x = trace(weighed(torch.zeros(8, 8)), torch.zeros(2, 8)), torch.zeros(2, 8).as_subclass(Named)
+    for weight in (torch.zeros(8, 8).as_subclass(Named), Packed(torch.zeros(8, 8)), nn.Parameter(fake)):
+        assert trace(weighed(weight), x) == plain
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without it")
+def test_networks_spread_over_devices_are_refused_with_what_to_give(process_group: None) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    x = torch.zeros(2, 8)
+    copies = nn.parallel.DistributedDataParallel(nn.Linear(8, 8))
+    for module in (copies, nn.Sequential(copies)):
+        with pytest.raises(InputError, match=r"^DistributedDataParallel is not traced: give its \.module$"):
+            trace(module, x)
+    sharded = fully_shard(nn.Linear(8, 8), mesh=init_device_mesh("cpu", (2,)))
+    with pytest.raises(InputError, match=r"^a tensor of class DTensor is not traced: price the network before it was sharded$"):
+        trace(sharded, x)
+    with pytest.raises(InputError, match="before it was sharded"):
+        trace(nn.ReLU(), sharded.weight)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .errors import first_line
+from .kinds import LINEAR_DYNAMIC, MATRIX_GROUPS
 from .quiet import quiet
 from .trace.constants import KnownIndices
 from .trace.hooks import unfused_attention
@@ -28,13 +29,10 @@ if TYPE_CHECKING:
     from .layer import Layer
     from .trace import Trace
 
-MATRIX_GROUPS = ("conv", "matmul", "attention", "recurrent")
-"""Groups of kinds that `torch.utils.flop_counter` counts."""
-
 _TORCH_OMITS = (
     "_grouped_mm", "torchvision::deform_conv2d", "mv", "dot", "vdot", "addmv", "linalg_solve_triangular", "_int_mm", "addbmm",
     "_weight_int8pack_mm", "_weight_int4pack_mm", "_weight_int4pack_mm_for_cpu", "_trilinear", "cdist", "_cdist_forward",
-    "quantized::linear_dynamic", "quantized::linear_relu_dynamic",
+    *LINEAR_DYNAMIC,
 )  # fmt: skip
 """Kinds of these groups that it leaves out."""
 

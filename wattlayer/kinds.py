@@ -33,6 +33,8 @@ class Kind:
 
 KINDS: dict[str, Kind] = {}
 """Every kind with a formula of its own."""
+MATRIX_GROUPS = ("conv", "matmul", "attention", "recurrent")
+"""Groups of kinds that `torch.utils.flop_counter` counts."""
 INDEX_PUTS = ("index_put", "_index_put_impl", "_unsafe_index_put")
 INDEXED_AXES = "indexed_axes"
 """An argument of theirs that no operator has: which axes are indexed, where these are not the first."""
@@ -228,11 +230,16 @@ def cdist(layer: Layer) -> int:
 
 
 def _unpacked_bytes(layer: Layer) -> int:
-    """A packed weight is no operand: K · N numbers of one byte (torch.ao.nn.quantized.dynamic.Linear, qint8)."""
-    return layer.inputs[0].size_bytes + layer.inputs[0].shape[-1] * layer.outputs[0].shape[-1]
+    """A packed weight is no operand: K · N numbers of one byte, or of two (torch.ao.nn.quantized.dynamic.Linear)."""
+    number = 2 if layer.kind.endswith("_fp16") else 1
+    return layer.inputs[0].size_bytes + number * layer.inputs[0].shape[-1] * layer.outputs[0].shape[-1]
 
 
-@kind("matmul", "quantized::linear_dynamic", "quantized::linear_relu_dynamic", read=_unpacked_bytes)
+LINEAR_DYNAMIC = tuple(f"quantized::linear_{name}" for name in ("dynamic", "relu_dynamic", "dynamic_fp16", "relu_dynamic_fp16"))
+"""Linear layers of `torch.ao.quantization.quantize_dynamic`."""
+
+
+@kind("matmul", *LINEAR_DYNAMIC, read=_unpacked_bytes)
 def linear_dynamic(layer: Layer) -> int:
     """2 · output elements · shared dimension; that inputs are quantised first rides along."""
     return matmul(layer)

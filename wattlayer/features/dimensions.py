@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..kinds import KINDS, MOMENTS_APART, matrices_met, pooled_axes, window_elements
+from ..kinds import KINDS, LINEAR_DYNAMIC, MOMENTS_APART, matrices_met, pooled_axes, window_elements
 from ..layer import DTYPE_BYTES, SCALE, Layer, Operand
 
 KIND_CODES = {name: float(code) for code, name in enumerate((
@@ -302,10 +302,7 @@ _BY_ROWS = ("linear", "_weight_int8pack_mm", "cdist", "_cdist_forward")
 """Products whose second operand is [n, k]."""
 _OF_OTHER_OPERANDS: dict[str, Callable[[Layer], dict[str, Any]]] = {
     "_trilinear": _trilinear, "_grouped_mm": _grouped,
-    **dict.fromkeys(
-        ("quantized::linear_dynamic", "quantized::linear_relu_dynamic", "_weight_int4pack_mm", "_weight_int4pack_mm_for_cpu"),
-        _packed_weight,
-    ),
+    **dict.fromkeys((*LINEAR_DYNAMIC, "_weight_int4pack_mm", "_weight_int4pack_mm_for_cpu"), _packed_weight),
 }  # fmt: skip
 
 

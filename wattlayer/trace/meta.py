@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention.bias import CausalBias
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import InputError, first_line
@@ -33,7 +35,8 @@ os.register_at_fork(before=TORCH_STATE.acquire, after_in_parent=TORCH_STATE.rele
 def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: bool = False) -> nn.Module:
     """Return `module` as meta tensors in the wanted mode and dtype; the given one is copied, never changed.
 
-    Raises InputError for what is no module, for one whose lazy parameters have no shape yet and for one that cannot be copied.
+    Raises InputError for what is no module, for one whose lazy parameters have no shape yet, for one that holds tensors that
+    `check_plain` refuses, for one that runs on several devices and for one that cannot be copied.
     """
     if not isinstance(module, nn.Module):
         raise InputError(_no_module(module))
@@ -45,6 +48,11 @@ def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: boo
         raise InputError(f"{type(module).__name__} is nested too deeply to be copied") from None
     if any(map(is_lazy, held)):
         raise InputError(f"{type(module).__name__} holds lazy parameters, without a shape yet: run it once on real inputs before")
+    for x in held:
+        check_plain(x)
+    for m in module.modules():
+        if (name := type(m).__name__) in _DISTRIBUTED:
+            raise InputError(f"{name} is not traced: {_DISTRIBUTED[name]}")
     ready = all(x.is_meta for x in held) and all(getattr(m, "training", False) == train_mode for m in module.modules())
     own = [] if ready and dtype is None else [*module.parameters(), *module.buffers()]
     if ready and all(not x.is_floating_point() or x.dtype == dtype for x in own):
@@ -56,6 +64,13 @@ def to_meta(module: nn.Module, dtype: torch.dtype | None = None, train_mode: boo
     except Exception as error:
         cure = "build it under torch.device('meta') and call .eval()"
         raise InputError(f"{type(module).__name__} cannot be copied ({first_line(error)}); {cure}") from error
+
+
+_DISTRIBUTED = {
+    "DistributedDataParallel": "give its .module",
+    "FullyShardedDataParallel": "give the network before it was sharded",
+}
+"""Modules that run on several devices, by the name of their class, and what to give in their place."""
 
 
 def _whole(module: nn.Module, held: list[torch.Tensor], twin: nn.Module) -> nn.Module:
@@ -136,12 +151,11 @@ def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> to
     """Return a meta tensor of this shape; `dtype` converts floating ones but for those of a byte, which are held so to be small,
     and what is not a parameter keeps its value.
 
-    Raises InputError for a quantised and for a nested tensor.
+    Raises InputError as `check_plain` does.
     """
-    if tensor.is_quantized:
-        raise InputError(f"a quantised tensor ({tensor.dtype}) is not traced: give its .dequantize()")
-    if tensor.is_nested:
-        raise InputError(NESTED)
+    check_plain(tensor)
+    if isinstance(tensor, CausalBias):  # which is its sizes alone
+        return tensor
     wanted = dtype if dtype is not None and tensor.is_floating_point() and tensor.itemsize > 1 else tensor.dtype
     if tensor.layout == torch.strided:  # `to` would pack what is expanded or sliced
         meta = torch.empty_strided(tensor.size(), tensor.stride(), dtype=wanted, device="meta")
@@ -151,6 +165,23 @@ def tensor_to_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> to
         return nn.Parameter(meta, requires_grad=False)
     value = value_of(tensor)
     return meta if value is None else remember(meta, value)
+
+
+def check_plain(tensor: torch.Tensor) -> None:
+    """Raise InputError for a tensor whose shape and dtype do not tell what it holds: a quantised, a nested, a sharded one."""
+    if tensor.is_quantized:
+        raise InputError(f"a quantised tensor ({tensor.dtype}) is not traced: give its .dequantize()")
+    if tensor.is_nested:
+        raise InputError(NESTED)
+    kind = type(tensor)
+    # some libraries pack numbers of a few bits into parameters of their own class
+    packed = (
+        issubclass(kind, nn.Parameter) and kind is not nn.Parameter and not (tensor.is_floating_point() or tensor.is_complex())
+    )
+    if packed or is_traceable_wrapper_subclass(tensor):
+        quantised = "quantised, with dtype='int8' (--dtype int8) for weights in int8"
+        done = "sharded" if kind.__name__ == "DTensor" else quantised
+        raise InputError(f"a tensor of class {kind.__name__} is not traced: price the network before it was {done}")
 
 
 def _no_module(value: Any) -> str:

@@ -178,12 +178,14 @@ class Recorder(TorchDispatchMode):
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator on meta tensors; one that needs values gets them where no weight is involved."""
-        if schema_of(func)[0] in _QUANTISED_CELLS:  # its packed weights are no tensors: products of unknown size
-            raise NotImplementedError("recurrent layers in int8 are not read, price the network before it was quantised")
+        kind = schema_of(func)[0]
+        packs = kind in _QUANTISED_CELLS or (kind.startswith("quantized::") and kind not in KINDS)
+        if packs and next(tensors_in(args), None) is not None:  # packed weights are no tensors: products of unknown size
+            raise NotImplementedError(f"layers in int8 ({kind}) are not read, price the network before it was quantised")
         try:
             return func(*args, **kwargs)
         except (RuntimeError, NotImplementedError, AttributeError) as error:
-            stand_in = STAND_INS.get(schema_of(func)[0])
+            stand_in = STAND_INS.get(kind)
             result = stand_in(func, *args, **kwargs) if stand_in else None
             if result is not None:
                 return result

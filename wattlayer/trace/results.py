@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
+from ..kinds import LINEAR_DYNAMIC
 from .call import ALLOCATIONS, schema_of
 from .constants import is_alias, tensors_in
 
@@ -58,7 +59,7 @@ STAND_INS: dict[str, Callable[..., Any]] = {
     "_grouped_mm": _grouped_product, "_weight_int4pack_mm": _int4_product,
     "_thnn_fused_lstm_cell": _fused_cell, "_thnn_fused_gru_cell": _fused_cell,
     "_sample_dirichlet": _drawn, "binomial": _drawn,
-    "quantized::linear_dynamic": _dynamic_product, "quantized::linear_relu_dynamic": _dynamic_product,
+    **dict.fromkeys(LINEAR_DYNAMIC, _dynamic_product),
 }  # fmt: skip
 """What gives an operator's result on meta tensors where it fails to; None where it fails for another reason."""
 
