@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention.bias import CausalBias, causal_lower_right, causal_upper_left
 from torch.nn.modules import activation
 from torch.nn.modules import module as torch_modules
 from torch.utils._pytree import tree_map_only
@@ -28,9 +29,11 @@ from torch.utils._pytree import tree_map_only
 from wattlayer.adapters import Network
 from wattlayer.crosscheck import count_with_torch, torch_counts
 from wattlayer.errors import InputError
+from wattlayer.kinds import KINDS
 from wattlayer.layer import Layer
 from wattlayer.trace import Trace, trace
 from wattlayer.trace.assumptions import AUTOCAST, EVEN_CHOICES, SPARSE, UNKNOWN_ARITHMETIC, UNLIKE_DTYPES
+from wattlayer.trace.composite import COMPOSITES
 from wattlayer.trace.fusion import fuse
 from wattlayer.trace.hooks import unfused_attention
 from wattlayer.trace.meta import tensor_to_meta, to_meta
@@ -920,6 +923,34 @@ def test_sparse_tensors_are_said_to_be_taken_for_dense_ones(layout: str, held: s
     assert SPARSE not in trace(Multiplies(None), x, dense).assumptions
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
+@pytest.mark.parametrize(
+    ("multiply", "kind"),
+    [
+        (lambda a, x: a @ x, "matmul"), (torch.mm, "mm"), (torch.sparse.mm, "mm"), (lambda a, x: x.t() @ a, "matmul"),
+        (lambda a, x: torch.sparse.addmm(x, a, x), "addmm"), (nn.functional.linear, "linear"),
+    ],
+)  # fmt: skip
+def test_sparse_matrices_times_hidden_values_are_products_of_dense_ones(layout: str, multiply: Any, kind: str) -> None:
+    class Graph(nn.Module):
+        def __init__(self, a: torch.Tensor) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+            self.register_buffer("a", a)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return multiply(self.a, self.linear(x))
+
+    a, x = getattr(torch.eye(4), {"coo": "to_sparse"}.get(layout, f"to_sparse_{layout}"))(), torch.ones(4, 4)
+    for cached in (False, True, True):
+        traced = trace(Graph(a), x, cached=cached)
+        assert [(layer.kind, layer.flop) for layer in traced.layers] == [("linear", 128), (kind, 128)]
+        assert traced.assumptions == (SPARSE,) and traced.held_bytes == 4 * (16 + 4 + 16 + 16)
+    known = trace(networks.Runs(multiply), a, x)
+    assert [(layer.kind, layer.flop) for layer in known.layers] == [(kind, 128)], "of values that are known as well"
+
+
 def test_functions_as_arguments_are_refused_in_words() -> None:
     class Branches(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -956,6 +987,79 @@ def test_lengths_on_meta_are_refused_with_the_cure() -> None:
 def test_what_meta_tensors_and_torch_say_is_told_with_a_cure(module: nn.Module, inputs: Any, cure: str) -> None:
     with pytest.raises(InputError, match=cure):
         trace(module, *inputs)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_devices_that_are_named_are_refused_with_the_cure(device: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("they are there")
+    for run in (lambda x: x.to(device), lambda x: x + torch.zeros(2, 3, device=device), lambda x: x.cuda()):
+        with pytest.raises(InputError, match=r"it asks for a CUDA device: ask for that of the input \(device=x.device\)"):
+            trace(networks.Runs(run), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda x: x.cpu(), lambda x: x.to("cpu"), lambda x: x.to(device=torch.device("cpu"), non_blocking=True),
+        lambda x: x.to(torch.zeros(1)), lambda x: x.to("cpu", torch.float32, False, True), lambda x: x.detach().cpu(),
+    ],
+)  # fmt: skip
+def test_copies_to_the_host_are_copies_and_what_follows_is_traced(copy: Any) -> None:
+    module, x = nn.Linear(3, 4), torch.zeros(2, 3)
+    before = trace(networks.Runs(lambda x: module.to("meta")(copy(x))), x)
+    after = trace(networks.Runs(lambda x: copy(module.to("meta")(x))), x)
+    assert [layer.kind for layer in before.layers] == ["_to_copy", "linear"]
+    assert [layer.kind for layer in after.layers] == ["linear", "_to_copy"] and after.layers[1].write_bytes == 4 * 8
+    handle = module.register_forward_hook(lambda _, __, y: copy(y))
+    assert [layer.kind for layer in trace(module, x).layers] == ["linear", "_to_copy"]
+    handle.remove()
+
+
+def test_copies_to_the_host_take_their_dtype_along() -> None:
+    for copy in (lambda x: x.to("cpu", torch.float16), lambda x: x.to(torch.zeros(1, dtype=torch.float16))):
+        (layer,) = trace(networks.Runs(copy), torch.zeros(2, 3)).layers
+        assert (layer.kind, layer.outputs[0].dtype) == ("_to_copy", "float16")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x.cpu().tolist()[1][2], lambda x: float(x.cpu().numpy()[1, 2]), lambda x: x.to("cpu")[1, 2].item(),
+        lambda x: float(np.asarray(x.cpu())[1, 2]), lambda x: float(x.numpy()[1, 2]), lambda x: x.long().cpu().tolist()[1][2],
+    ],
+)  # fmt: skip
+def test_known_values_are_read_on_the_host_and_unknown_ones_refused(read: Any) -> None:
+    x = torch.arange(6.0).reshape(2, 3)
+    assert trace(networks.Runs(lambda x: x.new_zeros(int(read(x)))), x).layers[-1].outputs[0].shape == (5,)
+    with pytest.raises(InputError, match="needs the values of a tensor"):
+        trace(networks.Runs(read), x.to("meta"))
+
+
+@pytest.mark.parametrize("of_ids", [False, True])
+def test_real_weights_that_hooks_bring_are_never_priced_as_nothing(of_ids: bool) -> None:
+    """As those of accelerate's offload do, which run on the host what they bring there with its input."""
+
+    def bring(m: nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        m.weight = nn.Parameter(torch.zeros(m.weight.shape))
+        return (given[0].to("cpu"),)
+
+    def let_go(m: nn.Module, _: Any, y: torch.Tensor) -> torch.Tensor:
+        m.weight = nn.Parameter(m.weight.to("meta"))
+        return y
+
+    module = nn.Sequential(nn.Embedding(9, 8) if of_ids else nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)).eval()
+    for m in module:
+        m.register_forward_pre_hook(bring)
+        m.register_forward_hook(let_go)
+    x = torch.zeros(2, dtype=torch.long) if of_ids else torch.zeros(2, 8)
+    if of_ids:
+        with pytest.raises(
+            InputError, match=r"\(at 1\): it brings real weights and runs on them, unseen: price the network without"
+        ):
+            trace(module, x)
+    else:
+        assert [layer.kind for layer in trace(module, x).layers] == ["_to_copy", "linear"] * 2
 
 
 def test_a_put_remembers_which_axes_are_indexed() -> None:
@@ -1118,6 +1222,88 @@ def test_what_decomposed_norms_return_beside_their_output_is_there() -> None:
     assert "batch_norm" in [layer.kind for layer in traced.layers]
     (mean, *_) = trace(networks.Runs(lambda x: torch.native_layer_norm(x, [8], None, None, 1e-5)[1] + 1), x).layers[1:]
     assert mean.inputs[0].shape == (2, 1)
+
+
+def test_what_torch_counts_of_forward_passes_has_a_formula() -> None:
+    from torch.utils.flop_counter import flop_registry
+
+    names = {str(operator).removeprefix("aten.") for operator in flop_registry}
+    assert not {x for x in names - KINDS.keys() - COMPOSITES.keys() if "backward" not in x and x != "flex_attention"}
+
+
+@pytest.mark.parametrize(
+    ("run", "kind"),
+    [
+        (lambda a, x, w: a._scaled_dot_product_cudnn_attention(x, x, x, None, False)[0], "scaled_dot_product_attention"),
+        (lambda a, x, w: a._scaled_dot_product_efficient_attention(x, x, x, None, False)[0], "scaled_dot_product_attention"),
+        (lambda a, x, w: a.cudnn_convolution(x, w, [1, 1], [2, 1], [1, 1], 1, False, False, False), "conv2d"),
+        (lambda a, x, w: a.convolution_overrideable(x, w, None, [2, 1], [1, 1], [1, 1], False, [0, 0], 1), "conv2d"),
+    ],
+)
+def test_kernels_called_by_their_names_are_the_operators_that_call_them(run: Any, kind: str) -> None:
+    module, x, w = networks.Runs(lambda x, w: run(torch.ops.aten, x, w)), torch.zeros(2, 4, 16, 8), torch.zeros(6, 4, 3, 3)
+    traced = trace(module, x, w)
+    assert [layer.kind for layer in traced.layers] == [kind] and counted_flop(traced) == torch_flop(module, x, w) > 0
+
+
+def test_a_slow_convolution_is_one() -> None:
+    """As `thnn_conv2d` calls it; torch's counter fails on it."""
+    run = networks.Runs(lambda x, w: torch.ops.aten._slow_conv2d_forward(x, w, [3, 3], None, [2, 1], [1, 1]))
+    x, w = torch.zeros(2, 4, 16, 8), torch.zeros(6, 4, 3, 3)
+    conv = networks.Runs(lambda x, w: torch.conv2d(x, w, None, [2, 1], [1, 1]))
+    assert trace(run, x, w).layers == trace(conv, x, w).layers
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda a, q, k, causal: a._flash_attention_forward(q, k, k, None, None, 16, 32, 0.0, causal, False),
+        lambda a, q, k, causal: a._efficient_attention_forward(q, k, k, None, None, None, None, None, 0.0, int(causal)),
+    ],
+)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("shared", [1, 2])
+def test_attention_by_position_is_that_of_its_heads(run: Any, causal: bool, shared: int) -> None:
+    q, k = torch.zeros(2, 16, 4, 8), torch.zeros(2, 32, 4 // shared, 8)
+    traced = trace(networks.Runs(lambda q, k: [2 * x for x in run(torch.ops.aten, q, k, causal)[:2]]), q, k)
+    layer, *read = traced.layers
+    assert (layer.kind, layer.flop) == ("scaled_dot_product_attention", 2 * 2 * 4 * 16 * 32 * 16) and not traced.assumptions
+    assert [x.shape for x in layer.inputs] == [(2, 4, 16, 8), *[(2, 4 // shared, 32, 8)] * 2]
+    assert bool(layer.argument("is_causal", False)) == causal
+    assert [x.kind for x in read] == ["mul", "mul"] and read[0].inputs[0].shape == (2, 16, 4, 8)
+
+
+def test_attention_of_packed_sequences_says_that_its_arithmetic_is_not_known() -> None:
+    def run(q: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten._flash_attention_forward(q, q, q, ends, ends, 9, 9, 0.0, True, False)[0]
+
+    traced = trace(networks.Runs(run), torch.zeros(16, 4, 8), torch.tensor([0, 7, 16], dtype=torch.int32))
+    assert traced.assumptions == (UNKNOWN_ARITHMETIC.format("_flash_attention_forward"),)
+
+
+@pytest.mark.parametrize("made", ["in the forward", "before", "held", "given"])
+@pytest.mark.parametrize("variant", [causal_upper_left, causal_lower_right])
+@pytest.mark.parametrize(("queries", "keys"), [(16, 16), (4, 16)])
+def test_causal_masks_that_are_sizes_alone_are_not_read(made: str, variant: Any, queries: int, keys: int) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mask = variant(queries, keys) if made == "held" else None
+
+        def forward(self, q: torch.Tensor, k: torch.Tensor, mask: Any = None) -> torch.Tensor:
+            mask = {"in the forward": lambda: variant(queries, keys), "before": lambda: before, "held": lambda: self.mask}.get(
+                made, lambda: mask
+            )()
+            return nn.functional.scaled_dot_product_attention(q, k, k, mask)
+
+    before, q, k = variant(queries, keys), torch.zeros(2, 4, queries, 8), torch.zeros(2, 4, keys, 8)
+    traced = trace(Masked(), q, k, *[before] * (made == "given"))
+    (layer,) = traced.layers
+    assert traced.input_shapes == tuple(dict.fromkeys((tuple(q.shape), tuple(k.shape))))
+    assert (layer.kind, len(layer.inputs)) == ("scaled_dot_product_attention", 3)
+    few = variant is causal_lower_right and queries < keys  # each sees nearly all, of which the first few were taken
+    assert bool(layer.argument("is_causal", False)) == (not few)
+    assert CausalBias.__new__ is torch.Tensor.__new__
 
 
 @pytest.mark.parametrize("name", ["_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu"])

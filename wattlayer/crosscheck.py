@@ -21,7 +21,7 @@ from .errors import first_line
 from .kinds import LINEAR_DYNAMIC, MATRIX_GROUPS
 from .quiet import quiet
 from .trace.constants import KnownIndices
-from .trace.hooks import unfused_attention
+from .trace.hooks import causal_masks, unfused_attention
 from .trace.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def count_with_torch(network: Network) -> int:
 
     counter = FlopCounterMode(display=False)
     # the recorder below answers what a forward asks of values, which meta tensors lack
-    with torch.inference_mode(), unfused_attention(), Recorder(), counter, KnownIndices():
+    with torch.inference_mode(), unfused_attention(), causal_masks(), Recorder(), counter, KnownIndices():
         network.module(*network.args, **network.kwargs)
     return counter.get_total_flops()
 

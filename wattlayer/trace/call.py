@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError
@@ -40,6 +41,8 @@ def make_layer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result:
     tensors = [x for _, x in outputs]
     # what runs on real tensors is the host's own bookkeeping, not work of the device
     idle = kind in ALLOCATIONS or (kind == "dropout" and not dict(given).get("train"))  # in eval, in place too
+    if kind == "_to_copy" and isinstance(args[0], nn.Parameter) and not args[0].is_meta:
+        return None  # as hooks let go of a weight that they had brought
     if idle or torch.Tag.inplace_view in func.tags or not any(x.is_meta for x in tensors) or _is_view(inputs, tensors, writes):
         return None
     defaults = _defaults(func)

@@ -36,6 +36,26 @@ def _convolution(
     return plain[spatial](input, weight, bias, stride, padding, dilation, groups)
 
 
+def _slow_conv2d(
+    self: Tensor, weight: Tensor, kernel_size: Sequence[int], bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    return torch.conv2d(self, weight, bias, stride, padding)
+
+
+def _cudnn_convolution(
+    self: Tensor, weight: Tensor, padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int, **_: bool
+) -> Tensor:
+    return _convolution(self, weight, None, stride, padding, dilation, False, (), groups)
+
+
+def _sparse_mm(sparse: Tensor, dense: Tensor, **_: str) -> Tensor:
+    return torch.mm(sparse, dense)
+
+
+def _sparse_addmm(self: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return torch.addmm(self, mat1, mat2, beta=beta, alpha=alpha)
+
+
 def _batch_norm(
     input: Tensor,
     weight: Tensor | None,
@@ -90,6 +110,27 @@ def _attention(
 ) -> tuple[Tensor, EllipsisType]:
     mask = attn_bias if attn_mask is None else attn_mask
     return functional.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal and mask is None), ...
+
+
+def _attention_by_position(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None = None,
+    cum_seq_q: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
+    is_causal: bool = False,
+    custom_mask_type: int = 0,
+    **_: Any,
+) -> Any:
+    """What fused attention calls, on [batch, position, head, size]; sequences that are packed in one, whose lengths are values,
+    are left as they are."""
+    if cum_seq_q is not None or cu_seqlens_q is not None:
+        return NotImplemented
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    causal, grouped = bias is None and (is_causal or custom_mask_type > 0), q.shape[1] != k.shape[1]
+    mixed = functional.scaled_dot_product_attention(q, k, v, bias, is_causal=causal, enable_gqa=grouped)
+    return mixed.transpose(1, 2), ...
 
 
 def _multi_head_attention(
@@ -229,6 +270,11 @@ ENCODER_LAYER = "_transformer_encoder_layer_fwd"
 COMPOSITES: dict[str, Callable[..., Any]] = {
     "convolution": _convolution,
     "_convolution": _convolution,
+    "convolution_overrideable": _convolution,
+    "cudnn_convolution": _cudnn_convolution,
+    "_slow_conv2d_forward": _slow_conv2d,
+    "_sparse_mm": _sparse_mm,
+    "_sparse_addmm": _sparse_addmm,
     "_native_batch_norm_legit": _batch_norm_legit,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "native_layer_norm": _layer_norm,
@@ -244,7 +290,10 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_flash_attention": _attention,
     "_scaled_dot_product_efficient_attention": _attention,
+    "_scaled_dot_product_cudnn_attention": _attention,
+    "_flash_attention_forward": _attention_by_position,
+    "_efficient_attention_forward": _attention_by_position,
     "_scaled_dot_product_fused_attention_overrideable": _attention,
 }
-"""By the name of the operator, whose arguments they take by name; `...` stands for results that they leave to the operator. The
-one of a whole module also takes `within`, which names a part of it."""
+"""By the name of the operator, whose arguments they take by name; `...` stands for results that they leave to the operator,
+NotImplemented for all of a call. The one of a whole module also takes `within`, which names a part of it."""

@@ -12,17 +12,21 @@ that is told in `Constants.assumed`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from math import prod
 from numbers import Number
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
+from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import InputError
+from .flow import address
 
 LARGEST_ELEMENTS = 1 << 22
 """Tensors above this (a mask of 2,048² positions) are not followed: a value read from one is an error, never a wait."""
@@ -165,11 +169,11 @@ class Constants:
 
     def _know(self, x: torch.Tensor) -> None:
         self._known[id(x)] = x
-        self._sharing.setdefault(_memory(x), []).append(id(x))
+        self._sharing.setdefault(address(x), []).append(id(x))
 
     def _forget(self, target: Any) -> None:
         if isinstance(target, torch.Tensor):
-            for key in self._sharing.pop(_memory(target), ()):
+            for key in self._sharing.pop(address(target), ()):
                 # the tape still holds the tensor, so its id stays taken
                 self._known.pop(key, None)
 
@@ -185,18 +189,27 @@ def _spread(shape: tuple[int, ...], among: int, axis: int | None) -> torch.Tenso
 class KnownIndices(TorchFunctionMode):
     """Keep what the host writes down as numbers known: below, torch makes meta tensors without values of them.
 
-    These are the lists in `tensor[:, [0, -1]]` and the data of `torch.tensor(data, device=...)`.
+    These are the lists in `tensor[:, [0, -1]]` and the data of `torch.tensor(data, device=...)`. What is copied to the host stays
+    on the meta device.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.tensor, torch.as_tensor) and args and (kwargs or {}).get("device") is not None:
             return _stated(func, args, kwargs)
+        if func in (torch.Tensor.cpu, torch.Tensor.to) and args[0].is_meta:
+            return _moved(func, args, kwargs or {})
+        if func in (torch.Tensor.numpy, torch.Tensor.__array__) and args[0].is_meta:
+            args = (args[0].cpu(), *args[1:])  # below this mode: the values, or a refusal
         if func is torch.Tensor.__format__ and args[0].is_meta and args[0].dim() == 0:
             return _formatted(*args)
         if func is torch.Tensor.type and isinstance(args[-1], str) and args[-1].startswith("torch.meta."):
             # a name that `type()` told, and that it does not take
             kind = getattr(torch, args[-1].rpartition(".")[2], None)
             args = args if kind is None else (args[0], kind.dtype)
+        if func is functional.scaled_dot_product_attention and any(
+            isinstance(x, CausalBias) for x in (*args, *(kwargs or {}).values())
+        ):
+            return _causal(*args, **(kwargs or {}))
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
             index = args[1]
             if func is torch.Tensor.__setitem__ and args[0].is_meta and isinstance(args[2], Number | np.number):
@@ -208,6 +221,33 @@ class KnownIndices(TorchFunctionMode):
             elif isinstance(index, tuple) and any(isinstance(x, list | tuple) for x in index):
                 args = (args[0], tuple(_index(x) for x in index), *args[2:])
         return func(*args, **(kwargs or {}))
+
+
+def _moved(func: Any, args: Any, kwargs: Any) -> Any:
+    """Copy to the host as a tensor that stays on the meta device, or all that reads it would run there for real; of whole numbers
+    and masks, by which a host counts and cuts, as the values themselves where these are known."""
+    x, given = args[0], (*args[1:], *kwargs.values())
+    if func is torch.Tensor.to and not any(map(_is_host, given)):
+        return func(*args, **kwargs)
+    if not (x.is_floating_point() or x.is_complex()):
+        with suppress(InputError):
+            return func(*args, **kwargs)
+    dtype = next((y if isinstance(y, torch.dtype) else y.dtype for y in given if isinstance(y, torch.dtype | torch.Tensor)), None)
+    return x.to("meta", dtype, copy=True, memory_format=kwargs.get("memory_format"))
+
+
+def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: CausalBias, *args: Any, **kwargs: Any) -> Any:
+    """Attention under `torch.nn.attention.bias`, for which fused kernels read no mask; that of the last few positions, of which
+    each sees nearly all, as if they saw all."""
+    few = attn_mask.variant == CausalVariant.LOWER_RIGHT and attn_mask.seq_len_q < attn_mask.seq_len_kv
+    given = dict(zip(("dropout_p", "is_causal"), args)) | kwargs | {"is_causal": not few}
+    return functional.scaled_dot_product_attention(query, key, value, **given)
+
+
+def _is_host(target: Any) -> bool:
+    if isinstance(target, torch.Tensor):
+        return not target.is_meta
+    return isinstance(target, str | torch.device) and torch.device(target).type == "cpu"
 
 
 def _formatted(x: torch.Tensor, form: str) -> str:
@@ -237,10 +277,6 @@ def _index(x: Any) -> Any:
     if all(isinstance(n, torch.Tensor) and n.dim() == 0 for n in x):
         return torch.stack(list(x))
     return torch.tensor(x) if all(isinstance(n, int) for n in x) else x
-
-
-def _memory(x: torch.Tensor) -> int:
-    return x.untyped_storage()._cdata
 
 
 def is_alias(a: torch.Tensor, b: torch.Tensor) -> bool:

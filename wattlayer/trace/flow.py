@@ -57,32 +57,33 @@ class Memory:
 
     def vary(self, tensors: Iterable[torch.Tensor]) -> None:
         """Take down what is no weight: what the network is given, and what calls write."""
-        self._varying.update(map(_address, tensors))
+        self._varying.update(map(address, tensors))
 
     def is_weight(self, x: torch.Tensor) -> bool:
         """Whether a tensor is the network's own: neither given to it nor written by a call."""
-        return _address(x) not in self._varying
+        return address(x) not in self._varying
 
     def flow(self, results: Iterable[torch.Tensor]) -> Flow:
         """Return the flow of all calls so far; `results` are what the network returns."""
-        values = (self._value.get(_address(x)) for x in results)
+        values = (self._value.get(address(x)) for x in results)
         return Flow(tuple(self._reads), tuple(self._writes), tuple(dict.fromkeys(v for v in values if v is not None)))
 
     def _place(self, x: torch.Tensor) -> Place:
-        value = self._value.get(_address(x))
+        value = self._value.get(address(x))
         return (self._next(x) if value is None else value), 0 if _scattered(x) else int(x.storage_offset())
 
     def _next(self, x: torch.Tensor) -> int:
         self._held.append(x if _scattered(x) else x.untyped_storage())
         self._count += 1
-        self._value[_address(x)] = self._count
+        self._value[address(x)] = self._count
         return self._count
 
 
 def _scattered(x: torch.Tensor) -> bool:
     """Sparse tensors have no one storage: each is a value of its own."""
-    return x.is_sparse or x.is_sparse_csr
+    return str(x.layout) != "torch.strided"  # torch itself is not imported here
 
 
-def _address(x: torch.Tensor) -> int:
+def address(x: torch.Tensor) -> int:
+    """Return what tells the memory of a tensor from that of others while it lives."""
     return id(x) if _scattered(x) else x.untyped_storage()._cdata

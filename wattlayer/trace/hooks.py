@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention.bias import CausalBias
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import backend_registration
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .meta import TORCH_STATE
 
@@ -69,6 +71,22 @@ def noted_autocast(note: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         torch.autocast.__init__ = make  # type: ignore[method-assign]
+
+
+@contextmanager
+def causal_masks() -> Iterator[None]:
+    """Let a forward make masks of `torch.nn.attention.bias`, of whose class what a dispatch mode returns cannot become."""
+
+    def make(kind: Any, *sizes: int) -> Any:
+        with _disable_current_modes():
+            return torch.Tensor.__new__(kind, *sizes)
+
+    before = CausalBias.__new__
+    CausalBias.__new__ = make  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        CausalBias.__new__ = before  # type: ignore[method-assign]
 
 
 class _MetaForOne(str):

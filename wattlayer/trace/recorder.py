@@ -20,14 +20,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import InputError, first_line
-from ..kinds import KINDS
+from ..kinds import KINDS, MATRIX_GROUPS, group_of_kind
 from ..layer import Layer, Operand, format_shape
 from .assumptions import AUTOCAST, EVEN_CHOICES, SPARSE, UNLIKE_DTYPES, unknown_arithmetic
 from .call import has_unlike_dtypes, make_layer, operand, operands_of, reads_one_twice, schema_of, written_by
 from .composite import COMPOSITES, ENCODER_LAYER
 from .constants import Constants, KnownIndices, tensors_in
 from .flow import Flow, Memory
-from .hooks import attention_as_on_devices, module_paths, noted_autocast
+from .hooks import attention_as_on_devices, causal_masks, module_paths, noted_autocast
 from .meta import inputs_to_meta, tensor_to_meta, to_meta
 from .results import STAND_INS, Again, again_of, as_fused, needs_values
 
@@ -45,14 +45,15 @@ def record(
     target = _torch_dtype(dtype)
     module = to_meta(module, target, train_mode)
     args, kwargs = inputs_to_meta((args, kwargs), target)
-    tensors = list({id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}.values())
+    # all but causal masks, which are sizes alone
+    tensors = list({id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.is_meta}.values())
     inputs = tuple(operand("input", x) for x in tensors)  # before the forward, which may change them in place
     with attention_as_on_devices(module), torch.inference_mode():  # holds TORCH_STATE: calls are shared by default dtype
         recorder = Recorder(_shared_calls() if cached else None)
         recorder.memory.vary(tensors)
         with module_paths(module, recorder.path):
             try:
-                with recorder, KnownIndices(), noted_autocast(recorder.note_autocast):
+                with recorder, KnownIndices(), causal_masks(), noted_autocast(recorder.note_autocast):
                     result = module(*args, **kwargs)
             except (Exception, SystemExit) as error:  # whatever the user's forward raises is told in one line
                 raise InputError(_reason(module, inputs, recorder.path, error)) from error
@@ -109,9 +110,10 @@ class Recorder(TorchDispatchMode):
             with self:
                 parts = {"within": self._within} if kind == ENCODER_LAYER else {}
                 whole = COMPOSITES[kind](**dict(zip(names, args)), **kwargs, **parts)
-            # statistics and the like, which autograd and functorch read
-            left = isinstance(whole, tuple) and ... in [x for x in whole if not isinstance(x, torch.Tensor)]
-            return (whole[0], *self._run(func, args, kwargs)[1:]) if left else whole
+            if whole is not NotImplemented:
+                # statistics and the like, which autograd and functorch read
+                left = isinstance(whole, tuple) and ... in [x for x in whole if not isinstance(x, torch.Tensor)]
+                return (whole[0], *self._run(func, args, kwargs)[1:]) if left else whole
         product = kind in ("addmm", "mm", "matmul") and func._overloadname == "default"  # others write to `out` or in `out_dtype`
         if product and (linear := self._of_linear(dict(zip(names, args)) | kwargs)):
             with self:
@@ -129,6 +131,8 @@ class Recorder(TorchDispatchMode):
         result = self.compute(func, args, kwargs, again)
         if key not in self._seen:
             layer = make_layer(func, args, kwargs, result)
+            if layer is None and _runs_weights(func, args, result):
+                raise InputError(_ON_HOST)
             # else the result's shape may follow from values, which the key leaves out
             if asked == self._constants.asked and all(x.is_meta for x in tensors_in((args, kwargs))):
                 self._seen[key] = layer, again_of(func, args, kwargs, result)
@@ -153,7 +157,8 @@ class Recorder(TorchDispatchMode):
         """Return input, weight and bias where a product is what `linear` decomposes to: rows by a weight that lies transposed."""
         rows, bias = (given["mat1"], given["self"]) if "mat1" in given else (given["self"], None)
         weight = given["other" if "other" in given else "mat2"]
-        transposed = weight.is_meta and weight.dim() == 2 and weight.stride() == (1, weight.shape[0])
+        matrix = weight.is_meta and weight.dim() == 2 and weight.layout == torch.strided
+        transposed = matrix and weight.stride() == (1, weight.shape[0])
         if not transposed or rows.dim() < 2 or not self.memory.is_weight(weight):
             return None
         if bias is None:
@@ -189,6 +194,8 @@ class Recorder(TorchDispatchMode):
             result = stand_in(func, *args, **kwargs) if stand_in else None
             if result is not None:
                 return result
+            if any(x.layout in SPARSE_LAYOUTS for x in tensors_in((args, kwargs))):
+                return self._run(func, *tree_map(_dense, (args, kwargs)))
             if all(x.is_meta for x in tensors_in((args, kwargs))):
                 if not needs_values(error):
                     raise
@@ -199,6 +206,15 @@ class Recorder(TorchDispatchMode):
 
 
 _QUANTISED_CELLS = frozenset({"quantized_lstm", "quantized_gru"})
+
+
+def _runs_weights(func: Any, args: tuple[Any, ...], result: Any) -> bool:
+    """Whether a call is a product with a weight that ran for real, as where hooks bring real weights from elsewhere."""
+    product = group_of_kind(schema_of(func)[0]) in MATRIX_GROUPS and not any(x.is_meta for x in tensors_in(result))
+    return product and any(isinstance(x, nn.Parameter) for x in tensors_in(args))
+
+
+_ON_HOST = "it brings real weights and runs on them, unseen: price the network without hooks that do (accelerate's offload)"
 
 
 def _check_axes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -219,6 +235,12 @@ def _check_axes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Non
 _CONV = re.compile(r"conv(?:_transpose)?([123])d")
 
 SPARSE_LAYOUTS = frozenset({torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
+
+
+def _dense(x: Any) -> Any:
+    """A sparse tensor, of which meta kernels take few, as a dense one of its shape."""
+    sparse = isinstance(x, torch.Tensor) and x.layout in SPARSE_LAYOUTS
+    return torch.empty(x.shape, dtype=x.dtype, device="meta") if sparse else x
 
 
 @cache
@@ -248,6 +270,10 @@ _CURES = (
     (
         "FlexAttention is only supported on",
         "flex_attention, which compiles a function, is not traced: call scaled_dot_product_attention in its place",
+    ),
+    (
+        "Torch not compiled with CUDA enabled|Found no NVIDIA driver",
+        "it asks for a CUDA device: ask for that of the input (device=x.device)",
     ),
     ("batch_sizes should always be on CPU", "give pack_padded_sequence the lengths as a list"),
     (
