@@ -1422,6 +1422,40 @@ def test_autocast_is_told(device: str, dtype: torch.dtype) -> None:
     assert torch.autocast.__init__ is make
 
 
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize(("device", "dtype"), [("cuda", torch.float16), ("cpu", torch.bfloat16)])
+def test_autocast_that_was_made_before_is_told(device: str, dtype: torch.dtype) -> None:
+    class Decorated(nn.Linear):
+        @torch.autocast(device, dtype)
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x)
+
+    class Holds(nn.Linear):
+        def __init__(self, *sizes: int) -> None:
+            super().__init__(*sizes)
+            self.cast = torch.autocast(device, dtype)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with self.cast:
+                return super().forward(x)
+
+    x, enter = torch.zeros(2, 3), torch.autocast.__enter__
+    for module in (Decorated(3, 4), Holds(3, 4)):
+        assert trace(module, x).assumptions == (AUTOCAST,)
+    with torch.autocast(device, dtype):
+        assert trace(nn.Linear(3, 4), x).assumptions == (AUTOCAST,)
+    assert torch.autocast.__enter__ is enter and trace(nn.Linear(3, 4), x).assumptions == ()
+
+
+def test_autocast_that_was_made_before_and_is_off_is_not_told() -> None:
+    class Decorated(nn.Linear):
+        @torch.autocast("cpu", torch.bfloat16, enabled=False)
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x)
+
+    assert trace(Decorated(3, 4), torch.zeros(2, 3)).assumptions == ()
+
+
 def test_dtype_is_a_floating_one_where_no_operator_has_flop() -> None:
     assert trace(nn.EmbeddingBag(10, 4), torch.zeros(2, 3, dtype=torch.long)).dtype == "float32"
 

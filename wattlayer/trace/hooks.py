@@ -55,22 +55,38 @@ def module_paths(module: nn.Module, stack: list[str]) -> Iterator[None]:
 def noted_autocast(note: Callable[[], None]) -> Iterator[None]:
     """Call `note` where a forward asks for autocast: a dispatch mode runs below it, and without CUDA torch makes one that is off.
 
-    What a module or a decorator made before its forward is not seen.
+    Where a decorator or a module made it before, what was asked for is lost with that: it is taken for on.
     """
-    make, owner = torch.autocast.__init__, get_ident()
+    make, enter, owner = torch.autocast.__init__, torch.autocast.__enter__, get_ident()
+    made: dict[int, Any] = {}
 
     def noted(self: Any, device_type: str, dtype: Any = None, enabled: bool = True, *rest: Any, **named: Any) -> None:
-        if enabled and get_ident() == owner:  # not what another thread runs meanwhile
-            note()
+        if get_ident() == owner:  # not what another thread runs meanwhile
+            made[id(self)] = self
+            if enabled:
+                note()
         if device_type == "meta" and get_ident() == owner:  # that of a network's own tensors, which torch knows no autocast of
             device_type, enabled = "cpu", False
         make(self, device_type, dtype, enabled, *rest, **named)
 
-    torch.autocast.__init__ = noted  # type: ignore[method-assign]
+    def entered(self: Any) -> Any:
+        lost = self.device == "cuda" and not torch.cuda.is_available()
+        if get_ident() == owner and id(self) not in made and (self._enabled or lost):
+            note()
+        return enter(self)
+
+    torch.autocast.__init__, torch.autocast.__enter__ = noted, entered  # type: ignore[method-assign]
     try:
         yield
     finally:
-        torch.autocast.__init__ = make  # type: ignore[method-assign]
+        torch.autocast.__init__, torch.autocast.__enter__ = make, enter  # type: ignore[method-assign]
+
+
+def within_autocast() -> bool:
+    """Whether this thread is within autocast, also one that torch turned off for want of CUDA: of that only the depth tells."""
+    depth = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return any(map(torch.is_autocast_enabled, ("cuda", "cpu"))) or (depth > 1 and not torch.cuda.is_available())
 
 
 @contextmanager

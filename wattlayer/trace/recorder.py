@@ -27,7 +27,7 @@ from .call import has_unlike_dtypes, make_layer, operand, operands_of, reads_one
 from .composite import COMPOSITES, ENCODER_LAYER
 from .constants import Constants, KnownIndices, tensors_in
 from .flow import Flow, Memory
-from .hooks import attention_as_on_devices, causal_masks, module_paths, noted_autocast
+from .hooks import attention_as_on_devices, causal_masks, module_paths, noted_autocast, within_autocast
 from .meta import inputs_to_meta, tensor_to_meta, to_meta
 from .results import STAND_INS, Again, again_of, as_fused, needs_values
 
@@ -94,7 +94,7 @@ class Recorder(TorchDispatchMode):
         self.calls: list[tuple[str, Layer]] = []
         self.path: list[str] = [""]
         self.memory = Memory()
-        self.autocast = any(map(torch.is_autocast_enabled, ("cuda", "cpu")))
+        self.autocast = within_autocast()
         """Whether `torch.autocast` is on around the forward or is asked for by it."""
         self._constants = Constants()
         self._seen: Seen = {} if seen is None else seen
