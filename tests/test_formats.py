@@ -605,6 +605,105 @@ def test_a_split_without_sizes_rounds_up_and_a_sequence_ends_with_what_is_left(t
         assert out_shape(made(tmp_path / "net.onnx", nodes, [("x", FLOAT, (3, 10))], weights=weights)) == (3, 2)
 
 
+SEQUENCES = {
+    "element from behind": ([("SplitToSequence", "c", "s", {"axis": 1}), ("SequenceAt", "sl", "h", {})], (1, 1, 6, 6)),
+    "without its axis": ([("SplitToSequence", "c", "s", {"axis": 1, "keepdims": 0}), ("SequenceAt", "sl", "h", {})], (1, 6, 6)),
+    "sizes": ([("SplitToSequence", "ct", "s", {"axis": 1, "keepdims": 0}), ("SequenceAt", "sl", "h", {})], (1, 2, 6, 6)),
+    "made": ([("SequenceConstruct", "xc", "s", {}), ("Identity", "s", "r", {}), ("SequenceAt", "rl", "h", {})], (1, 4, 6, 6)),
+    "joined": ([("SequenceConstruct", "ccc", "s", {}), ("ConcatFromSequence", "s", "h", {"axis": 1})], (1, 12, 6, 6)),
+    "stacked": (
+        [("SequenceConstruct", "ccc", "s", {}), ("ConcatFromSequence", "s", "h", {"axis": 1, "new_axis": 1})],
+        (1, 3, 4, 6, 6),
+    ),
+    "length": (
+        [("SplitToSequence", "c", "s", {"axis": 1}), ("SequenceLength", "s", "n", {}), ("Gather", "cn", "h", {"axis": 2})],
+        (1, 4, 6),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_a_sequence_is_read_as_the_tensors_that_it_holds(tmp_path, case):
+    rows, shape = SEQUENCES[case]
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        *(node(op, [*i], [o], **more) for op, i, o, more in rows),
+        node("Neg", ["h"], ["y"]),
+    ]
+    weights = [("w", np.zeros((4, 3, 3, 3), np.float32)), ("l", np.array(-1)), ("t", np.array([2, 2]))]
+    assert out_shape(made(tmp_path / "net.onnx", nodes, [("x", FLOAT, (1, 3, 8, 8))], weights=weights)) == shape
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([("SequenceConstruct", "xx", "s"), ("SequenceAt", "st", "y")], r"takes element \[2\] of a sequence of 2"),
+        ([("SequenceConstruct", "xx", "s"), ("SequenceAt", "si", "y")], "needs values that only running the network could give"),
+        (
+            [("SequenceConstruct", "xx", "s"), ("SequenceInsert", "sx", "y")],
+            "works on a sequence of tensors in a way that is not",
+        ),
+        ([("SequenceConstruct", "xx", "s"), ("Add", "xs", "y")], "works on a sequence of tensors in a way that is not read"),
+        ([("SplitToSequence", "x", "y")], "cuts 9999 into pieces of 1; up to 4096 pieces are read"),
+    ],
+)
+def test_what_cannot_be_done_with_a_sequence_is_told(tmp_path, rows, reason):
+    nodes, weights = [node(op, [*inputs], [output]) for op, inputs, output in rows], [("t", np.array(2))]
+    inputs = [("x", FLOAT, (9999, 4)), ("i", INT64, ())]
+    with pytest.raises(InputError, match=reason):
+        trace_name(str(made(tmp_path / "net.onnx", nodes, inputs, weights=weights)))
+
+
+@pytest.mark.parametrize("last", [("SplitToSequence", "c"), ("SequenceConstruct", "cx")], ids=lambda x: x[0])
+def test_what_leads_to_a_sequence_that_a_network_gives_is_priced(tmp_path, last):
+    nodes, weights = (
+        [node("Conv", ["x", "w"], ["c"]), node(last[0], [*last[1]], ["y"])],
+        [("w", np.zeros((4, 3, 3, 3), np.float32))],
+    )
+    layers = trace_name(str(made(tmp_path / "net.onnx", nodes, [("x", FLOAT, (1, 3, 8, 8))], weights=weights))).layers
+    assert [x.kind for x in layers] == ["conv2d"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "reason"),
+    [
+        (["h", "mu"], r"gives 'mu', an output of LayerNormalization \(h\) that is not read"),
+        (["h", "nowhere"], "gives 'nowhere', which no node in it makes"),
+        ([], "is no ONNX model, or one without outputs"),
+    ],
+)
+def test_an_output_of_the_network_that_is_not_read_is_refused(tmp_path, outputs, reason):
+    norm, weights = node("LayerNormalization", ["x", "w"], ["h", "mu"]), [("w", np.ones(4, np.float32))]
+    with pytest.raises(InputError, match=reason):
+        trace_name(str(made(tmp_path / "net.onnx", [norm], outputs=outputs, weights=weights)))
+
+
+def test_a_node_that_nothing_follows_from_is_left_out_before_it_is_read(tmp_path):
+    """Unless a branch takes it from around it."""
+    helper = pytest.importorskip("onnx").helper
+    (value,) = [helper.make_tensor_value_info("r", FLOAT, None)]
+    inner = [helper.make_graph([node(op, ["h"], ["r"])], op, [], [value]) for op in ("Relu", "Neg")]
+    outer = [helper.make_graph([node("If", ["c"], ["r"], then_branch=inner[0], else_branch=inner[1])], "g", [], [value])] * 2
+    nodes = [node("NonZero", ["x"], ["i"]), node("QuantizeLinear", ["x", "c"], ["q"]), node("Abs", ["x"], ["h"])]
+    path = made(
+        tmp_path / "net.onnx", [*nodes, node("If", ["c"], ["y"], then_branch=outer[0], else_branch=outer[1])],
+        weights=[("c", np.array(True))],
+    )  # fmt: skip
+    assert [x.kind for x in trace_name(str(path)).layers] == ["abs", "relu"]
+
+
+def test_the_indices_of_known_ones_are_a_range(tmp_path):
+    """As torch.onnx wrote `arange`."""
+    one = pytest.importorskip("onnx").numpy_helper.from_array(np.array([1]))
+    nodes = [
+        node("Shape", ["x"], ["s"], start=1), node("ConstantOfShape", ["s"], ["o"], value=one), node("NonZero", ["o"], ["z"]),
+        node("Squeeze", ["z", "zero"], ["p"]), node("Gather", ["w", "p"], ["e"]), node("Add", ["x", "e"], ["y"]),
+    ]  # fmt: skip
+    weights = [("w", np.zeros((32, 4), np.float32)), ("zero", int64(0))]
+    layers = trace_name(str(made(tmp_path / "net.onnx", nodes, [("x", FLOAT, (4, 4))], weights=weights))).layers
+    assert [(x.kind, x.outputs[0].shape) for x in layers] == [("index_select", (4, 4)), ("add", (4, 4))]
+
+
 def test_sizes_are_those_from_start_to_end_and_scaled_ones_are_rounded_down(tmp_path):
     nodes = [node("Shape", ["x"], ["s"], start=1, end=2), node("Concat", ["s", "rest"], ["to"], axis=0)]
     nodes += [node("Reshape", ["x", "to"], ["h"]), node("Neg", ["h"], ["y"])]

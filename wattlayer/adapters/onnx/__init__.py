@@ -14,9 +14,9 @@ from typing import Any
 from ...errors import InputError, first_line
 from ..scopes import Declared, bind, conversion, converted, empty, made
 from ..source import InputSize, Network, require
-from .fold import Declarations, fold
+from .fold import Declarations, Folded, fold
 from .fuse import fuse
-from .graph import Reader
+from .graph import Reader, needed
 from .network import OnnxNetwork
 from .tensors import declared, dtype_of, read, shape_of
 from .wire import read_without_weights
@@ -40,14 +40,14 @@ def load(name: str, size: InputSize) -> Network:
         {x.name: x for x in _declared([*graph.value_info, *graph.output], dtypes)}, bind(path.name, inputs, size)
     )
     reader = Reader(model, dtypes)
-    nodes = list(reader.nodes(graph.node))
+    nodes = needed(list(reader.nodes(graph.node)), (x.name for x in graph.output))
     tensors = {x.name: read(x, dtypes, scales=x.name in _scales(graph)) for x in graph.initializer}
     given = {x.name: made(x, dict(declarations.symbols)) for x in inputs}
     if len(names) < len(graph.initializer) or len(given) < len(inputs):
         raise InputError(f"{path.name} has two inputs or initialisers of one name: a graph names each tensor once")
     with torch.inference_mode():
         folded = fold(reader, nodes, {**tensors, **given}, names, declarations)
-        outputs = [x.name for x in graph.output if x.name in folded.tensors]
+        outputs = _outputs(path.name, graph, folded)
         module = OnnxNetwork(fuse(folded, outputs), list(given), outputs, folded.tensors, declarations)
     return Network(name, module, tuple(given.values()), assumptions=converted(dtypes))
 
@@ -62,8 +62,8 @@ def _parse(path: Path) -> Any:
     except (DecodeError, ValueError, RecursionError) as error:
         raise InputError(f"{path.name} is no ONNX model: {first_line(error)}") from error
     versions = [x.version for x in model.opset_import if x.domain in ("", "ai.onnx")]
-    if not model.graph.node and not model.graph.output:
-        raise InputError(f"{path.name} is no ONNX model, or one without a graph: export the network again")
+    if not model.graph.output:
+        raise InputError(f"{path.name} is no ONNX model, or one without outputs: export the network again")
     if model.graph.sparse_initializer:
         raise InputError(f"{path.name} has sparse weights, which are not priced: export the dense network")
     if any(not OLDEST_OPSET <= x <= NEWEST_OPSET for x in versions):
@@ -80,6 +80,18 @@ def _inputs(file: str, graph: Any, dtypes: Mapping[Any, Any]) -> list[Declared]:
         if x is None:
             raise InputError(f"{file}: its input {proto.name[:60]!r} is no tensor of a declared shape: export it with one")
         found.append(x)
+    return found
+
+
+def _outputs(file: str, graph: Any, folded: Folded) -> list[str]:
+    """Return the names of the tensors that a graph gives, those of a sequence one by one."""
+    found = [name for x in graph.output for name in folded.sequences.get(x.name, (x.name,))]
+    missing = next((x for x in found if x not in folded.tensors), None)
+    if missing in folded.unread:
+        node = folded.unread[missing]
+        raise InputError(f"{file} gives {missing[:60]!r}, an output of {node} that is not read: export the network without it")
+    if missing is not None:
+        raise InputError(f"{file} gives {missing[:60]!r}, which no node in it makes: export the network again")
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from ...errors import InputError
+from ...trace.constants import value_of
 from .graph import Node
 from .operators import OPERATORS, axes, ints, operator, scalar
 
@@ -184,7 +185,14 @@ def cumsum(node: Node, x: Tensor, axis: Tensor) -> Tensor:
     return torch.cumsum(x, ints(node, axis)[0])
 
 
-@operator("NonZero", "Unique", "Compress", "NonMaxSuppression")
+@operator("NonZero")
+def non_zero(node: Node, x: Tensor) -> Tensor:
+    """The indices of what is not zero, known where the values are: of ones, which is how torch.onnx wrote a range."""
+    value = value_of(x)
+    return by_values(node) if value is None else value.nonzero().t()
+
+
+@operator("Unique", "Compress", "NonMaxSuppression")
 def by_values(node: Node, *_: Tensor) -> Tensor:
     """Refuse: how much comes out depends on values."""
     raise InputError(f"{node.label}: how much comes out depends on values; export the network without it")

@@ -15,7 +15,7 @@ from ...errors import InputError, WattlayerError, first_line
 from ...trace.constants import remember
 from ..scopes import MOST_DIMENSIONS, Declared, made, record_opaque
 from . import compute, contrib, elementwise, layout
-from .graph import Branch, Node, Reader
+from .graph import Branch, Node, Reader, needed
 from .operators import OPERATORS, ints, scalar
 
 MOST_KNOWN = 8192
@@ -42,6 +42,8 @@ class Folded:
     nodes: list[Node] = field(default_factory=list)
     unread: dict[str, str] = field(default_factory=dict)
     """Outputs that operators here do not give, each with the node that has it."""
+    sequences: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What each sequence holds: tensors with names of their own, for nothing runs on the sequence itself."""
 
 
 def fold(
@@ -57,10 +59,12 @@ def fold(
         if node is None:
             pending.pop()
             continue
-        node = _without_sequence(node, folded.tensors)
         _check_names(node, folded)
         if node.op == "If" and not node.domain:
             pending.append(_taken(reader, node, folded))
+            continue
+        if not node.domain and (node.op in _MAKE_SEQUENCES or any(x in folded.sequences for x in node.inputs)):
+            pending.append(_without_sequences(node, folded))
             continue
         results = _results(node, folded.tensors, standing, declarations)
         spent += sum(x.numel() for x in results.values() if not x.is_meta)
@@ -138,31 +142,57 @@ def _taken(reader: Reader, node: Node, folded: Folded) -> Iterator[Node]:
     if not isinstance(branch, Branch):
         raise InputError(f"{node.label} chooses by values that only running the network could give: export it without the choice")
     nodes, outputs, tensors = reader.branch(branch)
+    nodes = needed(nodes, outputs)
     folded.tensors.update(tensors)
     folded.weights.update(tensors)
     return iter([*nodes, *(Node("Identity", (x,), (name,), path=node.path) for x, name in zip(outputs, node.outputs))])
 
 
-def _without_sequence(node: Node, tensors: Mapping[str, torch.Tensor]) -> Node:
-    """A split into a sequence is a split whose parts have names of their own, and its element one of them."""
-    if node.domain or node.op not in ("SplitToSequence", "SequenceAt") or len(node.inputs) != 2 or not node.outputs:
-        return node
-    x, given = (tensors.get(name) for name in node.inputs)
-    if node.op == "SequenceAt":
-        return replace(node, op="Identity", inputs=(f"{node.inputs[0]}/{ints(node, given)[0]}",))
-    if x is None or given is None or not -x.dim() <= node.get("axis", 0) < x.dim():
-        return node
-    whole, sizes = x.shape[node.get("axis", 0)], ints(node, given)
-    if not given.dim() and sizes[0] > 0 and whole // sizes[0] < layout.MOST_PIECES:
+_MAKE_SEQUENCES = ("SequenceConstruct", "SplitToSequence")
+
+
+def _without_sequences(node: Node, folded: Folded) -> Iterator[Node]:
+    """Return what stands for an operator on sequences; raise InputError for one that only running the network could work out."""
+    if not any(node.outputs[:1]) or not node.inputs:
+        raise InputError(f"{node.label} has no input or no output: export the network again")
+    name, members = node.outputs[0], folded.sequences.get(node.inputs[0], ())
+    if node.op in ("SequenceConstruct", "Identity"):
+        folded.sequences[name] = members if node.op == "Identity" else node.inputs
+        return iter(())
+    if node.op == "SplitToSequence":
+        parted = _parted(node, folded.tensors)
+        folded.sequences[name] = parted.outputs
+        return iter((parted,))
+    if node.op == "SequenceLength":
+        return iter((replace(node, op="Constant", inputs=(), attributes={"value_int": len(members)}),))
+    if node.op == "ConcatFromSequence":
+        return iter((replace(node, op="Concat", inputs=members),))
+    if node.op != "SequenceAt" or len(node.inputs) != 2:
+        raise InputError(f"{node.label} works on a sequence of tensors in a way that is not read: export the network without it")
+    where = ints(node, folded.tensors.get(node.inputs[1]))
+    if len(where) != 1 or not -len(members) <= where[0] < len(members):
+        raise InputError(f"{node.label} takes element {where} of a sequence of {len(members)}")
+    return iter((replace(node, op="Identity", inputs=(members[where[0]],)),))
+
+
+def _parted(node: Node, tensors: Mapping[str, torch.Tensor]) -> Node:
+    """A split into a sequence as one into tensors: each of one where no sizes are given, without their axis if it says so."""
+    x, given = (tensors.get(name) for name in (*node.inputs, "")[:2])
+    axis = node.get("axis", 0)
+    if x is None or not -x.dim() <= axis < x.dim():
+        raise InputError(f"{node.label} splits along axis {axis}, which is none of what it reads")
+    whole, sizes = x.shape[axis], [1] if given is None else ints(node, given)
+    if given is None or not given.dim():
+        if sizes[0] < 1 or whole // sizes[0] >= layout.MOST_PIECES:
+            raise InputError(f"{node.label} cuts {whole} into pieces of {sizes[0]}; up to {layout.MOST_PIECES} pieces are read")
         sizes = [min(sizes[0], whole - start) for start in range(0, whole, sizes[0])]
     parts = tuple(f"{node.outputs[0]}/{i}" for i in range(len(sizes)))
-    attributes = {"axis": node.get("axis", 0), "split": tuple(sizes)}
+    attributes = {"axis": axis, "split": tuple(sizes), "keepdims": given is not None or node.get("keepdims", 1)}
     return replace(node, op="Split", inputs=node.inputs[:1], outputs=parts, attributes=attributes)
 
 
 def _check_names(node: Node, folded: Folded) -> None:
-    tensors = folded.tensors
-    missing = [x for x in node.inputs if x and x not in tensors]
+    missing = [x for x in node.inputs if x and x not in folded.tensors and x not in folded.sequences]
     if missing and missing[0] in folded.unread:
         raise InputError(
             f"{node.label} reads {missing[0][:60]!r}, an output of {folded.unread[missing[0]]} that is not read:"
@@ -173,7 +203,7 @@ def _check_names(node: Node, folded: Folded) -> None:
             f"{node.label} reads {missing[0][:60]!r}, which nothing before it gives:"
             " the graph has a cycle, is not sorted, or an initialiser is missing"
         )
-    again = [x for x in node.outputs if x in tensors]
+    again = [x for x in node.outputs if x in folded.tensors or x in folded.sequences]
     if again or len(set(node.outputs)) < len(node.outputs) - node.outputs.count(""):
         raise InputError(
             f"{node.label} gives {(again or node.outputs)[0][:60]!r}, which is there already: a graph names each tensor once"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from .fold import Folded
-from .graph import Node
+from .graph import Node, needed
 from .operators import scalar
 
 Pattern = Any
@@ -107,7 +107,7 @@ def fuse(folded: Folded, outputs: list[str]) -> list[Node]:
                 replaced[id(node)] = new
                 gone |= {id(x) for x in nodes} - {id(node)}
     left = [replaced.get(id(x), x) for x in folded.nodes if id(x) not in gone]
-    return _needed(list(_without_laying_out(left, folded)), outputs)
+    return needed(list(_without_laying_out(left, folded)), outputs)
 
 
 _MOVES = (
@@ -136,16 +136,6 @@ def _first_match(graph: Graph, node: Node) -> tuple[Node, tuple[Node, ...]] | No
                 if new is not None:
                     return new, nodes
     return None
-
-
-def _needed(nodes: list[Node], outputs: list[str]) -> list[Node]:
-    wanted = set(outputs)
-    kept = []
-    for node in reversed(nodes):
-        if wanted.intersection(node.outputs):
-            wanted.update(node.inputs)
-            kept.append(node)
-    return kept[::-1]
 
 
 def _expression(text: str) -> Pattern:

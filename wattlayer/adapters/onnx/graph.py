@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,36 @@ class Branch:
     rename: Rename
     attributes: Mapping[str, Any]
     depth: int
+
+
+def needed(nodes: Sequence[Node], outputs: Iterable[str]) -> list[Node]:
+    """Return the nodes that `outputs` follow from; what branches take from around them counts as read, whichever is taken."""
+    wanted = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.outputs):
+            wanted.update(x for x in node.inputs if x)
+            _add_names(node.attributes, wanted, set())
+            kept.append(node)
+    return kept[::-1]
+
+
+def _add_names(attributes: Mapping[str, Any], wanted: set[str], seen: set[int]) -> None:
+    for x in attributes.values():
+        if isinstance(x, Branch) and id(x) not in seen:
+            seen.add(id(x))
+            wanted.update(x.rename(name) for name in _names(x.graph) if name)
+            _add_names(x.attributes, wanted, seen)
+
+
+def _names(graph: Any) -> Iterator[str]:
+    """Yield all names that a graph, or one within it, reads."""
+    yield from (x.name for x in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for x in node.attribute:
+            if x.type == x.GRAPH:
+                yield from _names(x.g)
 
 
 class Reader:

@@ -100,13 +100,13 @@ def transpose(node: Node, x: Tensor) -> Tensor:
 
 @operator("Concat")
 def concat(node: Node, *parts: Tensor) -> Tensor:
-    """`cat`."""
-    return torch.cat(parts, node.get("axis", 0))
+    """`cat`; of the parts of a sequence also `stack`."""
+    return (torch.stack if node.get("new_axis", 0) else torch.cat)(parts, node.get("axis", 0))
 
 
 @operator("Split")
 def split(node: Node, x: Tensor, given: Tensor | None = None) -> Any:
-    """`split`."""
+    """`split`; into a sequence also `unbind`."""
     axis = node.get("axis", 0)
     listed = node.get("split") if given is None else ints(node, given)
     if listed is None:
@@ -115,7 +115,8 @@ def split(node: Node, x: Tensor, given: Tensor | None = None) -> Any:
         listed = [each] * (count - 1) + [x.shape[axis] - each * (count - 1)]
     if len(listed) > MOST_PIECES:
         raise InputError(f"{node.label} makes {len(listed)} pieces; up to {MOST_PIECES} are read")
-    return torch.split(x, list(listed), axis)
+    parts = torch.split(x, list(listed), axis)
+    return parts if node.get("keepdims", 1) else [part.squeeze(axis) for part in parts]
 
 
 @operator("Slice")

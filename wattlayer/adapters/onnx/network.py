@@ -40,7 +40,7 @@ class OnnxNetwork(nn.Module):
             scope = self.scopes.get(node.path, self.scopes[""])
             read = [tensors[x] if x else None for x in node.inputs]
             tensors.update(scope(run, node, read, self.declarations))
-        return tuple(tensors[x] for x in self.outputs if x in tensors)
+        return tuple(tensors[x] for x in self.outputs)
 
 
 def _meta(x: torch.Tensor) -> torch.Tensor:
