@@ -393,3 +393,12 @@ def test_weights_may_be_packed_in_words_as_well_as_in_bytes(tmp_path):
     weights = [("b", np.zeros((6, 2, 4), np.int32)), ("s", f(6, 2))]
     (layer,) = traced(tmp_path, [call], [("x", FLOAT, (3, 64))], weights).layers
     assert (layer.flop, layer.read_bytes) == (2 * 3 * 64 * 6, 4 * 3 * 64 + 6 * 64 // 2 + 4 * 6 * 2)
+
+
+@pytest.mark.parametrize(
+    "op", ["QAttention", "QGemm", "QLinearAdd", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QuantizeLinear"]
+)
+def test_products_of_quantised_activations_are_refused_as_those_of_onnx_are(tmp_path, op):
+    path = made(tmp_path / "net.onnx", [ms(op, ["x", "x"], ["y"])], [("x", FLOAT, (2, 4))], values=[("y", FLOAT, (2, 4))])
+    with pytest.raises(InputError, match="is part of a quantised model, which is not read"):
+        load_network(str(path))

@@ -18,7 +18,7 @@ from ...layer import SCALE, Argument, Layer, Operand
 from ...trace.call import operand
 from ..scopes import record
 from .compute import conv, gemm, rms_norm
-from .elementwise import control_flow
+from .elementwise import control_flow, quantised
 from .graph import Node
 from .operators import Operator, operator
 
@@ -280,3 +280,10 @@ def nhwc_conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None,
 
 
 contrib("BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch")(control_flow)
+contrib(
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger16",
+    "MatMulIntegerToFloat", "QAttention", "QEmbedLayerNormalization", "QGemm", "QLinearAdd", "QLinearAveragePool",
+    "QLinearConcat", "QLinearConv", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul", "QLinearReduceMean",
+    "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere", "QOrderedAttention", "QOrderedGelu", "QOrderedLayerNormalization",
+    "QOrderedLongformerAttention", "QOrderedMatMul",
+)(quantised)  # fmt: skip
