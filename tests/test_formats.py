@@ -517,7 +517,6 @@ def test_pooling_whose_size_is_rounded_up_begins_no_window_in_padding(tmp_path, 
 def test_convolutions_that_onnx_does_not_know_are_refused(tmp_path, op, attributes, shape, reason):
     if op == "ConvTranspose":
         shape, reason = (3, 4, *shape[2:]), reason.replace("(4, 3,", "(3, 4,").replace(r"\(4, 3,", r"\(3, 4,")
-        reason = "only symmetric pads are read" if "auto_pad" in attributes else reason
     weights = [("w", np.zeros(shape, np.float32))]
     path = made(tmp_path / "net.onnx", [node(op, ["x", "w"], ["y"], **attributes)], IMAGES, weights=weights)
     with pytest.raises(InputError, match=reason):
@@ -539,6 +538,11 @@ def int64(*values):
         ("ConvTranspose", (1, 3, 32, 48), [np.zeros((3, 4, 3, 3), np.float32)], {"strides": [2, 2], "output_padding": [1, 1]},
          ["conv_transpose2d"], (1, 4, 66, 98)),
         ("GlobalMaxPool", (1, 3, 32, 48), [], {}, ["adaptive_max_pool2d"], (1, 3, 1, 1)),
+        ("PRelu", (2, 8, 4, 6), [np.zeros((8, 1, 1), np.float32)], {}, ["prelu"], (2, 8, 4, 6)),
+        ("PRelu", (2, 8, 4, 6), [np.zeros((8, 4, 6), np.float32)], {}, ["_prelu_kernel"], (2, 8, 4, 6)),
+        ("PRelu", (2, 8, 4, 6), [np.zeros((1, 1, 6), np.float32)], {}, ["_prelu_kernel"], (2, 8, 4, 6)),
+        ("LayerNormalization", (2, 4, 8), [np.zeros(8, np.float32)], {"axis": -2}, ["layer_norm"], (2, 4, 8)),
+        ("LayerNormalization", (2, 4, 8), [np.zeros((4, 1), np.float32)] * 2, {"axis": 1}, ["layer_norm"], (2, 4, 8)),
         ("Gemm", (4, 2), [np.zeros((4, 5), np.float32)], {"transA": 1}, None, (2, 5)),
         ("Gemm", (4, 2), [np.zeros((5, 2), np.float32), np.zeros((4, 5), np.float32)], {"transB": 1}, ["addmm"], (4, 5)),
         ("Slice", (2, 48), [int64(-1), int64(-100), int64(1), int64(-5)], {}, ["flip"], (2, 10)),
@@ -553,6 +557,7 @@ def int64(*values):
         ("Gather", (6, 4), [int64(1, 2, 3)], {}, ["index_select"], (3, 4)),
         ("Gather", (6, 4), [int64([1, 2, 3])], {}, ["embedding"], (1, 3, 4)),
         ("GatherND", (2, 4), [int64([0, 1], [1, 2], [1, 3])], {}, ["index"], (3,)),
+        ("GatherND", (2, 4), [int64(1)], {}, ["index"], (4,)),
         ("ReduceSum", (1, 3, 32, 48), [int64(2, 3)], {}, ["sum"], (1, 3, 1, 1)),
         ("ReduceSum", (2, 4), [], {"keepdims": 0}, ["sum"], ()),
         ("ReduceSum", (2, 4), [], {"noop_with_empty_axes": 1}, [], (2, 4)),
@@ -726,6 +731,67 @@ def test_directions_of_a_recurrent_layer_come_before_its_batch(tmp_path):
     first, last = trace_name(str(made(tmp_path / "net.onnx", nodes, [("x", FLOAT, (5, 3, 8))], weights=weights))).layers[-2:]
     assert first.kind == "lstm" and last.outputs[0].shape == (5, 2, 3, 4), "time, directions, batch, size"
     assert first.flop == pytest.approx(2 * 2 * 5 * 3 * 16 * (8 + 4), rel=0.1), "two directions of products"
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"strides": [2, 2], "pads": [0, 0, 1, 2]},
+        {"strides": [2, 2], "pads": [2, 1, 1, 1]},
+        {"strides": [2, 3], "auto_pad": "SAME_UPPER"},
+        {"strides": [4, 2], "auto_pad": "SAME_LOWER"},
+        {"strides": [2, 2], "output_shape": [64, 96]},
+        {"strides": [2, 2], "output_shape": [66, 97], "output_padding": [1, 0]},
+        {"strides": [3, 3], "output_shape": [96, 144], "dilations": [1, 2]},
+    ],
+)
+def test_a_transposed_convolution_is_as_large_as_its_pads_leave_it(tmp_path, attributes):
+    """As onnx.shape_inference has it, and with the products of the whole one."""
+    onnx = pytest.importorskip("onnx")
+    nodes = [node("ConvTranspose", ["x", "w"], ["h"], **attributes), node("Neg", ["h"], ["y"])]
+    path = made(tmp_path / "net.onnx", nodes, IMAGES, weights=[("w", np.zeros((3, 4, 3, 3), np.float32))], opset=22)
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(str(path))).graph.output[0].type.tensor_type.shape.dim
+    first, last = trace_name(str(path)).layers
+    assert last.outputs[0].shape == tuple(d.dim_value for d in inferred)
+    assert (first.kind, first.flop) == ("conv_transpose2d", 2 * 32 * 48 * 3 * 4 * 9)
+
+
+@pytest.mark.parametrize(
+    ("op", "index", "axis", "out", "read_bytes"),
+    [
+        ("Gather", (), 0, (8,), 4 * 8 + 8),
+        ("Gather", (), 1, (32,), 4 * 32 + 8),
+        ("GatherND", (1,), None, (8,), 4 * 8 + 8),
+        ("GatherND", (2,), None, (), 4 + 2 * 8),
+    ],
+)
+def test_one_entry_is_taken_by_an_index_that_the_network_is_given(tmp_path, op, index, axis, out, read_bytes):
+    taken = node(op, ["w", "i"], ["h"], **({} if axis is None else {"axis": axis}))
+    inputs, weights = [("i", INT64, index)], [("w", np.zeros((32, 8), np.float32))]
+    path = made(tmp_path / "net.onnx", [taken, node("Neg", ["h"], ["y"])], inputs, weights=weights)
+    first, last = trace_name(str(path)).layers
+    assert (first.read_bytes, last.outputs[0].shape) == (read_bytes, out)
+
+
+def test_slopes_and_scales_that_are_shared_are_read_once(tmp_path):
+    for op, attributes in (("PRelu", {}), ("LayerNormalization", {"axis": -2}), ("RMSNormalization", {"axis": -2})):
+        weights = [("w", np.zeros(8, np.float32))]
+        path = made(
+            tmp_path / "net.onnx",
+            [node(op, ["x", "w"], ["y"], **attributes)],
+            [("x", FLOAT, (2, 4, 8))],
+            weights=weights,
+            opset=23,
+        )
+        (layer,) = trace_name(str(path)).layers
+        assert layer.read_bytes == 4 * (2 * 4 * 8 + 8) and layer.known
+
+
+def test_attention_of_opset_24_counts_padded_keys_in_full(tmp_path):
+    inputs = [*((name, FLOAT, (2, 4, 6, 8)) for name in "qkv"), ("n", INT64, (2,))]
+    call = node("Attention", ["q", "k", "v", "", "", "", "n"], ["y"])
+    (layer,) = trace_name(str(made(tmp_path / "net.onnx", [call], inputs, opset=24))).layers
+    assert (layer.kind, layer.flop) == ("scaled_dot_product_attention", 2 * 2 * 4 * 6 * 6 * (8 + 8))
 
 
 def test_attention_of_opset_23_knows_its_heads_and_what_came_before(tmp_path):

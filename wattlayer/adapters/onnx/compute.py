@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ...errors import InputError
 from .graph import Node
-from .operators import operator, padding, spatial
+from .operators import ends, operator, padding, spatial
 
 Tensor = torch.Tensor
 _CONV: dict[int, Any] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
@@ -47,14 +47,21 @@ def conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 @operator("ConvTranspose")
 def conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`conv_transpose1d` to `3d`; only symmetric padding."""
+    """`conv_transpose1d` to `3d`; what is cut off at one end alone leaves a view."""
     rank = _rank(node, x)
     strides, dilations = spatial(node, "strides", rank, 1), spatial(node, "dilations", rank, 1)
-    _kernel(node, weight)
-    extra, pads = spatial(node, "output_padding", rank, 0), tuple(node.get("pads", (0,) * 2 * rank))
-    if pads[:rank] != pads[rank:] or node.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or node.get("output_shape"):
-        raise InputError(f"{node.label}: only symmetric pads are read, not auto_pad or output_shape: write the pads out")
-    return _BACK[rank](x, weight, bias, strides, pads[:rank], extra, node.get("group", 1), dilations)
+    extra, wanted = spatial(node, "output_padding", rank, 0), spatial(node, "output_shape", rank, 0)
+    spans = [(k - 1) * d + 1 for k, d in zip(_kernel(node, weight), dilations)]
+    whole = [(n - 1) * s + w + e for n, s, w, e in zip(x.shape[2:], strides, spans, extra)]
+    auto = "SAME_LOWER" if any(wanted) else node.get("auto_pad", "NOTSET")
+    wanted = wanted if any(wanted) else tuple(min(n * s, w) for n, s, w in zip(x.shape[2:], strides, whole))
+    before, after = ends(node, auto, [max(a - b, 0) for a, b in zip(whole, wanted)])
+    extra = tuple(e + max(b - a, 0) for e, a, b in zip(extra, whole, wanted))
+    common = tuple(map(min, before, after))
+    out = _BACK[rank](x, weight, bias, strides, common, extra, node.get("group", 1), dilations)
+    for axis, first, last, cut in zip(range(2, out.dim()), before, after, common):
+        out = out.narrow(axis, first - cut, out.shape[axis] - first - last + 2 * cut)
+    return out
 
 
 @operator("MatMul")
@@ -108,8 +115,9 @@ def attention(
     mask: Tensor | None = None,
     past_key: Any = None,
     past_value: Any = None,
+    lengths: Any = None,
 ) -> Any:
-    """`scaled_dot_product_attention` of opset 23, heads apart [b, h, n, d] or together [b, n, h·d]."""
+    """`scaled_dot_product_attention` of opset 23, heads apart [b, h, n, d] or together [b, n, h·d]; padded keys count in full."""
     together = query.dim() == 3
     if together:
         heads, kv_heads = node.get("q_num_heads", 1), node.get("kv_num_heads", 1)
@@ -138,14 +146,17 @@ def instance_norm(_: Node, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @operator("LayerNormalization")
 def layer_norm(node: Node, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """`layer_norm` over the dimensions from `axis` on."""
-    return functional.layer_norm(x, x.shape[node.get("axis", -1) :], weight, bias)
+    """`layer_norm` over the dimensions from `axis` on, to which scale and shift are expanded."""
+    shape = x.shape[node.get("axis", -1) :]
+    weight, bias = (p if p is None else p.expand(shape) for p in (weight, bias))
+    return functional.layer_norm(x, shape, weight, bias)
 
 
 @operator("RMSNormalization", "SimplifiedLayerNormalization")
 def rms_norm(node: Node, x: Tensor, weight: Tensor | None = None) -> Tensor:
     """`rms_norm` over the dimensions from `axis` on; by the second name ONNX Runtime knows it, in ONNX's own domain as well."""
-    return functional.rms_norm(x, x.shape[node.get("axis", -1) :], weight)
+    shape = x.shape[node.get("axis", -1) :]
+    return functional.rms_norm(x, shape, weight if weight is None else weight.expand(shape))
 
 
 @operator("GroupNormalization", "wattlayer.GroupNorm")

@@ -148,6 +148,8 @@ def gather(node: Node, x: Tensor, index: Tensor) -> Tensor:
         return functional.embedding(index, x)
     if not index.is_meta:
         index = torch.where(index < 0, index + x.shape[axis], index)
+    if not index.dim():
+        return x.index_select(axis, index.reshape(1)).squeeze(axis)
     if index.dim() == 1:
         return x.index_select(axis, index)
     return x[(slice(None),) * axis + (index,)]
@@ -164,6 +166,8 @@ def gather_nd(node: Node, x: Tensor, index: Tensor) -> Tensor:
     """`index` by a tuple of indices."""
     if node.get("batch_dims", 0) or index.shape[-1] > x.dim():
         raise InputError(f"{node.label}: batch dimensions are not read")
+    if index.dim() == 1:  # a single one, which meta tensors take as a row of one
+        return x[tuple(index.unsqueeze(0).unbind(-1))].squeeze(0)
     return x[tuple(index.unbind(-1))]
 
 

@@ -81,7 +81,8 @@ def padding(
     sizes are rounded up (`ceil`), no window begins in the padding behind the input, as in PyTorch.
     """
     rank = len(kernel)
-    before, after = _pads(node, x, kernel, strides, dilations)
+    needed = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in zip(x.shape[2:], kernel, strides, dilations)]
+    before, after = ends(node, node.get("auto_pad", "NOTSET"), needed)
     if before == after and not (pooling and any(p > k // 2 for p, k in zip(before, kernel))):
         return x, before
     if ceil:
@@ -93,10 +94,9 @@ def padding(
     return torch.nn.functional.pad(x, flat), (0,) * rank
 
 
-def _pads(
-    node: Node, x: torch.Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    rank, auto = len(kernel), node.get("auto_pad", "NOTSET")
+def ends(node: Node, auto: str, needed: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the padding before and after each spatial dimension: as listed or, where `auto` says SAME, halves of `needed`."""
+    rank = len(needed)
     if auto in ("NOTSET", ""):
         pads = tuple(node.get("pads", (0,) * 2 * rank))
         if len(pads) != 2 * rank:
@@ -106,6 +106,5 @@ def _pads(
         return (0,) * rank, (0,) * rank
     if auto not in ("SAME_UPPER", "SAME_LOWER"):
         raise InputError(f"{node.label}: auto_pad {auto!r} is none of NOTSET, VALID, SAME_UPPER, SAME_LOWER")
-    needed = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in zip(x.shape[2:], kernel, strides, dilations)]
     small, large = tuple(n // 2 for n in needed), tuple(n - n // 2 for n in needed)
     return (small, large) if auto == "SAME_UPPER" else (large, small)
