@@ -1281,6 +1281,39 @@ def test_long_values_are_left_out_whichever_field_holds_them_and_short_ones_are_
     assert read(200) and not read(LARGEST_VALUES_BYTES + 1)
 
 
+@pytest.mark.parametrize("place", ["constant", "branch", "function", "deep"])
+def test_weights_in_constants_are_left_out_wherever_these_stand(tmp_path, monkeypatch, place):
+    onnx = pytest.importorskip("onnx")
+    from wattlayer.adapters.onnx import wire
+
+    monkeypatch.setattr(wire, "LARGEST_GRAPH_BYTES", 1 << 17)
+    tensor = onnx.numpy_helper.from_array(np.ones((256, 1024), np.float32))
+    constant, functions = node("Constant", [], ["w"], value=tensor), []
+    for _ in range({"branch": 1, "deep": 25}.get(place, 0)):
+        constant = node("If", ["c"], ["w"], then_branch=onnx.helper.make_graph([constant], "b", [], []))
+    if place == "function":
+        functions = [onnx.helper.make_function("own", "W", [], ["w"], [constant], [onnx.helper.make_opsetid("", 20)])]
+        constant = node("W", [], ["w"], domain="own")
+    path = made(
+        tmp_path / "net.onnx", [constant, node("MatMul", ["x", "w"], ["y"])], [("x", FLOAT, (1, 256))], functions=functions
+    )
+    if place == "deep":  # more than any network is, and refused as such where it is not too long
+        with pytest.raises(InputError, match="more than 0 MiB beside the weights"):
+            wire.read_without_weights(path)
+    else:
+        left = onnx.load_from_string(wire.read_without_weights(path))
+        assert left.ByteSize() < 2000 and [x.op_type for x in left.graph.node] == [constant.op_type, "MatMul"]
+
+
+def test_constants_cost_what_initialisers_do(tmp_path):
+    """As Paddle2ONNX writes weights."""
+    weight, image = np.zeros((4, 2, 96, 96), np.float32), [("x", FLOAT, (1, 2, 99, 99))]
+    held = node("Constant", [], ["w"], value=pytest.importorskip("onnx").numpy_helper.from_array(weight))
+    nodes = [node("Concat", ["w", "w"], ["v"], axis=0), node("Conv", ["x", "v"], ["y"])]
+    layers = layers_of(tmp_path, nodes, image, [("w", weight)])
+    assert [x.kind for x in layers] == ["conv2d"] and layers_of(tmp_path, [held, *nodes], image) == layers
+
+
 @pytest.mark.parametrize("longer", [None, 0, 1, 2], ids=["fits", "model", "graph", "tensor"])
 def test_what_a_file_holds_beside_its_weights_is_bounded_wherever_it_lies(tmp_path, monkeypatch, longer):
     onnx = pytest.importorskip("onnx")

@@ -111,10 +111,10 @@ def fuse(folded: Folded, outputs: list[str]) -> list[Node]:
 
 
 _MOVES = (
-    "Cast", "Concat", "Expand", "Flatten", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose",
-    "Unsqueeze",
+    "Cast", "Concat", "Constant", "Expand", "Flatten", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
 )  # fmt: skip
-"""Operators that only lay weights out anew, as exporters write it around LSTMs: runtimes do it once when they load a network."""
+"""Operators that only hold weights or lay them out anew, as around LSTMs: runtimes do it once, when they load a network."""
 
 
 def _without_laying_out(nodes: Sequence[Node], folded: Folded) -> Iterator[Node]:

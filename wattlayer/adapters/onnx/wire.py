@@ -1,6 +1,6 @@
 """A model file without its weights: large tensor data is skipped over before anything is parsed, so it is never loaded.
 
-An ONNX file is one protobuf message (onnx/onnx.proto). The few lines here walk its outer fields, key by key
+An ONNX file is one protobuf message (onnx/onnx.proto). The few lines here walk the fields around its tensors, key by key
 (https://protobuf.dev/programming-guides/encoding), through a memory map whose pages of weights are never touched.
 """
 
@@ -18,7 +18,17 @@ LARGEST_GRAPH_BYTES = 64 << 20
 """What may be left without weights; a transformer of 10,000 operators with stack traces has 25 MB."""
 MOST_FIELDS = 400_000
 
-_GRAPH, _INITIALIZER = 7, 5
+DEEPEST = 64
+"""Messages within messages that are looked through, three for each graph within a graph; deeper ones are kept."""
+
+_INNER = {
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor"},
+    "function": {7: "node"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph"},
+}
+"""The fields of each message that can hold a tensor: an initialiser, a constant, or one in a branch or a function."""
 _DATA = frozenset({4, 5, 6, 7, 9, 10, 11})
 """Numbers of TensorProto's fields for values: float, int32, string, int64, raw, double and uint64 data."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -45,23 +55,19 @@ class _Walk:
         self.kept_bytes = 0
 
     def model(self, view: memoryview) -> bytes:
-        return self._rewritten(view, {_GRAPH: lambda graph: self._rewritten(graph, {_INITIALIZER: self._tensor})})
+        return self._rewritten(view, "model")
 
-    def _rewritten(self, view: memoryview, inner: dict[int, object]) -> bytes:
+    def _rewritten(self, view: memoryview, message: str, depth: int = 0) -> bytes:
+        if depth > DEEPEST or (message == "node" and len(view) <= LARGEST_VALUES_BYTES):  # as most are
+            self._keep(len(view))
+            return bytes(view)
+        inner = _INNER.get(message, {})
         kept = bytearray()
         for number, kind, start, body, end in self._walk(view):
             if number in inner and kind == _BYTES:
-                content = inner[number](view[body:end])  # type: ignore[operator]
+                content = self._rewritten(view[body:end], inner[number], depth + 1)
                 kept += _varint(number << 3 | kind) + _varint(len(content)) + content
-            else:
-                self._keep(end - start)
-                kept += view[start:end]
-        return bytes(kept)
-
-    def _tensor(self, view: memoryview) -> bytes:
-        kept = bytearray()
-        for number, _, start, _, end in self._walk(view):
-            if number not in _DATA or (end - start <= LARGEST_VALUES_BYTES):
+            elif message != "tensor" or number not in _DATA or end - start <= LARGEST_VALUES_BYTES:
                 self._keep(end - start)
                 kept += view[start:end]
         return bytes(kept)
