@@ -951,10 +951,17 @@ HOSTILE = {
     "nonzero": ([("NonZero", "x", "y")], {}, "how much comes out depends on values"),
     "quantised": ([("DequantizeLinear", "xx", "y")], {}, "not read: export the network before it is quantised"),
     "unknown": ([("Fancy", "x", "y")], {}, "operator Fancy is not known and the file does not declare the shape of 'y'"),
-    "too new": ([("Relu", "x", "y")], {"opset": 99}, "uses opset 99; 7 to 26 are read"),
+    "too new": ([("Relu", "x", "y")], {"opset": 99}, "uses opset 99; 7 to 28 are read: .*onnx.version_converter"),
     "too many": ([("Relu", "x", "y")] * 50_000, {}, "more than 40000 nodes"),
     "open": ([("Relu", "x", "y")], {"inputs": [("x", FLOAT, ("n", "m"))]}, "leaves sizes open"),
     "no shape": ([("Relu", "x", "y")], {"inputs": [("x", FLOAT, None)]}, "is no tensor of a declared shape"),
+    "text": ([("Relu", "x", "y")], {"inputs": [("x", 8, (2, 4))]}, "its input 'x' is of ONNX type STRING, which is not read"),
+    "int4": ([("Relu", "x", "y")], {"inputs": [("x", 22, (2, 4))]}, "its input 'x' is of ONNX type INT4, which is not read"),
+    "minus one": (
+        [("Relu", "x", "y")],
+        {"inputs": [("x", FLOAT, (-1, 4))]},
+        "its input 'x' has a dimension of -1: .*with a name",
+    ),
     "values": ([("Reshape", "xx", "y")], {}, "needs values that only running the network could give"),
 }
 
@@ -969,6 +976,12 @@ def test_a_hostile_onnx_model_is_refused(tmp_path, case):
     with pytest.raises(InputError, match=match):
         trace_name(str(path))
     assert time.monotonic() - started < 10
+
+
+def test_the_newest_operator_set_changes_no_cost(tmp_path):
+    nodes = [node("SpaceToDepth", ["x"], ["h"], blocksize=2, mode="CRD"), node("Celu", ["h"], ["y"])]
+    layers = trace_name(str(made(tmp_path / "net.onnx", nodes, IMAGES, opset=28))).layers
+    assert [x.kind for x in layers] == ["pixel_unshuffle", "celu"]
 
 
 @pytest.mark.parametrize(("op", "size"), [("Expand", 2**40), ("Tile", 2**40), ("ConstantOfShape", 2**40), ("Expand", 2**62)])

@@ -8,6 +8,7 @@ trace holds the same layers as one of the module that was exported.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from .network import OnnxNetwork
 from .tensors import declared, dtype_of, read, shape_of
 from .wire import read_without_weights
 
-OLDEST_OPSET, NEWEST_OPSET = 7, 26
+OLDEST_OPSET, NEWEST_OPSET = 7, 28
 """Operator sets that the table of operators follows."""
 
 
@@ -68,7 +69,8 @@ def _parse(path: Path) -> Any:
         raise InputError(f"{path.name} has sparse weights, which are not priced: export the dense network")
     if any(not OLDEST_OPSET <= x <= NEWEST_OPSET for x in versions):
         raise InputError(
-            f"{path.name} uses opset {max(versions)}; {OLDEST_OPSET} to {NEWEST_OPSET} are read: export it with one of them"
+            f"{path.name} uses opset {max(versions)}; {OLDEST_OPSET} to {NEWEST_OPSET} are read:"
+            " export it with one of them, or convert it with onnx.version_converter"
         )
     return model
 
@@ -76,10 +78,10 @@ def _parse(path: Path) -> Any:
 def _inputs(file: str, graph: Any, dtypes: Mapping[Any, Any]) -> list[Declared]:
     found = []
     for proto in graph.input:
-        x = declared(proto, dtypes)
-        if x is None:
-            raise InputError(f"{file}: its input {proto.name[:60]!r} is no tensor of a declared shape: export it with one")
-        found.append(x)
+        try:
+            found.append(declared(proto, dtypes))
+        except InputError as error:
+            raise InputError(f"{file}: its input {proto.name[:60]!r} {error}") from None
     return found
 
 
@@ -96,7 +98,12 @@ def _outputs(file: str, graph: Any, folded: Folded) -> list[str]:
 
 
 def _declared(protos: Any, dtypes: Mapping[Any, Any]) -> list[Declared]:
-    return [x for x in (declared(proto, dtypes) for proto in protos) if x is not None]
+    """Return what is declared of tensors, as far as it is read: others may still be worked out."""
+    found = []
+    for proto in protos:
+        with suppress(InputError):
+            found.append(declared(proto, dtypes))
+    return found
 
 
 def _scales(graph: Any) -> set[str]:

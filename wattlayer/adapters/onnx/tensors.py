@@ -22,16 +22,22 @@ DTYPES = (
     | {9: torch.bool, 10: torch.float16, 11: torch.float64, 12: torch.uint32, 13: torch.uint64, 14: torch.complex64}
     | {15: torch.complex128, 16: torch.bfloat16, 17: torch.float8_e4m3fn, 19: torch.float8_e5m2}
 )  # fmt: skip
-"""By the number in TensorProto.DataType (onnx/onnx.proto); text and 4-bit numbers are left out."""
+"""By the number in TensorProto.DataType (onnx/onnx.proto); text and what PyTorch does not have, such as int4, are left out."""
 
 _EXTERNAL = 1
 
 
 def dtype_of(code: int) -> torch.dtype:
-    """Return the dtype that a model writes as `code`; raise InputError for text, 4-bit numbers and unknown ones."""
+    """Return the dtype that a model writes as `code`; raise InputError for one that is not read."""
     if code not in DTYPES:
-        raise InputError(f"the model holds tensors of ONNX type {code} (text, 4-bit or unknown): export it in float")
+        raise InputError(f"the model holds tensors of ONNX type {_type_name(code)}, which are not read: export it in float")
     return DTYPES[code]
+
+
+def _type_name(code: int) -> str:
+    from onnx import TensorProto
+
+    return TensorProto.DataType.Name(code) if code in TensorProto.DataType.values() else str(code)
 
 
 def shape_of(proto: Any) -> tuple[int, ...]:
@@ -86,18 +92,21 @@ def _check_location(proto: Any) -> None:
                 )
 
 
-def declared(proto: Any, dtypes: Mapping[torch.dtype, torch.dtype]) -> Declared | None:
-    """Return a ValueInfoProto's name, dtype and dimensions; None where it declares no shape or is no tensor."""
+def declared(proto: Any, dtypes: Mapping[torch.dtype, torch.dtype]) -> Declared:
+    """Return a ValueInfoProto's name, dtype and dimensions; raise InputError, saying what it is or has, if not read."""
     if not proto.type.HasField("tensor_type") or not proto.type.tensor_type.HasField("shape"):
-        return None
+        raise InputError("is no tensor of a declared shape: export it with one")
     x = proto.type.tensor_type
-    if x.elem_type not in DTYPES or len(x.shape.dim) > MOST_DIMENSIONS:
-        return None
+    if x.elem_type not in DTYPES:
+        raise InputError(f"is of ONNX type {_type_name(x.elem_type)}, which is not read: export it in float")
+    if len(x.shape.dim) > MOST_DIMENSIONS:
+        raise InputError(f"has {len(x.shape.dim)} dimensions: no tensor has more than {MOST_DIMENSIONS}")
     dtype = DTYPES[x.elem_type]
     dims = tuple(
         d.dim_value if d.HasField("dim_value") else (d.dim_param[:60] or f"{proto.name[:60]}.{i}")
         for i, d in enumerate(x.shape.dim)
     )
-    if any(isinstance(n, int) and n < 0 for n in dims):
-        return None
+    negative = next((n for n in dims if isinstance(n, int) and n < 0), None)
+    if negative is not None:
+        raise InputError(f"has a dimension of {negative}: export it with its size or, where that is open, with a name")
     return Declared(proto.name, dtypes.get(dtype, dtype), dims)
