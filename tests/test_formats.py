@@ -316,6 +316,54 @@ def test_open_sizes_of_an_onnx_model_follow_the_options(small, tmp_path):
         trace_name(path, input="7x4x48x48")
 
 
+@pytest.mark.parametrize(
+    ("shapes", "options", "priced"),
+    [
+        ([("2*n", "n", 64)], {"input": "n=3"}, [(6, 3, 64)]),
+        ([("2*n", "n", 64)], {"input": (6, 3, 64)}, [(6, 3, 64)]),
+        ([("2*n", "n", 64)], {"batch": 6, "seq_len": 3}, [(6, 3, 64)]),
+        ([("b", "past + 1"), ("b", "past", 4)], {"input": "past=7,b=2"}, [(2, 8), (2, 7, 4)]),
+        ([("b", "(b - 1) * 4 // 3")], {"batch": 3}, [(3, 2)]),
+        ([("Mul(2, s0)", "s0")], {"input": "s0=3"}, [(6, 3)]),
+        ([("2*n", 64)], {"input": "n=3"}, [(6, 64)]),
+        ([("2*n", 64)], {"input": "2*n=4"}, [(4, 64)]),
+        ([("2*n", 64)], {"batch": 5}, [(5, 64)]),
+        ([("batch-size", "n.1")], {"input": "batch-size=2,n.1=3"}, [(2, 3)]),
+    ],
+)  # fmt: skip
+def test_a_size_that_is_an_expression_follows_from_its_names(tmp_path, shapes, options, priced):
+    """Which stand elsewhere or are given; one of other names is a name itself, as `batch-size` is."""
+    names = [f"x{i}" for i in range(len(shapes))]
+    inputs = [(name, FLOAT, shape) for name, shape in zip(names, shapes)]
+    path = made(tmp_path / "net.onnx", [node("Relu", [x], [f"{x}y"]) for x in names], inputs, [f"{x}y" for x in names])
+    assert [x.outputs[0].shape for x in trace_name(str(path), **options).layers] == priced
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "reason"),
+    [
+        (("2*n", "n", 64), {"input": (1, 3, 64)}, r"takes x of 2\*nxnx64: 1 does not fit 6 there"),
+        (("2*n", "n", 64), {"batch": 5, "seq_len": 3}, "5 does not fit 6 there"),
+        (("2*n", "n", 64), {}, r"leaves sizes open \(x 2\*nxnx64\): .*--input n=1"),
+        (("2*n", "n", 64), {"input": "m=1"}, "leaves no size 'm' open; known: n"),
+        (("b", "Max(1, b)"), {"batch": 3}, r"'Max\(1, b\)' cannot be worked out"),
+        (("b", "b//0"), {"batch": 3}, "'b//0' cannot be worked out"),
+        (("b", "b-7"), {"batch": 3}, "no tensor can have the shape 3x-4"),
+        (("2*3", "n"), {"batch": 5, "seq_len": 3}, "5 does not fit 6 there"),
+    ],
+)
+def test_a_size_that_is_an_expression_is_refused_where_it_does_not_fit(tmp_path, shape, options, reason):
+    path = made(tmp_path / "net.onnx", [node("Relu", ["x"], ["y"])], [("x", FLOAT, shape)])
+    with pytest.raises(InputError, match=reason):
+        trace_name(str(path), **options)
+
+
+def test_a_declared_output_may_be_an_expression_of_sizes(tmp_path):
+    foreign = node("Fancy", ["x"], ["y"], domain="own")
+    path = made(tmp_path / "net.onnx", [foreign], [("x", FLOAT, ("n", 4))], values=[("y", FLOAT, ("2*n", 8))])
+    assert trace_name(str(path), input="n=3").layers[0].outputs[0].shape == (6, 8)
+
+
 def test_an_onnx_model_is_converted_to_another_dtype(small, onnx_file):
     assert trace_name(str(onnx_file), dtype="bfloat16").layers == trace(small, IMAGE, dtype="bfloat16").layers
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import operator
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -58,7 +62,7 @@ def record(layer: Layer, read: Sequence[torch.Tensor], written: Sequence[torch.T
 
 @dataclass(frozen=True)
 class Declared:
-    """A tensor as a file declares it: a dimension is a size, or a name that stands for one."""
+    """A tensor as a file declares it: a dimension is a size, a name that stands for one, or arithmetic on such names."""
 
     name: str
     dtype: torch.dtype
@@ -69,6 +73,66 @@ class Declared:
         return format_shape(self.dims) or "scalar"
 
 
+_ARITHMETIC: dict[Any, Callable[[int, int], int]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
+    "Add": operator.add, "Mul": operator.mul, "FloorDiv": operator.floordiv,
+}  # fmt: skip
+"""What a size may be made of, as operators and as `torch.export` writes them."""
+_LONGEST_EXPRESSION = 200
+
+
+def _tree(text: str) -> ast.expr | None:
+    """Return a size that is written as an expression; None for one that is a name, which may be any text."""
+    try:
+        tree = ast.parse(text, mode="eval").body if len(text) <= _LONGEST_EXPRESSION else None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return tree if isinstance(tree, ast.BinOp | ast.Call) else None
+
+
+def _names(text: str) -> set[str]:
+    """Return the names that a size follows from."""
+    tree = _tree(text)
+    if tree is None:
+        return {text}
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called}
+
+
+def _needs(declared: Sequence[Declared], given: Mapping[str, int]) -> dict[str, set[str]]:
+    """Return the names that each open dimension follows from: its own, or those in it if one is given or stands elsewhere too."""
+    written = {dim: _names(dim) for x in declared for dim in x.dims if isinstance(dim, str)}
+    often = Counter(name for names in written.values() for name in names)
+    known = given.keys() | {name for name, count in often.items() if count > 1}
+    return {
+        dim: names if dim not in given and (not names or names & known) else {dim} for dim, names in written.items()
+    }  # fmt: skip
+
+
+def _size(dim: int | str, symbols: Mapping[str, int]) -> int | None:
+    """Return what a dimension is, worked out where it is an expression; None where `symbols` do not say."""
+
+    def value(node: ast.expr) -> int:
+        match node:
+            case ast.Constant(int(number)):
+                return number
+            case ast.Name(name):
+                return symbols[name]
+            case ast.BinOp(left, sign, right):
+                return _ARITHMETIC[type(sign)](value(left), value(right))
+            case ast.Call(ast.Name(name), parts, []):
+                return reduce(_ARITHMETIC[name], map(value, parts))
+        raise KeyError(node)
+
+    if isinstance(dim, int) or dim in symbols:
+        return symbols.get(str(dim), dim)  # type: ignore[arg-type]
+    tree = _tree(dim)
+    try:
+        return None if tree is None else value(tree)
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
 def bind(file: str, declared: Sequence[Declared], size: InputSize) -> dict[str, int]:
     """Return what each named dimension of the inputs is under `size`; raise InputError for one that nothing says.
 
@@ -77,19 +141,21 @@ def bind(file: str, declared: Sequence[Declared], size: InputSize) -> dict[str, 
     never changed.
     """
     symbols = dict(size.sizes)
-    names = sorted({dim for x in declared for dim in x.dims if isinstance(dim, str)})
+    needs = _needs(declared, size.sizes)
+    names = sorted(set().union(*needs.values()))
     unknown = next((name for name in symbols if name not in names), None)
     if unknown is not None:
         raise InputError(f"{file} leaves no size {unknown!r} open{nearest(unknown, names) if names else ': all are fixed'}")
     for i, x in enumerate(declared):
         for dim, wanted in zip(x.dims, _wanted(file, x, size, first=i == 0)):
-            if wanted is None or (dim in size.sizes and wanted == 1):  # which is what nobody asked for
+            follows = needs.get(str(dim), {dim}) != {dim}
+            if wanted is None or follows or (dim in size.sizes and wanted == 1):  # which is what nobody asked for
                 continue
             if symbols.get(str(dim), dim) not in (wanted, dim) or (isinstance(dim, int) and dim != wanted):
                 raise InputError(f"{file} takes {x.name} of {x.text}: {wanted} does not fit {symbols.get(str(dim), dim)} there")
             if isinstance(dim, str):
                 symbols[dim] = wanted
-    missing = [x for x in declared if any(isinstance(dim, str) and dim not in symbols for dim in x.dims)]
+    missing = [x for x in declared if any(isinstance(dim, str) and not needs[dim] <= symbols.keys() for dim in x.dims)]
     if missing:
         inputs = ", ".join(f"{x.name} {x.text}" for x in missing)
         example = ",".join(f"{name}=1" for name in names if name not in symbols)
@@ -97,6 +163,15 @@ def bind(file: str, declared: Sequence[Declared], size: InputSize) -> dict[str, 
             f"{file} leaves sizes open ({inputs}): give --batch and --image-size or --seq-len, --input with all sizes,"
             f" or by name: --input {example}"
         )
+    for i, x in enumerate(declared):
+        for dim, wanted in zip(x.dims, _wanted(file, x, size, first=i == 0)):
+            found = _size(dim, symbols)
+            if found is None:
+                raise InputError(
+                    f"{file} takes {x.name} of {x.text}: {dim!r} cannot be worked out, export it with a name instead"
+                )
+            if wanted not in (None, found) and (wanted != 1 or (i == 0 and size.shape is not None)):
+                raise InputError(f"{file} takes {x.name} of {x.text}: {wanted} does not fit {found} there")
     _refuse_unused(file, declared, size)
     return symbols
 
@@ -138,11 +213,12 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
 
 
 def made(declared: Declared, symbols: dict[str, int]) -> torch.Tensor:
-    """Return a meta tensor of a declared shape; raise InputError for a dimension whose name is not bound."""
-    unknown = [x for x in declared.dims if isinstance(x, str) and x not in symbols]
-    if unknown:
-        raise InputError(f"{declared.name} has a size {unknown[0]!r} that only running the network could tell")
-    return empty([symbols[x] if isinstance(x, str) else x for x in declared.dims], declared.dtype)
+    """Return a meta tensor of a declared shape; raise InputError for a dimension that `symbols` do not say."""
+    sizes = [_size(x, symbols) for x in declared.dims]
+    if None in sizes:
+        unknown = declared.dims[sizes.index(None)]
+        raise InputError(f"{declared.name} has a size {unknown!r} that only running the network could tell")
+    return empty(sizes, declared.dtype)  # type: ignore[arg-type]
 
 
 def conversion(tensors: Iterable[torch.Tensor], dtype: str) -> dict[torch.dtype, torch.dtype]:

@@ -92,6 +92,10 @@ def _check_location(proto: Any) -> None:
                 )
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:59]}…"
+
+
 def declared(proto: Any, dtypes: Mapping[torch.dtype, torch.dtype]) -> Declared:
     """Return a ValueInfoProto's name, dtype and dimensions; raise InputError, saying what it is or has, if not read."""
     if not proto.type.HasField("tensor_type") or not proto.type.tensor_type.HasField("shape"):
@@ -103,7 +107,7 @@ def declared(proto: Any, dtypes: Mapping[torch.dtype, torch.dtype]) -> Declared:
         raise InputError(f"has {len(x.shape.dim)} dimensions: no tensor has more than {MOST_DIMENSIONS}")
     dtype = DTYPES[x.elem_type]
     dims = tuple(
-        d.dim_value if d.HasField("dim_value") else (d.dim_param[:60] or f"{proto.name[:60]}.{i}")
+        d.dim_value if d.HasField("dim_value") else (_short(d.dim_param) or f"{proto.name[:60]}.{i}")
         for i, d in enumerate(x.shape.dim)
     )
     negative = next((n for n in dims if isinstance(n, int) and n < 0), None)
