@@ -507,6 +507,32 @@ def test_an_operator_of_another_domain_takes_part_in_compiled_passes(tmp_path):
     assert [x.kind for x in compiled.trace.layers] == ["own::Fancy", "fused"]
 
 
+@pytest.mark.parametrize(
+    ("domain", "cure"),
+    [
+        ("", "run onnx.shape_inference on the model"),
+        ("own", "declare it in the model's value_info"),
+        ("com.microsoft", "run onnxruntime.tools.symbolic_shape_infer on the model"),
+        ("com.microsoft.nchwc", "as it was before it was optimised, or optimised up to ORT_ENABLE_EXTENDED"),
+    ],
+)
+def test_the_cure_of_a_missing_shape_is_one_that_can_work(tmp_path, domain, cure):
+    path = made(tmp_path / "net.onnx", [node("Fancy", ["x"], ["y"], domain=domain)])
+    with pytest.raises(InputError, match=f"does not declare the shape of 'y': .*{cure}, or export it to .pt2"):
+        trace_name(str(path))
+
+
+@pytest.mark.parametrize("where", ["branch", "around"])
+def test_a_branch_and_what_is_around_it_declare_the_shapes_of_its_outputs(tmp_path, where):
+    onnx = pytest.importorskip("onnx")
+    result = onnx.helper.make_tensor_value_info("r", FLOAT, (2, 8) if where == "branch" else None)
+    graph = onnx.helper.make_graph([node("Fancy", ["x"], ["r"], domain="own")], "b", [], [result])
+    choice = node("If", ["c"], ["h"], then_branch=graph, else_branch=graph)
+    values = [("h", FLOAT, (2, 8))] if where == "around" else []
+    path = made(tmp_path / "net.onnx", [choice, node("Relu", ["h"], ["y"])], values=values, weights=[("c", np.array(True))])
+    assert [(x.kind, x.outputs[0].shape) for x in trace_name(str(path)).layers] == [("own::Fancy", (2, 8)), ("relu", (2, 8))]
+
+
 def test_an_operator_whose_arithmetic_nobody_knows_is_told(tmp_path):
     foreign = node("Fancy", ["x"], ["y"], domain="own")
     path = made(tmp_path / "net.onnx", [foreign], values=[("y", FLOAT, (2, 8))])

@@ -8,7 +8,6 @@ trace holds the same layers as one of the module that was exported.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from .fold import Declarations, Folded, fold
 from .fuse import fuse
 from .graph import Reader, needed
 from .network import OnnxNetwork
-from .tensors import declared, dtype_of, read, shape_of
+from .tensors import all_declared, declared, dtype_of, read, shape_of
 from .wire import read_without_weights
 
 OLDEST_OPSET, NEWEST_OPSET = 7, 28
@@ -35,11 +34,9 @@ def load(name: str, size: InputSize) -> Network:
     graph = model.graph
     dtypes = conversion((empty(shape_of(x), dtype_of(x.data_type)) for x in graph.initializer), size.dtype)
     names = {x.name for x in graph.initializer}
-    dtypes = dtypes or conversion((empty((), x.dtype) for x in _declared(graph.input, {})), size.dtype)
+    dtypes = dtypes or conversion((empty((), x.dtype) for x in all_declared(graph.input, {}).values()), size.dtype)
     inputs = [x for x in _inputs(path.name, graph, dtypes) if x.name not in names]
-    declarations = Declarations(
-        {x.name: x for x in _declared([*graph.value_info, *graph.output], dtypes)}, bind(path.name, inputs, size)
-    )
+    declarations = Declarations(all_declared([*graph.value_info, *graph.output], dtypes), bind(path.name, inputs, size))
     reader = Reader(model, dtypes)
     nodes = needed(list(reader.nodes(graph.node)), (x.name for x in graph.output))
     tensors = {x.name: read(x, dtypes, scales=x.name in _scales(graph)) for x in graph.initializer}
@@ -49,7 +46,7 @@ def load(name: str, size: InputSize) -> Network:
     with torch.inference_mode():
         folded = fold(reader, nodes, {**tensors, **given}, names, declarations)
         outputs = _outputs(path.name, graph, folded)
-        module = OnnxNetwork(fuse(folded, outputs), list(given), outputs, folded.tensors, declarations)
+        module = OnnxNetwork(fuse(folded, outputs), list(given), outputs, folded.tensors, folded.declarations)
     return Network(name, module, tuple(given.values()), assumptions=converted(dtypes))
 
 
@@ -94,15 +91,6 @@ def _outputs(file: str, graph: Any, folded: Folded) -> list[str]:
         raise InputError(f"{file} gives {missing[:60]!r}, an output of {node} that is not read: export the network without it")
     if missing is not None:
         raise InputError(f"{file} gives {missing[:60]!r}, which no node in it makes: export the network again")
-    return found
-
-
-def _declared(protos: Any, dtypes: Mapping[Any, Any]) -> list[Declared]:
-    """Return what is declared of tensors, as far as it is read: others may still be worked out."""
-    found = []
-    for proto in protos:
-        with suppress(InputError):
-            found.append(declared(proto, dtypes))
     return found
 
 

@@ -39,6 +39,7 @@ class Folded:
 
     tensors: dict[str, torch.Tensor]
     weights: set[str]
+    declarations: Declarations
     nodes: list[Node] = field(default_factory=list)
     unread: dict[str, str] = field(default_factory=dict)
     """Outputs that operators here do not give, each with the node that has it."""
@@ -50,7 +51,7 @@ def fold(
     reader: Reader, nodes: Iterable[Node], tensors: dict[str, torch.Tensor], weights: set[str], declarations: Declarations
 ) -> Folded:
     """Work through `nodes`, given inputs and initialisers; raise InputError naming the node that cannot be."""
-    folded = Folded(dict(tensors), set(weights))
+    folded = Folded(dict(tensors), set(weights), declarations)
     standing: dict[str, torch.Tensor] = {}  # known tensors as meta tensors that know their value
     spent = 0
     pending: list[Iterator[Node]] = [iter(nodes)]
@@ -66,7 +67,7 @@ def fold(
         if not node.domain and (node.op in _MAKE_SEQUENCES or any(x in folded.sequences for x in node.inputs)):
             pending.append(_without_sequences(node, folded))
             continue
-        results = _results(node, folded.tensors, standing, declarations)
+        results = _results(node, folded.tensors, standing, folded.declarations)
         spent += sum(x.numel() for x in results.values() if not x.is_meta)
         if spent > MOST_KNOWN_TOGETHER:
             raise InputError(f"{node.label}: arithmetic of shapes has grown beyond that of any network")
@@ -92,14 +93,23 @@ def run(node: Node, inputs: list[torch.Tensor | None], declarations: Declaration
     return named
 
 
+_CURES = {
+    "": "run onnx.shape_inference on the model",
+    "com.microsoft": "run onnxruntime.tools.symbolic_shape_infer on the model",
+    "com.microsoft.nchwc": "give the model as it was before it was optimised, or optimised up to ORT_ENABLE_EXTENDED",
+}
+"""How shapes get into a file, by the domain of the operator: what is of no other domain is known to its authors alone."""
+
+
 def _opaque(node: Node, inputs: list[torch.Tensor | None], declarations: Declarations) -> dict[str, torch.Tensor]:
     """An operator that is in no table: its cost is guessed from its shapes, if the file declares them."""
     missing = [name for name in node.outputs if name and name not in declarations.by_name]
     if missing or not any(node.outputs):
         where = f"of domain {node.domain[:60]!r} " if node.domain else ""
+        cure = _CURES.get(node.domain, "declare it in the model's value_info")
         raise InputError(
             f"operator {node.op[:80]} {where}is not known and the file does not declare the shape of"
-            f" {(missing or ['it'])[0][:60]!r}: run onnx.shape_inference on the model, or export it to .pt2"
+            f" {(missing or ['it'])[0][:60]!r}: {cure}, or export it to .pt2"
         )
     outputs = {name: made(declarations.by_name[name], dict(declarations.symbols)) for name in node.outputs if name}
     read = [("input", x) for x in inputs if x is not None]
@@ -141,8 +151,11 @@ def _taken(reader: Reader, node: Node, folded: Folded) -> Iterator[Node]:
     branch = node.get("then_branch" if choice else "else_branch") if isinstance(choice, bool | int) else None
     if not isinstance(branch, Branch):
         raise InputError(f"{node.label} chooses by values that only running the network could give: export it without the choice")
-    nodes, outputs, tensors = reader.branch(branch)
+    nodes, outputs, tensors, declared = reader.branch(branch)
     nodes = needed(nodes, outputs)
+    outside = folded.declarations.by_name
+    by_name = {**{x: outside[name] for x, name in zip(outputs, node.outputs) if name in outside}, **outside, **declared}
+    folded.declarations = replace(folded.declarations, by_name=by_name)
     folded.tensors.update(tensors)
     folded.weights.update(tensors)
     return iter([*nodes, *(Node("Identity", (x,), (name,), path=node.path) for x, name in zip(outputs, node.outputs))])

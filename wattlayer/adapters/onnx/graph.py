@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ...errors import InputError
-from .tensors import dtype_of, read
+from ..scopes import Declared
+from .tensors import all_declared, dtype_of, read
 
 MOST_NODES = 40_000
 """Nodes of one model, functions written out: as many as are traced in less than ten seconds."""
@@ -122,8 +123,8 @@ class Reader:
                 self._versions.get(domain, 0),
             )
 
-    def branch(self, branch: Branch) -> tuple[list[Node], list[str], dict[str, torch.Tensor]]:
-        """Return the nodes, outputs and initialisers of a branch, under names that clash with none outside it."""
+    def branch(self, branch: Branch) -> tuple[list[Node], list[str], dict[str, torch.Tensor], dict[str, Declared]]:
+        """Return nodes, outputs, initialisers and declarations of a branch, under names that clash with none outside it."""
         graph = branch.graph
         own = {x for node in graph.node for x in node.output} | {x.name for x in graph.initializer}
         prefix = self._prefix()
@@ -133,7 +134,8 @@ class Reader:
 
         tensors = {rename(x.name): read(x, self.dtypes, scales=True) for x in graph.initializer}
         nodes = list(self.nodes(graph.node, rename, branch.attributes, branch.depth))
-        return nodes, [rename(x.name) for x in graph.output], tensors
+        declared = all_declared([*graph.value_info, *graph.output], self.dtypes, rename)
+        return nodes, [rename(x.name) for x in graph.output], tensors, declared
 
     def _body(self, function: Any, call: Any, rename: Rename, attributes: Mapping[str, Any], depth: int) -> Iterator[Node]:
         if depth >= DEEPEST:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from math import prod
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -90,6 +91,17 @@ def _check_location(proto: Any) -> None:
                 raise InputError(
                     f"refused: the weights of {proto.name[:60]!r} lie outside the model's folder ({entry.value[:60]!r})"
                 )
+
+
+def all_declared(
+    protos: Iterable[Any], dtypes: Mapping[torch.dtype, torch.dtype], rename: Callable[[str], str] = str
+) -> dict[str, Declared]:
+    """Return by name what is declared of tensors, as far as it is read: others may still be worked out."""
+    found = {}
+    for proto in protos:
+        with suppress(InputError):
+            found[rename(proto.name)] = declared(proto, dtypes)
+    return found
 
 
 def _short(name: str) -> str:
