@@ -416,6 +416,8 @@ FACTORIES = """
         net = Net()
         torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, torch.qint8)
         return net
+    def no_metadata():
+        raise ValueError("metadata of the device is missing")
     def made_before():
         with torch.device("cpu"):
             return run_before(), torch.randn(5, WIDTH)
@@ -468,6 +470,7 @@ def test_python_file_that_computes_in_another_dtype_says_so(file: Path, factory:
         ("", {}, "name the function that returns the network, as in .*net.py:build"),
         (":nothing", {}, "nothing returned NoneType: return a module, "),
         (":broken", {}, "broken failed: KeyError: 'layer'"),
+        (":no_metadata", {}, "ValueError: metadata of the device is missing$"),
         (":run_before", {}, r"meta tensors; its weights are not made, build what computes with them under torch.device\('cpu'\)"),
         (":bad_kwargs", {}, "keyword arguments of type list: return a dict"),
         (":with_inputs", {"image_size": 32}, "image-size 32 does not apply"),

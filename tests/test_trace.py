@@ -241,7 +241,7 @@ def weighed(weight: torch.Tensor) -> nn.Module:
     ],
 )
 def test_weights_that_hold_other_numbers_than_they_show_are_refused(weight: torch.Tensor, name: str) -> None:
-    told = rf"a tensor of class {name} is not traced: price the network before it was quantised, with dtype='int8'"
+    told = rf"a tensor of class {name} is not traced: price the network before it was quantised, pruned or sharded"
     with pytest.raises(InputError, match=told):
         trace(weighed(weight), torch.zeros(2, 8))
     if name == "Shown":
@@ -279,9 +279,9 @@ def test_networks_spread_over_devices_are_refused_with_what_to_give(process_grou
         with pytest.raises(InputError, match=r"^DistributedDataParallel is not traced: give its \.module$"):
             trace(module, x)
     sharded = fully_shard(nn.Linear(8, 8), mesh=init_device_mesh("cpu", (2,)))
-    with pytest.raises(InputError, match=r"^a tensor of class DTensor is not traced: price the network before it was sharded$"):
+    with pytest.raises(InputError, match=r"^a tensor of class DTensor is not traced: price the network before it was "):
         trace(sharded, x)
-    with pytest.raises(InputError, match="before it was sharded"):
+    with pytest.raises(InputError, match="quantised, pruned or sharded"):
         trace(nn.ReLU(), sharded.weight)
 
 
@@ -1049,13 +1049,14 @@ def test_real_weights_that_hooks_bring_are_never_priced_as_nothing(of_ids: bool)
         return y
 
     module = nn.Sequential(nn.Embedding(9, 8) if of_ids else nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)).eval()
+    module = module[: 1 if of_ids else 2]
     for m in module:
         m.register_forward_pre_hook(bring)
         m.register_forward_hook(let_go)
     x = torch.zeros(2, dtype=torch.long) if of_ids else torch.zeros(2, 8)
     if of_ids:
         with pytest.raises(
-            InputError, match=r"\(at 1\): it brings real weights and runs on them, unseen: price the network without"
+            InputError, match=r"\(at 0\): it brings real weights and runs on them, unseen: price the network without"
         ):
             trace(module, x)
     else:
@@ -1254,23 +1255,66 @@ def test_a_slow_convolution_is_one() -> None:
     assert trace(run, x, w).layers == trace(conv, x, w).layers
 
 
+def flash(q: torch.Tensor, k: torch.Tensor, causal: bool) -> Any:
+    return torch.ops.aten._flash_attention_forward(q, k, k, None, None, q.shape[1], k.shape[1], 0.0, causal, False)
+
+
+def efficient(q: torch.Tensor, k: torch.Tensor, mask: int) -> Any:
+    return torch.ops.aten._efficient_attention_forward(q, k, k, None, None, None, None, None, 0.0, mask)
+
+
 @pytest.mark.parametrize(
-    "run",
-    [
-        lambda a, q, k, causal: a._flash_attention_forward(q, k, k, None, None, 16, 32, 0.0, causal, False),
-        lambda a, q, k, causal: a._efficient_attention_forward(q, k, k, None, None, None, None, None, 0.0, int(causal)),
-    ],
+    ("run", "mask", "causal"),
+    [(flash, False, False), (efficient, 0, False), (efficient, 1, True), (efficient, 2, False), (flash, True, False)],
 )
-@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("shared", [1, 2])
-def test_attention_by_position_is_that_of_its_heads(run: Any, causal: bool, shared: int) -> None:
+def test_attention_by_position_is_that_of_its_heads(run: Any, mask: Any, causal: bool, shared: int) -> None:
+    """Of 16 queries and 32 keys: masks from the last query on hide a quarter: nearer to none."""
     q, k = torch.zeros(2, 16, 4, 8), torch.zeros(2, 32, 4 // shared, 8)
-    traced = trace(networks.Runs(lambda q, k: [2 * x for x in run(torch.ops.aten, q, k, causal)[:2]]), q, k)
+    traced = trace(networks.Runs(lambda q, k: [2 * x for x in run(q, k, mask)[:2]]), q, k)
     layer, *read = traced.layers
     assert (layer.kind, layer.flop) == ("scaled_dot_product_attention", 2 * 2 * 4 * 16 * 32 * 16) and not traced.assumptions
     assert [x.shape for x in layer.inputs] == [(2, 4, 16, 8), *[(2, 4 // shared, 32, 8)] * 2]
     assert bool(layer.argument("is_causal", False)) == causal
     assert [x.kind for x in read] == ["mul", "mul"] and read[0].inputs[0].shape == (2, 16, 4, 8)
+
+
+@pytest.mark.parametrize(("queries", "causal"), [(1, False), (21, False), (22, True), (32, True)])
+def test_masks_from_the_last_query_are_causal_where_that_is_nearer(queries: int, causal: bool) -> None:
+    q, k = torch.zeros(2, 4, queries, 8), torch.zeros(2, 4, 32, 8)
+    whole = lambda q, k: torch.ops.aten._scaled_dot_product_flash_attention(q, k, k, 0.0, True)[0]  # noqa: E731
+    bias = lambda q, k: nn.functional.scaled_dot_product_attention(q, k, k, causal_lower_right(queries, 32))  # noqa: E731
+    parts = lambda q, k: flash(q.transpose(1, 2), k.transpose(1, 2), True)[0]  # noqa: E731
+    for run in (whole, bias, parts):
+        (layer,) = trace(networks.Runs(run), q, k).layers
+        assert bool(layer.argument("is_causal", False)) == causal
+
+
+@pytest.mark.parametrize(
+    ("run", "x", "kinds"),
+    [
+        (lambda x, w: nn.functional.conv2d(x.cpu().float() / 255, w), torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["conv2d"]),
+        (lambda x, w: torch.from_numpy(x.numpy()) @ x.T, torch.zeros(4, 5), ["matmul"]),
+    ],
+)
+def test_real_operands_among_others_run_on_the_meta_device(run: Any, x: torch.Tensor, kinds: list[str]) -> None:
+    """Kernels of processors would run on a meta weight as on one that is real."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(4, 3, 3, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return run(x, self.weight)
+
+    assert [layer.kind for layer in trace(Net(), x).layers] == kinds
+
+
+@pytest.mark.parametrize("run", [lambda x: x.cpu() * 2, lambda x: torch.from_numpy(x.numpy()) @ torch.ones(6)])
+def test_what_the_host_computes_is_not_priced_as_nothing(run: Any) -> None:
+    with pytest.raises(InputError, match=r"what it returns was computed on the host, which is not priced: keep to the device"):
+        trace(networks.Runs(lambda x: run(x.to(x.dtype))), torch.arange(6) if "cpu" in run.__code__.co_names else torch.zeros(6))
 
 
 def test_attention_of_packed_sequences_says_that_its_arithmetic_is_not_known() -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .errors import first_line
-from .kinds import LINEAR_DYNAMIC, MATRIX_GROUPS
+from .kinds import LINEAR_DYNAMIC
 from .quiet import quiet
 from .trace.constants import KnownIndices
 from .trace.hooks import causal_masks, unfused_attention
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .adapters.source import Network
     from .layer import Layer
     from .trace import Trace
+
+MATRIX_GROUPS = ("conv", "matmul", "attention", "recurrent")
+"""Groups of kinds that `torch.utils.flop_counter` counts."""
 
 _TORCH_OMITS = (
     "_grouped_mm", "torchvision::deform_conv2d", "mv", "dot", "vdot", "addmv", "linalg_solve_triangular", "_int_mm", "addbmm",

@@ -33,8 +33,6 @@ class Kind:
 
 KINDS: dict[str, Kind] = {}
 """Every kind with a formula of its own."""
-MATRIX_GROUPS = ("conv", "matmul", "attention", "recurrent")
-"""Groups of kinds that `torch.utils.flop_counter` counts."""
 INDEX_PUTS = ("index_put", "_index_put_impl", "_unsafe_index_put")
 INDEXED_AXES = "indexed_axes"
 """An argument of theirs that no operator has: which axes are indexed, where these are not the first."""
@@ -243,6 +241,14 @@ LINEAR_DYNAMIC = tuple(f"quantized::linear_{name}" for name in ("dynamic", "relu
 def linear_dynamic(layer: Layer) -> int:
     """2 · output elements · shared dimension; that inputs are quantised first rides along."""
     return matmul(layer)
+
+
+def causal_from_last(queries: int, keys: int) -> bool:
+    """Whether a mask under which the last query sees all keys hides about as much as `is_causal`, under which the first sees one.
+
+    With queries r times as many as keys these leave 1 - r/2 and r/2 of the products: up to r = 2/3 the mask is nearer to none.
+    """
+    return 3 * queries > 2 * keys
 
 
 @kind("attention", "scaled_dot_product_attention")

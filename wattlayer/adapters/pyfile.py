@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -150,7 +151,8 @@ def _call(name: str, factory: Any, made: list[Any]) -> nn.Module:
     try:
         result = factory() if callable(factory) and not isinstance(factory, torch.nn.Module) else factory
     except (Exception, SystemExit) as error:
-        cure = "; its weights are not made, build what computes with them under torch.device('cpu')" * ("meta" in str(error))
+        unmade = re.search(r"\bmeta (tensor|device)|\bdevice.*\bmeta\b", str(error))
+        cure = "; its weights are not made, build what computes with them under torch.device('cpu')" if unmade else ""
         raise InputError(f"{name} failed: {type(error).__name__}: {first_line(error)}{cure}") from error
     made.extend(result if isinstance(result, tuple | list) else [result])
     if not 1 <= len(made) <= 3 or not isinstance(made[0], torch.nn.Module):

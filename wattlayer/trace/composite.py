@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from ..kinds import causal_from_last
+
 Tensor = torch.Tensor
 Statistics = tuple[Tensor, EllipsisType, EllipsisType]
 """A norm's result, beside statistics that only a backward pass reads."""
@@ -99,6 +101,11 @@ def _log_softmax(self: Tensor, dim: int, half_to_float: bool) -> Tensor:
     return torch.log_softmax(self, dim, dtype=torch.float32 if half_to_float else None)
 
 
+def _flash_attention(query: Tensor, key: Tensor, value: Tensor, is_causal: bool = False, **_: Any) -> tuple[Tensor, EllipsisType]:
+    causal = is_causal and causal_from_last(query.shape[2], key.shape[2])
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=causal), ...
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -123,13 +130,14 @@ def _attention_by_position(
     custom_mask_type: int = 0,
     **_: Any,
 ) -> Any:
-    """What fused attention calls, on [batch, position, head, size]; sequences that are packed in one, whose lengths are values,
-    are left as they are."""
+    """What fused attention calls, on [batch, position, head, size], flash attention (`is_causal`) and the second type of mask
+    causal from the last query; sequences that are packed in one, whose lengths are values, are left as they are."""
     if cum_seq_q is not None or cu_seqlens_q is not None:
         return NotImplemented
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    causal, grouped = bias is None and (is_causal or custom_mask_type > 0), q.shape[1] != k.shape[1]
-    mixed = functional.scaled_dot_product_attention(q, k, v, bias, is_causal=causal, enable_gqa=grouped)
+    causal = custom_mask_type == 1 or ((is_causal or custom_mask_type == 2) and causal_from_last(q.shape[2], k.shape[2]))
+    grouped = q.shape[1] != k.shape[1]
+    mixed = functional.scaled_dot_product_attention(q, k, v, bias, is_causal=causal and bias is None, enable_gqa=grouped)
     return mixed.transpose(1, 2), ...
 
 
@@ -288,7 +296,7 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "gru_cell": _gru_cell,
     "pad_sequence": _pad_sequence,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
-    "_scaled_dot_product_flash_attention": _attention,
+    "_scaled_dot_product_flash_attention": _flash_attention,
     "_scaled_dot_product_efficient_attention": _attention,
     "_scaled_dot_product_cudnn_attention": _attention,
     "_flash_attention_forward": _attention_by_position,

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import InputError
+from ..kinds import causal_from_last
 from .flow import address
 
 LARGEST_ELEMENTS = 1 << 22
@@ -237,10 +238,9 @@ def _moved(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: CausalBias, *args: Any, **kwargs: Any) -> Any:
-    """Attention under `torch.nn.attention.bias`, for which fused kernels read no mask; that of the last few positions, of which
-    each sees nearly all, as if they saw all."""
-    few = attn_mask.variant == CausalVariant.LOWER_RIGHT and attn_mask.seq_len_q < attn_mask.seq_len_kv
-    given = dict(zip(("dropout_p", "is_causal"), args)) | kwargs | {"is_causal": not few}
+    """Attention under `torch.nn.attention.bias`, for which fused kernels read no mask."""
+    causal = attn_mask.variant == CausalVariant.UPPER_LEFT or causal_from_last(attn_mask.seq_len_q, attn_mask.seq_len_kv)
+    given = dict(zip(("dropout_p", "is_causal"), args)) | kwargs | {"is_causal": causal}
     return functional.scaled_dot_product_attention(query, key, value, **given)
 
 

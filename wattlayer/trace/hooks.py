@@ -91,18 +91,17 @@ def within_autocast() -> bool:
 
 @contextmanager
 def causal_masks() -> Iterator[None]:
-    """Let a forward make masks of `torch.nn.attention.bias`, of whose class what a dispatch mode returns cannot become."""
+    """Let a forward make masks of `torch.nn.attention.bias`: torch cannot make them of what a dispatch mode returns."""
 
     def make(kind: Any, *sizes: int) -> Any:
-        with _disable_current_modes():
+        with _disable_current_modes():  # those of this thread
             return torch.Tensor.__new__(kind, *sizes)
 
-    before = CausalBias.__new__
     CausalBias.__new__ = make  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        CausalBias.__new__ = before  # type: ignore[method-assign]
+        del CausalBias.__new__  # which it inherits
 
 
 class _MetaForOne(str):

@@ -179,9 +179,10 @@ def check_plain(tensor: torch.Tensor) -> None:
         issubclass(kind, nn.Parameter) and kind is not nn.Parameter and not (tensor.is_floating_point() or tensor.is_complex())
     )
     if packed or is_traceable_wrapper_subclass(tensor):
-        quantised = "quantised, with dtype='int8' (--dtype int8) for weights in int8"
-        done = "sharded" if kind.__name__ == "DTensor" else quantised
-        raise InputError(f"a tensor of class {kind.__name__} is not traced: price the network before it was {done}")
+        raise InputError(
+            f"a tensor of class {kind.__name__} is not traced: price the network before it was quantised, pruned or sharded"
+            " (dtype='int8' or --dtype int8 for weights in int8)"
+        )
 
 
 def _no_module(value: Any) -> str:

@@ -20,12 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import InputError, first_line
-from ..kinds import KINDS, MATRIX_GROUPS, group_of_kind
+from ..kinds import KINDS
 from ..layer import Layer, Operand, format_shape
 from .assumptions import AUTOCAST, EVEN_CHOICES, SPARSE, UNLIKE_DTYPES, unknown_arithmetic
-from .call import has_unlike_dtypes, make_layer, operand, operands_of, reads_one_twice, schema_of, written_by
+from .call import ALLOCATIONS, has_unlike_dtypes, make_layer, operand, operands_of, reads_one_twice, schema_of, written_by
 from .composite import COMPOSITES, ENCODER_LAYER
-from .constants import Constants, KnownIndices, tensors_in
+from .constants import Constants, KnownIndices, is_alias, tensors_in
 from .flow import Flow, Memory
 from .hooks import attention_as_on_devices, causal_masks, module_paths, noted_autocast, within_autocast
 from .meta import inputs_to_meta, tensor_to_meta, to_meta
@@ -57,6 +57,8 @@ def record(
                     result = module(*args, **kwargs)
             except (Exception, SystemExit) as error:  # whatever the user's forward raises is told in one line
                 raise InputError(_reason(module, inputs, recorder.path, error)) from error
+    if _is_real(tree_leaves(result)):
+        raise InputError(_reason(module, inputs, recorder.path, RuntimeError(_HOST_RESULT)))
     returned = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.layout == torch.strided)
     even = recorder._constants.assumed or any(layer.kind == "_grouped_mm" for _, layer in recorder.calls)
     unlike = not recorder.autocast and any(has_unlike_dtypes(layer) for _, layer in recorder.calls)
@@ -188,7 +190,9 @@ class Recorder(TorchDispatchMode):
         if packs and next(tensors_in(args), None) is not None:  # packed weights are no tensors: products of unknown size
             raise NotImplementedError(f"layers in int8 ({kind}) are not read, price the network before it was quantised")
         try:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            # some kernels of processors never look where all of their operands lie
+            return self._run(func, *_on_meta(args, kwargs)) if _is_real(result) and _is_mixed(args, kwargs) else result
         except (RuntimeError, NotImplementedError, AttributeError) as error:
             stand_in = STAND_INS.get(kind)
             result = stand_in(func, *args, **kwargs) if stand_in else None
@@ -200,21 +204,39 @@ class Recorder(TorchDispatchMode):
                 if not needs_values(error):
                     raise
                 return self._constants.compute(func, args, kwargs)
-            # small, freshly made real tensors among meta ones
-            meta = tree_map(lambda x: tensor_to_meta(x) if isinstance(x, torch.Tensor) else x, (args, kwargs))
-            return self._run(func, *meta)
+            return self._run(func, *_on_meta(args, kwargs))  # small, freshly made real tensors among meta ones
+
+
+def _on_meta(args: Any, kwargs: Any) -> Any:
+    return tree_map(lambda x: tensor_to_meta(x) if isinstance(x, torch.Tensor) else x, (args, kwargs))
+
+
+def _is_real(result: Any) -> bool:
+    """Whether a call or a network gave tensors, none of which is a meta tensor."""
+    tensors = list(tensors_in(result))
+    return bool(tensors) and not any(x.is_meta for x in tensors)
+
+
+def _is_mixed(args: Any, kwargs: Any) -> bool:
+    return len({x.is_meta for x in tensors_in((args, kwargs))}) > 1
 
 
 _QUANTISED_CELLS = frozenset({"quantized_lstm", "quantized_gru"})
 
 
 def _runs_weights(func: Any, args: tuple[Any, ...], result: Any) -> bool:
-    """Whether a call is a product with a weight that ran for real, as where hooks bring real weights from elsewhere."""
-    product = group_of_kind(schema_of(func)[0]) in MATRIX_GROUPS and not any(x.is_meta for x in tensors_in(result))
-    return product and any(isinstance(x, nn.Parameter) for x in tensors_in(args))
+    """Whether a call computes with a real weight for real, as where hooks bring real weights from elsewhere."""
+    weights = [x for x in tensors_in(args) if isinstance(x, nn.Parameter) and not x.is_meta]
+    if not weights or schema_of(func)[0] in _KEPT_AS_THEY_ARE:
+        return False
+    return not any(x.is_meta or is_alias(x, weight) for x in tensors_in(result) for weight in weights)
 
 
+_KEPT_AS_THEY_ARE = ALLOCATIONS | {"_to_copy", "clone", "detach"}
 _ON_HOST = "it brings real weights and runs on them, unseen: price the network without hooks that do (accelerate's offload)"
+
+
+_HOST_RESULT = "what it returns was computed on the host, which is not priced: keep to the device of the input"
 
 
 def _check_axes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
