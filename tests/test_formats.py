@@ -723,12 +723,17 @@ def test_a_sequence_is_read_as_the_tensors_that_it_holds(tmp_path, case):
             "works on a sequence of tensors in a way that is not",
         ),
         ([("SequenceConstruct", "xx", "s"), ("Add", "xs", "y")], "works on a sequence of tensors in a way that is not read"),
+        (
+            [("SequenceConstruct", "xx", "s"), ("own.Identity", "s", "y")],
+            "works on a sequence of tensors in a way that is not read",
+        ),
         ([("SplitToSequence", "x", "y")], "cuts 9999 into pieces of 1; up to 4096 pieces are read"),
     ],
 )
 def test_what_cannot_be_done_with_a_sequence_is_told(tmp_path, rows, reason):
-    nodes, weights = [node(op, [*inputs], [output]) for op, inputs, output in rows], [("t", np.array(2))]
-    inputs = [("x", FLOAT, (9999, 4)), ("i", INT64, ())]
+    calls = [(*op.rpartition(".")[::2], inputs, output) for op, inputs, output in rows]
+    nodes = [node(op, [*inputs], [output], domain=domain) for domain, op, inputs, output in calls]
+    inputs, weights = [("x", FLOAT, (9999, 4)), ("i", INT64, ())], [("t", np.array(2))]
     with pytest.raises(InputError, match=reason):
         trace_name(str(made(tmp_path / "net.onnx", nodes, inputs, weights=weights)))
 

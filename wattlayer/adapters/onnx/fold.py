@@ -64,7 +64,7 @@ def fold(
         if node.op == "If" and not node.domain:
             pending.append(_taken(reader, node, folded))
             continue
-        if not node.domain and (node.op in _MAKE_SEQUENCES or any(x in folded.sequences for x in node.inputs)):
+        if (node.op in _MAKE_SEQUENCES and not node.domain) or any(x in folded.sequences for x in node.inputs):
             pending.append(_without_sequences(node, folded))
             continue
         results = _results(node, folded.tensors, standing, folded.declarations)
@@ -162,12 +162,15 @@ def _taken(reader: Reader, node: Node, folded: Folded) -> Iterator[Node]:
 
 
 _MAKE_SEQUENCES = ("SequenceConstruct", "SplitToSequence")
+_ON_SEQUENCES = (*_MAKE_SEQUENCES, "ConcatFromSequence", "Identity", "SequenceAt", "SequenceLength")
 
 
 def _without_sequences(node: Node, folded: Folded) -> Iterator[Node]:
     """Return what stands for an operator on sequences; raise InputError for one that only running the network could work out."""
     if not any(node.outputs[:1]) or not node.inputs:
         raise InputError(f"{node.label} has no input or no output: export the network again")
+    if node.domain or node.op not in _ON_SEQUENCES or (node.op == "SequenceAt" and len(node.inputs) != 2):
+        raise InputError(f"{node.label} works on a sequence of tensors in a way that is not read: export the network without it")
     name, members = node.outputs[0], folded.sequences.get(node.inputs[0], ())
     if node.op in ("SequenceConstruct", "Identity"):
         folded.sequences[name] = members if node.op == "Identity" else node.inputs
@@ -180,8 +183,6 @@ def _without_sequences(node: Node, folded: Folded) -> Iterator[Node]:
         return iter((replace(node, op="Constant", inputs=(), attributes={"value_int": len(members)}),))
     if node.op == "ConcatFromSequence":
         return iter((replace(node, op="Concat", inputs=members),))
-    if node.op != "SequenceAt" or len(node.inputs) != 2:
-        raise InputError(f"{node.label} works on a sequence of tensors in a way that is not read: export the network without it")
     where = ints(node, folded.tensors.get(node.inputs[1]))
     if len(where) != 1 or not -len(members) <= where[0] < len(members):
         raise InputError(f"{node.label} takes element {where} of a sequence of {len(members)}")
