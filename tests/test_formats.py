@@ -329,10 +329,18 @@ def test_open_sizes_of_an_onnx_model_follow_the_options(small, tmp_path):
         ([("2*n", 64)], {"input": "2*n=4"}, [(4, 64)]),
         ([("2*n", 64)], {"batch": 5}, [(5, 64)]),
         ([("batch-size", "n.1")], {"input": "batch-size=2,n.1=3"}, [(2, 3)]),
+        ([("batch-size", 3, "image-height", "image-width")], {"batch": 2, "image_size": 64}, [(2, 3, 64, 64)]),
+        ([("batch-size", "enc-len"), ("batch-size", "dec-len")], {"batch": 2, "seq_len": 5}, [(2, 5), (2, 5)]),
+        ([("batch-1", "batch-2")], {"batch": 2, "seq_len": 5}, [(2, 5)]),
+        ([("dim(0)", "dim(1)")], {"batch": 2, "seq_len": 5}, [(2, 5)]),
+        ([("2*n", "3*n")], {"batch": 4, "seq_len": 6}, [(4, 6)]),
+        ([("m*n", "n")], {"batch": 4, "seq_len": 3}, [(4, 3)]),
+        ([("image", "size"), ("image-size", 3)], {"batch": 4, "seq_len": 3}, [(4, 3), (4, 3)]),
+        ([("image", "size"), ("image - size", 3)], {"input": "image=4,size=3"}, [(4, 3), (1, 3)]),
     ],
 )  # fmt: skip
 def test_a_size_that_is_an_expression_follows_from_its_names(tmp_path, shapes, options, priced):
-    """Which stand elsewhere or are given; one of other names is a name itself, as `batch-size` is."""
+    """Where all of them stand elsewhere or are given; else it is a name itself, as `batch-size` is."""
     names = [f"x{i}" for i in range(len(shapes))]
     inputs = [(name, FLOAT, shape) for name, shape in zip(names, shapes)]
     path = made(tmp_path / "net.onnx", [node("Relu", [x], [f"{x}y"]) for x in names], inputs, [f"{x}y" for x in names])
@@ -348,7 +356,7 @@ def test_a_size_that_is_an_expression_follows_from_its_names(tmp_path, shapes, o
         (("2*n", "n", 64), {"input": "m=1"}, "leaves no size 'm' open; known: n"),
         (("b", "Max(1, b)"), {"batch": 3}, r"'Max\(1, b\)' cannot be worked out"),
         (("b", "b//0"), {"batch": 3}, "'b//0' cannot be worked out"),
-        (("b", "b-7"), {"batch": 3}, "no tensor can have the shape 3x-4"),
+        (("b", "b - 7"), {"batch": 3}, "no tensor can have the shape 3x-4"),
         (("2*3", "n"), {"batch": 5, "seq_len": 3}, "5 does not fit 6 there"),
     ],
 )

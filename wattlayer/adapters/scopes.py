@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections import Counter
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -78,20 +78,22 @@ _ARITHMETIC: dict[Any, Callable[[int, int], int]] = {
     "Add": operator.add, "Mul": operator.mul, "FloorDiv": operator.floordiv,
 }  # fmt: skip
 """What a size may be made of, as operators and as `torch.export` writes them."""
+_SIGNS = re.compile(r"[ (*+/]")
+"""What tells an expression from a name: a minus alone does not, for many names hold one."""
 _LONGEST_EXPRESSION = 200
 
 
 def _tree(text: str) -> ast.expr | None:
-    """Return a size that is written as an expression; None for one that is a name, which may be any text."""
+    """Return a size that is written as an expression; None for a name, which may be any text, also `image-size`."""
     try:
-        tree = ast.parse(text, mode="eval").body if len(text) <= _LONGEST_EXPRESSION else None
+        tree = ast.parse(text, mode="eval").body if _SIGNS.search(text) and len(text) <= _LONGEST_EXPRESSION else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     return tree if isinstance(tree, ast.BinOp | ast.Call) else None
 
 
 def _names(text: str) -> set[str]:
-    """Return the names that a size follows from."""
+    """Return the names in a size: none in one of numbers alone."""
     tree = _tree(text)
     if tree is None:
         return {text}
@@ -100,13 +102,16 @@ def _names(text: str) -> set[str]:
 
 
 def _needs(declared: Sequence[Declared], given: Mapping[str, int]) -> dict[str, set[str]]:
-    """Return the names that each open dimension follows from: its own, or those in it if one is given or stands elsewhere too."""
+    """Return the names that each open dimension follows from.
+
+    It is an expression if each name in it is given, or is a whole dimension elsewhere; else it is a name itself.
+    """
     written = {dim: _names(dim) for x in declared for dim in x.dims if isinstance(dim, str)}
-    often = Counter(name for names in written.values() for name in names)
-    known = given.keys() | {name for name, count in often.items() if count > 1}
+    known = given.keys() | written.keys()
     return {
-        dim: names if dim not in given and (not names or names & known) else {dim} for dim, names in written.items()
-    }  # fmt: skip
+        dim: names if dim not in given and (names <= known if names else _size(dim, {}) is not None) else {dim}
+        for dim, names in written.items()
+    }
 
 
 def _size(dim: int | str, symbols: Mapping[str, int]) -> int | None:
