@@ -735,6 +735,11 @@ def test_a_sequence_is_read_as_the_tensors_that_it_holds(tmp_path, case):
             [("SequenceConstruct", "xx", "s"), ("own.Identity", "s", "y")],
             "works on a sequence of tensors in a way that is not read",
         ),
+        ([("SequenceEmpty", "", "s"), ("SequenceInsert", "sx", "y")], r"SequenceEmpty \(s\) works on a sequence .* is not read"),
+        ([("SequenceConstruct", "xx", "s"), ("SequenceConstruct", "xs", "y")], "holds 's', which is no tensor"),
+        ([("SequenceConstruct", "xx", "s"), ("Optional", "s", "y")], "works on a sequence of tensors in a way that is not read"),
+        ([("Optional", "x", "o"), ("OptionalGetElement", "o", "y")], r"Optional \(o\) works on a tensor that may be missing"),
+        ([("OptionalHasElement", "x", "y")], "works on a tensor that may be missing, which is not read"),
         ([("SplitToSequence", "x", "y")], "cuts 9999 into pieces of 1; up to 4096 pieces are read"),
     ],
 )
@@ -1214,13 +1219,22 @@ def test_the_page_on_formats_lists_every_operator():
     from wattlayer.adapters.onnx.operators import OPERATORS
 
     import_module("wattlayer.adapters.onnx")
-    listed = (Path(__file__).parents[1] / "docs" / "formats.md").read_text().partition("## ONNX operators")[2]
-    listed, _, of_runtime = listed.partition("## ONNX Runtime's own operators")
-    assert re.findall(r"`(\w+)`", listed) == sorted(name for name in OPERATORS if "." not in name)
-    of_runtime = of_runtime.partition("refused as loops are:")[2]
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text().partition("## ONNX operators")[2]
+    page, _, of_runtime = page.partition("## ONNX Runtime's own operators")
     domain = "com.microsoft."
-    own = sorted(name.removeprefix(domain) for name in OPERATORS if name.startswith(domain))
-    assert re.findall(r"`(\w+)`", of_runtime) == own and len(own) > 20
+    own = {name.removeprefix(domain): OPERATORS[name] for name in OPERATORS if name.startswith(domain)}
+    for text, (begin, middle), table in (
+        (
+            page,
+            ("Operator sets 7 to 28:", "These are refused, each with its reason:"),
+            {k: OPERATORS[k] for k in OPERATORS if "." not in k},
+        ),
+        (of_runtime, ("They are:", "what is quantised in other ways:"), own),
+    ):
+        priced, _, refused = text.partition(begin)[2].partition(middle)
+        listed = [name for name, call in table.items() if (call.__doc__ or "").startswith("Refuse")]
+        assert re.findall(r"`(\w+)`", refused) == sorted(listed) and len(listed) > 10
+        assert re.findall(r"`(\w+)`", priced) == sorted(table.keys() - listed)
     assert all(name.startswith((domain, "wattlayer.")) for name in OPERATORS if "." in name)
 
 

@@ -206,6 +206,12 @@ def control_flow(node: Node, *_: Tensor) -> Tensor:
     raise InputError(f"{node.label} repeats a graph as often as values say: export the network without loops, or unrolled")
 
 
+@operator("Optional", "OptionalGetElement", "OptionalHasElement")
+def optional(node: Node, *_: Tensor) -> Tensor:
+    """Refuse: whether there is a tensor is known to a running network alone."""
+    raise InputError(f"{node.label} works on a tensor that may be missing, which is not read: export the network without it")
+
+
 @operator("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
 @operator("ConvInteger", "MatMulInteger")
 def quantised(node: Node, *_: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def fold(
         if node.op == "If" and not node.domain:
             pending.append(_taken(reader, node, folded))
             continue
-        if (node.op in _MAKE_SEQUENCES and not node.domain) or any(x in folded.sequences for x in node.inputs):
+        if (node.op in _GIVE_SEQUENCES and not node.domain) or any(x in folded.sequences for x in node.inputs):
             pending.append(_without_sequences(node, folded))
             continue
         results = _results(node, folded.tensors, standing, folded.declarations)
@@ -161,16 +161,20 @@ def _taken(reader: Reader, node: Node, folded: Folded) -> Iterator[Node]:
     return iter([*nodes, *(Node("Identity", (x,), (name,), path=node.path) for x, name in zip(outputs, node.outputs))])
 
 
-_MAKE_SEQUENCES = ("SequenceConstruct", "SplitToSequence")
-_ON_SEQUENCES = (*_MAKE_SEQUENCES, "ConcatFromSequence", "Identity", "SequenceAt", "SequenceLength")
+_GIVE_SEQUENCES = ("SequenceConstruct", "SequenceEmpty", "SplitToSequence")
+_ON_SEQUENCES = ("ConcatFromSequence", "Identity", "SequenceAt", "SequenceConstruct", "SequenceLength", "SplitToSequence")
+"""What is read: sequences that grow tensor by tensor (SequenceEmpty, SequenceInsert) come with loops, which are not."""
 
 
 def _without_sequences(node: Node, folded: Folded) -> Iterator[Node]:
     """Return what stands for an operator on sequences; raise InputError for one that only running the network could work out."""
-    if not any(node.outputs[:1]) or not node.inputs:
-        raise InputError(f"{node.label} has no input or no output: export the network again")
     if node.domain or node.op not in _ON_SEQUENCES or (node.op == "SequenceAt" and len(node.inputs) != 2):
         raise InputError(f"{node.label} works on a sequence of tensors in a way that is not read: export the network without it")
+    if not any(node.outputs[:1]) or not node.inputs:
+        raise InputError(f"{node.label} has no input or no output: export the network again")
+    other = next((x for x in node.inputs if x not in folded.tensors), None) if node.op == "SequenceConstruct" else None
+    if other is not None:
+        raise InputError(f"{node.label} holds {other[:60]!r}, which is no tensor: export the network without it")
     name, members = node.outputs[0], folded.sequences.get(node.inputs[0], ())
     if node.op in ("SequenceConstruct", "Identity"):
         folded.sequences[name] = members if node.op == "Identity" else node.inputs
