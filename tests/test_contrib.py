@@ -396,9 +396,11 @@ def test_weights_may_be_packed_in_words_as_well_as_in_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "op", ["QAttention", "QGemm", "QLinearAdd", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QuantizeLinear"]
-)
-def test_products_of_quantised_activations_are_refused_as_those_of_onnx_are(tmp_path, op):
+    "op",
+    ["QAttention", "QGemm", "QLinearAdd", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QuantizeLinear", "QMoE", "MatMulBnb4",
+     "MatMulFpQ4", "MatMulNBitsMlp", "QuantizeBFP", "DequantizeBFP", "QuantizeWithOrder", "MulInteger"],
+)  # fmt: skip
+def test_other_quantised_operators_are_refused_as_those_of_onnx_are(tmp_path, op):
     path = made(tmp_path / "net.onnx", [ms(op, ["x", "x"], ["y"])], [("x", FLOAT, (2, 4))], values=[("y", FLOAT, (2, 4))])
     with pytest.raises(InputError, match="is part of a quantised model, which is not read"):
         load_network(str(path))

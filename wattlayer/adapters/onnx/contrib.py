@@ -281,9 +281,11 @@ def nhwc_conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None,
 
 contrib("BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch")(control_flow)
 contrib(
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger16",
-    "MatMulIntegerToFloat", "QAttention", "QEmbedLayerNormalization", "QGemm", "QLinearAdd", "QLinearAveragePool",
-    "QLinearConcat", "QLinearConv", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul", "QLinearReduceMean",
-    "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere", "QOrderedAttention", "QOrderedGelu", "QOrderedLayerNormalization",
-    "QOrderedLongformerAttention", "QOrderedMatMul",
+    "QuantizeLinear", "DequantizeLinear", "DequantizeBFP", "DequantizeWithOrder", "DynamicQuantizeLSTM",
+    "DynamicQuantizeMatMul", "GemmFloat8", "MatMulBlockQuantizedFp4Weight", "MatMulBlockQuantizedFp8Weight", "MatMulBnb4",
+    "MatMulFpQ4", "MatMulInteger16", "MatMulIntegerToFloat", "MatMulNBitsMlp", "MatMulNBitsQkv", "MulInteger", "QAttention",
+    "QEmbedLayerNormalization", "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearConv",
+    "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul", "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax",
+    "QLinearWhere", "QMoE", "QOrderedAttention", "QOrderedGelu", "QOrderedLayerNormalization", "QOrderedLongformerAttention",
+    "QOrderedMatMul", "QuantizeBFP", "QuantizeWithOrder", "ReduceSumInteger",
 )(quantised)  # fmt: skip
