@@ -879,6 +879,15 @@ def test_slopes_and_scales_that_are_shared_are_read_once(tmp_path):
         assert layer.read_bytes == 4 * (2 * 4 * 8 + 8) and layer.known
 
 
+@pytest.mark.parametrize("shape", [(5, 2, 8, 4, 6), (8, 4, 3)])
+def test_slopes_that_do_not_fit_are_refused(tmp_path, shape):
+    """An operand of PRelu is never larger than what it is applied to."""
+    weights = [("w", np.zeros(shape, np.float32))]
+    path = made(tmp_path / "net.onnx", [node("PRelu", ["x", "w"], ["y"])], [("x", FLOAT, (2, 8, 4, 6))], weights=weights)
+    with pytest.raises(InputError, match=r"^PRelu \(y\) cannot be: .*\[2, 8, 4, 6\]"):
+        trace_name(str(path))
+
+
 def test_attention_of_opset_24_counts_padded_keys_in_full(tmp_path):
     inputs = [*((name, FLOAT, (2, 4, 6, 8)) for name in "qkv"), ("n", INT64, (2,))]
     call = node("Attention", ["q", "k", "v", "", "", "", "n"], ["y"])

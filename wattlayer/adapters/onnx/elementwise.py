@@ -113,7 +113,7 @@ def prelu(_: Node, x: Tensor, slope: Tensor) -> Tensor:
     """`prelu` with one slope or one a channel; its kernel alone takes slopes of other shapes, as Keras has them."""
     if slope.numel() == 1 or (x.dim() > 1 and slope.numel() == x.shape[1]):
         return torch.prelu(x, slope.reshape(-1))
-    return torch._prelu_kernel(x, slope)
+    return torch._prelu_kernel(x, slope.expand(x.shape))  # private, for torch.prelu refuses such slopes
 
 
 @operator("Gelu")
