@@ -620,6 +620,8 @@ def int64(*values):
         ("ConvTranspose", (1, 3, 32, 48), [np.zeros((3, 4, 3, 3), np.float32)], {"strides": [2, 2], "output_padding": [1, 1]},
          ["conv_transpose2d"], (1, 4, 66, 98)),
         ("GlobalMaxPool", (1, 3, 32, 48), [], {}, ["adaptive_max_pool2d"], (1, 3, 1, 1)),
+        ("CumProd", (2, 4), [np.array(1)], {}, ["cumprod"], (2, 4)),
+        ("SwiGLU", (2, 4), [np.zeros((2, 4), np.float32)], {}, ["silu", "mul"], (2, 4)),
         ("PRelu", (2, 8, 4, 6), [np.zeros((8, 1, 1), np.float32)], {}, ["prelu"], (2, 8, 4, 6)),
         ("PRelu", (2, 8, 4, 6), [np.zeros((8, 4, 6), np.float32)], {}, ["_prelu_kernel"], (2, 8, 4, 6)),
         ("PRelu", (2, 8, 4, 6), [np.zeros((1, 1, 6), np.float32)], {}, ["_prelu_kernel"], (2, 8, 4, 6)),
@@ -895,6 +897,15 @@ def test_attention_of_opset_24_counts_padded_keys_in_full(tmp_path):
     assert (layer.kind, layer.flop) == ("scaled_dot_product_attention", 2 * 2 * 4 * 6 * 6 * (8 + 8))
 
 
+def test_attention_within_a_window_is_refused(tmp_path):
+    inputs = [(name, FLOAT, (2, 4, 6, 8)) for name in "qkv"]
+    whole, left = (node("Attention", [*"qkv"], ["y"], left_window_size=n, right_window_size=-1) for n in (-1, 2))
+    (layer,) = trace_name(str(made(tmp_path / "net.onnx", [whole], inputs, opset=25))).layers
+    assert layer.flop == 2 * 2 * 4 * 6 * 6 * (8 + 8)
+    with pytest.raises(InputError, match=r"Attention \(y\) attends within a window \(2, -1\), which is not priced"):
+        trace_name(str(made(tmp_path / "net.onnx", [left], inputs, opset=25)))
+
+
 def test_attention_of_opset_23_knows_its_heads_and_what_came_before(tmp_path):
     shapes = [("q", FLOAT, (2, 6, 32)), ("k", FLOAT, (2, 6, 16)), ("v", FLOAT, (2, 6, 16))]
     heads = node("Attention", ["q", "k", "v"], ["y"], q_num_heads=4, kv_num_heads=2, is_causal=1)
@@ -1080,9 +1091,36 @@ def test_a_hostile_onnx_model_is_refused(tmp_path, case):
 
 
 def test_the_newest_operator_set_changes_no_cost(tmp_path):
-    nodes = [node("SpaceToDepth", ["x"], ["h"], blocksize=2, mode="CRD"), node("Celu", ["h"], ["y"])]
-    layers = trace_name(str(made(tmp_path / "net.onnx", nodes, IMAGES, opset=28))).layers
-    assert [x.kind for x in layers] == ["pixel_unshuffle", "celu"]
+    nodes = [
+        node("SpaceToDepth", ["x"], ["a"], blocksize=2, mode="CRD"),
+        node("Celu", ["a"], ["b"]),
+        node("Einsum", ["b", "b"], ["c"], equation="bchw,bchv->bcwv"),
+        node("ReduceLogSumExp", ["c", "axis"], ["d"]),
+        node("Mod", ["d", "d"], ["e"], fmod=1),
+        node("Transpose", ["e"], ["f"], perm=[0, 1, 3, 2]),
+        node("Pad", ["f", "pads"], ["g"]),
+        node("Flatten", ["g"], ["h"]),
+        node("TopK", ["h", "one"], ["i", ""]),
+        node("Softmax", ["i"], ["y"]),
+    ]
+    weights = [("axis", int64(3)), ("pads", int64(0, 0, 0, 1, 0, 0, 0, 1)), ("one", int64(1))]
+    old, new = (trace_name(str(made(tmp_path / "net.onnx", nodes, IMAGES, weights=weights, opset=n))).layers for n in (22, 28))
+    assert old == new and [x.kind for x in new][:3] == ["pixel_unshuffle", "celu", "bmm"] and len(new) > 7
+
+
+def test_new_operators_that_are_not_in_the_table_are_named():
+    onnx = pytest.importorskip("onnx")
+    from wattlayer.adapters.onnx import NEWEST_OPSET
+    from wattlayer.adapters.onnx.operators import OPERATORS
+
+    first: dict[str, int] = {}
+    for x in onnx.defs.get_all_schemas_with_history():
+        if not x.domain:
+            first[x.name] = min(first.get(x.name, x.since_version), x.since_version)
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
+    named = set(re.findall(r"`(\w+)`", page.partition("new since opset 23")[2].partition(")")[0]))
+    new = {name for name, version in first.items() if 23 <= version <= NEWEST_OPSET}
+    assert new - OPERATORS.keys() <= named and named.isdisjoint(OPERATORS)
 
 
 @pytest.mark.parametrize(("op", "size"), [("Expand", 2**40), ("Tile", 2**40), ("ConstantOfShape", 2**40), ("Expand", 2**62)])

@@ -22,7 +22,10 @@ from .tensors import all_declared, declared, dtype_of, read, shape_of
 from .wire import read_without_weights
 
 OLDEST_OPSET, NEWEST_OPSET = 7, 28
-"""Operator sets that the table of operators follows."""
+"""Operator sets that the table of operators follows.
+
+Of what is new since opset 23, BitCast, CausalConvWithState, LinearAttention, RotaryEmbedding and TensorScatter are not in it.
+"""
 
 
 def load(name: str, size: InputSize) -> Network:

@@ -117,7 +117,13 @@ def attention(
     past_value: Any = None,
     lengths: Any = None,
 ) -> Any:
-    """`scaled_dot_product_attention` of opset 23, heads apart [b, h, n, d] or together [b, n, h·d]; padded keys count in full."""
+    """`scaled_dot_product_attention`, heads apart [b, h, n, d] or together [b, n, h·d]; padded keys count in full.
+
+    Raises InputError for a window, within which PyTorch has no operator that attends.
+    """
+    window = node.get("left_window_size", -1), node.get("right_window_size", -1)
+    if max(window) >= 0:
+        raise InputError(f"{node.label} attends within a window {window}, which is not priced: export it as a mask")
     together = query.dim() == 3
     if together:
         heads, kv_heads = node.get("q_num_heads", 1), node.get("kv_num_heads", 1)

@@ -122,6 +122,12 @@ def gelu(node: Node, x: Tensor) -> Tensor:
     return functional.gelu(x, approximate=node.get("approximate", "none"))
 
 
+@operator("SwiGLU")
+def swiglu(_: Node, a: Tensor, b: Tensor) -> Tensor:
+    """`silu` of one half times the other, as in a module."""
+    return functional.silu(a) * b
+
+
 @operator("Cast", "CastLike")
 def cast(node: Node, x: Tensor, like: Tensor | None = None) -> Tensor:
     """`to`: nothing where the dtype is the same already."""
@@ -181,10 +187,10 @@ def topk(node: Node, x: Tensor, k: Tensor | None = None) -> Any:
     return torch.topk(x, count, node.get("axis", -1), bool(node.get("largest", 1)), bool(node.get("sorted", 1)))
 
 
-@operator("CumSum")
-def cumsum(node: Node, x: Tensor, axis: Tensor) -> Tensor:
-    """`cumsum`."""
-    return torch.cumsum(x, ints(node, axis)[0])
+@operator("CumSum", "CumProd")
+def cumulative(node: Node, x: Tensor, axis: Tensor) -> Tensor:
+    """`cumsum` or `cumprod`."""
+    return (torch.cumsum if node.op == "CumSum" else torch.cumprod)(x, ints(node, axis)[0])
 
 
 @operator("NonZero")
