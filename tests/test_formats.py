@@ -110,6 +110,19 @@ def test_open_sizes_of_an_exported_program_follow_the_options(small, tmp_path):
     assert trace_name(str(path), input="5x3x32x32").batch == 5
 
 
+def test_open_sizes_of_an_exported_program_follow_from_others(tmp_path):
+    class Joined(nn.Module):
+        def forward(self, a, b):
+            return torch.cat((a, a))[1:] + b
+
+    n = torch.export.Dim("n", min=3, max=99)
+    shapes = ({0: n}, {0: 2 * n - 1})
+    torch.export.save(
+        torch.export.export(Joined(), (torch.zeros(6, 4), torch.zeros(11, 4)), dynamic_shapes=shapes), tmp_path / "n.pt2"
+    )
+    assert trace_name(str(tmp_path / "n.pt2"), input="8x4").layers[-1].outputs[0].shape == (15, 4)
+
+
 def test_a_decomposed_program_keeps_its_flop(small, tmp_path):
     path = tmp_path / "core.pt2"
     torch.export.save(torch.export.export(small, (IMAGE,)).run_decompositions(), path)

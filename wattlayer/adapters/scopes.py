@@ -121,6 +121,8 @@ def _size(dim: int | str, symbols: Mapping[str, int]) -> int | None:
         match node:
             case ast.Constant(int(number)):
                 return number
+            case ast.UnaryOp(ast.USub(), inner):
+                return -value(inner)
             case ast.Name(name):
                 return symbols[name]
             case ast.BinOp(left, sign, right):

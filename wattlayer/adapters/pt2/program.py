@@ -25,8 +25,8 @@ _MEMORY_FORMATS = (
     {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format}
 )  # fmt: skip
 _STRIDED = 7
-_ATOM = re.compile(r"Symbol\('(\w{1,40})'[^()]*\)|Integer\((\d{1,20})\)")
-"""A symbol or number as sympy spells it; the expression around it is only a name here, nothing computes it."""
+_ATOM = re.compile(r"Symbol\('(\w{1,40})'[^()]*\)|Integer\((-?\d{1,20})\)")
+"""A symbol or number as sympy spells it; `bind` works out the expression around it."""
 
 
 @dataclass(frozen=True)
