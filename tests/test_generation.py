@@ -19,6 +19,7 @@ from wattlayer.errors import InputError, UncoveredKindError
 from wattlayer.estimate import told_of_launches
 from wattlayer.generation import Call, decoding, predict_generation
 from wattlayer.generation.decoding import EVERY_LOGIT, NotAffineError, Passes, between, segments
+from wattlayer.report.accounting import Assumptions, account
 from wattlayer.report.generation import generation_tables
 from wattlayer.trace.assumptions import EVEN_CHOICES
 
@@ -138,6 +139,10 @@ def test_a_request_is_its_prompt_and_all_of_its_steps(configs):
     assert g.energy_per_request_j == pytest.approx(g.energy_j / 2) and g.energy_per_token_j == pytest.approx(g.energy_j / 16)
     assert sum(g.decode_kinds_j.values()) == pytest.approx(g.decode_energy_j, rel=1e-9)
     assert g.interval_j[0] < g.energy_j < g.interval_j[1]
+    assert account(g, Assumptions(functional_unit="1,000 tokens")).energy_j.value == pytest.approx(1000 * g.energy_per_token_j)
+    assert account(g, Assumptions(functional_unit="3 requests")).energy_j.value == pytest.approx(3 * g.energy_per_request_j)
+    with pytest.raises(InputError, match="input tokens: a request is counted by the tokens that it writes"):
+        account(g, Assumptions(functional_unit="1,000 input tokens"))
     covered = g.prefill.covered_frac * g.prefill.energy_j + sum(x.covered_frac * x.energy_j for x in steps)
     assert g.covered_frac == pytest.approx(covered / g.energy_j, rel=1e-9)
 

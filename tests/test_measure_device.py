@@ -24,7 +24,7 @@ from wattlayer.kinds import PLACED
 from wattlayer.layer import Layer, Operand
 from wattlayer.measure import Options, device, measure, propose, run_campaign
 from wattlayer.measure.__main__ import main
-from wattlayer.measure.device import DeviceRig, cache_bytes, set_tf32
+from wattlayer.measure.device import DeviceRig, cache_bytes, hardware_name, set_tf32
 from wattlayer.measure.launch import CudaWorkload, HostWorkload, calls_per_graph, eager_launch, graph_launch
 from wattlayer.measure.materialise import with_weights
 from wattlayer.measure.plan import DEFAULT_NETWORKS, Wanted, linear, reference_layer
@@ -95,10 +95,19 @@ def test_every_layer_of_a_network_runs_from_its_record_alone(zoo):
 
 
 def test_rows_of_a_cpu_do_not_get_the_name_of_a_gpu():
-    with pytest.raises(InputError, match="--hardware a30 is a gpu, and --device cpu is measured on: name another device"):
+    with pytest.raises(
+        InputError, match="--hardware a30 is a gpu, and --device cpu is measured on: name another device, or say its kind in"
+    ):
         DeviceRig.open("cpu", meter="assumed-power", assumed_power_w=65.0, hardware="a30")
     for name in ("xeon-gold-5120", "a-board-of-mine"):
         assert DeviceRig.open("cpu", meter="assumed-power", assumed_power_w=65.0, hardware=name).hardware == name
+
+
+def test_a_processor_of_hardware_toml_is_named_as_wattlayer_hardware_names_it(monkeypatch):
+    monkeypatch.setattr("wattlayer.measure.device.processor_name", lambda: "Intel(R) Xeon(R) Gold 5120 CPU @ 2.20GHz")
+    assert hardware_name(torch.device("cpu")) == "xeon-gold-5120"
+    monkeypatch.setattr("wattlayer.measure.device.processor_name", lambda: "A processor of tomorrow")
+    assert hardware_name(torch.device("cpu")).startswith("cpu-")
 
 
 @pytest.mark.parametrize("bias", [True, False])

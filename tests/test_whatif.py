@@ -372,6 +372,21 @@ def test_gaps_that_shrink_with_the_batch_widen_the_interval(model):
     assert (high - low) == pytest.approx(np.hypot(below, less) + np.hypot(above, more))
 
 
+def test_what_biases_add_to_convolutions_may_be_off_by_all_of_it(model):
+    """Hardly any convolution was measured with and without one: folding norms is not told from no change by that alone."""
+    conv = [nn.Sequential(nn.Conv2d(3, 8, 3, bias=bias), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval() for bias in (False, True)]
+    bare, biased = (wl.predict(x, INPUT, hardware=model) for x in conv)
+    low, high = change(bare, biased).interval_j
+    added_j = (biased.layer_energy_j[0] - bare.layer_energy_j[0]) / bare.trace.batch
+    (below, above), moved_j = spread_j(*_differences(bare, biased), model.metadata.conformal.correlation), high - added_j
+    assert added_j > 0, "a kernel of its own"
+    assert moved_j == pytest.approx(np.hypot(above, added_j), rel=0.02) and moved_j > above
+    assert added_j - low == pytest.approx(np.hypot(below, added_j), rel=0.02)
+    assert low <= 0 <= high
+    same = change(biased, replace(biased)).interval_j
+    assert same == (0.0, 0.0), "what both have cancels"
+
+
 def test_what_lies_far_from_what_was_measured_is_not_like_it(model):
     graph = wl.predict(net(24), INPUT, hardware=model)
     far = np.arange(len(graph.layer_energy_j)) == 0

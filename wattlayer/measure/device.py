@@ -13,6 +13,7 @@ import torch
 
 from ..errors import InputError, first_line
 from ..hardware import find_hardware, registry_name
+from ..hardware.detect import processor_name
 from ..meter import Instrument, SystemClock
 from ..meter.choose import choose, openers
 from .launch import CudaWorkload, HostWorkload, Launch, eager_launch, graph_launch
@@ -173,8 +174,10 @@ def _size(path: Path) -> int:
 
 def hardware_name(device: torch.device) -> str:
     """The registry's name of a device, else its own name in lower case with dashes."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}"
-    return registry_name(name) or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    on_gpu = device.type == "cuda"
+    board = torch.cuda.get_device_name(device) if on_gpu else processor_name()
+    name = board if on_gpu else f"cpu {platform.machine()}"  # of a processor that is not known, whatever its model
+    return registry_name(board) or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _check_named(hardware: str, device: torch.device) -> None:
@@ -184,7 +187,8 @@ def _check_named(hardware: str, device: torch.device) -> None:
     except InputError:  # what it does not know may be called as one likes
         return
     if (kind == "cpu") != (device.type == "cpu"):
-        raise InputError(f"--hardware {hardware} is a {kind}, and --device {device.type} is measured on: name another device")
+        cure = "name another device, or say its kind in hardware.toml"
+        raise InputError(f"--hardware {hardware} is a {kind}, and --device {device.type} is measured on: {cure}")
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:

@@ -11,6 +11,7 @@ from math import isfinite
 
 from ..errors import InputError
 from ..estimate import Estimate
+from ..generation import Generation
 from ..trace import Trace
 
 J_PER_KWH = 3.6e6
@@ -114,13 +115,14 @@ class Account:
     """Software Carbon Intensity, ((E x I) + M) per R of ISO/IEC 21031:2024; needs I and M."""
 
 
-def account(estimate: Estimate, assumptions: Assumptions) -> Account:
-    """Return cost and carbon of a functional unit of what was estimated.
+def account(estimate: Estimate | Generation, assumptions: Assumptions) -> Account:
+    """Return cost and carbon of a functional unit of what was estimated; the tokens of a request are those that it writes (of a
+    prompt alone: reads), as in `energy_per_token_j`.
 
     Formula: Software Carbon Intensity, ISO/IEC 21031:2024 (specification of the Green Software Foundation):
     SCI = ((E x I) + M) per R. E is the energy of the board alone, as everywhere in wattlayer.
     """
-    inferences = _inferences(estimate.trace, *assumptions.count())
+    inferences = _inferences(estimate, *assumptions.count())
     energy_j = inference(estimate).times(inferences)
     kwh = energy_j.times(1 / J_PER_KWH)
     price, grid, embodied = assumptions.price_per_kwh, assumptions.grid_gco2_per_kwh, assumptions.embodied_gco2
@@ -131,7 +133,7 @@ def account(estimate: Estimate, assumptions: Assumptions) -> Account:
     )  # fmt: skip
 
 
-def inference(estimate: Estimate) -> Range:
+def inference(estimate: Estimate | Generation) -> Range:
     """Return the energy in joules of one inference: one sample of the batch."""
     low, high = estimate.interval_j
     return Range(low, estimate.energy_j, high).times(1 / estimate.trace.batch)
@@ -145,10 +147,16 @@ def tokens(trace: Trace) -> int | None:
     return first.shape[1]
 
 
-def _inferences(trace: Trace, number: float, name: str) -> float:
-    words = name.lower().split()
+def _inferences(estimate: Estimate | Generation, number: float, name: str) -> float:
+    words, trace = name.lower().split(), estimate.trace
     if words[-1] not in ("token", "tokens"):
         return number
+    if isinstance(estimate, Generation):
+        if words[:-1] not in ([], ["generated"], ["new"], ["output"]):
+            raise InputError(
+                f"functional unit of {name}: a request is counted by the tokens that it writes, say tokens or requests"
+            )
+        return number / (estimate.new_tokens or estimate.prompt_tokens)
     if words[:-1] not in ([], ["input"]):
         raise InputError(f"functional unit of {name}: a pass is counted by the tokens that it reads, say tokens or inferences")
     each = tokens(trace)

@@ -103,9 +103,9 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     gaps_j = [[x / e.trace.batch for x in (e.gap_energy_j, *e.gap_interval_j)] for e in pair]
     in_two_modes = (before.mode == "eager") != (after.mode == "eager")
     mode_j = in_two_modes * before.model.launches_or_assumed.mode_spread_frac * max(e.energy_per_sample_j for e in pair)
-    below, above = difference_spread_j(before.model, *_differences(before, after), operators, gaps_j, mode_j)
+    spread = difference_spread_j(before.model, *_differences(before, after), operators, gaps_j, mode_j, _biases_j(before, after))
     middle = after.energy_per_sample_j - before.energy_per_sample_j
-    return Change(edit, before, after, (float(middle - below), float(middle + above)))
+    return Change(edit, before, after, (float(middle - spread[0]), float(middle + spread[1])))
 
 
 def _differences(before: Estimate, after: Estimate) -> tuple[Array, Array, Array, list[str]]:
@@ -117,6 +117,19 @@ def _differences(before: Estimate, after: Estimate) -> tuple[Array, Array, Array
     calls = [[e.trace.unique()[x] / e.trace.batch for x in widths] for e in (before, after)]
     columns = np.array([(energy * (m - n), up, down) for (energy, up, down), n, m in zip(widths.values(), *calls)]).reshape(-1, 3)
     return columns[:, 0], columns[:, 1], columns[:, 2], [x.group for x in widths]
+
+
+def _biases_j(before: Estimate, after: Estimate) -> float:
+    """What biases cost that convolutions gain or lose, in joules per sample, as predicted."""
+    price_j = {layer: float(x) for e in (before, after) for layer, x in zip(e.trace.layers, e.layer_energy_j)}
+    was, is_now = (e.trace.unique() for e in (before, after))
+    total_j = 0.0
+    for layer in (x for x in price_j if x.group == "conv" and x.operand("bias")):
+        bare = replace(layer, inputs=tuple(x for x in layer.inputs if x.name != "bias"))
+        if bare in price_j:
+            calls = is_now[layer] / after.trace.batch - was[layer] / before.trace.batch
+            total_j += calls * (price_j[layer] - price_j[bare])
+    return abs(total_j)
 
 
 def whatif(

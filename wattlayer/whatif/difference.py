@@ -11,6 +11,8 @@ per sample, in joules, with d_i = (calls after - calls before) x energy of disti
 - the rest of the variance is each layer's own and adds in quadrature;
 - sums of layers, where networks measured whole told of them, may be off by one share before and after, which counts on Σ d_i;
 - between graph and eager mode a pass may change by another share of it, which counts on the dearer of the two;
+- what a bias adds to a convolution was hardly measured (four convolutions of the A30 and two of the RTX 2080 Ti with one and
+  without), and nothing of it cancels: where convolutions gain or lose one, it may be off by all of it;
 - the host's time may be off by another share, which counts on what it adds to launch gaps or takes from them where the host is as
   much too slow before as after. That of a measured host was told by what networks differ in: of operators that the two do not
   have in common each side's gaps are unsure for themselves as well. All of these add in quadrature.
@@ -34,17 +36,18 @@ from ..model.metadata import Metadata
 
 def difference_spread_j(
     model: Metadata, difference_j: Array, up: Array, down: Array, groups: Sequence[str],
-    operators: Sequence[Counter[str]], gaps_j: Sequence[Sequence[float]], mode_j: float = 0.0,
+    operators: Sequence[Counter[str]], gaps_j: Sequence[Sequence[float]], mode_j: float = 0.0, biases_j: float = 0.0,
 ) -> tuple[float, float]:  # fmt: skip
     """Return how far the interval of a difference of two passes reaches below and above it, in joules: the rule of this module.
 
-    Layers as in `spread_j`; of the passes before and after, `operators` by kind and what gaps cost, as in `gap_spread_j`.
+    Layers as in `spread_j`; of the passes before and after, `operators` by kind and what gaps cost, as in `gap_spread_j`;
+    `mode_j` and `biases_j` are what the mode and the biases that convolutions gain or lose may be off by.
     """
     launches = model.launches_or_assumed
     sum_j = launches.sum_spread_frac * float(difference_j.sum())
     apart = apart_frac(*operators) if launches.basis == "measured" else 0.0
     parts = zip(spread_j(difference_j, up, down, groups, model.conformal.correlation), gap_spread_j(gaps_j[0], gaps_j[1], apart))
-    below, above = (math.hypot(layers_j, gap_j, sum_j, mode_j) for layers_j, gap_j in parts)
+    below, above = (math.hypot(layers_j, gap_j, sum_j, mode_j, biases_j) for layers_j, gap_j in parts)
     return below, above
 
 
