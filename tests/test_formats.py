@@ -912,7 +912,7 @@ def test_attention_of_opset_24_counts_padded_keys_in_full(tmp_path):
 
 def test_attention_within_a_window_is_refused(tmp_path):
     inputs = [(name, FLOAT, (2, 4, 6, 8)) for name in "qkv"]
-    whole, left = (node("Attention", [*"qkv"], ["y"], left_window_size=n, right_window_size=-1) for n in (-1, 2))
+    whole, left = (node("Attention", [*"qkv"], ["y"], left_window_size=n, right_window_size=-1) for n in (4096, 2))
     (layer,) = trace_name(str(made(tmp_path / "net.onnx", [whole], inputs, opset=25))).layers
     assert layer.flop == 2 * 2 * 4 * 6 * 6 * (8 + 8)
     with pytest.raises(InputError, match=r"Attention \(y\) attends within a window \(2, -1\), which is not priced"):
@@ -1133,7 +1133,7 @@ def test_new_operators_that_are_not_in_the_table_are_named():
     page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
     named = set(re.findall(r"`(\w+)`", page.partition("new since opset 23")[2].partition(")")[0]))
     new = {name for name, version in first.items() if 23 <= version <= NEWEST_OPSET}
-    assert new - OPERATORS.keys() <= named and named.isdisjoint(OPERATORS)
+    assert new - OPERATORS.keys() == named
 
 
 @pytest.mark.parametrize(("op", "size"), [("Expand", 2**40), ("Tile", 2**40), ("ConstantOfShape", 2**40), ("Expand", 2**62)])

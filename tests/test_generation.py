@@ -143,6 +143,11 @@ def test_a_request_is_its_prompt_and_all_of_its_steps(configs):
     assert account(g, Assumptions(functional_unit="3 requests")).energy_j.value == pytest.approx(3 * g.energy_per_request_j)
     with pytest.raises(InputError, match="input tokens: a request is counted by the tokens that it writes"):
         account(g, Assumptions(functional_unit="1,000 input tokens"))
+    alone = predict_generation(configs["llama"], 20, 0, batch=2, dtype="bfloat16")
+    read = account(alone, Assumptions(functional_unit="1,000 input tokens"))
+    assert read.energy_j.value == pytest.approx(1000 * alone.energy_per_token_j)
+    with pytest.raises(InputError, match="new tokens: a request is counted by the tokens that it reads"):
+        account(alone, Assumptions(functional_unit="1,000 new tokens"))
     covered = g.prefill.covered_frac * g.prefill.energy_j + sum(x.covered_frac * x.energy_j for x in steps)
     assert g.covered_frac == pytest.approx(covered / g.energy_j, rel=1e-9)
 

@@ -1312,9 +1312,25 @@ def test_real_operands_among_others_run_on_the_meta_device(run: Any, x: torch.Te
 
 
 @pytest.mark.parametrize("run", [lambda x: x.cpu() * 2, lambda x: torch.from_numpy(x.numpy()) @ torch.ones(6)])
-def test_what_the_host_computes_is_not_priced_as_nothing(run: Any) -> None:
+def test_a_network_that_runs_on_the_host_alone_is_not_priced_as_nothing(run: Any) -> None:
     with pytest.raises(InputError, match=r"what it returns was computed on the host, which is not priced: keep to the device"):
         trace(networks.Runs(lambda x: run(x.to(x.dtype))), torch.arange(6) if "cpu" in run.__code__.co_names else torch.zeros(6))
+
+
+def test_what_is_written_into_made_tensors_is_the_devices_work() -> None:
+    class Fills(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            trace(nn.Linear(2, 2), torch.zeros(1, 2))  # a trace within a trace
+            out = torch.empty(6, 6)
+            out[:] = self.linear(x)
+            return out
+
+    assert trace(Fills(), torch.zeros(6, 6)).layers[0].kind == "linear"
+    assert CausalBias.__new__ is torch.Tensor.__new__ and "__new__" not in vars(CausalBias)
 
 
 def test_attention_of_packed_sequences_says_that_its_arithmetic_is_not_known() -> None:

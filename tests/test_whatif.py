@@ -27,7 +27,7 @@ from wattlayer.report.whatif import advice_list, advice_table, change_list, chan
 from wattlayer.trace import trace
 from wattlayer.trace.folding import folded
 from wattlayer.trace.rewrite import aligned, fused
-from wattlayer.whatif import Change, _differences, change, whatif
+from wattlayer.whatif import Change, _biases_j, _differences, change, whatif
 from wattlayer.whatif.advise import Advice, advise
 from wattlayer.whatif.difference import apart_frac, gap_spread_j, spread_j
 from wattlayer.whatif.edits import edited
@@ -383,6 +383,10 @@ def test_what_biases_add_to_convolutions_may_be_off_by_all_of_it(model):
     assert moved_j == pytest.approx(np.hypot(above, added_j), rel=0.02) and moved_j > above
     assert added_j - low == pytest.approx(np.hypot(below, added_j), rel=0.02)
     assert low <= 0 <= high
+    alike = [nn.Conv2d(3, 3, 3, padding=1, bias=bias).eval() for bias in (False, True)]
+    both, one = (wl.predict(nn.Sequential(*x), INPUT, hardware=model) for x in (alike, alike[:1]))
+    assert _biases_j(both, one) == 0.0, "what is dropped whole loses no bias"
+    assert _biases_j(bare, biased) == _biases_j(biased, bare) == pytest.approx(added_j)
     same = change(biased, replace(biased)).interval_j
     assert same == (0.0, 0.0), "what both have cancels"
 

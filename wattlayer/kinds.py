@@ -246,7 +246,8 @@ def linear_dynamic(layer: Layer) -> int:
 def causal_from_last(queries: int, keys: int) -> bool:
     """Whether a mask under which the last query sees all keys hides about as much as `is_causal`, under which the first sees one.
 
-    With queries r times as many as keys these leave 1 - r/2 and r/2 of the products: up to r = 2/3 the mask is nearer to none.
+    With queries r times as many as keys, r up to 1, these leave 1 - r/2 and r/2 of the products: up to r = 2/3 the mask is nearer
+    to none.
     """
     return 3 * queries > 2 * keys
 

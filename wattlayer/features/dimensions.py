@@ -423,7 +423,7 @@ def _further(layer: Layer, n: float) -> int:
     them joins moments with the weights of channels, if these are given and images larger than a number (group_norm_kernel.cu).
     """
     if layer.kind == "group_norm":
-        return 1 + (layer.operand("weight") is not None and prod(layer.inputs[0].shape[2:]) > 1)
+        return 1 + (any(map(layer.operand, ("weight", "bias"))) and prod(layer.inputs[0].shape[2:]) > 1)
     in_one = n % 4 == 0 and n <= 2**24 and DTYPE_BYTES[layer.dtype] <= 4 and not layer.argument(MOMENTS_APART, False)
     return int(layer.kind in _IN_ROWS and not in_one)
 

@@ -152,9 +152,11 @@ def _inferences(estimate: Estimate | Generation, number: float, name: str) -> fl
     if words[-1] not in ("token", "tokens"):
         return number
     if isinstance(estimate, Generation):
-        if words[:-1] not in ([], ["generated"], ["new"], ["output"]):
+        writes = estimate.new_tokens > 0
+        if words[:-1] and words[:-1] not in [[x] for x in (("generated", "new", "output") if writes else ("input", "prompt"))]:
+            does = "writes" if writes else "reads"
             raise InputError(
-                f"functional unit of {name}: a request is counted by the tokens that it writes, say tokens or requests"
+                f"functional unit of {name}: a request is counted by the tokens that it {does}, say tokens or requests"
             )
         return number / (estimate.new_tokens or estimate.prompt_tokens)
     if words[:-1] not in ([], ["input"]):

@@ -97,11 +97,15 @@ def causal_masks() -> Iterator[None]:
         with _disable_current_modes():  # those of this thread
             return torch.Tensor.__new__(kind, *sizes)
 
+    before = vars(CausalBias).get("__new__")  # which it inherits, but within another trace
     CausalBias.__new__ = make  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        del CausalBias.__new__  # which it inherits
+        if before is None:
+            del CausalBias.__new__
+        else:
+            CausalBias.__new__ = before  # type: ignore[method-assign]
 
 
 class _MetaForOne(str):

@@ -57,7 +57,7 @@ def record(
                     result = module(*args, **kwargs)
             except (Exception, SystemExit) as error:  # whatever the user's forward raises is told in one line
                 raise InputError(_reason(module, inputs, recorder.path, error)) from error
-    if _is_real(tree_leaves(result)):
+    if _is_real(tree_leaves(result)) and not recorder.calls:
         raise InputError(_reason(module, inputs, recorder.path, RuntimeError(_HOST_RESULT)))
     returned = (x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.layout == torch.strided)
     even = recorder._constants.assumed or any(layer.kind == "_grouped_mm" for _, layer in recorder.calls)
@@ -192,7 +192,8 @@ class Recorder(TorchDispatchMode):
         try:
             result = func(*args, **kwargs)
             # some kernels of processors never look where all of their operands lie
-            return self._run(func, *_on_meta(args, kwargs)) if _is_real(result) and _is_mixed(args, kwargs) else result
+            missed = not func._schema.is_mutable and _is_real(result) and _is_mixed(args, kwargs)
+            return self._run(func, *_on_meta(args, kwargs)) if missed else result
         except (RuntimeError, NotImplementedError, AttributeError) as error:
             stand_in = STAND_INS.get(kind)
             result = stand_in(func, *args, **kwargs) if stand_in else None
@@ -227,13 +228,16 @@ _QUANTISED_CELLS = frozenset({"quantized_lstm", "quantized_gru"})
 def _runs_weights(func: Any, args: tuple[Any, ...], result: Any) -> bool:
     """Whether a call computes with a real weight for real, as where hooks bring real weights from elsewhere."""
     weights = [x for x in tensors_in(args) if isinstance(x, nn.Parameter) and not x.is_meta]
-    if not weights or schema_of(func)[0] in _KEPT_AS_THEY_ARE:
+    if not weights or not _is_real(result) or schema_of(func)[0] in _KEPT_AS_THEY_ARE:
         return False
-    return not any(x.is_meta or is_alias(x, weight) for x in tensors_in(result) for weight in weights)
+    return not any(is_alias(x, weight) for x in tensors_in(result) for weight in weights)
 
 
 _KEPT_AS_THEY_ARE = ALLOCATIONS | {"_to_copy", "clone", "detach"}
-_ON_HOST = "it brings real weights and runs on them, unseen: price the network without hooks that do (accelerate's offload)"
+_ON_HOST = (
+    "it brings real weights and runs on them, unseen: price the network without hooks that do (accelerate's offload), and let"
+    " modules hold their parameters"
+)
 
 
 _HOST_RESULT = "what it returns was computed on the host, which is not priced: keep to the device of the input"

@@ -120,16 +120,17 @@ def _differences(before: Estimate, after: Estimate) -> tuple[Array, Array, Array
 
 
 def _biases_j(before: Estimate, after: Estimate) -> float:
-    """What biases cost that convolutions gain or lose, in joules per sample, as predicted."""
+    """What biases cost that convolutions gain or lose, in joules per sample, as predicted; of convolutions that change in nothing
+    else, and so stand without it on the other side."""
     price_j = {layer: float(x) for e in (before, after) for layer, x in zip(e.trace.layers, e.layer_energy_j)}
     was, is_now = (e.trace.unique() for e in (before, after))
     total_j = 0.0
     for layer in (x for x in price_j if x.group == "conv" and x.operand("bias")):
         bare = replace(layer, inputs=tuple(x for x in layer.inputs if x.name != "bias"))
-        if bare in price_j:
-            calls = is_now[layer] / after.trace.batch - was[layer] / before.trace.batch
-            total_j += calls * (price_j[layer] - price_j[bare])
-    return abs(total_j)
+        gained, came = (is_now[x] / after.trace.batch - was[x] / before.trace.batch for x in (layer, bare))
+        if gained * came < 0:
+            total_j += min(abs(gained), abs(came)) * abs(price_j[layer] - price_j[bare])
+    return total_j
 
 
 def whatif(

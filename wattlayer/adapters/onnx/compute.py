@@ -119,11 +119,8 @@ def attention(
 ) -> Any:
     """`scaled_dot_product_attention`, heads apart [b, h, n, d] or together [b, n, h·d]; padded keys count in full.
 
-    Raises InputError for a window, within which PyTorch has no operator that attends.
+    Raises InputError for a window that hides keys: PyTorch has no operator for that.
     """
-    window = node.get("left_window_size", -1), node.get("right_window_size", -1)
-    if max(window) >= 0:
-        raise InputError(f"{node.label} attends within a window {window}, which is not priced: export it as a mask")
     together = query.dim() == 3
     if together:
         heads, kv_heads = node.get("q_num_heads", 1), node.get("kv_num_heads", 1)
@@ -131,6 +128,9 @@ def attention(
         key, value = (x.unflatten(-1, (kv_heads, -1)).transpose(1, 2) for x in (key, value))
     if past_key is not None and past_value is not None:
         key, value = torch.cat((past_key, key), 2), torch.cat((past_value, value), 2)
+    window = node.get("left_window_size", -1), node.get("right_window_size", -1)
+    if any(0 <= side < key.shape[2] - 1 for side in window):
+        raise InputError(f"{node.label} attends within a window {window}, which is not priced: export it as a mask")
     grouped, causal = query.shape[1] != key.shape[1], bool(node.get("is_causal", 0))
     out = functional.scaled_dot_product_attention(query, key, value, mask, is_causal=causal and mask is None, enable_gqa=grouped)
     return (out.transpose(1, 2).flatten(2) if together else out), key, value

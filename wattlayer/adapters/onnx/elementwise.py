@@ -124,7 +124,7 @@ def gelu(node: Node, x: Tensor) -> Tensor:
 
 @operator("SwiGLU")
 def swiglu(_: Node, a: Tensor, b: Tensor) -> Tensor:
-    """`silu` of one half times the other, as in a module."""
+    """`silu` of one input times the other; `alpha` changes values, not costs."""
     return functional.silu(a) * b
 
 
