@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from wattlayer.adapters.torchvision import import_torchvision
+from wattlayer.dataset.tables.irene import as_it_ran
 from wattlayer.estimate import Estimate, estimate
-from wattlayer.kinds import MOMENTS_APART
 from wattlayer.model import load_model
 from wattlayer.trace import trace
 
@@ -82,7 +82,7 @@ def predicted(hardware: str, name: str, batch: int, length: int) -> Estimate:
         tokens = torch.zeros(batch, length, dtype=torch.int64)
         kwargs = {"attention_mask": torch.zeros(batch, 1, 1, length)} if family in ENCODERS else {}
     today = trace(network, tokens, kwargs=kwargs, tf32="none")
-    layers = [replace(x, arguments=(*x.arguments, (MOMENTS_APART, True))) if x.kind == "layer_norm" else x for x in today.layers]
+    layers = [as_it_ran(x) if x.kind == "layer_norm" else x for x in today.layers]
     return estimate(replace(today, layers=tuple(layers)), load_model(hardware), run=name)
 
 

@@ -107,7 +107,7 @@ def test_rows_of_a_cpu_do_not_get_the_name_of_a_gpu():
     ("model", "name"), [("Intel(R) Xeon(R) Gold 5120 CPU @ 2.20GHz", "xeon-gold-5120"), ("Tomorrow's", "cpu-")]
 )
 def test_a_processor_is_named_as_the_registry_knows_it(monkeypatch, model, name):
-    monkeypatch.setattr(sys.modules[hardware_name.__module__], "processor_name", lambda: model)
+    monkeypatch.setattr("wattlayer.hardware.detect.processor_name", lambda: model)
     assert hardware_name(torch.device("cpu")).startswith(name)
 
 

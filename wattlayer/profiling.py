@@ -170,14 +170,9 @@ def _synchronise(module: nn.Module) -> None:
 def _known_hardware(module: nn.Module) -> tuple[str, str]:
     """Return the name of a shipped model of the device at hand; else the default's, with a note."""
     from .hardware import registry_name
-    from .hardware.detect import processor_name
+    from .hardware.detect import board_name
 
-    device = _device(module)
-    board = processor_name()
-    if device.type == "cuda":
-        import torch
-
-        board = torch.cuda.get_device_name(device)
+    board = board_name(_device(module))
     name = registry_name(board)
     if name in shipped_models():
         return str(name), ""

@@ -126,6 +126,7 @@ def dimensions(layer: Layer) -> tuple[float, ...]:
 
 
 _IN_ROWS = frozenset({"layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"})
+"""Norms of rows, which one kernel of ATen computes where it can (`_further`)."""
 _COPIED_FIRST = _IN_ROWS | {"softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax"}
 """Kinds whose kernels take rows that lie together: ATen copies others first (`expect_contiguous`)."""
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import registry_name
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,15 @@ def detect() -> list[Found]:
     gpus = [Found(board, "gpu", registry_name(board)) for board in _nvml_names()]
     processor = processor_name()
     return [*gpus, Found(processor, "cpu", registry_name(processor))]
+
+
+def board_name(device: torch.device) -> str:
+    """Return what PyTorch calls a CUDA device, and the system its processor."""
+    if device.type != "cuda":
+        return processor_name()
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def _nvml_names() -> list[str]:

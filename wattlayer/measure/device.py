@@ -13,7 +13,7 @@ import torch
 
 from ..errors import InputError, first_line
 from ..hardware import find_hardware, registry_name
-from ..hardware.detect import processor_name
+from ..hardware.detect import board_name
 from ..meter import Instrument, SystemClock
 from ..meter.choose import choose, openers
 from .launch import CudaWorkload, HostWorkload, Launch, eager_launch, graph_launch
@@ -174,9 +174,8 @@ def _size(path: Path) -> int:
 
 def hardware_name(device: torch.device) -> str:
     """The registry's name of a device, else its own name in lower case with dashes."""
-    on_gpu = device.type == "cuda"
-    board = torch.cuda.get_device_name(device) if on_gpu else processor_name()
-    name = board if on_gpu else f"cpu {platform.machine()}"  # of a processor that is not known, whatever its model
+    board = board_name(device)
+    name = board if device.type == "cuda" else f"cpu {platform.machine()}"  # of a processor that is not known, whatever its model
     return registry_name(board) or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 

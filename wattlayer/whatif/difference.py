@@ -12,7 +12,7 @@ per sample, in joules, with d_i = (calls after - calls before) x energy of disti
 - sums of layers, where networks measured whole told of them, may be off by one share before and after, which counts on Σ d_i;
 - between graph and eager mode a pass may change by another share of it, which counts on the dearer of the two;
 - what a bias adds to a convolution was hardly measured (four convolutions of the A30 and two of the RTX 2080 Ti with one and
-  without), and nothing of it cancels: where convolutions gain or lose one, it may be off by all of it;
+  without), and nothing of it cancels: where convolutions gain or lose one and change in nothing else, it may be off by all of it;
 - the host's time may be off by another share, which counts on what it adds to launch gaps or takes from them where the host is as
   much too slow before as after. That of a measured host was told by what networks differ in: of operators that the two do not
   have in common each side's gaps are unsure for themselves as well. All of these add in quadrature.

@@ -58,7 +58,7 @@ def replacements(patterns: Mapping[str, str] | Iterable[str | tuple[str, str]] |
 def _several(name: str, given: Any) -> tuple[Any, ...]:
     """One text or several of them; raise InputError for what is neither."""
     if not isinstance(given, Iterable):
-        raise InputError(f"{name} {given!r} is no text and no list of texts")
+        raise InputError(f"{name} {given!r} is no text and no list of texts: write one, like 'layer4'")
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -89,7 +89,7 @@ class Edit:
         object.__setattr__(self, "replace", replacements(self.replace))
         object.__setattr__(self, "drop", _several("drop", self.drop))
         if not all(isinstance(x, str) for x in self.drop):
-            raise InputError(f"drop {self.drop!r} holds what is no pattern of module paths")
+            raise InputError(f"drop {self.drop!r} holds what is no pattern of module paths: write texts, like 'layer4'")
 
     def describe(self) -> str:
         """Say the edit as the options of `wattlayer whatif`."""

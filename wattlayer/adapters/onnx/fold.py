@@ -189,7 +189,7 @@ def _without_sequences(node: Node, folded: Folded) -> Iterator[Node]:
         return iter((replace(node, op="Concat", inputs=members),))
     where = ints(node, folded.tensors.get(node.inputs[1]))
     if len(where) != 1 or not -len(members) <= where[0] < len(members):
-        raise InputError(f"{node.label} takes element {where} of a sequence of {len(members)}")
+        raise InputError(f"{node.label} takes element {where} of a sequence of {len(members)}: export the network again")
     return iter((replace(node, op="Identity", inputs=(members[where[0]],)),))
 
 
@@ -198,7 +198,7 @@ def _parted(node: Node, tensors: Mapping[str, torch.Tensor]) -> Node:
     x, given = (tensors.get(name) for name in (*node.inputs, "")[:2])
     axis = node.get("axis", 0)
     if x is None or not -x.dim() <= axis < x.dim():
-        raise InputError(f"{node.label} splits along axis {axis}, which is none of what it reads")
+        raise InputError(f"{node.label} splits along axis {axis}, which is none of what it reads: export the network again")
     whole, sizes = x.shape[axis], [1] if given is None else ints(node, given)
     if given is None or not given.dim():
         if sizes[0] < 1 or whole // sizes[0] >= layout.MOST_PIECES:

@@ -52,8 +52,7 @@ def _layer(row: Mapping[str, str]) -> Layer:
         case "Conv1D":
             return _conv1d(whole(row, "rows_M"), whole(row, "in_features"), whole(row, "out_features"))
         case "LayerNorm":
-            norm = _module(f"LayerNorm(({hidden},))", (batch, seq, hidden))
-            return replace(norm, arguments=(*norm.arguments, (MOMENTS_APART, True)))  # PyTorch 1.7.1 (their requirements.txt)
+            return as_it_ran(_module(f"LayerNorm(({hidden},))", (batch, seq, hidden)))
         case "Softmax":
             return _module("Softmax(dim=-1)", scores)
         case "Tanh":
@@ -64,6 +63,11 @@ def _layer(row: Mapping[str, str]) -> Layer:
             size = hidden // heads
             return _matmul((batch, heads, seq, size), (batch, heads, size, seq), scores)
     raise InputError(f"op {row['op']!r} cannot be mapped to a layer exactly")
+
+
+def as_it_ran(norm: Layer) -> Layer:
+    """Return a layer norm as these networks ran it, in PyTorch 1.7.1 (their requirements.txt)."""
+    return replace(norm, arguments=(*norm.arguments, (MOMENTS_APART, True)))
 
 
 def _module(text: str, shape: tuple[int, ...]) -> Layer:
