@@ -78,6 +78,18 @@ def test_what_was_learned_of_times_fades_beyond_the_largest_layer(model, octaves
     assert found == pytest.approx(kept * whole, abs=1e-9)
 
 
+def test_no_layer_draws_less_than_its_board_does_idle(model):
+    # what is learned of power may fall below any physics
+    weak = replace(model.regressor, drawn=replace(model.regressor.drawn, consumers_w=(1e-3,) * len(CONSUMERS)))
+    layers = draw_layers(20, seed=1)
+    told = replace(model, regressor=weak).predict(layers)
+    idle_w = find_hardware(model.hardware).idle_w
+    np.testing.assert_allclose(told.power_w, idle_w)
+    np.testing.assert_allclose(told.energy_j, told.time_s * told.power_w)
+    assert (told.energy_low_j < told.energy_j).all() and (told.energy_j < told.energy_high_j).all()
+    assert (model.predict(layers).power_w > idle_w).all()
+
+
 def test_a_layer_unlike_all_others_but_no_larger_keeps_what_was_learned(model):
     """Trees answer flatly beyond the largest layer; a gap between measured shapes they bridge no worse than the scaffold."""
     columns, run = Columns([thin(1)], find_hardware(model.hardware)), np.zeros(1)

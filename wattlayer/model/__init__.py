@@ -104,7 +104,8 @@ class EnergyModel:
         return told
 
     def _predict(self, layers: Sequence[Layer], runs: Sequence[str] | None, alone: bool) -> Prediction:
-        columns = Columns(layers, find_hardware(self.hardware))
+        hardware = find_hardware(self.hardware)
+        columns = Columns(layers, hardware)
         kinds = frozenset(self.metadata.kinds)
         distance = self._own_support.distance_octaves(columns)
         run = np.zeros(len(layers)) if runs is None else self.regressor.run_codes(runs)
@@ -119,6 +120,9 @@ class EnergyModel:
         displaced = columns.cached & (not alone)
         time_s = where.time_s * (1.0 + launches.displaced_time_frac * displaced)
         energy = np.exp(log_time + log_power) * (1.0 + launches.displaced_energy_frac * displaced)
+        # no board draws less than idle, whatever was learned; what is no energy at all stays so, to be refused
+        idle_j = min(hardware.idle_w, self.regressor.drawn.limit_w) * time_s
+        energy = np.where(energy > 0, np.maximum(energy, idle_j), energy)
         return Prediction(
             time_s=time_s, power_w=energy / time_s, energy_j=energy,
             energy_low_j=energy * np.exp(-half_width), energy_high_j=energy * np.exp(half_width), half_width=half_width,
