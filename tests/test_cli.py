@@ -126,6 +126,29 @@ def test_tables_are_imported_trained_on_and_evaluated(run, tmp_path, device, lay
     assert {("training rows", "wattlayer"), ("size", "wattlayer"), ("size", "XGBoost, raw shapes"), ("size", "FLOP")} <= splits
 
 
+def test_rows_are_written_beside_the_errors_and_the_farthest_are_shown(run, tmp_path, device, layers):
+    data, rows = tmp_path / "data.jsonl", tmp_path / "rows.jsonl"
+    measured = device.measure(layers[:30])
+    odd = measured[8]
+    write_measurements(data, [*measured[:8], replace(odd, time_s=odd.time_s / 20, energy_j=odd.energy_j / 20), *measured[9:]])
+    common = ("evaluate", "a30", "--layers", data, "--split", "given")
+    plain = run(*common)
+    assert run(*common, "--rows", rows) == plain and plain[0] == 0
+    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [(x["file"], x["line"]) for x in found] == [(str(data), n) for n in range(2, 32)]
+    lines = plain[1].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("farthest off in the split given (layer)"))
+    assert lines[start + 1].split()[0] == "row" and len(lines) == start + 7
+    assert lines[start + 2].startswith("data.jsonl, line 10 ")
+    for path, named in (
+        (tmp_path / "rows.xlsx", ".jsonl, .csv, .parquet"), (tmp_path / "rows", "name it so"), (data, "is a file that is read"),
+    ):  # fmt: skip
+        one_line(run(*common, "--rows", path), str(path), named)
+    one_line(run(*common, "--rows", tmp_path / "a.csv", "--output", tmp_path / "a.csv", "--format", "table"), "another result")
+    one_line(run("evaluate", "a30", "--layers", data, "--split", "hardware", "--rows", rows), "alone")
+    assert run(*common, "--rows", rows, "--format", "json")[1].startswith('{"schema": 1') and "farthest" not in rows.read_text()
+
+
 def test_few_layers_are_asked_what_they_allow(run, tmp_path, device, layers):
     """Twenty layers train a model; a fifth less does not."""
     data, model = tmp_path / "data.jsonl", tmp_path / "mine.json"

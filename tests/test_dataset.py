@@ -51,6 +51,14 @@ def test_a_file_is_plain_json_with_the_columns_of_the_contract(path):
     assert None not in record.values()
 
 
+def test_a_row_knows_the_file_and_line_it_was_read_from_and_is_the_same_without(path):
+    write_measurements(path, [PLAIN, NETWORK])
+    found = read_measurements(path)
+    assert [m.place for m in found] == [(str(path), 2), (str(path), 3)] and found == [PLAIN, NETWORK]
+    assert "place" not in found[0].to_json() and hash(found[0]) == hash(PLAIN)
+    assert Measurement.from_json(PLAIN.to_json() | {"place": "here"}).place is None, "an unknown key is ignored"
+
+
 def test_an_empty_dataset_is_a_header(path):
     assert write_measurements(path, []) == 0
     assert read_measurements(path) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -24,6 +26,7 @@ from wattlayer.model import EnergyModel, load_model
 from wattlayer.model.intervals import CLASSES
 from wattlayer.model.launches import wait_s
 from wattlayer.predict import trace_name
+from wattlayer.report.outliers import WRITERS, outlier_tables, outliers, rows_file
 from wattlayer.report.plots import accuracy_figure
 from wattlayer.train import tell_launches
 from wattlayer.train.calibration import calibrate
@@ -418,3 +421,105 @@ def test_scores_are_a_frame(device, layers, model):
     scored = evaluate(model, device.measure(layers), baselines=False)
     frame = scored.to_frame()
     assert len(frame) == len(scored.scores) and list(frame.columns) == list(scored.to_json()["scores"][0])
+
+
+# --- the single rows
+
+
+@pytest.fixture(scope="module")
+def planted(device, layers, model):
+    """Sixty layers, five of them measured again in their campaign and five in another, and four networks; of two layers the
+    energy was written wrong, one of which was measured twice."""
+    rows = [*device.measure(layers[:60]), *device.measure(layers[:5], seed=1), *device.measure(layers[5:10], seed=2, run="r2")]
+    rows = [replace(m, place=("mine.csv", number)) for number, m in enumerate(rows, 2)]
+    networks = passes(layers, device.measure(layers))
+    for place, factor in ((3, 5.0), (20, 0.2)):
+        rows[place] = replace(rows[place], energy_j=rows[place].energy_j * factor)
+    return evaluate(model, rows, networks, ["given", "layer"], baselines=False)
+
+
+def read(text: str | bytes, suffix: str, tmp_path) -> list[dict]:
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    if suffix == ".parquet":
+        table = pytest.importorskip("pyarrow.parquet").read_table(path)
+        assert json.loads(table.schema.metadata[b"wattlayer"])["scores"]
+        return table.to_pylist()
+    if suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    numbers = {"energy_j", "time_s", "predicted_energy_j", "predicted_time_s", "predicted_low_j", "predicted_high_j", "ape_frac"}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {k: float(v) if k in numbers or (k == "noise_frac" and v) else v or None for k, v in row.items()}
+        | {"inside": row["inside"] == "True"}
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_the_scores_are_those_of_the_rows_in_the_file_to_the_last_digit(planted, suffix, tmp_path):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    rows = read(rows_file(planted, tmp_path / f"rows{suffix}"), suffix, tmp_path)
+    scores = planted.to_json()["scores"]
+    assert {(s["unit"], s["split"]) for s in scores} == {("layer", "given"), ("layer", "layer"), ("network", "given")}
+    for s in scores:
+        own = [x for x in rows if (x["unit"], x["split"]) == (s["unit"], s["split"]) and s["subset"] in ("all", x["subset"])]
+        assert len(own) == s["rows"]
+        assert np.median([x["ape_frac"] for x in own]) == s["mdape_frac"]
+        assert np.quantile([x["ape_frac"] for x in own], 0.9) == s["p90_ape_frac"]
+        assert np.median([x["predicted_energy_j"] / x["energy_j"] - 1 for x in own]) == s["signed_median_frac"]
+        assert np.mean([x["predicted_low_j"] <= x["energy_j"] <= x["predicted_high_j"] for x in own]) == s["coverage_frac"]
+        assert np.mean([x["inside"] for x in own]) == s["coverage_frac"]
+        assert np.median([abs(x["predicted_time_s"] / x["time_s"] - 1) for x in own]) == s["time_mdape_frac"]
+        noise = [x["noise_frac"] for x in rows if x["split"] == s["split"] and x["noise_frac"] is not None]
+        assert s["unit"] == "network" or np.median(noise) == s["noise_floor_frac"]
+
+
+def test_a_row_says_which_it_is_and_without_what_it_was_judged(planted, layers):
+    frame = planted.rows_to_frame()
+    assert list(frame.columns) == list(planted.rows()[0]) and len(frame) == 70 * 2 + 8
+    judged = frame[(frame["unit"] == "layer") & (frame["split"] == "layer")]
+    assert sorted(judged["line"]) == list(range(2, 72)) and set(judged["file"]) == {"mine.csv"}
+    assert set(judged["without"]) == {f"fold {n + 1} of {FOLDS}" for n in range(FOLDS)}
+    row = next(x for x in planted.rows() if x["line"] == 2 and x["split"] == "layer")
+    layer = layers[0]
+    told = {"kind": layer.kind, "layer": layer.digest(), "flop": layer.flop, "run": "r1", "hardware": "a30", "network": None}
+    assert told.items() <= row.items() and row["input_shapes"] == [list(x.shape) for x in layer.inputs]
+    kinds = [x.kind for x in layers[:60]]
+    assert 0 < row["kind_layers"] < kinds.count(layer.kind), "fewer than there are: its own fold is left out"
+    whole = next(x for x in planted.predicted if x.unit == "network")
+    assert (whole.without, whole.subset, whole.noise_frac) == (None, "graph", None) and whole.flop > 0
+
+
+def test_only_repeats_in_one_campaign_tell_of_noise(planted):
+    known = {x["line"] for x in planted.rows() if x["noise_frac"] is not None}
+    assert known == {*range(2, 7), *range(62, 67)}
+
+
+def test_planted_outliers_are_told_first_whether_too_large_or_too_small(planted):
+    worst = outliers(planted, "layer")
+    assert {x.measurement.place[1] for x in worst[:2]} == {5, 22} and {x.split for x in worst} == {"layer"}
+    assert not any(x.inside for x in worst[:2])
+    assert max(abs(x.ape_frac - 1) for x in worst if x.measurement.place[1] == 5) < 0.5, "a right answer errs by no more than 1"
+    [table, whole] = outlier_tables(planted)
+    cells = {c.header: list(c.cells) for c in table.columns}
+    hints = dict(zip(cells["row"], cells["hint"]))
+    assert hints["mine.csv, line 5"] == "its other readings differ as much: measure it again"
+    assert hints["mine.csv, line 22"] == "measured once: check it, or measure it again"
+    assert len(cells["row"]) == 5 and "network" in whole.title and "n0" in " ".join(whole.columns[1].cells)
+
+
+def test_what_a_model_could_not_know_is_said_of_a_row(planted):
+    row = next(x for x in planted.predicted if x.measurement.place == ("mine.csv", 22) and x.split == "layer")
+
+    def hint(**changes) -> str:
+        [table] = outlier_tables(replace(planted, predicted=(replace(row, **changes),)))
+        return next(iter(table.columns[-1].cells))
+
+    assert hint(kind_layers=1) == "only 1 layer of its kind to learn from"
+    assert hint(extrapolated_frac=1.0) == "far outside what was measured"
+    assert hint(covered_frac=0.0, extrapolated_frac=1.0, kind_layers=0) == "its kind was not measured"
+    assert hint(measurement=replace(row.measurement, flags=("thermal",))) == "marked thermal"
+    assert hint(predicted_low_j=0.0, predicted_high_j=1e9) == ""

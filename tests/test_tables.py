@@ -63,6 +63,11 @@ def traced(module: nn.Module, *shape: int, tf32: str = "none") -> Layer:
     return layer
 
 
+def test_rows_of_a_table_know_their_lines(path):
+    table = read(path, LAYERS + GOOD + GOOD.replace("0.003", "-1") + GOOD, skip_bad_rows=True)
+    assert [m.place for m in table.measurements] == [(str(path), 2), (str(path), 4)]
+
+
 # --- modules from their repr
 
 MODULES = [

@@ -20,7 +20,7 @@ WIDE = 80
 
 ESSENTIAL = frozenset(
     {"path", "module", "kind", "energy", "share", "name", "title", "trained", "zoo", "traced", "refused"}
-    | {"split", "predictor", "rows of", "n", "median", "p90"}
+    | {"split", "predictor", "rows of", "n", "median", "p90", "row", "layer", "pass", "hint"}
 )
 """Columns that tables keep on a narrow terminal."""
 
@@ -121,6 +121,15 @@ def plot_place(path: Path | None) -> Path | None:
         from ..report.plots import check_plot
 
         check_plot(path)
+    return path
+
+
+def rows_place(path: Path | None) -> Path | None:
+    """Return where judged rows are to be written; raise InputError as `place` does, and where its suffix names no format."""
+    if (path := place(path)) is not None:
+        from ..report.outliers import check_rows
+
+        check_rows(path)
     return path
 
 

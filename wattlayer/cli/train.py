@@ -14,7 +14,7 @@ from .app import SeveralValues, app
 from .calibrate import model_file, own_path, tell_left_out, tell_shadowed
 from .data import measurements_of
 from .options import TEXTS, Format, OutputOption, RunCodeOption, SeedOption, SkipOption, formats, written_as
-from .output import apart, busy, place, plot_place, progress, rendered, say, write
+from .output import apart, busy, one_file, place, plot_place, progress, rendered, rows_place, say, write
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
@@ -99,16 +99,21 @@ def evaluate(
     plot: Annotated[
         Path | None, typer.Option("--plot", callback=plot_place, help="Also draw the errors into this .png, .svg or .pdf.")
     ] = None,
+    rows_to: Annotated[
+        Path | None,
+        typer.Option("--rows", callback=rows_place, help="Also write every judged row into this .jsonl, .csv or .parquet."),
+    ] = None,
     run_code: RunCodeOption = True,
     format: Annotated[Format | None, formats(*TEXTS)] = None,
     output: OutputOption = None,
 ) -> None:
-    """Errors of a model on measured rows, by split, beside the baselines."""
+    """Errors of a model on measured rows, by split, beside the baselines, and the rows that it is farthest off on."""
     from ..dataset.labels import labels
     from ..evaluate import evaluate as score
     from ..model import load_model
     from ..model.metadata import ASSUMED_POWER
     from ..report import evaluation_table
+    from ..report.outliers import outlier_tables, rows_file
     from ..train.networks import Tracer, traced_networks
     from ..train.rows import basis_of
 
@@ -116,10 +121,13 @@ def evaluate(
     if not layers and not networks:
         raise InputError("give measured rows: --layers FILE, --networks FILE, or both")
     apart(output, *(layers or ()), *(networks or ()))
+    apart(rows_to, *(layers or ()), *(networks or ()), option="rows")
+    if rows_to is not None and any(other is not None and one_file(rows_to, other) for other in (output, plot)):
+        raise InputError(f"--rows {rows_to} is also the file of another result: name another")
     loaded = load_model(model)
     rows = measurements_of(layers or [], skip_bad_rows)
     if split and "hardware" in split:
-        if len(split) > 1 or networks or plot is not None:
+        if len(split) > 1 or networks or plot is not None or rows_to is not None:
             raise InputError("split 'hardware' judges other models than the rest: give it alone, with --layers")
         write(_unseen_hardware(loaded.hardware, rows, seed, format), output)
         return
@@ -148,8 +156,12 @@ def evaluate(
         from ..report.plots import accuracy_figure
 
         accuracy_figure(result, plot)
-    text = json.dumps(result.to_json()) + "\n" if format is Format.json else rendered(evaluation_table(result))
-    write(text, output)
+    if rows_to is not None:
+        write(rows_file(result, rows_to), rows_to)
+    if format is Format.json:
+        write(json.dumps(result.to_json()) + "\n", output)
+    else:
+        write(rendered(evaluation_table(result), *outlier_tables(result)), output)
 
 
 def _every_split(

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,8 @@ class Measurement:
     """False of a network that ran with PyTorch's fast path of `nn.MultiheadAttention` turned off (`torch.backends.mha`)."""
     source: str | None = None
     """What the layer was sampled from: a network, a perturbation, a Sobol point, …"""
+    place: tuple[str, int] | None = field(default=None, compare=False)
+    """File and line that the row was read from, so that people find it; no part of the record."""
 
     def __post_init__(self) -> None:
         if (self.layer is None) == (self.network is None):
@@ -115,7 +117,7 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON types."""
-        record = {f.name: getattr(self, f.name) for f in fields(self)}
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
         record |= {"power_w": self.power_w, "flags": list(self.flags), "input_shapes": [list(s) for s in self.input_shapes]}
         record["layer"] = self.layer.to_json() if self.layer else None
         record |= {name: list(record[name]) or None for name in _SERIES}
@@ -125,7 +127,7 @@ class Measurement:
     def from_json(record: Mapping[str, Any]) -> Measurement:
         """Rebuild a measurement; unknown keys are ignored, a missing or malformed one raises InputError."""
         try:
-            known = {f.name: record[f.name] for f in fields(Measurement) if f.name in record}
+            known = {f.name: record[f.name] for f in fields(Measurement) if f.compare and f.name in record}
             known["layer"] = Layer.from_json(record["layer"]) if record.get("layer") else None
             known["flags"] = tuple(str(x) for x in record.get("flags", ()))
             known["input_shapes"] = tuple(tuple(int(n) for n in s) for s in record.get("input_shapes", ()))
@@ -199,7 +201,7 @@ def numbered_measurements(path: str | Path) -> Iterator[tuple[int, Measurement |
         try:
             record = _object(line)
             if "failed" not in record and "wattlayer_data" not in record:
-                yield number, Measurement.from_json(record)
+                yield number, replace(Measurement.from_json(record), place=(str(path), number))
         except InputError as error:
             yield number, str(error)
 

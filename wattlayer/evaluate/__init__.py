@@ -6,9 +6,9 @@ other split (`splits`) trains the model's recipe anew each time, without what it
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,20 @@ from ..errors import InputError, check_seed
 from ..estimate import estimate
 from ..features.columns import Array
 from ..layer import Layer
-from ..model import EnergyModel, load_model
+from ..model import EnergyModel, Prediction, load_model
 from ..train.networks import Progress, traced_networks
 from ..train.rows import Rows, digest, merge
 from .baselines import BASELINES
-from .scores import Evaluation, Predicted, Score, errors
-from .splits import OF_NETWORKS, Groups, Networks, Unseen, check_splits, folds, layer_tasks, unseen_networks
+from .scores import Evaluation, Judged, Score, errors
+from .splits import OF_NETWORKS, Fold, Groups, Networks, Unseen, check_splits, folds, layer_tasks, unseen_networks
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a predictor said of measured rows."""
+    """What a predictor said of measured layers: energies [n] and, of wattlayer itself, all else."""
 
-    rows: Rows
     energy_j: Array
-    time_s: Array | None = None
-    low_j: Array | None = None
-    high_j: Array | None = None
+    told: Prediction | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,8 @@ class _Sum:
     energy_j: float
     time_s: float = float("nan")
     interval_j: tuple[float, float] = (float("nan"), float("nan"))
+    covered_frac: float = float("nan")
+    extrapolated_frac: float = float("nan")
 
 
 def evaluate(
@@ -85,137 +84,144 @@ def evaluate(
     if (anew := [x for x in splits if x in OF_NETWORKS]) and not (own and networks):
         raise InputError(f"split {anew[0]!r} needs rows of layers and of whole networks: give both --layers and --networks")
     scores: list[Score] = []
-    predicted: list[Predicted] = []
-    floor = _noise_floor(own)
+    judged: list[Judged] = []
+    noise_frac = _scatter(own)
+    floor = float(np.median([noise_frac[m] for m in own if m in noise_frac])) if noise_frac else None
     for split in (x for x in splits if own and x != "network"):
         progress(f"{split}: {model.hardware}")
-        groups = layer_tasks(own, networks) if split == "task" else families
-        answers = _answers(split, model, own, groups, baselines, seed, progress)
-        name = "training rows" if split == "given" and digest(own) == model.metadata.data_sha256 else split
+        trained_on = split == "given" and digest(own) == model.metadata.data_sha256
+        name = "training rows" if trained_on else split
+        if split == "given":
+            parts = [Fold("", own if trained_on else [], own)]
+            answers = {"wattlayer": _ask(model, own)}
+        else:
+            parts = list(folds(split, own, layer_tasks(own, networks) if split == "task" else families, seed))
+            progress(f"{split}: {model.hardware}, without {', '.join(part.name for part in parts)} in turn")
+            answers = _left_out(parts, baselines, seed)
+        rows = [m for part in parts for m in part.outside]
         for predictor, answer in answers.items():
-            scores += _scores(name, model.hardware, predictor, answer, floor)
-        predicted.append(_predicted(name, answers["wattlayer"]))
-    if networks and ("given" in splits or not anew):
-        scores += _network_scores("given", model.hardware, networks, "wattlayer", _priced(networks, model))
-    for split in anew:
-        scores += _unseen_networks(split, model.hardware, measurements, networks, baselines, seed, progress)
-    return Evaluation(model.name, model.sha256, tuple(scores), tuple(predicted))
+            scores += _scores(name, model.hardware, predictor, rows, answer, floor)
+        judged += _judged(name, parts, answers["wattlayer"], noise_frac)
+    for split in [*(["given"] if networks and ("given" in splits or not anew) else []), *anew]:
+        passes = [Unseen("", networks, (), ())] if split == "given" else list(unseen_networks(split, measurements, networks))
+        if split == "given":
+            sums = {"wattlayer": _priced(networks, model)}
+        else:
+            progress(f"{split}: {model.hardware}, without each of {', '.join(x.name for x in passes)} in turn")
+            sums = _unseen_sums(passes, model.hardware, baselines, seed)
+        pairs = [pair for part in passes for pair in part.passes]
+        for predictor, told in sums.items():
+            scores += _network_scores(split, model.hardware, pairs, predictor, told)
+        judged += _judged_passes(split, passes, sums["wattlayer"])
+    return Evaluation(model.name, model.sha256, tuple(scores), tuple(judged))
 
 
-def _predicted(split: str, answer: _Answer) -> Predicted:
-    layers, measured_j = answer.rows.layers, answer.rows.time_s * answer.rows.power_w
-    return Predicted(
-        split, tuple(x.group for x in layers), np.array([float(x.flop) for x in layers]), measured_j, answer.energy_j
-    )
-
-
-def _answers(
-    split: str,
-    model: EnergyModel,
-    own: list[Measurement],
-    groups: Groups | None,
-    baselines: bool,
-    seed: int,
-    progress: Progress,
-) -> dict[str, _Answer]:
-    if split == "given":
-        return {"wattlayer": _ask(model, Rows.of(own))}
+def _left_out(parts: Sequence[Fold], baselines: bool, seed: int) -> dict[str, _Answer]:
+    """What each predictor, trained without it, says of each part in turn."""
     from joblib import Parallel, delayed
 
-    parts = list(folds(split, own, groups, seed))
-    progress(f"{split}: {model.hardware}, without {', '.join(part.name for part in parts)} in turn")
     # processes, as fitting a scaffold holds the interpreter; any backend of joblib.parallel_config spreads the folds
     answers = Parallel(n_jobs=-1)(delayed(_fold)(part.inside, part.outside, baselines, seed) for part in parts)
     return {predictor: _concatenate([x[predictor] for x in answers]) for predictor in answers[0]}
 
 
 def _fold(inside: list[Measurement], outside: list[Measurement], baselines: bool, seed: int) -> dict[str, _Answer]:
-    trained, test = EnergyModel.train(inside, seed=seed), Rows.of(outside)
-    answers = {"wattlayer": _ask(trained, test)}
+    trained = EnergyModel.train(inside, seed=seed)
+    ours = _ask(trained, outside)
+    answers = {"wattlayer": ours}
     if baselines:
-        train = merge(inside)
-        time_s = answers["wattlayer"].time_s
-        assert time_s is not None
-        answers["constant power x time"] = _Answer(test, float(np.median(train.power_w)) * time_s)
-        answers |= {name: _Answer(test, f(train, test, trained.hardware)) for name, f in BASELINES.items()}
+        train, test = merge(inside), Rows.of(outside)
+        assert ours.told is not None
+        answers["constant power x time"] = _Answer(float(np.median(train.power_w)) * ours.told.time_s)
+        answers |= {name: _Answer(f(train, test, trained.hardware)) for name, f in BASELINES.items()}
     return answers
 
 
-def _ask(model: EnergyModel, rows: Rows) -> _Answer:
-    p = model.predict(rows.layers, rows.runs, alone=True)
-    return _Answer(rows, p.energy_j, p.time_s, p.energy_low_j, p.energy_high_j)
+def _ask(model: EnergyModel, measurements: Sequence[Measurement]) -> _Answer:
+    rows = Rows.of(measurements)
+    told = model.predict(rows.layers, rows.runs, alone=True)
+    return _Answer(told.energy_j, told)
 
 
-def _concatenate(answers: list[_Answer]) -> _Answer:
-    def join(name: str) -> Array | None:
-        parts = [getattr(a, name) for a in answers]
-        return None if any(p is None for p in parts) else np.concatenate(parts)
-
-    rows = [a.rows for a in answers]
-    joined = Rows(
-        tuple(x for r in rows for x in r.layers), tuple(x for r in rows for x in r.runs),
-        np.concatenate([r.time_s for r in rows]), np.concatenate([r.power_w for r in rows]),
-    )  # fmt: skip
-    energy = np.concatenate([a.energy_j for a in answers])
-    return _Answer(joined, energy, join("time_s"), join("low_j"), join("high_j"))
+def _concatenate(answers: Sequence[_Answer]) -> _Answer:
+    energy_j, told = np.concatenate([a.energy_j for a in answers]), [a.told for a in answers if a.told is not None]
+    if not told:
+        return _Answer(energy_j)
+    return _Answer(
+        energy_j, Prediction(**{f.name: np.concatenate([getattr(x, f.name) for x in told]) for f in fields(Prediction)})
+    )
 
 
-def _scores(split: str, hardware: str, predictor: str, answer: _Answer, floor: float | None) -> list[Score]:
+def _scores(
+    split: str, hardware: str, predictor: str, rows: Sequence[Measurement], answer: _Answer, floor: float | None
+) -> list[Score]:
     """Score all rows and, for wattlayer itself, each group of kinds."""
-    group = np.array([x.group for x in answer.rows.layers])
+    group = np.array([m.layer.group for m in rows if m.layer is not None])
     subsets = {"all": np.ones(len(group), dtype=bool)}
     if predictor == "wattlayer":
         subsets |= {name: group == name for name in sorted(set(group))}
-    return [_score(split, hardware, predictor, name, answer, chosen, floor) for name, chosen in subsets.items()]
+    return [_score(split, hardware, predictor, name, rows, answer, chosen, floor) for name, chosen in subsets.items()]
 
 
 def _score(
-    split: str, hardware: str, predictor: str, subset: str, answer: _Answer, chosen: NDArray[np.bool_], floor: float | None
-) -> Score:
-    measured = (answer.rows.time_s * answer.rows.power_w)[chosen]
-    coverage = None
-    if answer.low_j is not None and answer.high_j is not None:
-        coverage = float(np.mean((answer.low_j[chosen] <= measured) & (measured <= answer.high_j[chosen])))
-    time_error = None
-    if predictor == "wattlayer" and answer.time_s is not None:
-        time_error = float(np.median(np.abs(answer.time_s[chosen] / answer.rows.time_s[chosen] - 1)))
+    split: str, hardware: str, predictor: str, subset: str, rows: Sequence[Measurement], answer: _Answer,
+    chosen: NDArray[np.bool_], floor: float | None,
+) -> Score:  # fmt: skip
+    measured, time_s = np.array([m.energy_j for m in rows])[chosen], np.array([m.time_s for m in rows])[chosen]
+    coverage = time_error = None
+    if (told := answer.told) is not None:
+        coverage = float(np.mean((told.energy_low_j[chosen] <= measured) & (measured <= told.energy_high_j[chosen])))
+        time_error = float(np.median(np.abs(told.time_s[chosen] / time_s - 1)))
     return Score("layer", split, hardware, predictor, subset, len(measured), **errors(measured, answer.energy_j[chosen]),
                  noise_floor_frac=floor, coverage_frac=coverage, time_mdape_frac=time_error)  # fmt: skip
 
 
-def _noise_floor(measurements: Sequence[Measurement]) -> float | None:
-    repeats: dict[tuple[Layer | None, str], list[float]] = defaultdict(list)
+def _judged(split: str, parts: Sequence[Fold], answer: _Answer, noise_frac: Mapping[Measurement, float]) -> Iterator[Judged]:
+    """Yield the rows of `parts` in turn, each with what was said of it."""
+    assert answer.told is not None
+    p = answer.told
+    columns = (p.energy_j, p.energy_low_j, p.energy_high_j, p.time_s, p.covered.astype(float), p.extrapolated.astype(float))
+    figures = zip(*(x.tolist() for x in columns))
+    for part in parts:
+        known = Counter(layer.kind for layer in {m.layer for m in part.inside if m.layer is not None})
+        for m in part.outside:
+            assert m.layer is not None
+            energy_j, low_j, high_j, time_s, covered_frac, extrapolated_frac = next(figures)
+            yield Judged(
+                split, part.name or None, m, m.layer.flop, tuple(x.shape for x in m.layer.inputs), energy_j, low_j, high_j,
+                time_s, covered_frac, extrapolated_frac, known[m.layer.kind] if part.inside else None, noise_frac.get(m),
+            )  # fmt: skip
+
+
+def _judged_passes(split: str, parts: Sequence[Unseen], sums: Sequence[_Sum]) -> Iterator[Judged]:
+    """Yield the passes of `parts` in turn, each with what was said of it."""
+    for (name, m, trace), x in zip(((part.name, *pair) for part in parts for pair in part.passes), sums):
+        yield Judged(
+            split, name or None, m, trace.flop, trace.input_shapes, x.energy_j, *x.interval_j, x.time_s, x.covered_frac,
+            x.extrapolated_frac,
+        )  # fmt: skip
+
+
+def _scatter(measurements: Sequence[Measurement]) -> dict[Measurement, float]:
+    """How far each repeat of a layer in a campaign is from the mean of its others, as the scatter of one measurement."""
+    repeats: dict[tuple[Layer | None, str], list[Measurement]] = defaultdict(list)
     for m in measurements:
-        repeats[m.layer, m.run].append(m.energy_j)
-    scatter = []
-    for same in (np.array(x) for x in repeats.values() if len(x) > 1):
+        repeats[m.layer, m.run].append(m)
+    found: dict[Measurement, float] = {}
+    for rows in (x for x in repeats.values() if len(x) > 1):
+        same = np.array([m.energy_j for m in rows])
         others = (same.sum() - same) / (len(same) - 1)
         # which err as well, by 1/sqrt(n - 1) of what one does
-        scatter += (np.abs(same / others - 1) / np.sqrt(1 + 1 / (len(same) - 1))).tolist()
-    return float(np.median(scatter)) if scatter else None
+        found.update(zip(rows, (np.abs(same / others - 1) / np.sqrt(1 + 1 / (len(same) - 1))).tolist()))
+    return found
 
 
-def _unseen_networks(
-    split: str,
-    hardware: str,
-    measurements: Sequence[Measurement],
-    networks: Networks,
-    baselines: bool,
-    seed: int,
-    progress: Progress,
-) -> list[Score]:
-    """Score networks with models that know neither their layers nor a pass of their own name, or of their task."""
+def _unseen_sums(parts: Sequence[Unseen], hardware: str, baselines: bool, seed: int) -> dict[str, list[_Sum]]:
+    """What models say of networks that know neither their layers nor a pass of their own name, or of their task."""
     from joblib import Parallel, delayed
 
-    parts = list(unseen_networks(split, measurements, networks))
-    progress(f"{split}: {hardware}, without each of {', '.join(x.name for x in parts)} in turn")
     answers = Parallel(n_jobs=-1)(delayed(_without)(part, hardware, baselines, seed) for part in parts)
-    passes = [pair for part in parts for pair in part.passes]
-    return [
-        score
-        for predictor in answers[0]
-        for score in _network_scores(split, hardware, passes, predictor, [x for a in answers for x in a[predictor]])
-    ]
+    return {predictor: [x for a in answers for x in a[predictor]] for predictor in answers[0]}
 
 
 def _without(part: Unseen, hardware: str, baselines: bool, seed: int) -> dict[str, list[_Sum]]:
@@ -242,7 +248,7 @@ def _priced(networks: Networks, model: EnergyModel) -> list[_Sum]:
     """Estimate each pass in the board state of its campaign, or of the reference where the model does not know that one."""
     known = model.metadata.runs
     found = [estimate(trace, model, mode=m.mode, run=m.run if m.run in known else None) for m, trace in networks]
-    return [_Sum(e.energy_j, e.time_s, e.interval_j) for e in found]
+    return [_Sum(e.energy_j, e.time_s, e.interval_j, e.covered_frac, e.extrapolated_frac) for e in found]
 
 
 def _network_scores(split: str, hardware: str, networks: Networks, predictor: str, sums: Sequence[_Sum]) -> list[Score]:

@@ -1,4 +1,4 @@
-"""What an evaluation says: one record a predictor, split and group of kinds, and the errors in it."""
+"""What an evaluation says: one record a predictor, split and group of kinds, the errors in it, and the rows they come from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dataset import Measurement
 from ..errors import InputError
 from ..features.columns import Array
 from ..model.intervals import LEVEL
@@ -44,24 +45,82 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """wattlayer's predictions of one split beside what was measured; arrays are [n_rows]. What plots are drawn from."""
+class Judged:
+    """One measured row, of a layer or of a network, beside what wattlayer says of it in one split.
+
+    Scores are of these rows: the median of `ape_frac` over those of a split and a subset is their `mdape_frac`, the share of
+    `inside` their `coverage_frac`. A row that several parts of a split leave out (families, tasks) is there for each.
+    """
 
     split: str
-    groups: tuple[str, ...]
-    flop: Array
-    measured_j: Array
-    predicted_j: Array
+    without: str | None
+    """The part of the split that the row was judged in, which its model did not know: a fold, a family, a network, …; None
+    where nothing was left out."""
+    measurement: Measurement
+    """As it is judged, less the drift of its board."""
+    flop: int
+    input_shapes: tuple[tuple[int, ...], ...]
+    """Of a layer those of all tensors that it reads, its weights included; of a network those of its inputs."""
+    predicted_energy_j: float
+    predicted_low_j: float
+    predicted_high_j: float
+    predicted_time_s: float
+    covered_frac: float
+    """Share of the predicted energy in kinds that were measured on the hardware: 0 or 1 of a layer."""
+    extrapolated_frac: float
+    """Share of the predicted energy in layers far outside what was measured: 0 or 1 of a layer."""
+    kind_layers: int | None = None
+    """Distinct layers of its kind that its model was trained on; None of a network, and where the model does not say."""
+    noise_frac: float | None = None
+    """How far the row is from the mean of its repeats (the same layer in the same campaign), as the scatter of one measurement;
+    None where it has none. The median over all rows is the scores' `noise_floor_frac`."""
+
+    @property
+    def unit(self) -> str:
+        """ "layer" or "network"."""
+        return "network" if self.measurement.layer is None else "layer"
+
+    @property
+    def subset(self) -> str:
+        """What the row is scored with beside all: its group of kinds, or a network's launch mode."""
+        return self.measurement.mode if self.measurement.layer is None else self.measurement.layer.group
+
+    @property
+    def ape_frac(self) -> float:
+        """Absolute percentage error of the energy, as a share."""
+        return abs(self.predicted_energy_j / self.measurement.energy_j - 1)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the measured energy lies in the predicted interval."""
+        return self.predicted_low_j <= self.measurement.energy_j <= self.predicted_high_j
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as JSON types, under the same keys for layers and networks; what does not apply is None."""
+        m, layer = self.measurement, self.measurement.layer
+        file, line = m.place or (None, None)
+        return {
+            "unit": self.unit, "split": self.split, "without": self.without, "subset": self.subset, "file": file, "line": line,
+            "hardware": m.hardware, "run": m.run, "key": m.key, "network": m.network, "kind": layer and layer.kind,
+            "layer": layer and layer.digest(), "input_shapes": [list(shape) for shape in self.input_shapes],
+            "output_shapes": layer and [list(x.shape) for x in layer.outputs],
+            "dtype": layer.dtype if layer else m.dtype, "tf32": m.tf32, "mode": m.mode, "flop": self.flop,
+            "energy_j": m.energy_j, "time_s": m.time_s, "predicted_energy_j": self.predicted_energy_j,
+            "predicted_low_j": self.predicted_low_j, "predicted_high_j": self.predicted_high_j,
+            "predicted_time_s": self.predicted_time_s, "ape_frac": self.ape_frac, "inside": self.inside,
+            "covered_frac": self.covered_frac, "extrapolated_frac": self.extrapolated_frac, "kind_layers": self.kind_layers,
+            "noise_frac": self.noise_frac, "measured_interval_frac": m.interval_frac, "flags": list(m.flags),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All scores of one call of `evaluate`, and the predictions of layers that they were taken from."""
+    """All scores of one call of `evaluate`, and the rows that those of wattlayer itself are of."""
 
     model: str
     model_sha256: str
     scores: tuple[Score, ...]
-    predicted: tuple[Predicted, ...] = ()
+    predicted: tuple[Judged, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as JSON types."""
@@ -75,6 +134,16 @@ class Evaluation:
         import pandas
 
         return pandas.DataFrame([asdict(score) for score in self.scores])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return every row that wattlayer was judged on as JSON types, once for each split: what `--rows` writes."""
+        return [row.to_json() for row in self.predicted]
+
+    def rows_to_frame(self) -> pandas.DataFrame:
+        """Return `rows` as a table."""
+        import pandas
+
+        return pandas.DataFrame(self.rows())
 
     def find(self, split: str, predictor: str = "wattlayer", subset: str = "all", unit: str = "layer") -> Score:
         """Return one score; raise InputError where it was not evaluated."""

@@ -1,4 +1,4 @@
-"""Estimates as files for other programs: speedscope, Perfetto (any viewer of Chrome traces) and Parquet.
+"""Estimates as files for other programs: speedscope, Perfetto (any viewer of Chrome traces) and Parquet; also judged rows.
 
 Profile viewers show time; here their axis is energy. Both profiles are a walk over the calls in call order, in which
 every module of a call's path is a slice around it, so that the viewers' flame charts show joules by module. Slices begin
@@ -16,13 +16,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError
 from ..estimate import GAPS, VERSION, Estimate
 from ..layer import format_shape
+
+if TYPE_CHECKING:
+    from ..evaluate.scores import Evaluation
 
 SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
@@ -82,14 +85,32 @@ def parquet(estimate: Estimate) -> bytes:
 
     Everything else of the JSON form is in the file's metadata, under `wattlayer`. Raises InputError without pyarrow.
     """
+    return _parquet(estimate.rows(), _facts(estimate))
+
+
+def evaluation_parquet(evaluation: Evaluation) -> bytes:
+    """Return `Evaluation.rows` as a Parquet file, with the scores' JSON form in its metadata, under `wattlayer`.
+
+    Raises InputError without pyarrow.
+    """
+    return _parquet(evaluation.rows(), evaluation.to_json())
+
+
+def check_parquet() -> None:
+    """Raise InputError without pyarrow, before the work is done."""
     try:
-        from pyarrow import BufferOutputStream, Table
-        from pyarrow import parquet as writer
+        import pyarrow  # noqa: F401
     except ImportError:
         raise InputError("Parquet needs pyarrow: pip install 'wattlayer[parquet]'") from None
-    table = Table.from_pylist(estimate.rows())
+
+
+def _parquet(rows: list[dict[str, Any]], facts: dict[str, Any]) -> bytes:
+    check_parquet()
+    from pyarrow import BufferOutputStream, Table, parquet
+
     buffer = BufferOutputStream()
-    writer.write_table(table.replace_schema_metadata({"wattlayer": json.dumps(_facts(estimate))}), buffer)
+    table = Table.from_pylist(rows).replace_schema_metadata({"wattlayer": json.dumps(facts)})
+    parquet.write_table(table, buffer)
     return bytes(buffer.getvalue())
 
 

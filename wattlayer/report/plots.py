@@ -5,7 +5,9 @@ Needs the extra `plot`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..estimate import Estimate
-from ..evaluate.scores import Evaluation, Predicted
+from ..evaluate.scores import Evaluation, Judged
+from ..features.columns import Array
 from ..model.intervals import LEVEL
 from ..whatif.compare import Comparison
 
@@ -23,7 +26,7 @@ SIZES = 8
 
 def accuracy_figure(evaluation: Evaluation, path: Path) -> None:
     """Write a figure, one row a split, to `path` (.png, .svg or .pdf); raise InputError where it cannot be drawn."""
-    if not evaluation.predicted:
+    if not any(row.unit == "layer" for row in evaluation.predicted):
         raise InputError("there is nothing to plot: give measured layers with --layers")
     _save(_accuracy(evaluation), path)
 
@@ -90,27 +93,46 @@ def _save(figure: Any, path: Path) -> None:
         raise InputError(f"the plot {path} cannot be written: {error}") from None
 
 
+@dataclass(frozen=True)
+class _Points:
+    """The layers of one split as arrays [n_rows]."""
+
+    split: str
+    groups: Array
+    flop: Array
+    measured_j: Array
+    predicted_j: Array
+
+    @staticmethod
+    def of(split: str, rows: Sequence[Judged]) -> _Points:
+        return _Points(
+            split, np.array([x.subset for x in rows]), np.array([float(x.flop) for x in rows]),
+            np.array([x.measurement.energy_j for x in rows]), np.array([x.predicted_energy_j for x in rows]),
+        )  # fmt: skip
+
+
 def _accuracy(evaluation: Evaluation) -> Any:
-    rows = len(evaluation.predicted)
-    figure = _empty(15, 4.5 * rows)
+    splits: dict[str, list[Judged]] = {}
+    for row in (x for x in evaluation.predicted if x.unit == "layer"):
+        splits.setdefault(row.split, []).append(row)
+    figure = _empty(15, 4.5 * len(splits))
     figure.suptitle(f"{evaluation.model}: energy of layers")
-    for axes, predicted in zip(figure.subplots(rows, 3, squeeze=False), evaluation.predicted):
-        _scatter(axes[0], predicted)
-        _by_kind(axes[1], predicted)
-        _by_size(axes[2], predicted)
+    for axes, points in zip(figure.subplots(len(splits), 3, squeeze=False), itertools.starmap(_Points.of, splits.items())):
+        _scatter(axes[0], points)
+        _by_kind(axes[1], points)
+        _by_size(axes[2], points)
     return figure
 
 
-def _errors(p: Predicted) -> Any:
+def _errors(p: _Points) -> Any:
     return 100 * np.abs(p.predicted_j / p.measured_j - 1)
 
 
-def _chosen(p: Predicted) -> dict[str, Any]:
-    groups = np.array(p.groups)
-    return {name: groups == name for name in sorted(set(p.groups))}
+def _chosen(p: _Points) -> dict[str, Any]:
+    return {name: p.groups == name for name in sorted(set(p.groups))}
 
 
-def _scatter(axes: Any, p: Predicted) -> None:
+def _scatter(axes: Any, p: _Points) -> None:
     for name, chosen in _chosen(p).items():
         axes.loglog(p.measured_j[chosen], p.predicted_j[chosen], ".", markersize=3, label=name)
     ends = [p.measured_j.min(), p.measured_j.max()]
@@ -119,14 +141,14 @@ def _scatter(axes: Any, p: Predicted) -> None:
     axes.legend(fontsize="small")
 
 
-def _by_kind(axes: Any, p: Predicted) -> None:
+def _by_kind(axes: Any, p: _Points) -> None:
     chosen = _chosen(p)
     axes.boxplot([_errors(p)[rows] for rows in chosen.values()], whis=(10, 90), showfliers=False)
     axes.set_xticks(range(1, len(chosen) + 1), list(chosen), rotation=30)
     axes.set(ylabel="absolute error, %", title="by kind: median, quartiles, 10th to 90th percentile", ylim=(0, None))
 
 
-def _by_size(axes: Any, p: Predicted) -> None:
+def _by_size(axes: Any, p: _Points) -> None:
     order = np.argsort(p.flop)
     parts = [part for part in np.array_split(order, SIZES) if len(part)]
     flop = [np.median(p.flop[part]) for part in parts]

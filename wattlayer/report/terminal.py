@@ -119,7 +119,7 @@ def table_of(title: str, *columns: str) -> Table:
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     text = {"phase", "path", "kind", "output", "module", "split", "predictor", "rows of", "name", "title", "interval", "network",
-            "hardware", "change", "mind"}  # fmt: skip
+            "hardware", "change", "mind", "row", "layer", "pass", "hint"}  # fmt: skip
     for column in columns:
         table.add_column(column, justify="left" if column in text else "right", overflow="fold")
     return table

@@ -1,22 +1,38 @@
-"""Estimates and traces as CSV text and JSON types."""
+"""Estimates, traces and the rows of evaluations as CSV text and JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..estimate import Estimate
 from ..layer import format_shape
 from ..trace import Trace
 
+if TYPE_CHECKING:
+    from ..evaluate.scores import Evaluation
+
 
 def estimate_csv(estimate: Estimate) -> str:
     """Return a line for each of `Estimate.rows`; shapes as 32x3x224x224, several joined by `;`."""
-    return csv_of([
-        {k: ";".join(map(format_shape, v)) if k.endswith("_shapes") else v for k, v in row.items()} for row in estimate.rows()
-    ])  # fmt: skip
+    return csv_of([_cells(row) for row in estimate.rows()])
+
+
+def evaluation_csv(evaluation: Evaluation) -> str:
+    """Return a line for each of `Evaluation.rows`; shapes as 32x3x224x224, several of them, and flags, joined by `;`."""
+    return csv_of([_cells(row) | {"flags": ";".join(row["flags"])} for row in evaluation.rows()])
+
+
+def evaluation_lines(evaluation: Evaluation) -> str:
+    """Return `Evaluation.rows` as JSON lines."""
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in evaluation.rows())
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: ";".join(map(format_shape, v)) if v and k.endswith("_shapes") else v for k, v in row.items()}
 
 
 def trace_json(trace: Trace) -> dict[str, Any]:

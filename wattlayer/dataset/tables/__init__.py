@@ -14,7 +14,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, TextIO
@@ -187,7 +187,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Measurement | str]]:
                 try:
                     measurement = table.measurement(_complete(row))
                     if not (copies and measurement in seen):
-                        yield reader.line_num, measurement
+                        yield reader.line_num, replace(measurement, place=(str(path), reader.line_num))
                     seen.add(measurement)
                 except InputError as error:
                     yield reader.line_num, str(error)
