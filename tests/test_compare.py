@@ -7,17 +7,23 @@ import io
 import json
 import re
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
+from conftest import models_script, needs_torchvision
 from test_cli import network, one_line  # noqa: F401  (fixtures)
 from torch import nn
 
 import wattlayer as wl
 from wattlayer.cli.whatif import batches
+from wattlayer.dataset import read_measurements
 from wattlayer.errors import InputError
 from wattlayer.estimate import LAUNCH_BOUND
+from wattlayer.model import load_model
 from wattlayer.report.compare import comparison_list, comparison_tables
+from wattlayer.train.networks import traced_networks
+from wattlayer.whatif import change
 from wattlayer.whatif import subject as subject_module
 from wattlayer.whatif.subject import Subject
 
@@ -118,6 +124,43 @@ def test_a_pair_whose_intervals_overlap_is_called_uncertain(compared, capsys):
         text = console.export_text()
         assert text.count("not certain") == sum(x.overlap for x in compared.swaps)
         assert text.count("intervals are apart") == sum(not x.overlap for x in compared.swaps)
+
+
+@needs_torchvision
+def test_orders_of_measured_networks_are_judged_by_what_was_measured(capsys):
+    """As models/check_pairs.py does."""
+    script = models_script("check_pairs")
+    names = tuple(f"torchvision:{x}" for x in ("convnext_tiny", "googlenet", "mnasnet1_0", "regnet_y_400mf"))
+    rows = [m for path in script.ROWS.glob("*.jsonl") for m in read_measurements(path) if m.network in names]
+    passes = [(m, t) for m, t in traced_networks(rows) if m.dtype == "float16" and (m.mode == "graph" or t.batch == 8)]
+    assert list(script.groups(passes)) == [names], "each has a rival"
+    every = script.pairs(passes, load_model("h200-sxm"))
+    own = [x for x in every if x.of_one_network]
+    assert len(own) == sum(m.network == n.network for (m, _), (n, _) in combinations(passes, 2)) and all(not x.alike for x in own)
+    found = [x for x in every if not x.of_one_network]
+    assert len(found) == 9 + 3, "five graphs, two of them of one network, and three eager passes"
+    assert [x.alike for x in found].count(True) == 3 + 1 + 3
+    per_sample_j = {(str(m.network), script.setting(m, t)): m.energy_j / t.batch for m, t in passes}
+    for pair in found:
+        low, high = sorted(per_sample_j[x] for x in pair.key)
+        assert pair.close == (high < 1.5 * low)
+        assert pair.certain or not pair.apart
+    assert all(x.right for x in found if x.certain), "the model was trained on them"
+    script.told(every)
+    first, second, *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith(f"one network, another batch, dtype or mode: {len(own)} pairs, ")
+    assert first.startswith("one dtype, batch and mode: 7 pairs, ") and second.startswith("one mode, per sample: ")
+
+
+def test_between_two_networks_fewer_errors_cancel_than_in_one_before_and_after(compared):
+    """Layers that both run cancel, whatever the networks are called."""
+    swap = next(x for x in compared.swaps if x.difference.change_j)
+    before, after = swap.less_energy, swap.fewer_flop
+    renamed = replace(after, trace=replace(after.trace, network=before.trace.network))
+    (low, high), (low_of_one, high_of_one) = swap.difference.interval_j, change(before, renamed).interval_j
+    assert low < low_of_one < swap.difference.change_j < high_of_one < high
+    same = replace(before, trace=replace(before.trace, network="another"))
+    assert change(before, same).interval_j == (0.0, 0.0)
 
 
 def test_networks_that_flop_order_alike_have_no_swaps():

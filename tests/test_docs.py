@@ -310,3 +310,22 @@ def test_a_shell_completes_commands_options_and_formats():
 def test_a_pipe_gets_plain_text():
     done = subprocess.run([sys.executable, "-m", "wattlayer.cli", "hardware"], capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout and done.stderr == ""
+
+
+def test_figures_in_the_readme_are_those_of_the_evaluation_that_the_card_was_written_from():
+    """Those of the table are written by models/build.py; these stand in sentences."""
+    scores = json.loads((ROOT / "models" / "evaluations" / "h200-sxm.json").read_text())["scores"]
+    at = {(s["split"], s["subset"], s["predictor"]): s["mdape_frac"] for s in scores if s["unit"] == "network"}
+    text = " ".join((ROOT / "README.md").read_text().split())
+    for predictor, joined in (
+        ("wattlayer", "{:.1f} % in graph mode and {:.1f} % in eager"),
+        ("XGBoost, raw shapes", "{:.1f} and {:.1f} %"),
+    ):
+        told = [joined.format(*(100 * at["task", mode, predictor] for mode in ("graph", "eager")))]
+        told.append(
+            "unseen networks: {:.1f} and {:.1f} %".format(*(100 * at["network", mode, predictor] for mode in ("graph", "eager")))
+        )
+        for figure in told:
+            assert figure in text, figure
+    (floor,) = {s["noise_floor_frac"] for s in scores if s["split"] == "layer"}
+    assert f"scatter by {floor:.1%} ".replace("%", " %") in text

@@ -92,7 +92,10 @@ class Change:
 
 def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     """Return the change from one estimate to another of the same model; raise InputError for two models, or one under two
-    conditions, such as power limits."""
+    conditions, such as power limits.
+
+    Traces of two names are two networks, in which less of the errors cancels than in one network before and after an edit.
+    """
     if before.model_sha256 != after.model_sha256:
         raise InputError(f"the estimates are of two models ({before.model.name}, {after.model.name}): price both with one")
     if before.model.conditions != after.model.conditions:
@@ -103,7 +106,10 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     gaps_j = [[x / e.trace.batch for x in (e.gap_energy_j, *e.gap_interval_j)] for e in pair]
     in_two_modes = (before.mode == "eager") != (after.mode == "eager")
     mode_j = in_two_modes * before.model.launches_or_assumed.mode_spread_frac * max(e.energy_per_sample_j for e in pair)
-    spread = difference_spread_j(before.model, *_differences(before, after), operators, gaps_j, mode_j, _biases_j(before, after))
+    of_one_network, biases_j = before.trace.network == after.trace.network, _biases_j(before, after)
+    spread = difference_spread_j(
+        before.model, *_differences(before, after), operators, gaps_j, mode_j, biases_j, of_one_network
+    )  # fmt: skip
     middle = after.energy_per_sample_j - before.energy_per_sample_j
     return Change(edit, before, after, (float(middle - spread[0]), float(middle + spread[1])))
 

@@ -18,7 +18,8 @@ per sample, in joules, with d_i = (calls after - calls before) x energy of disti
   have in common each side's gaps are unsure for themselves as well. All of these add in quadrature.
 
 Half-widths are taken up and down apart (e^w - 1 and 1 - e^-w), because intervals of energy are symmetric in its logarithm.
-That the narrower width is common to both sides is an assumption, tested on errors drawn by it and not on measured pairs.
+That the narrower width is common to both sides is an assumption, and not made between two networks, whose layers err otherwise
+(`models/check_pairs.py` counts both on measured passes).
 """
 
 from __future__ import annotations
@@ -37,16 +38,19 @@ from ..model.metadata import Metadata
 def difference_spread_j(
     model: Metadata, difference_j: Array, up: Array, down: Array, groups: Sequence[str],
     operators: Sequence[Counter[str]], gaps_j: Sequence[Sequence[float]], mode_j: float = 0.0, biases_j: float = 0.0,
+    of_one_network: bool = True,
 ) -> tuple[float, float]:  # fmt: skip
     """Return how far the interval of a difference of two passes reaches below and above it, in joules: the rule of this module.
 
     Layers as in `spread_j`; of the passes before and after, `operators` by kind and what gaps cost, as in `gap_spread_j`;
-    `mode_j` and `biases_j` are what the mode and the biases that convolutions gain or lose may be off by.
+    `mode_j` and `biases_j` are what the mode and the biases that convolutions gain or lose may be off by; `of_one_network` says
+    whether they are one network before and after a change.
     """
     launches = model.launches_or_assumed
     sum_j = launches.sum_spread_frac * float(difference_j.sum())
     apart = apart_frac(*operators) if launches.basis == "measured" else 0.0
-    parts = zip(spread_j(difference_j, up, down, groups, model.conformal.correlation), gap_spread_j(gaps_j[0], gaps_j[1], apart))
+    of_layers = spread_j(difference_j, up, down, groups, model.conformal.correlation, of_one_network)
+    parts = zip(of_layers, gap_spread_j(gaps_j[0], gaps_j[1], apart))
     below, above = (math.hypot(layers_j, gap_j, sum_j, mode_j, biases_j) for layers_j, gap_j in parts)
     return below, above
 
@@ -72,31 +76,35 @@ def apart_frac(before: Counter[str], after: Counter[str]) -> float:
 
 
 def spread_j(
-    difference_j: Array, up: Array, down: Array, groups: Sequence[str], correlation: float
+    difference_j: Array, up: Array, down: Array, groups: Sequence[str], correlation: float, of_one_network: bool = True
 ) -> tuple[float, float]:  # fmt: skip
     """Return how far the interval of Σ difference_j reaches below and above it, in joules.
 
     `difference_j` [n] is what each distinct layer adds, `up` and `down` [n] are the relative half-widths of its energy, `groups`
-    [n] its group of kinds.
+    [n] its group of kinds. Between two networks nothing cancels but layers that both run.
     """
     added, code = difference_j > 0, np.unique(np.array(groups, dtype=str), return_inverse=True)[1]
-    above = _half_width_j(difference_j, np.where(added, up, down), code, correlation)
-    below = _half_width_j(difference_j, np.where(added, down, up), code, correlation)
+    widths = np.where(added, down, up), np.where(added, up, down)
+    below, above = (_half_width_j(difference_j, width, code, correlation, of_one_network) for width in widths)
     return below, above
 
 
-def _half_width_j(difference_j: Array, width: Array, group: NDArray[np.intp], correlation: float) -> float:
+def _half_width_j(
+    difference_j: Array, width: Array, group: NDArray[np.intp], correlation: float, of_one_network: bool
+) -> float:  # fmt: skip
     """Half-width of Σ difference_j where layers have relative half-widths `width`: the rule in this module's docstring."""
-    of_groups = sum(_shared_j2(difference_j[group == i], width[group == i]) for i in np.unique(group))
-    shared = max(_shared_j2(difference_j, width), of_groups)
+    of_groups = sum(_shared_j2(difference_j[group == i], width[group == i], of_one_network) for i in np.unique(group))
+    shared = max(_shared_j2(difference_j, width, of_one_network), of_groups)
     return float(np.sqrt(correlation * shared + (1 - correlation) * ((difference_j * width) ** 2).sum()))
 
 
-def _shared_j2(difference_j: Array, width: Array) -> float:
-    """Square of what Σ difference_j may be off by where all these layers err alike."""
+def _shared_j2(difference_j: Array, width: Array, of_one_network: bool) -> float:
+    """Square of what Σ difference_j may be off by where all these layers err alike, or those that each of two networks adds."""
     size_j, added = np.abs(difference_j), difference_j > 0
     plus_j, minus_j = float(size_j[added].sum()), float(size_j[~added].sum())
     plus, minus = float((size_j * width)[added].sum()), float((size_j * width)[~added].sum())
+    if not of_one_network:
+        return plus**2 + minus**2
     sides = [total / of for total, of in ((plus, plus_j), (minus, minus_j)) if of > 0]
     common = min(sides, default=0.0)
     own = (plus - common * plus_j) + (minus - common * minus_j)
