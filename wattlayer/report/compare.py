@@ -72,7 +72,7 @@ def _swap(x: Swap) -> str:
     return (
         f"{more.trace.network} against {less.trace.network} on {_device(more)}, batch {more.trace.batch}: "
         f"{more.trace.flop / less.trace.flop:.2f} x the FLOP, {more.energy_j / less.energy_j:.2f} x the energy; {words}; "
-        f"what both get wrong alike cancelled, {_signed(x.difference.change_j)} a sample ({_signed(low)} to {_signed(high)})"
+        f"layers that both run cancelled, {_signed(x.difference.change_j)} a sample ({_signed(low)} to {_signed(high)})"
     )
 
 

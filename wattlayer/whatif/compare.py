@@ -3,7 +3,7 @@
 Every network is traced once per batch and priced on all devices. Networks are only ranked within one device and one
 batch. A place in the ranking by energy comes with the places that the intervals leave open, and a pair that FLOP orders
 the other way round is named with what its intervals say: whether they overlap, and the interval of the difference, in
-which errors that both networks share cancel (`whatif.change`).
+which layers that both networks run cancel (`whatif.change`).
 """
 
 from __future__ import annotations

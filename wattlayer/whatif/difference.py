@@ -18,8 +18,9 @@ per sample, in joules, with d_i = (calls after - calls before) x energy of disti
   have in common each side's gaps are unsure for themselves as well. All of these add in quadrature.
 
 Half-widths are taken up and down apart (e^w - 1 and 1 - e^-w), because intervals of energy are symmetric in its logarithm.
-That the narrower width is common to both sides is an assumption, and not made between two networks, whose layers err otherwise
-(`models/check_pairs.py` counts both on measured passes).
+That the narrower width is common to both sides is an assumption, which is not made between two networks, whose layers err
+otherwise: of the shared variance each has its own, and only layers that both run cancel (`models/check_pairs.py` counts on
+measured passes how often either holds).
 """
 
 from __future__ import annotations
