@@ -56,9 +56,11 @@ class Pair:
 
 def main(arguments: list[str]) -> None:
     """Print one line for each selection of pairs."""
+    if arguments not in ([], ["--shipped"]):
+        sys.exit("usage: python models/check_pairs.py [--shipped]")
     rows = [m for path in sorted(ROWS.glob("*.jsonl")) for m in read_measurements(path)]
     networks = traced_networks(rows)
-    if "--shipped" in arguments:
+    if arguments:
         return told(pairs(networks, load_model(NAME)))
     found: dict[frozenset[object], Pair] = {}
     for group in groups(networks):
@@ -89,7 +91,7 @@ def setting(m: Measurement, trace: Trace) -> tuple[object, ...]:
 
 
 def pairs(networks: Passes, model: EnergyModel) -> list[Pair]:
-    """Judge all pairs of two networks in one mode."""
+    """Judge all pairs of two networks in one mode, and of one network in two settings."""
     known = model.metadata.runs
     priced = [(m, estimate(trace, model, m.mode, run=m.run if m.run in known else None)) for m, trace in networks]
     rivals = ((x, y) for x, y in combinations(priced, 2) if x[0].mode == y[0].mode or x[0].network == y[0].network)
@@ -98,11 +100,12 @@ def pairs(networks: Passes, model: EnergyModel) -> list[Pair]:
 
 def judged(one: Priced, other: Priced) -> Pair:
     (m, before), (n, after) = one, other
-    difference, settings = change(before, after), [setting(x, e.trace) for x, e in (one, other)]
+    own = m.network == n.network
+    difference, settings = change(before, after, of_one_network=own), [setting(x, e.trace) for x, e in (one, other)]
     was_j, is_j = (x.energy_j / e.trace.batch for x, e in (one, other))
     (low, high), (low_after, high_after) = ([x / e.trace.batch for x in e.interval_j] for e in (before, after))
     return Pair(
-        frozenset((x.network, its) for x, its in zip((m, n), settings)), m.network == n.network, settings[0] == settings[1],
+        frozenset((x.network, its) for x, its in zip((m, n), settings)), own, settings[0] == settings[1],
         max(was_j, is_j) < CLOSE * min(was_j, is_j), difference.interval_j[0] <= is_j - was_j <= difference.interval_j[1],
         (is_j > was_j) == (difference.change_j > 0), high < low_after or high_after < low, difference.certain,
     )  # fmt: skip

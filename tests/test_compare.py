@@ -25,6 +25,7 @@ from wattlayer.report.compare import comparison_list, comparison_tables
 from wattlayer.train.networks import traced_networks
 from wattlayer.whatif import change
 from wattlayer.whatif import subject as subject_module
+from wattlayer.whatif.compare import Swap
 from wattlayer.whatif.subject import Subject
 
 IMAGE = (torch.empty(2, 3, 32, 32, device="meta"),)
@@ -158,6 +159,8 @@ def test_between_two_networks_fewer_errors_cancel_than_in_one_before_and_after(c
     before, after = swap.less_energy, swap.fewer_flop
     renamed = replace(after, trace=replace(after.trace, network=before.trace.network))
     (low, high), (low_of_one, high_of_one) = swap.difference.interval_j, change(before, renamed).interval_j
+    assert change(before, after).interval_j == change(before, renamed, of_one_network=False).interval_j == (low, high)
+    assert Swap(renamed, before).difference.interval_j == (low, high), "modules of one class are two networks to be compared"
     assert low < low_of_one < swap.difference.change_j < high_of_one < high
     same = replace(before, trace=replace(before.trace, network="another"))
     assert change(before, same).interval_j == (0.0, 0.0)

@@ -506,7 +506,7 @@ def test_planted_outliers_are_told_first_whether_too_large_or_too_small(planted)
     [table, whole] = outlier_tables(planted)
     cells = {c.header: list(c.cells) for c in table.columns}
     hints = dict(zip(cells["row"], cells["hint"]))
-    assert hints["mine.csv, line 5"] == "its other readings differ as much: measure it again"
+    assert hints["mine.csv, line 5"] == "its other readings are far from it: measure it again"
     assert hints["mine.csv, line 22"] == "measured once: check it, or measure it again"
     assert len(cells["row"]) == 5 and "network" in whole.title and "n0" in " ".join(whole.columns[1].cells)
 
@@ -523,3 +523,25 @@ def test_what_a_model_could_not_know_is_said_of_a_row(planted):
     assert hint(covered_frac=0.0, extrapolated_frac=1.0, kind_layers=0) == "its kind was not measured"
     assert hint(measurement=replace(row.measurement, flags=("thermal",))) == "marked thermal"
     assert hint(predicted_low_j=0.0, predicted_high_j=1e9) == ""
+
+
+def test_a_wrong_time_counts_as_a_wrong_energy_does_and_rows_that_a_model_knew_are_shown_last(planted):
+    rows = [x for x in planted.predicted if x.unit == "layer" and x.split == "layer"]
+    right = [x for x in rows if x.measurement.place[1] in (10, 11, 12)]
+    slow = replace(right[0], measurement=replace(right[0].measurement, time_s=100 * right[0].predicted_time_s))
+    every = replace(planted, predicted=(*rows, slow))
+    assert outliers(every, "layer")[0].measurement.place == slow.measurement.place
+    family = tuple(replace(x, split="family") for x in right)
+    known = tuple(x for x in planted.predicted if x.split == "given")
+    assert {x.split for x in outliers(replace(planted, predicted=(*known, *family)), "layer")} == {"family"}
+
+
+def test_a_reading_nearer_to_the_prediction_than_the_others_is_not_blamed_for_them(planted):
+    row = next(x for x in planted.predicted if x.measurement.place == ("mine.csv", 5) and x.split == "layer")
+    readings = [
+        replace(row, predicted_energy_j=1e-3, measurement=replace(row.measurement, energy_j=j, flags=(), place=("mine.csv", i)))
+        for i, j in enumerate((2e-3, 4e-3, 4e-3))
+    ]
+    [table] = outlier_tables(replace(planted, predicted=tuple(readings)))
+    hints = dict(zip(*({c.header: list(c.cells) for c in table.columns}[x] for x in ("row", "hint"))))
+    assert "far from it" not in hints["mine.csv, line 0"] and hints["mine.csv, line 1"].startswith("its other readings agree")

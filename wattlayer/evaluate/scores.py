@@ -73,7 +73,7 @@ class Judged:
     """Distinct layers of its kind that its model was trained on; None of a network, and where the model does not say."""
     noise_frac: float | None = None
     """How far the row is from the mean of its repeats (the same layer in the same campaign), as the scatter of one measurement;
-    None where it has none. The median over all rows is the scores' `noise_floor_frac`."""
+    None where it has none. The median over all rows of one split `given` is the scores' `noise_floor_frac`."""
 
     @property
     def unit(self) -> str:

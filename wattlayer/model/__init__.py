@@ -120,7 +120,7 @@ class EnergyModel:
         displaced = columns.cached & (not alone)
         time_s = where.time_s * (1.0 + launches.displaced_time_frac * displaced)
         energy = np.exp(log_time + log_power) * (1.0 + launches.displaced_energy_frac * displaced)
-        # no board draws less than idle, whatever was learned; what is no energy at all stays so, to be refused
+        # no board draws less than idle, whatever was learned, nor more than its limit; no energy at all stays so, to be refused
         idle_j = min(hardware.idle_w, self.regressor.drawn.limit_w) * time_s
         energy = np.where(energy > 0, np.maximum(energy, idle_j), energy)
         return Prediction(

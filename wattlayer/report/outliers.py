@@ -1,7 +1,7 @@
 """The rows that a model is farthest off on, with what may be wrong with each, and all rows as a file.
 
-How far off a row is counts as a factor: a right prediction errs by 90 % of an energy that was written ten times too large, and by
-900 % of one that is ten times too small.
+How far off a row is counts as a factor, of its energy or its time, whichever is farther: a right prediction errs by 90 % of an
+energy that was written ten times too large, and by 900 % of one that is ten times too small.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ FEW_LAYERS = 10
 NOISY = 0.5
 """Share of an error that a row's distance from other readings of its layer must have to count as its cause."""
 TOLD_SPLITS = ("layer", "network")
-"""Splits whose rows are shown rather than those of others: what a model was trained on, it may have learned with its mistakes."""
+"""Splits whose rows are shown rather than those of others; those of `KNOWN_SPLITS` are the last."""
+KNOWN_SPLITS = ("given", "training rows")
+"""Splits of rows that the model may have learned with their mistakes."""
 WRITERS: dict[str, Callable[[Evaluation], str | bytes]] = {
     ".jsonl": evaluation_lines,
     ".csv": evaluation_csv,
@@ -59,12 +61,12 @@ def rows_file(evaluation: Evaluation, path: Path) -> str | bytes:
 def outliers(evaluation: Evaluation, unit: str, count: int = SHOWN) -> list[Judged]:
     """Return the rows of `unit` ("layer" or "network") that are farthest off by factor, the farthest first, each once.
 
-    They are of the split that leaves single layers or networks out, else of the first that was evaluated.
+    They are of the split that leaves single layers or networks out, else of the first that leaves anything out.
     """
     rows = [x for x in evaluation.predicted if x.unit == unit]
-    splits = {x.split for x in rows}
-    shown = next((x for x in TOLD_SPLITS if x in splits), rows[0].split if rows else None)
-    farthest = sorted((x for x in rows if x.split == shown), key=lambda x: -abs(log(_of(x))))
+    splits = list(dict.fromkeys(x.split for x in rows))
+    shown = min(splits, key=lambda x: (x not in TOLD_SPLITS, x in KNOWN_SPLITS), default=None)
+    farthest = sorted((x for x in rows if x.split == shown), key=lambda x: -max(abs(log(_of(x))), abs(log(_time_of(x)))))
     once: dict[int, Judged] = {}
     for x in farthest:
         once.setdefault(id(x.measurement), x)
@@ -83,7 +85,7 @@ def _table(rows: Sequence[Judged], every: Sequence[Judged]) -> Table:
     table = table_of(title, "row", what, "measured", "predicted", "energy", "time", "power", f"in {LEVEL:.0%}", "hint")
     for row in rows:
         m = row.measurement
-        energy, time = _of(row), m.time_s / row.predicted_time_s
+        energy, time = _of(row), _time_of(row)
         table.add_row(
             escaped(_place(row)), escaped(_what(row)), small(m.energy_j, "J"), small(row.predicted_energy_j, "J"),
             *(f"x{ratio:.3g}" for ratio in (energy, time, energy / time)), "yes" if row.inside else "no", _hint(row, every),
@@ -93,6 +95,10 @@ def _table(rows: Sequence[Judged], every: Sequence[Judged]) -> Table:
 
 def _of(row: Judged) -> float:
     return row.measurement.energy_j / row.predicted_energy_j
+
+
+def _time_of(row: Judged) -> float:
+    return row.measurement.time_s / row.predicted_time_s
 
 
 def _place(row: Judged) -> str:
@@ -111,10 +117,10 @@ def _hint(row: Judged, every: Sequence[Judged]) -> str:
     """What may be the cause, as far as the rows tell: the measurement before what its model could not know."""
     told = [f"marked {', '.join(row.measurement.flags)}"] if row.measurement.flags else []
     others = [x.measurement.energy_j for x in every if x.split == row.split and _again(x.measurement, row.measurement)]
-    apart = abs(log(row.measurement.energy_j / median(others))) if others else 0.0
-    if apart > NOISY * abs(log(_of(row))):
-        told.append("its other readings differ as much: measure it again")
-    elif others:
+    apart, off = (log(row.measurement.energy_j / median(others)) if others else 0.0), log(_of(row))
+    if apart * off > 0 and abs(apart) > NOISY * abs(off):
+        told.append("its other readings are far from it: measure it again")
+    elif others and abs(apart) <= NOISY * abs(off):
         told.append("its other readings agree")
     if row.covered_frac < 0.5:
         told.append("its kind was not measured")

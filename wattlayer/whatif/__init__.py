@@ -90,11 +90,12 @@ class Change:
         )
 
 
-def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
+def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED, of_one_network: bool | None = None) -> Change:
     """Return the change from one estimate to another of the same model; raise InputError for two models, or one under two
     conditions, such as power limits.
 
-    Traces of two names are two networks, in which less of the errors cancels than in one network before and after an edit.
+    In two networks less of the errors cancels than in one before and after an edit. Which it is, `of_one_network` says, and where
+    it does not, whether both traces have one name (of modules that of their class).
     """
     if before.model_sha256 != after.model_sha256:
         raise InputError(f"the estimates are of two models ({before.model.name}, {after.model.name}): price both with one")
@@ -106,10 +107,11 @@ def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED) -> Change:
     gaps_j = [[x / e.trace.batch for x in (e.gap_energy_j, *e.gap_interval_j)] for e in pair]
     in_two_modes = (before.mode == "eager") != (after.mode == "eager")
     mode_j = in_two_modes * before.model.launches_or_assumed.mode_spread_frac * max(e.energy_per_sample_j for e in pair)
-    of_one_network, biases_j = before.trace.network == after.trace.network, _biases_j(before, after)
+    if of_one_network is None:
+        of_one_network = before.trace.network == after.trace.network
     spread = difference_spread_j(
-        before.model, *_differences(before, after), operators, gaps_j, mode_j, biases_j, of_one_network
-    )  # fmt: skip
+        before.model, *_differences(before, after), operators, gaps_j, of_one_network, mode_j, _biases_j(before, after)
+    )
     middle = after.energy_per_sample_j - before.energy_per_sample_j
     return Change(edit, before, after, (float(middle - spread[0]), float(middle + spread[1])))
 
@@ -157,7 +159,8 @@ def whatif(
     changes = []
     for i, edit in enumerate(steps):
         tell(edit.describe(), i, len(steps))
-        changes.append(change(before, estimate(subject.trace(edit), model, subject.setting.after(edit).mode, strict), edit))
+        after = estimate(subject.trace(edit), model, subject.setting.after(edit).mode, strict)
+        changes.append(change(before, after, edit, of_one_network=True))
     return changes
 
 
@@ -172,7 +175,7 @@ def whatif_estimate(
     """Price `edit` against an estimate; see `Estimate.whatif`."""
     subject = _again(before, _named(before) if module is None else _given(before, module, inputs, kwargs))
     after = estimate(subject.trace(edit), _model_of(before, hardware), subject.setting.after(edit).mode)
-    return change(before, after, edit)
+    return change(before, after, edit, of_one_network=True)
 
 
 def _again(before: Estimate, candidates: Iterable[Subject]) -> Subject:

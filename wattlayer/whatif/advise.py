@@ -86,7 +86,7 @@ def _price(subject: Subject, model: EnergyModel, before: Estimate, edit: Edit, p
         after = estimate(traced, model, subject.setting.after(edit).mode)
     except InputError:
         return None
-    result = change(before, after, edit)
+    result = change(before, after, edit, of_one_network=True)
     priced = result.interval_j[1] < 0 and result.after.covered_frac >= COVERED_FRAC
     return result if priced else None
 

@@ -73,7 +73,7 @@ class Swap:
     @cached_property
     def difference(self) -> Change:
         """From the network of less energy to the one of fewer FLOP, in joules per sample, with its interval."""
-        return change(self.less_energy, self.fewer_flop)
+        return change(self.less_energy, self.fewer_flop, of_one_network=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the pair as JSON types; the difference per sample."""

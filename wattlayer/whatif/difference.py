@@ -19,8 +19,8 @@ per sample, in joules, with d_i = (calls after - calls before) x energy of disti
 
 Half-widths are taken up and down apart (e^w - 1 and 1 - e^-w), because intervals of energy are symmetric in its logarithm.
 That the narrower width is common to both sides is an assumption, which is not made between two networks, whose layers err
-otherwise: of the shared variance each has its own, and only layers that both run cancel (`models/check_pairs.py` counts on
-measured passes how often either holds).
+otherwise: of the shared variance of layers each has its own, and only layers that both run cancel (`models/check_pairs.py`
+counts on measured passes how often either holds).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from ..model.metadata import Metadata
 
 def difference_spread_j(
     model: Metadata, difference_j: Array, up: Array, down: Array, groups: Sequence[str],
-    operators: Sequence[Counter[str]], gaps_j: Sequence[Sequence[float]], mode_j: float = 0.0, biases_j: float = 0.0,
-    of_one_network: bool = True,
+    operators: Sequence[Counter[str]], gaps_j: Sequence[Sequence[float]], of_one_network: bool, mode_j: float = 0.0,
+    biases_j: float = 0.0,
 ) -> tuple[float, float]:  # fmt: skip
     """Return how far the interval of a difference of two passes reaches below and above it, in joules: the rule of this module.
 
@@ -82,7 +82,7 @@ def spread_j(
     """Return how far the interval of Σ difference_j reaches below and above it, in joules.
 
     `difference_j` [n] is what each distinct layer adds, `up` and `down` [n] are the relative half-widths of its energy, `groups`
-    [n] its group of kinds. Between two networks nothing cancels but layers that both run.
+    [n] its group of kinds. Between two networks no layers cancel but those that both run.
     """
     added, code = difference_j > 0, np.unique(np.array(groups, dtype=str), return_inverse=True)[1]
     widths = np.where(added, down, up), np.where(added, up, down)

@@ -96,7 +96,10 @@ class Baseline:
         more_j, limit_j = estimate.energy_j - self.energy_j, self.energy_j * self.frac
         calls, gaps_j = _calls(record["layers"]), (estimate.gap_energy_j, *estimate.gap_interval_j)
         operators = [Counter(what.partition(" ")[0] for what, *_ in x) for x in (self.calls, calls)]
-        below, above = difference_spread_j(estimate.model, *_differences(self.calls, calls), operators, (self.gaps_j, gaps_j))
+        of_one_network = self.facts.get("network") == now.get("network")
+        below, above = difference_spread_j(
+            estimate.model, *_differences(self.calls, calls), operators, (self.gaps_j, gaps_j), of_one_network
+        )
         low, high = more_j - below, more_j + above
         word = "over" if _over(estimate.energy_j, limit_j) else "within"
         spent, allowed = _apart(estimate.energy_j / self.energy_j, self.frac)
