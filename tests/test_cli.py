@@ -66,6 +66,16 @@ def test_csv_has_one_line_per_layer(run, network):
     assert all(float(r["energy_j"]) > 0 for r in rows)
 
 
+def test_csv_of_a_layer_that_reads_nothing_has_an_empty_cell_of_shapes(run, tmp_path):
+    path = tmp_path / "made.py"
+    path.write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n"
+        "        return x + torch.rand(3, device=x.device)\ndef net():\n    return Net()\n"
+    )
+    rows = list(csv.DictReader(io.StringIO(run("predict", f"{path}:net", "--input", "2x3", "--format", "csv")[1])))
+    assert [row["input_shapes"] for row in rows] == ["", "2x3;3"]
+
+
 def test_what_a_pass_takes_for_granted_goes_to_stderr_beside_csv(run, network):
     words = ("predict", network, "--input", "4x3x64x64", "--hardware", "a30", "--format")
     assumptions = json.loads(run(*words, "json")[1])["assumptions"]

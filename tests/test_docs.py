@@ -329,3 +329,12 @@ def test_figures_in_the_readme_are_those_of_the_evaluation_that_the_card_was_wri
             assert figure in text, figure
     (floor,) = {s["noise_floor_frac"] for s in scores if s["split"] == "layer"}
     assert f"scatter by {floor:.1%} ".replace("%", " %") in text
+
+
+def test_the_readme_tells_of_data_sheets_what_the_page_of_hardware_tells():
+    page, text = (ROOT / "docs" / "hardware.md").read_text(), " ".join((ROOT / "README.md").read_text().split())
+    told = dict(re.findall(r"^\| ([^|]+?) \| [\d,]+ \| ([\d.]+ %) \| [\d.]+ % \|$", page, re.MULTILINE))
+    assert len(told) == 7
+    for name, error in told.items():
+        found = f"of the {name.removesuffix(', layers')} of {error}" if name.startswith(("RTX", "GTX")) else error
+        assert found in text, name

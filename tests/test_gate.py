@@ -174,6 +174,14 @@ def test_a_verdict_writes_as_many_digits_as_it_takes_to_see_why():
     assert budgets(1e9, None)[0].judge(net()).says == f"{joules:.4g} J is within the budget of 1e+09 J"
 
 
+def test_the_baseline_of_another_network_has_fewer_errors_in_common(baseline):
+    after = net(width=24, depth=1)
+    baseline.write_text(json.dumps(json.loads(baseline.read_text()) | {"network": "other"}))
+    low, high = (x * 8 for x in change(net(), after, of_one_network=False).interval_j)
+    assert f"({low:+.4g} to {high:+.4g} J)" in judged(baseline, after).says
+    assert change(net(), after, of_one_network=False).interval_j != change(net(), after).interval_j
+
+
 def test_another_network_or_version_is_said_and_does_not_decide(baseline):
     record = json.loads(baseline.read_text())
     baseline.write_text(json.dumps(record | {"network": "other", "wattlayer": "0.0.1", "torch": "2.0.0"}))

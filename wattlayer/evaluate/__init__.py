@@ -89,11 +89,11 @@ def evaluate(
     floor = float(np.median([noise_frac[m] for m in own if m in noise_frac])) if noise_frac else None
     for split in (x for x in splits if own and x != "network"):
         progress(f"{split}: {model.hardware}")
-        trained_on = split == "given" and digest(own) == model.metadata.data_sha256
-        name = "training rows" if trained_on else split
+        name = split
         if split == "given":
-            parts = [Fold("", own if trained_on else [], own)]
-            answers = {"wattlayer": _ask(model, own)}
+            trained_on = digest(own) == model.metadata.data_sha256
+            name = "training rows" if trained_on else split
+            parts, answers = [Fold("", own if trained_on else [], own)], {"wattlayer": _ask(model, own)}
         else:
             parts = list(folds(split, own, layer_tasks(own, networks) if split == "task" else families, seed))
             progress(f"{split}: {model.hardware}, without {', '.join(part.name for part in parts)} in turn")
@@ -103,10 +103,10 @@ def evaluate(
             scores += _scores(name, model.hardware, predictor, rows, answer, floor)
         judged += _judged(name, parts, answers["wattlayer"], noise_frac)
     for split in [*(["given"] if networks and ("given" in splits or not anew) else []), *anew]:
-        passes = [Unseen("", networks, (), ())] if split == "given" else list(unseen_networks(split, measurements, networks))
         if split == "given":
-            sums = {"wattlayer": _priced(networks, model)}
+            passes, sums = [Unseen("", networks, (), ())], {"wattlayer": _priced(networks, model)}
         else:
+            passes = list(unseen_networks(split, measurements, networks))
             progress(f"{split}: {model.hardware}, without each of {', '.join(x.name for x in passes)} in turn")
             sums = _unseen_sums(passes, model.hardware, baselines, seed)
         pairs = [pair for part in passes for pair in part.passes]

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..estimate import GAPS, VERSION, Estimate
-from ..layer import format_shape
+from .text import cells_of
 
 if TYPE_CHECKING:
     from ..evaluate.scores import Evaluation
@@ -60,10 +60,7 @@ def speedscope(estimate: Estimate) -> dict[str, Any]:
 def perfetto(estimate: Estimate) -> dict[str, Any]:
     """Return an estimate as a Chrome trace (JSON types) for Perfetto: 1 µs on the axis is 1 µJ, 1 s is 1 J."""
     ids = {"pid": 1, "tid": 1}
-    rows = [
-        {k: ";".join(format_shape(shape) for shape in v) if k.endswith("_shapes") else v for k, v in row.items()}
-        for row in estimate.to_json()["layers"]
-    ]
+    rows = [cells_of(row) for row in estimate.to_json()["layers"]]
     title = f"{_title(estimate)}: 1 s on the axis is 1 J"
     events: list[dict[str, Any]] = [
         {"ph": "M", "name": "process_name", "ts": 0, "args": {"name": title}, **ids},

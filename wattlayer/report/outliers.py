@@ -120,7 +120,9 @@ def _hint(row: Judged, every: Sequence[Judged]) -> str:
     apart, off = (log(row.measurement.energy_j / median(others)) if others else 0.0), log(_of(row))
     if apart * off > 0 and abs(apart) > NOISY * abs(off):
         told.append("its other readings are far from it: measure it again")
-    elif others and abs(apart) <= NOISY * abs(off):
+    elif abs(apart) > NOISY * abs(off):
+        told.append("its other readings are farther off")
+    elif others:
         told.append("its other readings agree")
     if row.covered_frac < 0.5:
         told.append("its kind was not measured")

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 def estimate_csv(estimate: Estimate) -> str:
     """Return a line for each of `Estimate.rows`; shapes as 32x3x224x224, several joined by `;`."""
-    return csv_of([_cells(row) for row in estimate.rows()])
+    return csv_of([cells_of(row) for row in estimate.rows()])
 
 
 def evaluation_csv(evaluation: Evaluation) -> str:
     """Return a line for each of `Evaluation.rows`; shapes as 32x3x224x224, several of them, and flags, joined by `;`."""
-    return csv_of([_cells(row) | {"flags": ";".join(row["flags"])} for row in evaluation.rows()])
+    return csv_of([cells_of(row) | {"flags": ";".join(row["flags"])} for row in evaluation.rows()])
 
 
 def evaluation_lines(evaluation: Evaluation) -> str:
@@ -31,8 +31,10 @@ def evaluation_lines(evaluation: Evaluation) -> str:
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in evaluation.rows())
 
 
-def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: ";".join(map(format_shape, v)) if v and k.endswith("_shapes") else v for k, v in row.items()}
+def cells_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `row` with its shapes as text: 32x3x224x224, several joined by `;`."""
+    shaped = {k for k, v in row.items() if k.endswith("_shapes") and v is not None}
+    return {k: ";".join(map(format_shape, v)) if k in shaped else v for k, v in row.items()}
 
 
 def trace_json(trace: Trace) -> dict[str, Any]:
