@@ -159,6 +159,54 @@ def test_rows_are_written_beside_the_errors_and_the_farthest_are_shown(run, tmp_
     assert run(*common, "--rows", rows, "--format", "json")[1].startswith('{"schema": 1') and "farthest" not in rows.read_text()
 
 
+def test_a_card_is_written_for_a_model_of_ones_own(run, tmp_path, device, layers):
+    """It tells the errors of the split, what the files say of their meter, and where the model stops to be known."""
+    data, model, card = tmp_path / "data.jsonl", tmp_path / "mine.json", tmp_path / "mine.md"
+    header = {
+        "meter": {"name": "Board 7", "label": "measured", "power_limit_w": 165.0, "driver": "1.2"},
+        "character": {"meter": {"name": "nvml-counter"}}, "device": {"torch": "2.13.0"},
+    }  # fmt: skip
+    rows = [replace(m, flags=("outlier_step",) * (n < 3)) for n, m in enumerate(device.measure(layers[:40]))]
+    write_measurements(data, rows, header)
+    assert run("train", data, "--output", model, "--source", "my own\nboard")[0] == 0
+    common = ("evaluate", model, "--layers", data, "--no-baselines", "--format", "json")
+    code, out, err = run(*common, "--split", "given", "--split", "layer", "--card", card)
+    text, told = card.read_text(), json.loads(out)
+    assert (code, err) == (0, "") and text.startswith("# mine: NVIDIA A30") and f"`{told['model']['sha256'][:16]}…`" in text
+    assert "measurements**: my own board\n" in text
+    assert "Meter**: Board 7, by nvml-counter, measured, power limit 165 W, driver 1.2, torch 2.13.0\n" in text
+    assert "Every split except the first retrains" in text and "No split above" not in text and "### Whole networks" not in text
+    for s in told["scores"]:
+        shown = s["split"] if s["subset"] == "all" else f"{s['split']} | {s['subset']}"
+        figures = f"| {s['rows']} | {s['mdape_frac']:.1%} | {s['p90_ape_frac']:.1%} | {s['signed_median_frac']:+.1%} |"
+        found = [line for line in text.splitlines() if line.startswith(f"| {shown} ") and figures in line]
+        assert len(found) == (s["subset"] == "all" or s["split"] == "layer")
+    assert "\n- Judged on 40 rows of layers (float32 (40)) and 0 passes of networks, of data.jsonl.\n" in text
+    assert "\n- No whole network was judged" in text and "\n- 3 of the judged rows were marked" in text
+    for path, named in ((model, "is a file that is read"), (data, "is a file that is read"), (tmp_path, "directory")):
+        one_line(run(*common, "--card", path), str(path), named)
+    one_line(run(*common, "--card", card, "--plot", tmp_path / "a.svg", "--output", card), str(card), "another result")
+    one_line(run("evaluate", "a30", "--layers", data, "--split", "hardware", "--card", card), "alone")
+    assert card.read_text() == text, "nothing is lost to what is refused"
+
+
+def test_a_card_says_what_its_figures_cannot_tell(run, tmp_path, device, layers):
+    table, model, card = tmp_path / "data.jsonl", tmp_path / "mine.json", tmp_path / "mine.md"
+    write_measurements(table, [replace(m, meter="assumed-power") for m in device.measure(layers[:30])])
+    assert run("train", table, "--output", model)[0] == 0
+    assert run("evaluate", model, "--layers", table, "--split", "given", "--no-baselines", "--card", card)[0] == 0
+    text = card.read_text()
+    for line in (
+        "- **Source of the measurements**: not stated (`wattlayer train --source` keeps it)",
+        "- **Meter**: not stated in the files of the rows",
+        "- No split above leaves rows out: what is unlike the rows that the model learned from is predicted worse.",
+        "- Energies of the judged rows: assumed-power (30). Only measured ones are ground truth.",
+    ):
+        assert line in text.splitlines()
+    assert "Nothing was left out." in text and "It rests on: energies are measured times a stated power" in text
+    assert "| training rows | conv |" in text, "groups are told where nothing else is"
+
+
 def test_few_layers_are_asked_what_they_allow(run, tmp_path, device, layers):
     """Twenty layers train a model; a fifth less does not."""
     data, model = tmp_path / "data.jsonl", tmp_path / "mine.json"

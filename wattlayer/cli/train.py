@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from .output import apart, busy, one_file, place, plot_place, progress, rendered
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
+    from ..evaluate.scores import Evaluation
     from ..model import EnergyModel
     from ..trace import Trace
 
@@ -103,6 +105,10 @@ def evaluate(
         Path | None,
         typer.Option("--rows", callback=rows_place, help="Also write every judged row into this .jsonl, .csv or .parquet."),
     ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option("--card", callback=place, help="Also write the model's card, with these errors, into this Markdown file."),
+    ] = None,
     run_code: RunCodeOption = True,
     format: Annotated[Format | None, formats(*TEXTS)] = None,
     output: OutputOption = None,
@@ -113,21 +119,18 @@ def evaluate(
     from ..model import load_model
     from ..model.metadata import ASSUMED_POWER
     from ..report import evaluation_table
-    from ..report.outliers import outlier_tables, rows_file
+    from ..report.outliers import outlier_tables
     from ..train.networks import Tracer, traced_networks
     from ..train.rows import basis_of
 
     format = written_as(format, output, *TEXTS)
     if not layers and not networks:
         raise InputError("give measured rows: --layers FILE, --networks FILE, or both")
-    apart(output, *(layers or ()), *(networks or ()))
-    apart(rows_to, *(layers or ()), *(networks or ()), option="rows")
-    if rows_to is not None and any(other is not None and one_file(rows_to, other) for other in (output, plot)):
-        raise InputError(f"--rows {rows_to} is also the file of another result: name another")
+    _check_places({"output": output, "plot": plot, "rows": rows_to, "card": card}, *(layers or ()), *(networks or ()), model)
     loaded = load_model(model)
     rows = measurements_of(layers or [], skip_bad_rows)
     if split and "hardware" in split:
-        if len(split) > 1 or networks or plot is not None or rows_to is not None:
+        if len(split) > 1 or networks or any(x is not None for x in (plot, rows_to, card)):
             raise InputError("split 'hardware' judges other models than the rest: give it alone, with --layers")
         write(_unseen_hardware(loaded.hardware, rows, seed, format), output)
         return
@@ -152,16 +155,36 @@ def evaluate(
         say("the rows' energies are measured times a stated power: errors are beside that, not beside a meter")
     result = score(loaded, rows, measured, splits, known, baselines, seed, progress)
     progress("")
+    _write_beside(loaded, result, plot, rows_to, card)
+    if format is Format.json:
+        write(json.dumps(result.to_json()) + "\n", output)
+    else:
+        write(rendered(evaluation_table(result), *outlier_tables(result)), output)
+
+
+def _check_places(results: dict[str, Path | None], *inputs: Path | str) -> None:
+    """Raise InputError where the file of an option is read, or is that of another option."""
+    for option, path in results.items():
+        apart(path, *inputs, option=option)
+    for (_, a), (option, b) in combinations(results.items(), 2):
+        if a is not None and b is not None and one_file(a, b):
+            raise InputError(f"--{option} {b} is also the file of another result: name another")
+
+
+def _write_beside(model: EnergyModel, result: Evaluation, plot: Path | None, rows_to: Path | None, card: Path | None) -> None:
+    """Write what was asked for beside the errors."""
     if plot is not None:
         from ..report.plots import accuracy_figure
 
         accuracy_figure(result, plot)
     if rows_to is not None:
+        from ..report.outliers import rows_file
+
         write(rows_file(result, rows_to), rows_to)
-    if format is Format.json:
-        write(json.dumps(result.to_json()) + "\n", output)
-    else:
-        write(rendered(evaluation_table(result), *outlier_tables(result)), output)
+    if card is not None:
+        from ..report.card import model_card
+
+        write(model_card(model, result), card)
 
 
 def _every_split(

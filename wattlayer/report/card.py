@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from ..dataset import session_headers
 from ..evaluate.scores import Evaluation, Score
 from ..hardware import find_hardware
 from ..model import EnergyModel
@@ -18,7 +22,7 @@ class Provenance:
     source: str
     """Authors, repository, commit and licence of the measurements."""
     meter: str
-    limits: tuple[str, ...]
+    limits: tuple[str, ...] = ()
 
 
 LAUNCHED = {
@@ -28,14 +32,18 @@ LAUNCHED = {
 """How measured layers were launched, by `Metadata.looped`."""
 
 
-def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenance) -> str:
-    """Return the card as Markdown; every figure comes from `evaluation`."""
+def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenance | None = None) -> str:
+    """Return the card as Markdown; every figure comes from `evaluation`.
+
+    Without a `provenance`, the card tells what the model and the files of the judged rows say themselves.
+    """
     m, device = model.metadata, find_hardware(model.hardware)
     kinds = ", ".join(f"`{kind}`" for kind in m.kinds)
+    told = provenance or stated(model, evaluation)
     return "\n".join([
         f"# {m.name}: {device.title}", "",
-        f"- **Source of the measurements**: {provenance.source}",
-        f"- **Meter**: {provenance.meter}",
+        f"- **Source of the measurements**: {told.source}",
+        f"- **Meter**: {told.meter}",
         *([] if device.kind == "cpu" else [f"- **Launched**: {LAUNCHED[m.looped]}"]),
         f"- **Rows**: {m.rows} of {m.layers} distinct layers, campaigns {', '.join(m.runs) or 'one'}; predictions are for the "
         f"board state of `{m.runs[0]}`",
@@ -44,17 +52,91 @@ def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenanc
         f"- **Model**: feature version {m.features}, SHA-256 `{model.sha256[:16]}…`, data digest `{m.data_sha256[:16]}…`",
         "", "## Errors", "",
         f"Absolute percentage error of a layer's energy against each measured row of the {device.title}. "
-        f"Intervals are meant to contain {LEVEL:.0%} of the rows. "
-        "Every split except the first retrains the recipe without the rows that it is judged on. A row counts once for each "
-        "family, campaign or task left out that it occurs in.",
-        "", *_errors(evaluation.scores), "", "### By group of kinds", "", *_groups(evaluation.scores),
-        *_networks(evaluation.scores), "", "## Limits", "",
-        *(f"- {limit}" for limit in provenance.limits), "",
+        f"Intervals are meant to contain {LEVEL:.0%} of the rows. {_trained_anew(evaluation.scores)}",
+        *_layers(evaluation.scores), *_networks(evaluation.scores), "", "## Limits", "",
+        *(f"- {limit}" for limit in told.limits), "",
     ])  # fmt: skip
+
+
+def stated(model: EnergyModel, evaluation: Evaluation) -> Provenance:
+    """Return what the model says of its data, and the judged rows and the headers of their files of how they were measured."""
+    facts = model.metadata
+    return Provenance(
+        source=" ".join(facts.source.split()) or "not stated (`wattlayer train --source` keeps it)",
+        meter="; ".join(_meters(evaluation)) or "not stated in the files of the rows",
+        limits=tuple(_limits(model, evaluation)),
+    )
+
+
+def _meters(evaluation: Evaluation) -> Iterator[str]:
+    """What the headers of campaigns say they were measured with, once each."""
+    files = {x.measurement.place[0]: None for x in evaluation.predicted if x.measurement.place is not None}
+    found = (_meter(header) for file in files for header in session_headers(Path(file)))
+    yield from {text: None for text in found if text}
+
+
+def _meter(header: dict[str, Any]) -> str:
+    """One line on the board and the meter of a session's header (`data/README.md`); "" where it names none."""
+    meter, character, device = (x if isinstance(x := header.get(key), dict) else {} for key in ("meter", "character", "device"))
+    chosen = character.get("meter")
+    source, limit_w = chosen.get("name") if isinstance(chosen, dict) else None, meter.get("power_limit_w")
+    parts = [
+        ("{}", meter.get("name")), ("by {}", source), ("{}", meter.get("label")), ("power limit {:g} W", limit_w),
+        ("driver {}", meter.get("driver")), ("torch {}", device.get("torch")),
+    ]  # fmt: skip
+    return ", ".join(form.format(value) for form, value in parts if value is not None) if meter else ""
+
+
+def _limits(model: EnergyModel, evaluation: Evaluation) -> Iterator[str]:
+    """What the model and the rows it was judged on show of where it stops to be known."""
+    rows = list({id(x.measurement): x.measurement for x in evaluation.predicted}.values())
+    if model.metadata.caveat:
+        yield f"It rests on: {model.metadata.caveat}."
+    if not _left_out(evaluation.scores):
+        yield "No split above leaves rows out: what is unlike the rows that the model learned from is predicted worse."
+    formats, passes = Counter(m.layer.dtype for m in rows if m.layer is not None), sum(m.network is not None for m in rows)
+    files = ", ".join(sorted({Path(m.place[0]).name for m in rows if m.place is not None})) or "memory"
+    judged = f"{formats.total()} rows of layers ({_counted(formats) or 'none'}) and {passes} passes of networks"
+    yield f"Judged on {judged}, of {files}."
+    if not passes:
+        yield "No whole network was judged: gaps between kernels, and what layers do to each other, were not."
+    labels = Counter(m.meter for m in rows)
+    if set(labels) - {"measured"}:
+        yield f"Energies of the judged rows: {_counted(labels)}. Only measured ones are ground truth."
+    marks = Counter(mark for m in rows for mark in m.flags)
+    if marks:
+        yield f"{sum(bool(m.flags) for m in rows)} of the judged rows were marked while they were measured: {_counted(marks)}."
+
+
+def _counted(numbers: Counter[str]) -> str:
+    return ", ".join(f"{name} ({number})" for name, number in numbers.most_common())
+
+
+_NOTHING_LEFT_OUT = ("given", "training rows")
+
+
+def _left_out(scores: Sequence[Score]) -> list[str]:
+    """The splits that leave rows out."""
+    return [split for split in dict.fromkeys(s.split for s in scores) if split not in _NOTHING_LEFT_OUT]
+
+
+def _trained_anew(scores: Sequence[Score]) -> str:
+    if not _left_out(scores):
+        return "Nothing was left out."
+    first = " except the first" * (scores[0].split in _NOTHING_LEFT_OUT)
+    told = f"Every split{first} retrains the recipe without the rows that it is judged on."
+    return f"{told} A row counts once for each family, campaign or task left out that it occurs in."
 
 
 def _taught(names: Sequence[str]) -> str:
     return f" (at the rates of {', '.join(names)} where no kind of its group was measured here)" if names else ""
+
+
+def _layers(scores: Sequence[Score]) -> list[str]:
+    if not any(s.unit == "layer" for s in scores):
+        return ["", "No layer was judged."]
+    groups = _groups(scores)
+    return ["", *_errors(scores), *(["", "### By group of kinds", "", *groups] if groups else [])]
 
 
 def _errors(scores: Sequence[Score]) -> list[str]:
@@ -90,15 +172,21 @@ def _name(s: Score) -> str:
 
 
 def _groups(scores: Sequence[Score]) -> list[str]:
-    chosen = [s for s in scores if s.subset != "all" and s.unit == "layer" and s.split not in ("given", "training rows")]
+    splits = _left_out(scores) or _NOTHING_LEFT_OUT
+    chosen = [s for s in scores if s.subset != "all" and s.unit == "layer" and s.split in splits]
     head = [
         "| split | group | rows | median | p90 | signed median | Spearman | Kendall | time, median | in the interval |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    return head + [
-        f"| {s.split} | {s.subset} | {s.rows} | {_errors_of(s)} | {_share(s.time_mdape_frac)} | {_share(s.coverage_frac)} |"
-        for s in chosen
-    ]
+    return (
+        []
+        if not chosen
+        else head
+        + [
+            f"| {s.split} | {s.subset} | {s.rows} | {_errors_of(s)} | {_share(s.time_mdape_frac)} | {_share(s.coverage_frac)} |"
+            for s in chosen
+        ]
+    )
 
 
 def _networks(scores: Sequence[Score]) -> list[str]:
