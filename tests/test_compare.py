@@ -19,7 +19,7 @@ import wattlayer as wl
 from wattlayer.cli.whatif import batches
 from wattlayer.dataset import read_measurements
 from wattlayer.errors import InputError
-from wattlayer.estimate import LAUNCH_BOUND
+from wattlayer.estimate import LAUNCH_BOUND, TOO_LARGE
 from wattlayer.model import load_model
 from wattlayer.report.compare import comparison_list, comparison_tables
 from wattlayer.train.networks import traced_networks
@@ -43,6 +43,13 @@ class Thick(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(3, 512, 3, padding=1))
+
+
+class Large(nn.Sequential):
+    """More weights than a small board's memory holds."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(50_000, 40_000, bias=False))
 
 
 class Huge(nn.Sequential):
@@ -285,6 +292,28 @@ def test_rows_that_launches_as_measured_are_much_of_are_named():
     for render in (comparison_tables, comparison_list):
         assert str(render(compared)[-1]) == f"{LAUNCH_BOUND.format('a share')} ({said})"
     assert "launch" not in str(comparison_tables(wl.compare([thin, huge], "h200-sxm")))
+
+
+def test_what_is_taken_for_granted_is_told_of_the_rows_that_it_concerns():
+    """Of all on a device without names, of a network by its name, of some of its batches each by itself."""
+    with torch.device("meta"):
+        large, small = Large(), Subject(nn.Linear(8, 8), (torch.empty(1, 8),))
+    large = Subject(large, (torch.empty(1, 50_000, device="meta"),))
+    compared = wl.compare([large, small], ["jetson-nano", "h200-sxm"], batch=[1, 200])
+    rows = [row.estimate for row in compared.rows]
+    sizes = {e.trace.batch: e.trace.held_bytes / 1e9 for e in rows if e.trace.network == "Large"}
+    too_large = {batch: TOO_LARGE.format(size, "jetson-nano", 4.0) for batch, size in sizes.items()}
+    assert len(set(too_large.values())) == 2, "a batch of inputs shows in three digits"
+    for render in (comparison_tables, comparison_list):
+        told = [str(x) for x in render(compared) if "of memory" in str(x)]
+        assert told == [f"Large on jetson-nano, batch {batch}: {text}" for batch, text in too_large.items()]
+        one = [str(x) for x in render(wl.compare([large, small], "jetson-nano")) if "of memory" in str(x)]
+        assert one == [f"Large: {too_large[1]}"]
+        alone = [str(x) for x in render(wl.compare([large], ["jetson-nano", "h200-sxm"])) if "of memory" in str(x)]
+        assert alone == [too_large[1]]
+    told = [row.to_json()["assumptions"] for row in compared.rows]
+    assert told == [list(e.assumptions) for e in rows] and sum(map(len, told)) > 2
+    assert compared.to_frame()["assumptions"].tolist() == ["; ".join(x) for x in told]
 
 
 def test_devices_without_a_rate_for_the_dtype_are_named():

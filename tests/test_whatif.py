@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections import Counter
@@ -20,10 +22,10 @@ from wattlayer.adapters.torchvision import import_torchvision
 from wattlayer.cli.output import rendered
 from wattlayer.cli.whatif import batches
 from wattlayer.errors import InputError
-from wattlayer.estimate import LAUNCH_BOUND, estimate
+from wattlayer.estimate import LAUNCH_BOUND, TOO_LARGE, UNSTATED, estimate
 from wattlayer.model import load_model
 from wattlayer.model.launches import Launches
-from wattlayer.report.whatif import advice_list, advice_table, change_list, change_table
+from wattlayer.report.whatif import advice_list, advice_table, change_csv, change_list, change_table
 from wattlayer.trace import trace
 from wattlayer.trace.folding import folded
 from wattlayer.trace.rewrite import aligned, fused
@@ -493,6 +495,29 @@ def test_a_change_to_numbers_without_a_stated_rate_says_so():
         changes = whatif(subject, [Edit(dtype=dtype)], board)
         told = [str(x) for x in (*change_table(changes, ""), *change_list(changes, "")) if "no data sheet states" in str(x)]
         assert len(told) == 2 * (dtype == "bfloat16") and all("of rtx2080ti in bfloat16:" in x for x in told)
+
+
+def test_what_a_change_takes_for_granted_is_told_by_side():
+    """In text, JSON and CSV: before, after every change, after one of them, or whenever."""
+    with torch.device("meta"):
+        large = nn.Sequential(nn.Linear(40_000, 40_000, bias=False), nn.ReLU())
+    subject, board = Subject(large, (torch.empty(1, 40_000, device="meta"),)), load_model("jetson-nano")
+    edits = [Edit(dtype="float16"), Edit(dtype="bfloat16"), Edit(batch=2)]
+    changes = whatif(subject, edits, board)
+    limit = TOO_LARGE.format(6.4, "jetson-nano", 4)
+    unstated = UNSTATED.format("jetson-nano", "bfloat16")
+    for render in (change_table, change_list):
+        told = [str(x) for x in render(changes, "") if "priced as if" in str(x)]
+        assert told == [f"before; --batch 2: {limit}", f"--dtype bfloat16: {unstated}"]
+        after = [str(x) for x in render(whatif(subject, [Edit(dtype="bfloat16")], board), "") if "priced as if" in str(x)]
+        assert after == [f"before: {limit}", f"after: {unstated}"]
+        always = [str(x) for x in render(whatif(subject, [Edit(batch=2)], board), "") if "priced as if" in str(x)]
+        assert always == [limit]
+    pairs = [[list(e.assumptions) for e in (x.before, x.after)] for x in changes]
+    assert [x.to_json()["assumptions"] for x in changes] == pairs
+    rows = list(csv.DictReader(io.StringIO(change_csv(changes))))
+    assert [row["assumptions"] for row in rows] == ["..".join("; ".join(side) for side in pair) for pair in pairs]
+    assert rows[0]["batch"] == "1..1" and rows[1]["dtype"] == "float32..bfloat16"
 
 
 def test_an_edit_that_changes_nothing_says_so():

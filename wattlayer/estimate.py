@@ -310,9 +310,14 @@ def unstated_rates(layers: Iterable[Layer], hardware: str) -> tuple[str, ...]:
     return (UNSTATED.format(device.name, " and ".join(unstated)),) if unstated else ()
 
 
-def told_of_rates(estimates: Iterable[Estimate]) -> tuple[str, ...]:
-    """Say of several estimates, each sentence once, what `unstated_rates` says of each."""
-    return tuple(dict.fromkeys(text for e in estimates for text in unstated_rates(e.trace.layers, e.model.hardware)))
+def who_assumes(estimates: Iterable[Estimate]) -> dict[str, list[int]]:
+    """Return what the traces of several estimates and their devices take for granted (of launches nothing), each sentence once,
+    with the places of the estimates that do."""
+    found: dict[str, list[int]] = {}
+    for place, e in enumerate(estimates):
+        for text in dict.fromkeys((*e.trace.assumptions, *told_of_device([e.trace], e.model.hardware))):
+            found.setdefault(text, []).append(place)
+    return found
 
 
 def launch_bound(layers: Sequence[Layer], model: Metadata, mode: str) -> NDArray[np.bool_]:

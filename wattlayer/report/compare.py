@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, Estimate, told_of_rates
+from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, Estimate, who_assumes
 from ..model.intervals import LEVEL
 from ..whatif.compare import Comparison, Ranked, Swap
 from .quantities import large, small
@@ -91,16 +92,31 @@ def _notes(comparison: Comparison) -> list[RenderableType]:
         "places are within one device and batch, 1 the least energy; in brackets those that overlapping intervals leave open; "
         "'covered' is the share of the energy in kinds of layers measured on the device; energy is gross, idle included"
     ]
-    unstated = told_of_rates(x.estimate for x in comparison.rows)
-    return [escaped(text) for text in (*notes, *caveats, *unstated, *_launches(comparison))]
+    return [escaped(text) for text in (*notes, *caveats, *_assumed(comparison), *_launches(comparison))]
+
+
+def _assumed(comparison: Comparison) -> Iterator[str]:
+    """What is taken for granted, and of which rows, unless of all on the devices that it concerns."""
+    rows = [row.estimate for row in comparison.rows]
+    for text, places in who_assumes(rows).items():
+        devices, own = {rows[i].model.hardware for i in places}, {id(rows[i]) for i in places}
+        there = [e for e in rows if e.model.hardware in devices]
+        labels: list[str] = []
+        for network in dict.fromkeys(rows[i].trace.network for i in places):
+            its = [e for e in there if e.trace.network == network]
+            some = [e for e in its if id(e) in own]
+            labels += [network] if len(some) == len(its) else map(_pass, some)
+        yield text if len(there) == len(own) else f"{', '.join(labels)}: {text}"
+
+
+def _pass(e: Estimate) -> str:
+    return f"{e.trace.network} on {e.model.hardware}, batch {e.trace.batch}"
 
 
 def _launches(comparison: Comparison) -> list[str]:
     """Of which rows launches as they were measured are much."""
     bound = [e for e in (row.estimate for row in comparison.rows) if e.launch_bound_frac >= LAUNCH_BOUND_FRAC]
-    shares = "; ".join(
-        f"{e.trace.network} on {e.model.hardware}, batch {e.trace.batch}: {e.launch_bound_frac:.0%}" for e in bound
-    )
+    shares = "; ".join(f"{_pass(e)}: {e.launch_bound_frac:.0%}" for e in bound)
     return [f"{LAUNCH_BOUND.format('a share')} ({shares})"] if bound else []
 
 

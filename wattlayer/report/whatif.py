@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, told_of_rates
+from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, who_assumes
 from ..model.intervals import LEVEL
 from ..whatif import Change
 from ..whatif.advise import Advice
@@ -81,19 +81,29 @@ def _note() -> str:
 
 
 def _doubts(changes: Sequence[Change]) -> list[str]:
-    """Say which numbers have no stated rate, and how much launches as they were measured are before, and after the change that
-    leaves most of them."""
-    unstated = told_of_rates([changes[0].before, *(x.after for x in changes)])
+    """Say what is taken for granted before and after, and how much launches as they were measured are before, and after the
+    change that leaves most of them."""
+    names = ["before", *(x.edit.describe() for x in changes)]
+    assumed = who_assumes([changes[0].before, *(x.after for x in changes)]).items()
+    everywhere, afterwards = [*range(len(names))], [*range(1, len(names))]
+    told = [
+        text if of == everywhere else f"{'after' if of == afterwards else '; '.join(names[i] for i in of)}: {text}"
+        for text, of in assumed
+    ]
     most = max(changes, key=lambda x: x.after.launch_bound_frac)
     before, after = most.before.launch_bound_frac, most.after.launch_bound_frac
     shares = f"{before:.0%} before, at most {after:.0%} after a change ({most.edit.describe()}),"
     launches = [LAUNCH_BOUND.format(shares)] if max(before, after) >= LAUNCH_BOUND_FRAC else []
-    return [escaped(text) for text in (*unstated, *launches)]
+    return [escaped(text) for text in (*told, *launches)]
 
 
 def change_csv(changes: Sequence[Change]) -> str:
     """Return one line a change with the columns of its JSON form; of a pair, the value before and the one after."""
-    return csv_of([
-        {name: "..".join(map(str, value)) if isinstance(value, list) else value for name, value in x.to_json().items()}
-        for x in changes
-    ])  # fmt: skip
+    return csv_of([{name: _cell(value) for name, value in x.to_json().items()} for x in changes])
+
+
+def _cell(value: Any) -> Any:
+    """A value of JSON as the cell of a table: a pair as `before..after`, sentences one after another."""
+    if not isinstance(value, list):
+        return value
+    return "..".join("; ".join(x) if isinstance(x, list) else str(x) for x in value)

@@ -78,6 +78,7 @@ class Change:
             "change_per_sample_j": self.change_j, "change_low_j": low, "change_high_j": high, "change_frac": self.change_frac,
             "measured_frac": self.measured_frac,
             "time_s": [x.time_s for x in pair], "launch_bound_frac": [x.launch_bound_frac for x in pair],
+            "assumptions": [list(x.assumptions) for x in pair],
         }  # fmt: skip
 
     def __str__(self) -> str:

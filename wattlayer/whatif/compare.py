@@ -55,6 +55,7 @@ class Ranked:
             "flop_per_sample": e.trace.flop / batch, "covered_frac": e.covered_frac, "extrapolated_frac": e.extrapolated_frac,
             "launch_bound_frac": e.launch_bound_frac,
             "rank_by_energy": self.by_energy, "rank_first": self.first, "rank_last": self.last, "rank_by_flop": self.by_flop,
+            "assumptions": list(e.assumptions),
         }  # fmt: skip
 
 
@@ -108,10 +109,11 @@ class Comparison:
         return {"schema": SCHEMA, "wattlayer": VERSION, "rows": rows, "swaps": swaps}
 
     def to_frame(self) -> pandas.DataFrame:
-        """Return one row per network, device and batch with the columns of `rows` in the JSON form."""
+        """Return one row per network, device and batch with the columns of `rows` in the JSON form; of assumptions one text."""
         import pandas
 
-        return pandas.DataFrame([row.to_json() for row in self.rows])
+        rows = (row.to_json() for row in self.rows)
+        return pandas.DataFrame([row | {"assumptions": "; ".join(row["assumptions"])} for row in rows])
 
     def _repr_html_(self) -> str:
         html: str = self._short().to_html(index=False, border=0, float_format="{:.4g}".format)
