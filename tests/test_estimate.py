@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import jsonschema
@@ -343,6 +344,23 @@ def test_the_interval_of_a_sample_is_a_share_of_that_of_the_batch(traced, model)
 def test_printing_shows_the_total_and_the_kinds(traced, model):
     text = str(wl.estimate(traced, model))
     assert "conv2d" in text and "J" in text and "measured kinds" in text
+
+
+def test_printing_says_all_that_is_to_be_minded(traced, model):
+    """What the model rests on, kinds never measured, layers far outside, and what the trace and the device take for granted."""
+    doubtful = replace(traced, assumptions=("images not given",))
+    e = wl.estimate(doubtful, model)
+    e = replace(e, model=replace(e.model, basis="data sheet", source="the data sheet"), covered=np.zeros_like(e.covered))
+    kinds = ", ".join(e.uncovered_kinds())
+    assert e.minds[:2] == (
+        "nothing was measured on a30: the data sheet",
+        f"100.0% of the energy is in kinds never measured on a30, priced by the scaffold: {kinds}",
+    )
+    assert e.minds[-len(e.assumptions) :] == e.assumptions and "images not given" in e.minds
+    assert any("far outside" in text for text in replace(e, extrapolated=~e.covered).minds)
+    head, _, table = str(e).partition("\n\n")
+    assert head.splitlines()[1:] == list(e.minds) and "conv2d" in table
+    assert all(text in unescape(e._repr_html_()) for text in e.minds)
 
 
 def test_predict_takes_modules_and_refuses_mixtures(model):

@@ -453,6 +453,15 @@ def test_what_cannot_be_priced_is_refused_in_one_line(name, tokens, reason):
         predict_generation(name, *tokens)
 
 
+def test_a_printed_request_has_its_interval_and_all_that_is_to_be_minded(configs):
+    g = predict_generation(configs["mixtral"], 8, 2, batch=2, hardware="h100-pcie")
+    head, *minds = str(g).splitlines()
+    low, high = (x / 2 for x in g.interval_j)
+    assert f"{g.energy_per_request_j:.4g} J a request ({low:.4g} to {high:.4g} J at 90%)" in head
+    assert minds == list(g.minds) and EVEN_CHOICES in minds
+    assert minds[0] == g.model.caveat and minds[1].endswith(", ".join(g.uncovered_kinds())) and "far outside" in minds[2]
+
+
 def test_on_the_command_line(configs, run, tmp_path):
     words = ["predict", configs["llama"], "--prefill", "12", "--decode", "6", "--batch", "2", "--dtype", "bfloat16"]
     record = json.loads(run(*words, "--format", "json")[1])

@@ -160,6 +160,14 @@ def test_an_assumed_power_is_called_by_its_name(model, clock, monkeypatch):
     assert p.measured.power_w == pytest.approx(10.0) and p.measured.time_s == pytest.approx(0.5)
 
 
+def test_a_printed_profile_says_what_is_to_be_minded_of_its_prediction(model):
+    with torch.device("meta"):
+        module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Mish()).eval()
+    run = profile(module, torch.empty(2, 3, 16, 16, device="meta"), hardware="h100-pcie", meter=None)
+    assert {"nothing was", "100.0% of t"} <= {text[:11] for text in run.predicted.minds}
+    assert str(run).splitlines()[1 : 1 + len(run.predicted.minds)] == list(run.predicted.minds)
+
+
 def test_the_profiler_hook_puts_joules_beside_profiled_times(model):
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(288, 4)).eval()
     estimate = wl.predict(module, *INPUTS, hardware=model)

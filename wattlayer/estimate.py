@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas
     from torch import nn
 
+    from .generation import Generation
     from .report.accounting import Assumptions
     from .whatif import Change
 
@@ -110,6 +111,12 @@ class Estimate:
         measured."""
         of_device = told_of_device([self.trace], self.model.hardware)
         return (*self.trace.assumptions, *of_device, *told_of_launches(self.launch_bound_frac))
+
+    @property
+    def minds(self) -> tuple[str, ...]:
+        """What a reader must know before believing the figures, in sentences: what the model rests on where it was not measured
+        there, kinds never measured, layers far outside what was measured, and `assumptions`."""
+        return minds_of(self)
 
     @cached_property
     def launch_bound_frac(self) -> float:
@@ -278,8 +285,9 @@ class Estimate:
             f"{self.trace.network} on {self.model.hardware}, {self.trace.dtype}, batch {self.trace.batch}, {self.mode} mode: "
             f"{self.energy_j:.4g} J ({low:.4g} to {high:.4g} J at {LEVEL:.0%}), {self.time_s:.4g} s, {self.power_w:.4g} W; "
             f"{self.covered_frac:.0%} of it in measured kinds"
-        ) + (f"\n{self.model.caveat}" if self.model.caveat else "")
-        return f"{head}\n\n{self.by_kind().to_string(float_format='{:.4g}'.format)}"
+        )
+        told = "\n".join((head, *self.minds))
+        return f"{told}\n\n{self.by_kind().to_string(float_format='{:.4g}'.format)}"
 
 
 def estimate(
@@ -328,6 +336,25 @@ def launch_bound(layers: Sequence[Layer], model: Metadata, mode: str) -> NDArray
     if not model.looped or mode == "eager" or device.kind == "cpu":
         return np.zeros(len(layers), dtype=bool)
     return Scaffold(model.log_rates, model.runs).launch_frac(Columns(layers, device)) > 0.5
+
+
+def minds_of(e: Estimate | Generation) -> tuple[str, ...]:
+    """Return what a reader must know before believing the figures, the gravest first; see `Estimate.minds`."""
+    return (*(x for x in (e.model.caveat,) if x), *told_of_coverage(e), *e.assumptions)
+
+
+def told_of_coverage(e: Estimate | Generation, marks: tuple[str, str] = ("", "")) -> list[str]:
+    """Say what share of the energy is in kinds never measured and in layers far outside what was, each after its mark."""
+    from .report.quantities import share
+
+    told, kinds = [], e.uncovered_kinds()
+    if kinds:
+        told.append(f"{marks[0]}{share(1 - e.covered_frac)} of the energy is in kinds never measured on {e.model.hardware}, "
+                    f"priced by the scaffold: {', '.join(kinds)}")  # fmt: skip
+    if e.extrapolated_frac:
+        far = share(e.extrapolated_frac)
+        told.append(f"{marks[1]}{far} of the energy is in layers far outside what was measured: wider intervals")
+    return told
 
 
 def told_of_launches(bound_frac: float) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ class Profile:
         return frame
 
     def __str__(self) -> str:
-        """The table, the ratio where there is one, and the note."""
+        """The ratio where there is one, what to mind of the prediction, the table and the note."""
         table = self.to_frame().rename(index={"": "(top level)"}).to_string(float_format="{:.4g}".format, na_rep="–")
         low, high = self.predicted.interval_j
         head = f"{self.predicted.trace.network}: predicted {self.predicted.energy_j:.4g} J ({low:.4g} to {high:.4g} J)"
@@ -123,7 +123,8 @@ class Profile:
             )
         else:
             head += "; not measured"
-        return f"{head}\n\n{table}\n{self.note}".rstrip()
+        told = "\n".join((head, *self.predicted.minds))
+        return f"{told}\n\n{table}\n{self.note}".rstrip()
 
 
 def profile(

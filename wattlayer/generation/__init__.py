@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, check_whole
-from ..estimate import SCHEMA, VERSION, Estimate, estimate, launch_bound, told_of_device, told_of_launches, torch_version
+from ..estimate import (
+    SCHEMA,
+    VERSION,
+    Estimate,
+    estimate,
+    launch_bound,
+    minds_of,
+    told_of_device,
+    told_of_launches,
+    torch_version,
+)
 from ..features.columns import Array
 from ..model import EnergyModel, load_model
 from ..model.intervals import LEVEL, total_half_width
@@ -70,6 +80,11 @@ class Generation:
         if self.prompt_tokens == 1 and self.new_tokens:
             told["the prompt is a single token"] = None
         return (*told, *told_of_device(traces, self.model.hardware), *told_of_launches(self.launch_bound_frac))
+
+    @property
+    def minds(self) -> tuple[str, ...]:
+        """What a reader must know before believing the figures, in sentences, as `Estimate.minds`."""
+        return minds_of(self)
 
     @property
     def trace(self) -> Trace:
@@ -209,6 +224,15 @@ class Generation:
     def __repr__(self) -> str:
         return (f"<Generation {self.prefill.trace.network} on {self.prefill.model.hardware}: {self.prompt_tokens} + "
                 f"{self.new_tokens} tokens, {self.energy_per_request_j:.4g} J a request>")  # fmt: skip
+
+    def __str__(self) -> str:
+        low, high = (x / self.batch for x in self.interval_j)
+        head = (
+            f"{self.trace.network} on {self.model.hardware}, {self.trace.dtype}, batch {self.batch}, {self.prompt_tokens} + "
+            f"{self.new_tokens} tokens, {self.prefill.mode} mode: {self.energy_per_request_j:.4g} J a request ({low:.4g} to "
+            f"{high:.4g} J at {LEVEL:.0%}), {self.energy_per_token_j:.4g} J a token"
+        )
+        return "\n".join((head, *self.minds))
 
 
 def predict_generation(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..estimate import GAPS
 from ..generation import Generation
 from ..model.intervals import LEVEL
-from .quantities import share, small
+from .quantities import small
 from .terminal import escaped, source_of, table_of
 from .text import csv_of
 
@@ -68,15 +68,7 @@ def _kinds(g: Generation) -> RenderableType:
 
 
 def _notes(g: Generation) -> list[RenderableType]:
-    notes = [g.model.caveat] if g.model.caveat else []
-    notes.append(source_of(g.model))
-    notes += g.assumptions
-    if kinds := g.uncovered_kinds():
-        notes.append(f"{share(1 - g.covered_frac)} of the energy is in kinds never measured on {g.model.hardware}, priced by the "
-                     f"scaffold: {', '.join(kinds)}")  # fmt: skip
-    if g.extrapolated_frac:
-        notes.append(f"{share(g.extrapolated_frac)} of the energy is in layers far outside what was measured: wider intervals")
-    return [escaped(note) for note in notes]
+    return [escaped(note) for note in (source_of(g.model), *g.minds)]
 
 
 def generation_csv(generation: Generation) -> str:

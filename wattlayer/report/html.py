@@ -84,19 +84,7 @@ def _colours(e: Estimate) -> dict[str, str]:
 
 def _minds(e: Estimate) -> list[str]:
     """What a reader must know before believing the figures, the gravest first."""
-    minds = [e.model.caveat] if e.model.caveat else []
-    if kinds := e.uncovered_kinds():
-        minds.append(
-            f"{share(1 - e.covered_frac)} of the energy is in kinds of layers never measured on {e.model.hardware} and is priced "
-            f"by the physical scaffold: {', '.join(kinds)}"
-        )
-    if e.extrapolated_frac:
-        minds.append(
-            f"{share(e.extrapolated_frac)} of the energy is in layers far outside what was measured; their intervals are wider"
-        )
-    if e.mode == "eager":
-        minds.append(f"{gaps_of(e)} ({e.model.launching})")
-    return [*minds, *e.assumptions]
+    return [*e.minds, *([f"{gaps_of(e)} ({e.model.launching})"] if e.mode == "eager" else [])]
 
 
 def _data(e: Estimate) -> str:

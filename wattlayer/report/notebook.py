@@ -70,12 +70,4 @@ def _row(row: tuple[str, str, str, str, float]) -> str:
 
 
 def _notes(e: Estimate) -> str:
-    notes = [f"model {e.model.name}, {e.model.rows} rows; energy is gross, idle included"]
-    notes += [e.model.caveat] if e.model.caveat else []
-    kinds = e.uncovered_kinds()
-    if kinds:
-        notes.append(f"{1 - e.covered_frac:.1%} in kinds never measured on {e.model.hardware}: {', '.join(kinds)}")
-    if e.extrapolated_frac:
-        notes.append(f"{e.extrapolated_frac:.1%} in layers far outside what was measured")
-    notes += e.assumptions
-    return "; ".join(notes)
+    return "; ".join([f"model {e.model.name}, {e.model.rows} rows; energy is gross, idle included", *e.minds])

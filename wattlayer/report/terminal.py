@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..estimate import Estimate
+from ..estimate import Estimate, told_of_coverage
 from ..hardware import Hardware
 from ..layer import format_shape
 from ..model.intervals import LEVEL
 from ..model.metadata import Metadata
 from ..trace import Trace
-from .quantities import large, share, small
+from .quantities import large, small
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -91,14 +91,7 @@ def _notes(e: Estimate) -> list[RenderableType]:
     if e.unfused is not None:
         plain = f"{small(e.unfused.energy_j, 'J')}, {small(e.unfused.time_s, 's')}, {len(e.unfused.trace.layers)} layers"
         notes.append(f"compiled as torch.compile fuses, by rule: {len(e.trace.layers)} layers; unfused, in graph mode: {plain}")
-    kinds = e.uncovered_kinds()
-    if kinds:
-        notes.append(f"* {share(1 - e.covered_frac)} of the energy is in kinds never measured on {e.model.hardware}, "
-                     f"priced by the scaffold: {', '.join(kinds)}")  # fmt: skip
-    if e.extrapolated_frac:
-        notes.append(f"† {share(e.extrapolated_frac)} of the energy is in layers far outside what was measured: wider intervals")
-    notes += e.assumptions
-    return [escaped(note) for note in notes]
+    return [escaped(note) for note in (*notes, *told_of_coverage(e, ("* ", "† ")), *e.assumptions)]
 
 
 def source_of(model: Metadata) -> str:
