@@ -520,6 +520,28 @@ def test_what_a_change_takes_for_granted_is_told_by_side():
     assert rows[0]["batch"] == "1..1" and rows[1]["dtype"] == "float32..bfloat16"
 
 
+def test_a_change_says_what_its_model_rests_on_and_which_kinds_it_never_saw():
+    with torch.device("meta"):
+        celu = nn.Sequential(nn.Conv2d(3, 8, 3), nn.CELU())
+    subject, edits = Subject(celu, (INPUT,)), [Edit(batch=2), Edit(batch=4)]
+    limited = operated(load_model("a30"), 100)
+    for model, caveat in ((load_model("h100-pcie"), "nothing was measured on h100-pcie: "), (limited, "a30 limited to 100 W: ")):
+        changes = whatif(subject, edits, model)
+        advice = [Advice(x, "") for x in changes]
+        for texts in (change_table(changes, ""), change_list(changes, ""), advice_table(advice, ""), advice_list(advice, "")):
+            told = [str(x) for x in texts]
+            assert model.metadata.caveat.startswith(caveat) and told.count(model.metadata.caveat) == 1
+            [kinds] = [x for x in told if x.startswith(f"kinds never measured on {model.hardware}, priced by the scaffold: ")]
+            assert "celu" in kinds
+        x = changes[0]
+        assert str(x).splitlines()[1 : 1 + len(x.after.minds)] == list(x.after.minds) and caveat in str(x)
+        pair = [e.uncovered_kinds() for e in (x.before, x.after)]
+        assert x.to_json()["uncovered_kinds"] == pair and "celu" in pair[0]
+        assert next(csv.DictReader(io.StringIO(change_csv(changes))))["uncovered_kinds"] == "..".join(map("; ".join, pair))
+    all_known = change_table(whatif(Subject(celu[0], (INPUT,)), Edit(batch=2), load_model("a30")), "")
+    assert not any("never measured" in str(x) for x in all_known)
+
+
 def test_an_edit_that_changes_nothing_says_so():
     subject = Subject(net(24), (INPUT,))
     same, other = whatif(subject, [Edit(align=True), Edit(batch=8)], load_model("a30"))

@@ -78,17 +78,18 @@ class Change:
             "change_per_sample_j": self.change_j, "change_low_j": low, "change_high_j": high, "change_frac": self.change_frac,
             "measured_frac": self.measured_frac,
             "time_s": [x.time_s for x in pair], "launch_bound_frac": [x.launch_bound_frac for x in pair],
-            "assumptions": [list(x.assumptions) for x in pair],
+            "assumptions": [list(x.assumptions) for x in pair], "uncovered_kinds": [x.uncovered_kinds() for x in pair],
         }  # fmt: skip
 
     def __str__(self) -> str:
-        low, high = self.interval_j
-        return (
+        (low, high), was = self.interval_j, self.before.assumptions
+        head = (
             f"{self.before.trace.network} on {self.before.model.hardware}, {self.edit.describe() or 'no change'}: "
             f"{self.before.energy_per_sample_j:.4g} to {self.after.energy_per_sample_j:.4g} J a sample, change "
             f"{self.change_j:+.4g} J ({low:+.4g} to {high:+.4g} J), {self.change_frac:+.1%}; "
             f"{self.measured_frac:.0%} of what remains is like what was measured"
         )
+        return "\n".join((head, *self.after.minds, *(f"before: {x}" for x in was if x not in self.after.assumptions)))
 
 
 def change(before: Estimate, after: Estimate, edit: Edit = UNCHANGED, of_one_network: bool | None = None) -> Change:
