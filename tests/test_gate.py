@@ -300,6 +300,30 @@ def test_githubs_commands_are_escaped_as_the_runner_reads_them():
     assert warning == "::warning title=budget-j 0.5::a: note, too"
 
 
+def test_reports_say_what_is_to_be_minded_of_the_prediction_once():
+    """A reader of the report alone sees no table: what the model rests on, kinds never measured, what was taken for granted."""
+    with torch.device("meta"):
+        celu = nn.Sequential(nn.Conv2d(3, 8, 3), nn.CELU())
+    e = wl.predict(celu, torch.empty(1, 3, 16, 16, device="meta"), hardware="h100-pcie", dtype="bfloat16")
+    e = replace(e, trace=replace(e.trace, assumptions=("images not given",)))
+    verdicts = [budgets(x * e.energy_j, None)[0].judge(e) for x in (0.001, 1000)]
+    assert all(v.minds == e.minds and v.notes == () for v in verdicts)
+    assert "data sheet" in e.minds[0] and "celu" in e.minds[1] and "images not given" in e.minds
+    for case in ElementTree.fromstring(junit(verdicts).encode()).iter("testcase"):
+        assert case.findtext("system-out", "").splitlines()[1:] == list(e.minds)
+    warnings = [x for x in github_commands(verdicts) if x.startswith("::warning title=Sequential on h100-pcie::")]
+    assert [x.rpartition("::")[2].replace("%25", "%") for x in warnings] == list(e.minds)
+
+
+def test_joules_within_the_interval_are_said_to_be_so_and_still_decide():
+    low, high = net().interval_j
+    said = f"the budget lies within the interval of the prediction, {low:.4g} to {high:.4g} J at 90%"
+    for budget_j, over, notes in ((low * 0.99, True, ()), (low * 1.01, True, (said,)), (high * 0.99, False, (said,)),
+                                  (high * 1.01, False, ())):  # fmt: skip
+        verdict = budgets(budget_j, None)[0].judge(net())
+        assert (verdict.over, verdict.notes) == (over, notes)
+
+
 # --- on the command line
 
 

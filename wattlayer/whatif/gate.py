@@ -24,6 +24,7 @@ from ..estimate import SCHEMA, VERSION, Estimate
 from ..features.columns import Array
 from ..kinds import group_of_kind
 from ..layer import format_shape
+from ..model.intervals import LEVEL
 from .difference import difference_spread_j
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Verdict:
     says: str
     notes: tuple[str, ...] = ()
     """What does not decide, and a reader should know."""
+    minds: tuple[str, ...] = ()
+    """What a reader must know before believing the prediction (`Estimate.minds`)."""
 
     @property
     def over(self) -> bool:
@@ -72,7 +75,10 @@ class Budget:
         word = "over" if _over(estimate.energy_j, self.energy_j) else "within"
         spent, allowed = _apart(estimate.energy_j, self.energy_j)
         says = f"{spent} J is {word} the budget of {allowed} J"
-        return _verdict(f"budget-j {self.energy_j:.12g}", estimate, self.energy_j, says)
+        low, high = estimate.interval_j
+        inside = f"the budget lies within the interval of the prediction, {low:.4g} to {high:.4g} J at {LEVEL:.0%}"
+        notes = (inside,) if low < self.energy_j < high else ()
+        return _verdict(f"budget-j {self.energy_j:.12g}", estimate, self.energy_j, says, notes)
 
 
 @dataclass(frozen=True)
@@ -226,7 +232,7 @@ def _differences(before: Sequence[Call], after: Sequence[Call]) -> tuple[Array, 
 
 
 def _verdict(budget: str, e: Estimate | Generation, limit_j: float, says: str, notes: tuple[str, ...] = ()) -> Verdict:
-    return Verdict(budget, e.trace.network, e.model.hardware, e.energy_j, limit_j, says, notes)
+    return Verdict(budget, e.trace.network, e.model.hardware, e.energy_j, limit_j, says, notes, e.minds)
 
 
 def junit(verdicts: Sequence[Verdict]) -> str:
@@ -239,7 +245,7 @@ def junit(verdicts: Sequence[Verdict]) -> str:
         case = ElementTree.SubElement(suite, "testcase", name)
         if v.over:
             ElementTree.SubElement(case, "failure", {"type": "OverBudget", "message": _xml_text(v.says)}).text = _xml_text(v.says)
-        ElementTree.SubElement(case, "system-out").text = _xml_text("\n".join([v.says, *v.notes]))
+        ElementTree.SubElement(case, "system-out").text = _xml_text("\n".join([v.says, *v.notes, *v.minds]))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -250,12 +256,14 @@ def _xml_text(text: str) -> str:
 
 
 def github_commands(verdicts: Sequence[Verdict]) -> list[str]:
-    """Return verdicts as GitHub's workflow commands, one a line: an error over a budget, a notice within, a warning a note."""
+    """Return verdicts as GitHub's workflow commands, one a line: an error over a budget, a notice within, a warning a note, and
+    once, whatever the number of budgets, one for each thing to mind of the prediction."""
     lines = []
     for v in verdicts:
         lines.append(_command("error" if v.over else "notice", f"{v.network} on {v.hardware}: {v.budget}", v.says))
         lines += [_command("warning", v.budget, note) for note in v.notes]
-    return lines
+    minds = (_command("warning", f"{v.network} on {v.hardware}", text) for v in verdicts for text in v.minds)
+    return [*lines, *dict.fromkeys(minds)]
 
 
 def _command(level: str, title: str, text: str) -> str:
