@@ -462,6 +462,14 @@ def test_a_printed_request_has_its_interval_and_all_that_is_to_be_minded(configs
     assert minds[0] == g.model.caveat and minds[1].endswith(", ".join(g.uncovered_kinds())) and "far outside" in minds[2]
 
 
+def test_a_narrow_terminal_keeps_the_names_of_phases_and_steps(configs, monkeypatch):
+    monkeypatch.setattr("wattlayer.cli.output.narrow", lambda *_: True)
+    text = rendered(*generation_tables(predict_generation(configs["gpt2"], 8, 3)))
+    rows = [line.split() for line in text.splitlines()]
+    assert [row[0] for row in rows if row[-1:] and row[-1].endswith("%") and len(row) == 4] == ["prefill", "decode"]
+    assert ["tokens", "in", "the", "cache", "energy"] in rows and {"8", "9", "10"} <= {row[0] for row in rows if len(row) == 3}
+
+
 def test_on_the_command_line(configs, run, tmp_path):
     words = ["predict", configs["llama"], "--prefill", "12", "--decode", "6", "--batch", "2", "--dtype", "bfloat16"]
     record = json.loads(run(*words, "--format", "json")[1])
@@ -482,7 +490,9 @@ def test_on_the_command_line(configs, run, tmp_path):
     assert record["assumptions"] == [told_of_launches(record["total"]["launch_bound_frac"])[0]], "the a30's layers are of loops"
     alone = json.loads(run(*words[:2], "--decode", "6", "--format", "json")[1])
     assert alone["assumptions"] == ["the prompt is a single token", told_of_launches(alone["total"]["launch_bound_frac"])[0]]
-    lines = list(csv.DictReader(run(*words, "--format", "csv")[1].splitlines()))
+    _, text, said = run(*words, "--format", "csv")
+    assert said.splitlines()[-1] == f"wattlayer: {record['assumptions'][0]}" and f": {', '.join(unknown)}\n" in said
+    lines = list(csv.DictReader(text.splitlines()))
     assert [(x["phase"], x["context_tokens"], x["tokens"]) for x in lines[:2]] == [("prefill", "0", "12"), ("decode", "12", "1")]
     assert len(lines) == 1 + 6
     for name in ("energy_j", "time_s"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .options import Format
-from .output import busy, rendered
+from .output import busy, rendered, say
 
 if TYPE_CHECKING:
     from ..generation import Generation
@@ -30,4 +30,7 @@ def generation_text(generation: Generation, format: Format) -> str:
 
     if format is Format.json:
         return json.dumps(generation.to_json()) + "\n"
-    return generation_csv(generation) if format is Format.csv else rendered(*generation_tables(generation))
+    if format is Format.csv:
+        say(*(f"wattlayer: {text}" for text in generation.minds))
+        return generation_csv(generation)
+    return rendered(*generation_tables(generation))

@@ -21,6 +21,7 @@ WIDE = 80
 ESSENTIAL = frozenset(
     {"path", "module", "kind", "energy", "share", "name", "title", "trained", "zoo", "traced", "refused"}
     | {"split", "predictor", "rows of", "n", "median", "p90", "row", "layer", "pass", "hint"}
+    | {"phase", "tokens in the cache"}
 )
 """Columns that tables keep on a narrow terminal."""
 
