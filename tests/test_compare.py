@@ -16,16 +16,20 @@ from test_cli import network, one_line  # noqa: F401  (fixtures)
 from torch import nn
 
 import wattlayer as wl
+from wattlayer.cli.output import rendered
 from wattlayer.cli.whatif import batches
 from wattlayer.dataset import read_measurements
 from wattlayer.errors import InputError
 from wattlayer.estimate import LAUNCH_BOUND, TOO_LARGE
 from wattlayer.model import load_model
 from wattlayer.report.compare import comparison_list, comparison_tables
+from wattlayer.report.plots import comparison_figure
+from wattlayer.report.quantities import small
 from wattlayer.train.networks import traced_networks
 from wattlayer.whatif import change
 from wattlayer.whatif import subject as subject_module
 from wattlayer.whatif.compare import Swap
+from wattlayer.whatif.operating import operated
 from wattlayer.whatif.subject import Subject
 
 IMAGE = (torch.empty(2, 3, 32, 32, device="meta"),)
@@ -314,6 +318,41 @@ def test_what_is_taken_for_granted_is_told_of_the_rows_that_it_concerns():
     told = [row.to_json()["assumptions"] for row in compared.rows]
     assert told == [list(e.assumptions) for e in rows] and sum(map(len, told)) > 2
     assert compared.to_frame()["assumptions"].tolist() == ["; ".join(x) for x in told]
+
+
+def test_one_device_under_two_limits_is_two_in_tables_lists_and_figures(tmp_path):
+    free, limited = (operated(load_model("a30"), limit_w) for limit_w in (None, 100))
+    compared = wl.compare(subjects()[2:], [free, limited], batch=[2, 8])
+    per_sample = [small(row.estimate.energy_per_sample_j, "J") for row in compared.rows]
+    assert len(set(per_sample)) == 4
+    for text in (rendered(*comparison_tables(compared)), rendered(*comparison_list(compared)), str(compared)):
+        assert text.count("a30 limited to 100 W ") + text.count("a30 limited to 100 W,") >= 2
+        assert limited.metadata.caveat in " ".join(text.split())
+    by_batch = rendered(comparison_tables(compared)[1]).splitlines()[2:]
+    assert [re.split(" {2,}", line)[1] for line in by_batch] == ["a30", "a30 limited to 100 W"]
+    assert all(value in "".join(by_batch) for value in per_sample), "none takes the place of another"
+    comparison_figure(compared, tmp_path / "it.svg")
+    assert "Huge on a30 limited to 100 W" in (tmp_path / "it.svg").read_text()
+
+
+def test_rows_say_which_kinds_were_never_measured_and_which_layers_lie_far_outside():
+    with torch.device("meta"):
+        celu, plain = (Subject(nn.Sequential(*x), IMAGE) for x in ((nn.Conv2d(3, 8, 3), nn.CELU()), (nn.Conv2d(3, 512, 3),)))
+    compared = wl.compare([celu, plain], ["a30", "h100-pcie"])
+    rows = [row.estimate for row in compared.rows]
+    assert [row.to_json()["uncovered_kinds"] for row in compared.rows] == [e.uncovered_kinds() for e in rows]
+    assert compared.to_frame()["uncovered_kinds"].tolist() == ["; ".join(e.uncovered_kinds()) for e in rows]
+    far = "; ".join(f"{e.trace.network} on a30, batch 2: {e.extrapolated_frac:.0%}" for e in rows[:2] if e.extrapolated_frac)
+    said = (
+        rows[2].model.caveat, "kinds never measured on a30, priced by the scaffold: celu",
+        "kinds never measured on h100-pcie, priced by the scaffold: conv2d, celu",
+        f"a share of the energy is in layers far outside what was measured: wider intervals ({far})",
+    )  # fmt: skip
+    assert far and compared.minds[:4] == said
+    for render in (comparison_tables, comparison_list):
+        assert [str(x) for x in render(compared)][-len(compared.minds) :] == list(compared.minds)
+    assert str(compared).splitlines()[-len(compared.minds) :] == list(compared.minds)
+    assert all(f"<small>{text}</small>" in compared._repr_html_() for text in compared.minds)
 
 
 def test_devices_without_a_rate_for_the_dtype_are_named():

@@ -328,6 +328,14 @@ def who_assumes(estimates: Iterable[Estimate]) -> dict[str, list[int]]:
     return found
 
 
+def unseen_kinds(estimates: Iterable[Estimate]) -> list[str]:
+    """Say of several estimates which kinds were never measured, a sentence a device."""
+    found: dict[str, dict[str, None]] = {}
+    for e in estimates:
+        found.setdefault(e.model.hardware, {}).update(dict.fromkeys(e.uncovered_kinds()))
+    return [f"kinds never measured on {name}, priced by the scaffold: {', '.join(x)}" for name, x in found.items() if x]
+
+
 def launch_bound(layers: Sequence[Layer], model: Metadata, mode: str) -> NDArray[np.bool_]:
     """Mark the `layers` [n] whose launch, as it was measured, takes longer than their work on the device by the scaffold, where a
     pass in `mode` would not pay for it: none in eager mode, of models that were not measured in loops, and on processors, which

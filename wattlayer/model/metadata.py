@@ -78,6 +78,12 @@ class Metadata:
         return self.own_support is not None
 
     @property
+    def where(self) -> str:
+        """The device as rows of several name it: under its limit or clock, and with the model's name where that is another."""
+        device = self.conditions.partition(":")[0] or self.hardware
+        return device if self.name == self.hardware else f"{device} ({self.name})"
+
+    @property
     def launches_or_assumed(self) -> Launches:
         """What passes cost beside their kernels: fitted to networks measured there, else carried over or assumed."""
         return self.launches or Launches(idle_w=find_hardware(self.hardware).idle_w)

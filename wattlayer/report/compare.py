@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, Estimate, who_assumes
+from ..estimate import Estimate
 from ..model.intervals import LEVEL
 from ..whatif.compare import Comparison, Ranked, Swap
 from .quantities import large, small
@@ -38,8 +37,9 @@ def _rows(comparison: Comparison) -> Table:
     for row in comparison.rows:
         e = row.estimate
         table.add_row(
-            escaped(e.trace.network), _device(e), str(e.trace.batch), small(e.energy_j, "J"), small(e.energy_per_sample_j, "J"),
-            _interval(e), small(e.time_s, "s"), large(e.trace.flop, ""), f"{e.covered_frac:.0%}", _rank(row), str(row.by_flop),
+            escaped(e.trace.network), escaped(e.model.where), str(e.trace.batch), small(e.energy_j, "J"),
+            small(e.energy_per_sample_j, "J"), _interval(e), small(e.time_s, "s"), large(e.trace.flop, ""),
+            f"{e.covered_frac:.0%}", _rank(row), str(row.by_flop),
         )  # fmt: skip
     return table
 
@@ -49,9 +49,9 @@ def _by_batch(comparison: Comparison) -> Table:
     table = table_of("energy a sample by batch", "network", "hardware", *map(str, batches))
     cells: dict[tuple[str, str], dict[int, str]] = {}
     for e in (row.estimate for row in comparison.rows):
-        cells.setdefault((e.trace.network, _device(e)), {})[e.trace.batch] = small(e.energy_per_sample_j, "J")
+        cells.setdefault((e.trace.network, e.model.where), {})[e.trace.batch] = small(e.energy_per_sample_j, "J")
     for (network, device), by_batch in cells.items():
-        table.add_row(escaped(network), device, *(by_batch.get(batch, "") for batch in batches))
+        table.add_row(escaped(network), escaped(device), *(by_batch.get(batch, "") for batch in batches))
     return table
 
 
@@ -71,7 +71,7 @@ def _swap(x: Swap) -> str:
     less, more, (low, high) = x.less_energy, x.fewer_flop, x.difference.interval_j
     words = "intervals overlap: not certain" if x.overlap else "intervals are apart"
     return (
-        f"{more.trace.network} against {less.trace.network} on {_device(more)}, batch {more.trace.batch}: "
+        f"{more.trace.network} against {less.trace.network} on {more.model.where}, batch {more.trace.batch}: "
         f"{more.trace.flop / less.trace.flop:.2f} x the FLOP, {more.energy_j / less.energy_j:.2f} x the energy; {words}; "
         f"layers that both run cancelled, {_signed(x.difference.change_j)} a sample ({_signed(low)} to {_signed(high)})"
     )
@@ -80,52 +80,22 @@ def _swap(x: Swap) -> str:
 def _sentence(row: Ranked) -> str:
     e = row.estimate
     return (
-        f"{e.trace.network} on {_device(e)}, batch {e.trace.batch}: {small(e.energy_per_sample_j, 'J')} a sample "
+        f"{e.trace.network} on {e.model.where}, batch {e.trace.batch}: {small(e.energy_per_sample_j, 'J')} a sample "
         f"({_interval(e)}), {small(e.energy_j, 'J')} and {small(e.time_s, 's')} a pass, {large(e.trace.flop, 'FLOP')}, "
         f"{e.covered_frac:.0%} covered; place {_rank(row)}, by FLOP {row.by_flop}"
     )
 
 
 def _notes(comparison: Comparison) -> list[RenderableType]:
-    caveats = dict.fromkeys(x.estimate.model.caveat for x in comparison.rows if x.estimate.model.caveat)
-    notes = [
+    places = (
         "places are within one device and batch, 1 the least energy; in brackets those that overlapping intervals leave open; "
         "'covered' is the share of the energy in kinds of layers measured on the device; energy is gross, idle included"
-    ]
-    return [escaped(text) for text in (*notes, *caveats, *_assumed(comparison), *_launches(comparison))]
-
-
-def _assumed(comparison: Comparison) -> Iterator[str]:
-    """What is taken for granted, and of which rows, unless of all on the devices that it concerns."""
-    rows = [row.estimate for row in comparison.rows]
-    for text, places in who_assumes(rows).items():
-        devices, own = {rows[i].model.hardware for i in places}, {id(rows[i]) for i in places}
-        there = [e for e in rows if e.model.hardware in devices]
-        labels: list[str] = []
-        for network in dict.fromkeys(rows[i].trace.network for i in places):
-            its = [e for e in there if e.trace.network == network]
-            some = [e for e in its if id(e) in own]
-            labels += [network] if len(some) == len(its) else map(_pass, some)
-        yield text if len(there) == len(own) else f"{', '.join(labels)}: {text}"
-
-
-def _pass(e: Estimate) -> str:
-    return f"{e.trace.network} on {e.model.hardware}, batch {e.trace.batch}"
-
-
-def _launches(comparison: Comparison) -> list[str]:
-    """Of which rows launches as they were measured are much."""
-    bound = [e for e in (row.estimate for row in comparison.rows) if e.launch_bound_frac >= LAUNCH_BOUND_FRAC]
-    shares = "; ".join(f"{_pass(e)}: {e.launch_bound_frac:.0%}" for e in bound)
-    return [f"{LAUNCH_BOUND.format('a share')} ({shares})"] if bound else []
+    )
+    return [escaped(text) for text in (places, *comparison.minds)]
 
 
 def _rank(row: Ranked) -> str:
     return str(row.by_energy) if row.first == row.last else f"{row.by_energy} ({row.first}–{row.last})"
-
-
-def _device(e: Estimate) -> str:
-    return escaped(e.model.hardware if e.model.name == e.model.hardware else f"{e.model.hardware} ({e.model.name})")
 
 
 def _interval(e: Estimate) -> str:

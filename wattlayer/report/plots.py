@@ -36,7 +36,7 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
     figure = _empty(15, 6)
     series: dict[str, list[Estimate]] = {}
     for e in (row.estimate for row in comparison.rows):
-        series.setdefault(f"{e.trace.network} on {e.model.name}", []).append(e)
+        series.setdefault(f"{e.trace.network} on {e.model.where}", []).append(e)
     left, right = figure.subplots(1, 2)
     batches = sorted({row.estimate.trace.batch for row in comparison.rows})
     _against_batch(left, series, batches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, who_assumes
+from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, unseen_kinds, who_assumes
 from ..model.intervals import LEVEL
 from ..whatif import Change
 from ..whatif.advise import Advice
@@ -85,8 +85,6 @@ def _doubts(changes: Sequence[Change]) -> list[str]:
     they were measured are before, and after the change that leaves most of them."""
     names, sides = ["before", *(x.edit.describe() for x in changes)], [changes[0].before, *(x.after for x in changes)]
     model, assumed = changes[0].before.model, who_assumes(sides).items()
-    kinds = ", ".join(dict.fromkeys(kind for e in sides for kind in e.uncovered_kinds()))
-    unseen = [f"kinds never measured on {model.hardware}, priced by the scaffold: {kinds}"] if kinds else []
     everywhere, afterwards = [*range(len(names))], [*range(1, len(names))]
     told = [
         text if of == everywhere else f"{'after' if of == afterwards else '; '.join(names[i] for i in of)}: {text}"
@@ -96,7 +94,7 @@ def _doubts(changes: Sequence[Change]) -> list[str]:
     before, after = most.before.launch_bound_frac, most.after.launch_bound_frac
     shares = f"{before:.0%} before, at most {after:.0%} after a change ({most.edit.describe()}),"
     launches = [LAUNCH_BOUND.format(shares)] if max(before, after) >= LAUNCH_BOUND_FRAC else []
-    return [escaped(text) for text in (*(x for x in (model.caveat,) if x), *unseen, *told, *launches)]
+    return [escaped(text) for text in (*(x for x in (model.caveat,) if x), *unseen_kinds(sides), *told, *launches)]
 
 
 def change_csv(changes: Sequence[Change]) -> str:

@@ -8,15 +8,16 @@ which layers that both networks run cancel (`whatif.change`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from itertools import combinations, groupby, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..estimate import SCHEMA, VERSION, Estimate, estimate_many
+from ..estimate import LAUNCH_BOUND, LAUNCH_BOUND_FRAC, SCHEMA, VERSION, Estimate, estimate_many, unseen_kinds, who_assumes
 from ..model import EnergyModel, load_model
 from ..model.intervals import LEVEL
 from ..predict import DEFAULT_HARDWARE, parse_shape
@@ -26,6 +27,9 @@ from .subject import Edit, Setting, Subject, subject_of
 
 if TYPE_CHECKING:
     import pandas
+
+FAR_FRAC = 0.05
+"""The least share of a row's energy in layers far outside what was measured that is told."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Ranked:
             "flop_per_sample": e.trace.flop / batch, "covered_frac": e.covered_frac, "extrapolated_frac": e.extrapolated_frac,
             "launch_bound_frac": e.launch_bound_frac,
             "rank_by_energy": self.by_energy, "rank_first": self.first, "rank_last": self.last, "rank_by_flop": self.by_flop,
-            "assumptions": list(e.assumptions),
+            "assumptions": list(e.assumptions), "uncovered_kinds": e.uncovered_kinds(),
         }  # fmt: skip
 
 
@@ -103,28 +107,68 @@ class Comparison:
                     found.append(Swap(more, less))
         return tuple(sorted(found, key=lambda x: x.less_energy.energy_j / x.fewer_flop.energy_j))
 
+    @property
+    def minds(self) -> tuple[str, ...]:
+        """What a reader must know before believing the rows, in sentences: what models rest on, kinds never measured, which rows
+        have layers far outside what was, what is taken for granted of which, and where launches as measured are much."""
+        rows = [row.estimate for row in self.rows]
+        caveats = dict.fromkeys(e.model.caveat for e in rows if e.model.caveat)
+        return (*caveats, *unseen_kinds(rows), *_far(rows), *_assumed(rows), *_launches(rows))
+
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON types, schema 1."""
         rows, swaps = [x.to_json() for x in self.rows], [x.to_json() for x in self.swaps]
         return {"schema": SCHEMA, "wattlayer": VERSION, "rows": rows, "swaps": swaps}
 
     def to_frame(self) -> pandas.DataFrame:
-        """Return one row per network, device and batch with the columns of `rows` in the JSON form; of assumptions one text."""
+        """Return one row per network, device and batch with the columns of `rows` in the JSON form; of lists one text."""
         import pandas
 
         rows = (row.to_json() for row in self.rows)
-        return pandas.DataFrame([row | {"assumptions": "; ".join(row["assumptions"])} for row in rows])
+        return pandas.DataFrame([{k: "; ".join(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows])
 
     def _repr_html_(self) -> str:
         html: str = self._short().to_html(index=False, border=0, float_format="{:.4g}".format)
-        return html
+        return html + "".join(f"<p><small>{escape(text)}</small></p>" for text in self.minds)
 
     def __str__(self) -> str:
-        return self._short().to_string(float_format="{:.4g}".format)
+        return "\n".join((self._short().to_string(float_format="{:.4g}".format), *self.minds))
 
     def _short(self) -> pandas.DataFrame:
         columns = ["network", "hardware", "batch", "energy_per_sample_j", "energy_per_sample_low_j", "energy_per_sample_high_j"]
-        return self.to_frame()[[*columns, "flop_per_sample", "covered_frac"]]
+        frame = self.to_frame().assign(hardware=[x.estimate.model.where for x in self.rows])
+        return frame[[*columns, "flop_per_sample", "covered_frac", "extrapolated_frac"]]
+
+
+def _assumed(rows: Sequence[Estimate]) -> Iterator[str]:
+    """What is taken for granted, and of which rows, unless of all on the devices that it concerns."""
+    for text, places in who_assumes(rows).items():
+        devices, own = {rows[i].model.hardware for i in places}, {id(rows[i]) for i in places}
+        there = [e for e in rows if e.model.hardware in devices]
+        labels: list[str] = []
+        for network in dict.fromkeys(rows[i].trace.network for i in places):
+            its = [e for e in there if e.trace.network == network]
+            some = [e for e in its if id(e) in own]
+            labels += [network] if len(some) == len(its) else map(_pass, some)
+        yield text if len(there) == len(own) else f"{', '.join(labels)}: {text}"
+
+
+def _far(rows: Sequence[Estimate]) -> list[str]:
+    """Of which rows layers far outside what was measured are much; of a data sheet, which says so itself, all are."""
+    measured = [e for e in rows if e.model.basis != "data sheet"]
+    shares = "; ".join(f"{_pass(e)}: {e.extrapolated_frac:.0%}" for e in measured if e.extrapolated_frac >= FAR_FRAC)
+    return [f"a share of the energy is in layers far outside what was measured: wider intervals ({shares})"] if shares else []
+
+
+def _pass(e: Estimate) -> str:
+    return f"{e.trace.network} on {e.model.where}, batch {e.trace.batch}"
+
+
+def _launches(rows: Sequence[Estimate]) -> list[str]:
+    """Of which rows launches as they were measured are much."""
+    bound = [e for e in rows if e.launch_bound_frac >= LAUNCH_BOUND_FRAC]
+    shares = "; ".join(f"{_pass(e)}: {e.launch_bound_frac:.0%}" for e in bound)
+    return [f"{LAUNCH_BOUND.format('a share')} ({shares})"] if bound else []
 
 
 def compare(
