@@ -21,6 +21,7 @@ from wattlayer.generation import Call, decoding, predict_generation
 from wattlayer.generation.decoding import EVERY_LOGIT, NotAffineError, Passes, between, segments
 from wattlayer.report.accounting import Assumptions, account
 from wattlayer.report.generation import generation_tables
+from wattlayer.report.quantities import money, small
 from wattlayer.trace.assumptions import EVEN_CHOICES
 
 pytest.importorskip("transformers")
@@ -511,6 +512,32 @@ def test_on_the_command_line(configs, run, tmp_path):
         one_line(run(*words, *option), f"{option[0][2:]} {option[-1] if len(option) > 1 else True} does not go with --prefill")
     assert "a token of the prompt," in run(*words, "--decode", "0")[1]
     one_line(run(*words, "--format", "html"), "html")
+
+
+def test_what_requests_cost_is_stated_on_the_command_line(configs, run, tmp_path):
+    """A table without more words, JSON by the file's suffix; of one pass alone is there a page."""
+    words = ["report", configs["llama"], "--prefill", "12", "--decode", "6", "--batch", "2"]
+    stated = ["--price-per-kwh", "0.3", "--currency", "EUR", "--functional-unit", "1 million tokens"]
+    g = predict_generation(configs["llama"], 12, 6, batch=2)
+    told = account(g, Assumptions(price_per_kwh=0.3, currency="EUR", functional_unit="1 million tokens"))
+    assert told.energy_j.value == pytest.approx(1e6 * g.energy_per_token_j) and told.inferences == pytest.approx(1e6 / 6)
+    lines = run(*words, *stated)[1].splitlines()
+    assert (
+        lines[0].endswith("batch 2 · 12 + 6 tokens · graph mode") and lines[1] == "for 1 million tokens = 166,666.666667 requests"
+    )
+    assert small(told.energy_j.value, "J") in lines[2] and money(told.cost.value, "EUR") in lines[3]
+    assert g.assumptions[0] in " ".join(lines)
+    assert run(*words, "--output", tmp_path / "a.json") == (0, "", "")
+    record, whole = json.loads((tmp_path / "a.json").read_text()), json.loads(json.dumps(g.to_json()))
+    assert record["generation"] == whole["generation"] and record["total"] == whole["total"] and "steps" not in record
+    assert record["account"]["functional_unit"] == "1 request" and record["account"]["cost"] is None
+    assert record["account"]["energy_j"]["high"] == pytest.approx(whole["generation"]["energy_per_request_high_j"])
+    for more, reason in (
+        (["--format", "html"], "the page is of one pass"), (["--output", tmp_path / "a.html"], "the page is of one pass"),
+        (["--image-size", "64"], "image-size 64 does not go with --prefill"), (["--prefill", "0"], "prefill 0"),
+    ):  # fmt: skip
+        code, out, err = run(*words, *more)
+        assert (code, out) == (2, "") and reason in err and err.count("\n") == 1
 
 
 def test_sizes_that_do_not_move_in_whole_steps():

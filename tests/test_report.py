@@ -364,9 +364,58 @@ def test_the_command_writes_the_page_of_the_python_call(source, tmp_path, run):
     assert run("report", source, "--input", "4x3x32x32")[1] == out
 
 
+STATING = ("--grid-gco2-per-kwh", 380, "--price-per-kwh", 0.3, "--currency", "EUR", "--embodied-gco2", 0.1)
+
+
+def test_the_command_states_cost_and_carbon_in_json(source, tmp_path, run):
+    """The prediction without its layers, and the account of the Python call: by the suffix of the file as by --format."""
+    path = tmp_path / "statement.json"
+    arguments = ("report", source, "--input", "4x3x32x32", *STATING, "--functional-unit", "1,000 inferences")
+    assert run(*arguments, "--output", path) == (0, "", "")
+    code, out, err = run(*arguments, "--format", "json")
+    assert (code, out, err) == (0, path.read_text(), "")
+    record, estimate = json.loads(out), wl.predict(source, input="4x3x32x32")
+    told, whole = account(estimate, STATED), json.loads(json.dumps(estimate.to_json()))
+    assert {key: value for key, value in whole.items() if key != "layers"} == {k: v for k, v in record.items() if k != "account"}
+    found = record["account"]
+    for name, value, factor in (
+        ("energy_j", told.energy_j, 1.0), ("energy_kwh", told.energy_j, 1 / 3.6e6), ("cost", told.cost, 1.0),
+        ("operational_gco2", told.operational_gco2, 1.0), ("sci_gco2", told.intensity_gco2, 1.0),
+    ):  # fmt: skip
+        ends = {end: pytest.approx(getattr(value, end) * factor) for end in ("low", "value", "high")}
+        assert found.pop(name) == ends, name
+    assert found == {
+        "functional_unit": "1,000 inferences", "inferences": 1000, "interval_frac": 0.9, "currency": "EUR",
+        "price_per_kwh": 0.3, "grid_gco2_per_kwh": 380, "embodied_gco2": 0.1,
+    }  # fmt: skip
+    bare = json.loads(run("report", source, "--input", "4x3x32x32", "--format", "json")[1])["account"]
+    assert bare["functional_unit"] == "1 inference" and bare["energy_j"]["value"] == pytest.approx(estimate.energy_per_sample_j)
+    assert [bare[x] for x in ("currency", "price_per_kwh", "cost", "operational_gco2", "sci_gco2")] == [None] * 5
+
+
+def test_the_command_states_cost_and_carbon_in_words(source, run):
+    arguments = ("report", source, "--input", "4x3x32x32", "--hardware", "h100-sxm", "--format", "table")
+    code, out, err = run(*arguments, *STATING, "--functional-unit", "2 million inferences")
+    estimate = wl.predict(source, input="4x3x32x32", hardware="h100-sxm")
+    told = account(estimate, replace(STATED, functional_unit="2 million inferences"))
+    lines = out.splitlines()
+    assert (code, err) == (0, "") and lines[0].endswith("input 4x3x32x32 · graph mode")
+    assert lines[1] == "for 2 million inferences = 2,000,000 inferences"
+    assert lines[2].split("  ")[-2:][0].endswith(small(told.energy_j.value, "J")) and "at 90%" in lines[2] and "kWh" in lines[2]
+    assert small(told.energy_j.low, "J") in lines[2] and decimal(told.energy_j.value / 3.6e6) + " kWh" in lines[2]
+    assert money(told.cost.value, "EUR") in lines[3] and "at 0.3 EUR a kWh, as stated" in lines[3]
+    assert small(told.operational_gco2.high, "g") in lines[4] and "at 380 g a kWh, as stated" in lines[4]
+    assert small(told.intensity_gco2.value, "g") in lines[5] and "0.1 g of it embodied" in lines[5]
+    for mind in (estimate.model.caveat, "100.0% of the energy is in layers far outside", "predicted, not measured"):
+        assert mind in out
+    plain = run(*arguments)[1].splitlines()
+    assert plain[1] == "for 1 inference" and [line.split()[-2:] for line in plain[3:6]] == [["not", "stated"]] * 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (["--format", "csv"], "html, table, json"),
         (["--price-per-kwh", "0.3"], "--currency"),
         (["--functional-unit", "some"], "some"),
         (["--functional-unit", "5 tokens"], "tokens"),

@@ -27,8 +27,8 @@ TABLES = (*TEXTS, Format.csv)
 """What most commands write their result as."""
 
 
-def formats(*known: Format) -> Any:
-    """Return the option of a command that writes its result as any of these."""
+def formats(*known: Format, default: str = "table") -> Any:
+    """Return the option of a command that writes its result as any of these; `default` says what it writes without one."""
     names = [x.value for x in known]
 
     def parsed(text: str) -> Format:
@@ -37,15 +37,15 @@ def formats(*known: Format) -> Any:
         return Format(text)
 
     return typer.Option(
-        "--format", parser=parsed, metavar=f"[{'|'.join(names)}]", show_default="by the suffix of --output, else table"
+        "--format", parser=parsed, metavar=f"[{'|'.join(names)}]", show_default=f"by the suffix of --output, else {default}"
     )
 
 
-def written_as(format: Format | None, output: Path | None, *known: Format) -> Format:
-    """Return `format`, or where none is given that of the suffix of `output`, else a table; raise InputError for one that a
-    command does not write, which are those but `known`."""
+def written_as(format: Format | None, output: Path | None, *known: Format, default: Format = Format.table) -> Format:
+    """Return `format`, or where none is given that of the suffix of `output`, else the `default`; raise InputError for one that
+    a command does not write, which are those but `known`."""
     suffix = output.suffix.lower().removeprefix(".") if output else ""
-    format = format or (Format(suffix) if suffix in Format.__members__ else Format.table)
+    format = format or (Format(suffix) if suffix in Format.__members__ else default)
     if format not in known:
         of = f" of --output {output}" if suffix == format.value else ""
         raise InputError(f"format {format.value!r}{of} is not one of {', '.join(x.value for x in known)}")
@@ -85,6 +85,8 @@ NetworkArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="resnet50, torchvision:…, timm:…, hf:…, path/to/file.py:factory, net.onnx, net.pt2")
 ]
 HardwareOption = Annotated[str, typer.Option("--hardware", help="A device (`wattlayer hardware` lists them), or a model file.")]
+PrefillOption = Annotated[int | None, typer.Option("--prefill", help="A language model's request: tokens of its prompt.")]
+DecodeOption = Annotated[int | None, typer.Option("--decode", help="… and tokens it writes, one by one on a cache.")]
 BatchOption = Annotated[int, typer.Option("--batch", help="Samples in one forward pass.")]
 ImageOption = Annotated[int | None, typer.Option("--image-size", help="Height and width of the input image.")]
 SeqOption = Annotated[int | None, typer.Option("--seq-len", help="Tokens of the input text.")]

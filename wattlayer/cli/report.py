@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import InputError
 from .app import app
+from .generation import priced
 from .options import (
+    TEXTS,
     BatchOption,
+    DecodeOption,
     Dtype,
     DtypeOption,
+    Format,
     HardwareOption,
     ImageOption,
     InputOption,
@@ -18,11 +24,19 @@ from .options import (
     ModeOption,
     NetworkArgument,
     OutputOption,
+    PrefillOption,
     SeqOption,
     Tf32,
     Tf32Option,
+    formats,
+    written_as,
 )
-from .output import apart, busy, named, write
+from .output import apart, busy, named, rendered, write
+
+if TYPE_CHECKING:
+    from ..estimate import Estimate
+    from ..generation import Generation
+    from ..report.accounting import Assumptions
 
 STATED = "What you state: nothing is assumed for it"
 
@@ -35,6 +49,8 @@ def report(
     image_size: ImageOption = None,
     seq_len: SeqOption = None,
     input: InputOption = None,
+    prefill: PrefillOption = None,
+    decode: DecodeOption = None,
     dtype: DtypeOption = Dtype.float32,
     tf32: Tf32Option = Tf32.conv,
     mode: ModeOption = Mode.graph,
@@ -48,21 +64,48 @@ def report(
         float | None, typer.Option(rich_help_panel=STATED, help="Embodied g of CO2e of the hardware per functional unit.")
     ] = None,
     functional_unit: Annotated[
-        str, typer.Option(rich_help_panel=STATED, help="What cost and carbon are per: '1,000 inferences', '1,000,000 tokens'.")
-    ] = "1 inference",
+        str | None,
+        typer.Option(
+            rich_help_panel=STATED,
+            show_default="1 inference, or 1 request",
+            help="What cost and carbon are per: '1,000 inferences', '1,000,000 tokens'.",
+        ),
+    ] = None,
+    format: Annotated[Format | None, formats(Format.html, *TEXTS, default="html, of a request table")] = None,
     output: OutputOption = None,
 ) -> None:
-    """One HTML page on the energy of MODEL that works offline: where it goes, what it costs, how far to believe it."""
+    """What MODEL costs in energy, money and carbon: one HTML page that works offline, or the figures alone as a table or JSON."""
     from ..predict import predict
     from ..report.accounting import Assumptions
-    from ..report.html import estimate_page
 
+    of_request = prefill is not None or decode is not None
+    default = Format.table if of_request else Format.html
+    format = written_as(format, output, Format.html, *TEXTS, default=default)
+    if of_request and format is Format.html:
+        raise InputError("the page is of one pass, not of --prefill and --decode: give --format table or json")
+    if functional_unit is None:
+        functional_unit = "1 request" if of_request else "1 inference"
     stated = Assumptions(grid_gco2_per_kwh, price_per_kwh, currency, embodied_gco2, functional_unit)
-    named(output)
+    if format is Format.html:
+        named(output)
     apart(output, network, hardware)
+    options: dict[str, Any] = {"batch": batch, "dtype": dtype.value, "tf32": tf32.value, "mode": mode.value, "strict": strict}
+    if of_request:
+        others = {"image-size": image_size, "seq-len": seq_len, "input": input}
+        request = priced(network, prefill, decode, others, hardware=hardware, **options)
+        return write(_statement(request, stated, format), output)
     with busy(f"predicting {network}"):
-        result = predict(
-            network, hardware=hardware, batch=batch, image_size=image_size, seq_len=seq_len, input=input, dtype=dtype.value,
-            tf32=tf32.value, mode=mode.value, strict=strict,
-        )  # fmt: skip
-    write(estimate_page(result, stated), output)
+        result = predict(network, hardware=hardware, image_size=image_size, seq_len=seq_len, input=input, **options)
+    if format is Format.html:
+        from ..report.html import estimate_page
+
+        return write(estimate_page(result, stated), output)
+    write(_statement(result, stated, format), output)
+
+
+def _statement(result: Estimate | Generation, stated: Assumptions, format: Format) -> str:
+    from ..report.statement import statement_json, statement_lines
+
+    if format is Format.json:
+        return json.dumps(statement_json(result, stated)) + "\n"
+    return rendered(*statement_lines(result, stated))

@@ -33,7 +33,7 @@ def generation_tables(generation: Generation) -> list[RenderableType]:
         f"{g.tokens_per_s:.3g} tokens/s while decoding\n",
         emoji=False,
     )
-    return [head, _phases(g), *([_steps(g)] if g.new_tokens else []), _kinds(g), *_notes(g)]
+    return [head, _phases(g), *([_steps(g)] if g.new_tokens else []), _kinds(g), *generation_notes(g)]
 
 
 def _phases(g: Generation) -> RenderableType:
@@ -67,7 +67,8 @@ def _kinds(g: Generation) -> RenderableType:
     return table
 
 
-def _notes(g: Generation) -> list[RenderableType]:
+def generation_notes(g: Generation) -> list[RenderableType]:
+    """Return what a reader must know before believing the figures, and what the model rests on."""
     return [escaped(note) for note in (source_of(g.model), *g.minds)]
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def estimate_tables(estimate: Estimate, top: int = 10, depth: int = 1) -> list[RenderableType]:
     """Return the answer for a terminal: totals, the costliest layers, energy by module and by kind, and what to mind."""
-    return [_totals(estimate), _layers(estimate, top), _modules(estimate, depth), _kinds(estimate), *_notes(estimate)]
+    return [_totals(estimate), _layers(estimate, top), _modules(estimate, depth), _kinds(estimate), *estimate_notes(estimate)]
 
 
 def _totals(e: Estimate) -> RenderableType:
@@ -82,8 +82,8 @@ def _grouped(title: str, name: str, rows: Iterable[Any]) -> Table:
     return table
 
 
-def _notes(e: Estimate) -> list[RenderableType]:
-    """What a reader must know before believing the total."""
+def estimate_notes(e: Estimate) -> list[RenderableType]:
+    """Return what a reader must know before believing the total."""
     notes = [e.model.caveat] if e.model.caveat else []
     notes.append(source_of(e.model))
     if e.mode == "eager":
