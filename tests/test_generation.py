@@ -482,7 +482,11 @@ def test_on_the_command_line(configs, run, tmp_path):
     request = record["generation"]
     assert request["energy_per_request_low_j"] == record["total"]["energy_low_j"] / 2 < request["energy_per_request_j"]
     assert request["energy_per_request_j"] < request["energy_per_request_high_j"] == record["total"]["energy_high_j"] / 2
+    for end in ("", "_low", "_high"):
+        assert request[f"energy_per_token{end}_j"] == pytest.approx(request[f"energy_per_request{end}_j"] / 6)
     table = run(*words)[1]
+    low, high = (small(request[f"energy_per_token_{end}_j"], "J") for end in ("low", "high"))
+    assert f"({low} to {high}) a token written" in table
     assert "12 + 6 tokens" in table and "a request" in table and "tokens in the cache" in table
     assert "a token written, prompt included," in table and "energy is gross, idle included" in table
     unknown = record["total"]["uncovered_kinds"]

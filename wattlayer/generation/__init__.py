@@ -167,6 +167,12 @@ class Generation:
         return self.energy_per_request_j / (self.new_tokens or self.prompt_tokens)
 
     @property
+    def energy_per_token_interval_j(self) -> tuple[float, float]:
+        """The interval of `energy_per_token_j`."""
+        low, high = (x / self.energy_j * self.energy_per_token_j for x in self.interval_j)
+        return low, high
+
+    @property
     def tokens_per_j(self) -> float:
         """Tokens written (of the prompt alone: read) for a joule."""
         return 1.0 / self.energy_per_token_j
@@ -200,7 +206,7 @@ class Generation:
     def to_json(self) -> dict[str, Any]:
         """Return the answer as JSON types; `steps` has one entry a step, energies of the whole batch."""
         model, trace = self.model, self.trace
-        low_j, high_j = self.interval_j
+        (low_j, high_j), (token_low_j, token_high_j) = self.interval_j, self.energy_per_token_interval_j
         steps = zip(self.context_tokens, self.step_time_s, self.step_energy_j)
         return {
             "schema": SCHEMA, "wattlayer": VERSION, "torch": torch_version(), "network": trace.network,
@@ -209,6 +215,7 @@ class Generation:
             "generation": {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens,
                            "energy_per_request_j": self.energy_per_request_j, "energy_per_request_low_j": low_j / self.batch,
                            "energy_per_request_high_j": high_j / self.batch, "energy_per_token_j": self.energy_per_token_j,
+                           "energy_per_token_low_j": token_low_j, "energy_per_token_high_j": token_high_j,
                            "tokens_per_j": self.tokens_per_j, "tokens_per_s": self.tokens_per_s},
             "total": {"energy_j": self.energy_j, "energy_low_j": low_j, "energy_high_j": high_j, "interval_frac": LEVEL,
                       "time_s": self.time_s, "power_w": self.energy_j / self.time_s, "covered_frac": self.covered_frac,

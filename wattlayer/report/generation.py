@@ -23,12 +23,13 @@ def generation_tables(generation: Generation) -> list[RenderableType]:
     from rich.text import Text
 
     g, (low, high) = generation, generation.interval_j
+    least, most = (small(x, "J") for x in g.energy_per_token_interval_j)
     token = "token written, prompt included" if g.new_tokens else "token of the prompt"
     head = Text.from_markup(
         f"[bold]{escaped(g.trace.network)}[/] on [bold]{g.model.hardware}[/] · {g.trace.dtype} · batch {g.batch} · "
         f"{g.prompt_tokens} + {g.new_tokens} tokens · {g.prefill.mode} mode\n"
-        f"energy  [bold]{small(g.energy_per_request_j, 'J')}[/] a request, {small(g.energy_per_token_j, 'J')} a {token}, "
-        f"{g.tokens_per_j:.3g} tokens a joule\n"
+        f"energy  [bold]{small(g.energy_per_request_j, 'J')}[/] a request, {small(g.energy_per_token_j, 'J')} "
+        f"({least} to {most}) a {token}, {g.tokens_per_j:.3g} tokens a joule\n"
         f"batch   {small(g.energy_j, 'J')}  ({small(low, 'J')} to {small(high, 'J')} at {LEVEL:.0%})   {small(g.time_s, 's')}   "
         f"{g.tokens_per_s:.3g} tokens/s while decoding\n",
         emoji=False,
