@@ -472,6 +472,21 @@ def test_an_estimate_of_a_named_network_loads_it_again(model):
     assert "--drop 'layer1.1' --batch 8" in str(result)
 
 
+def test_an_estimate_finds_again_whatever_model_its_name_loads(model, home):
+    """One made from a data sheet, and one's own in its folder, but not another of the same name."""
+    sheet = wl.predict(net(), INPUT, hardware="h100-sxm")
+    assert sheet.whatif(net(), (INPUT,), dtype="float16").after.model_sha256 == sheet.model_sha256
+    own = wl.predict(net(), INPUT, hardware=model)
+    with pytest.raises(InputError, match="'synthetic' is not what its name loads: say hardware="):
+        own.whatif(net(), (INPUT,), dtype="float16")
+    (home / "models").mkdir(parents=True, exist_ok=True)
+    model.save(home / "models" / "synthetic.json")
+    assert own.whatif(net(), (INPUT,), dtype="float16").after.model_sha256 == model.sha256
+    load_model("a30").save(home / "models" / "synthetic.json")
+    with pytest.raises(InputError, match="say hardware="):
+        own.whatif(net(), (INPUT,), dtype="float16")
+
+
 def test_changes_tell_how_much_of_a_pass_launches_as_measured_are():
     """Of a small network on the A30 nearly all, less of it at a larger batch; on a board measured in graphs nothing."""
     subject = Subject(net(24), (INPUT,))

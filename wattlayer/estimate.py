@@ -254,7 +254,7 @@ class Estimate:
         """Return what a change would do to the energy per sample, with the interval of the difference.
 
         A network predicted by name is loaded again; one predicted from a module needs `module`, `inputs` and `kwargs` once
-        more, its dtype is found again, and an estimate of a model that is not shipped needs `hardware`. `replace` maps
+        more, its dtype is found again, and a model that its name does not load must be given as `hardware`. `replace` maps
         patterns of module paths to recipes (`edits.RECIPES`), `drop` names modules. Raises InputError for a change that
         cannot be made and for a network that has other layers than those estimated.
         """

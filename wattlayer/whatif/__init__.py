@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ from ..estimate import VERSION, Estimate, estimate
 from ..features.columns import Array
 from ..layer import Layer
 from ..model import EnergyModel, load_model
-from ..model.folders import shipped_models
 from ..model.intervals import LEVEL
 from .difference import difference_spread_j
 from .subject import UNCHANGED, Edit, Setting, Subject, subject_of
@@ -217,11 +217,14 @@ def _named(before: Estimate) -> Iterable[Subject]:
 
 
 def _model_of(before: Estimate, hardware: str | Path | EnergyModel | None) -> EnergyModel:
-    if isinstance(hardware, EnergyModel):
-        return hardware
-    name = before.model.name
-    if hardware is None and before.model.conditions:
+    """The model that made the estimate, by its name where no other is given."""
+    if hardware is not None:
+        return load_model(hardware)
+    if before.model.conditions:
         raise InputError(f"the estimate is of {before.model.conditions}: say hardware=, the model that made it")
-    if hardware is None and name not in shipped_models():
-        raise InputError(f"model {name!r} is none of the shipped ones: say hardware=, the model or its file")
-    return load_model(hardware or name)
+    name = before.model.name
+    with suppress(InputError):
+        named = load_model(name)
+        if named.sha256 == before.model_sha256:
+            return named
+    raise InputError(f"model {name!r} is not what its name loads: say hardware=, the model or its file")
