@@ -511,6 +511,21 @@ def test_planted_outliers_are_told_first_whether_too_large_or_too_small(planted)
     assert len(cells["row"]) == 5 and "network" in whole.title and "n0" in " ".join(whole.columns[1].cells)
 
 
+def test_readings_of_one_layer_do_not_crowd_out_others(planted):
+    rows = [x for x in planted.predicted if x.unit == "layer" and x.split == "layer"]
+    bad = next(x for x in rows if x.measurement.place[1] == 22)
+    readings = [
+        replace(bad, measurement=replace(bad.measurement, energy_j=bad.measurement.energy_j / (2 + n), place=("again.csv", n)))
+        for n in range(7)
+    ]
+    every = replace(planted, predicted=(*rows, *readings))
+    worst = outliers(every, "layer")
+    assert worst[0] is readings[-1] and len({x.measurement.layer for x in worst}) == 5
+    assert worst[1].measurement.place == ("mine.csv", 5), "the other layer that was written wrong"
+    more = outliers(every, "layer", count=len(rows) + 7)
+    assert len(more) == len(rows) + 7 and more[60:62] == readings[5:3:-1], "further readings stand behind"
+
+
 def test_what_a_model_could_not_know_is_said_of_a_row(planted):
     row = next(x for x in planted.predicted if x.measurement.place == ("mine.csv", 22) and x.split == "layer")
 

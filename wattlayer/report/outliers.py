@@ -61,7 +61,8 @@ def rows_file(evaluation: Evaluation, path: Path) -> str | bytes:
 def outliers(evaluation: Evaluation, unit: str, count: int = SHOWN) -> list[Judged]:
     """Return the rows of `unit` ("layer" or "network") that are farthest off by factor, the farthest first, each once.
 
-    They are of the split that leaves single layers or networks out, else of the first that leaves anything out.
+    They are of the split that leaves single layers or networks out, else of the first that leaves anything out. Further readings
+    of a layer or of a pass come behind the farthest of all others, which one of them would crowd out.
     """
     rows = [x for x in evaluation.predicted if x.unit == unit]
     splits = list(dict.fromkeys(x.split for x in rows))
@@ -70,7 +71,13 @@ def outliers(evaluation: Evaluation, unit: str, count: int = SHOWN) -> list[Judg
     once: dict[int, Judged] = {}
     for x in farthest:
         once.setdefault(id(x.measurement), x)
-    return list(once.values())[:count]
+    seen: set[tuple[object, ...]] = set()
+    first: list[Judged] = []
+    again: list[Judged] = []
+    for x in once.values():
+        (again if _what_ran(x.measurement) in seen else first).append(x)
+        seen.add(_what_ran(x.measurement))
+    return [*first, *again][:count]
 
 
 def outlier_tables(evaluation: Evaluation) -> list[Table]:
@@ -135,7 +142,10 @@ def _hint(row: Judged, every: Sequence[Judged]) -> str:
     return "; ".join(told)
 
 
+def _what_ran(m: Measurement) -> tuple[object, ...]:
+    return m.layer, m.network, m.input_shapes, m.mode, m.dtype, m.tf32
+
+
 def _again(a: Measurement, b: Measurement) -> bool:
     """Whether `a` is another reading, in any campaign, of what `b` is of."""
-    same = (a.layer, a.network, a.input_shapes, a.mode) == (b.layer, b.network, b.input_shapes, b.mode)
-    return same and (a.dtype, a.tf32) == (b.dtype, b.tf32) and a is not b
+    return _what_ran(a) == _what_ran(b) and a is not b
