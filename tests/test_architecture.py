@@ -68,6 +68,7 @@ OPEN = {unit.split(".")[0] for unit in UNITS if "." in unit}
 
 UPWARD = {
     ("estimate", "report"): "Estimate.to_html is the documented call, and notebooks look their HTML up on the estimate itself",
+    ("generation", "report"): "Generation.to_html is the documented call, as that of an estimate",
     ("estimate", "whatif.subject"): "what Estimate.whatif is made of",
     ("estimate", "whatif"): "Estimate.whatif is the documented call; it traces and estimates again",
     ("model", "train"): "EnergyModel.train is the documented call; a model that is only loaded needs no training",

@@ -519,13 +519,13 @@ def test_on_the_command_line(configs, run, tmp_path):
 
 
 def test_what_requests_cost_is_stated_on_the_command_line(configs, run, tmp_path):
-    """A table without more words, JSON by the file's suffix; of one pass alone is there a page."""
+    """In words, as JSON by the file's suffix, and as the page of the Python call."""
     words = ["report", configs["llama"], "--prefill", "12", "--decode", "6", "--batch", "2"]
     stated = ["--price-per-kwh", "0.3", "--currency", "EUR", "--functional-unit", "1 million tokens"]
     g = predict_generation(configs["llama"], 12, 6, batch=2)
     told = account(g, Assumptions(price_per_kwh=0.3, currency="EUR", functional_unit="1 million tokens"))
     assert told.energy_j.value == pytest.approx(1e6 * g.energy_per_token_j) and told.inferences == pytest.approx(1e6 / 6)
-    lines = run(*words, *stated)[1].splitlines()
+    lines = run(*words, *stated, "--format", "table")[1].splitlines()
     assert (
         lines[0].endswith("batch 2 · 12 + 6 tokens · graph mode") and lines[1] == "for 1 million tokens = 166,666.666667 requests"
     )
@@ -536,8 +536,10 @@ def test_what_requests_cost_is_stated_on_the_command_line(configs, run, tmp_path
     assert record["generation"] == whole["generation"] and record["total"] == whole["total"] and "steps" not in record
     assert record["account"]["functional_unit"] == "1 request" and record["account"]["cost"] is None
     assert record["account"]["energy_j"]["high"] == pytest.approx(whole["generation"]["energy_per_request_high_j"])
+    page = run(*words, *stated)[1]
+    assert page == g.to_html(None, Assumptions(price_per_kwh=0.3, currency="EUR", functional_unit="1 million tokens"))
+    assert run(*words)[1] == g.to_html(tmp_path / "a.html") == (tmp_path / "a.html").read_text()
     for more, reason in (
-        (["--format", "html"], "the page is of one pass"), (["--output", tmp_path / "a.html"], "the page is of one pass"),
         (["--image-size", "64"], "image-size 64 does not go with --prefill"), (["--prefill", "0"], "prefill 0"),
     ):  # fmt: skip
         code, out, err = run(*words, *more)

@@ -51,6 +51,20 @@ def small_estimate(model: wl.EnergyModel) -> wl.Estimate:
     return wl.predict(net(), torch.zeros(4, 3, 32, 32), hardware=model, mode="eager")
 
 
+@pytest.fixture(scope="module")
+def small_llama(tmp_path_factory) -> str:
+    pytest.importorskip("transformers")
+    path = tmp_path_factory.mktemp("configs") / "llama.json"
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
+    path.write_text(json.dumps({"model_type": "llama", **sizes}))
+    return f"hf:{path}"
+
+
+@pytest.fixture(scope="module")
+def request_told(small_llama: str) -> wl.Generation:
+    return wl.predict_generation(small_llama, 30, 40, batch=3)
+
+
 class Reader(HTMLParser):
     """Collects a page's text, its elements with attributes, and what stands inside script and style."""
 
@@ -439,6 +453,43 @@ def test_an_unwritable_path_is_an_input_error(small_estimate, tmp_path):
         small_estimate.to_html(tmp_path / "no" / "page.html")
 
 
+def test_the_page_of_a_request_tells_what_its_json_does(request_told):
+    """Every figure that it opens with, both phases, all kinds and what is to be minded, without any script."""
+    page = Reader(request_told.to_html(None, replace(STATED, functional_unit="2 million tokens")))
+    told, record, text = (
+        account(request_told, replace(STATED, functional_unit="2 million tokens")),
+        request_told.to_json(),
+        page.text,
+    )
+    request, total = record["generation"], record["total"]
+    for name in ("request", "token"):
+        low, value, high = (small(request[f"energy_per_{name}{end}_j"], "J") for end in ("_low", "", "_high"))
+        assert f"{value} {low} to {high}" in text, name
+    assert money(told.cost.value, "EUR") in text and f"{small(told.intensity_gco2.value, 'g')} CO₂e" in text
+    prompt, steps = record["prefill"], record["decode"]
+    for name, passes, x in (("prompt", 1, prompt), ("steps", 40, steps)):
+        low, value, high = (small(x[f"energy{end}_j"], "J") for end in ("_low", "", "_high"))
+        assert f"{name} {passes} {small(x['time_s'], 's')} {value} {low} to {high} " in text
+    for kind, energy_j in steps["kinds"].items():
+        assert re.search(rf"{'_ ?'.join(map(re.escape, kind.split('_')))} \S+ \w*J {re.escape(small(energy_j, 'J'))} ", text), (
+            kind
+        )
+    assert all(mind in text for mind in record["assumptions"]) and f"{share(1 - total['covered_frac'])} of the energy" in text
+    assert "= 50,000 requests" in text and "functional unit 2 million tokens" in text
+    [policy] = [x["content"] for tag, x in page.elements if tag == "meta" and x.get("http-equiv") == "Content-Security-Policy"]
+    assert "script-src 'none'" in policy and not any(tag == "script" for tag, _ in page.elements)
+    [line] = [x["points"] for tag, x in page.elements if tag == "polyline"]
+    heights = [240 - float(point.split(",")[1]) for point in line.split()]
+    energies = request_told.step_energy_j
+    assert heights == pytest.approx(240 * energies / energies.max() / 1.05, abs=0.06) and len(heights) == 40
+
+
+def test_the_page_of_a_request_that_writes_nothing_has_no_steps(small_llama):
+    page = Reader(wl.predict_generation(small_llama, 30, 0).to_html())
+    assert "energy of one token of the prompt" in page.text and "written, prompt included" not in page.text
+    assert not any(tag == "polyline" for tag, _ in page.elements) and "1 request: " in page.text
+
+
 # --- the page in Chromium
 
 FLAGS = (
@@ -536,6 +587,22 @@ def test_the_page_opens_from_a_file_without_an_error_or_a_request(browser, repor
     assert page.ask("document.title").startswith(estimate.trace.network)
     assert small(estimate.energy_per_sample_j, "J") in page.ask("document.querySelector('#headline').innerText")
     assert path.stat().st_size < 5_000_000
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")])
+def test_the_page_of_a_request_opens_without_an_error_and_fits(browser, small_llama, tmp_path, width, scheme):
+    """Its line is drawn, no network request is made, and no name that came from elsewhere becomes markup."""
+    path, g = tmp_path / "request.html", wl.predict_generation(small_llama, 30, 40, batch=3)
+    named = replace(g, prefill=replace(g.prefill, trace=replace(g.trace, network=HOSTILE)))
+    named.to_html(path, STATED)
+    page = Page(browser, path, width, scheme)
+    assert page.errors() == [] and page.ask("performance.getEntriesByType('resource').length") == 0
+    assert page.ask("document.querySelector('h1').textContent") == HOSTILE and page.ask("window.pwned === undefined")
+    assert page.ask("document.documentElement.scrollWidth") <= width
+    box = page.ask("(x => [x.width, x.height])(document.querySelector('.steps polyline').getBoundingClientRect())")
+    assert box[0] > 0.9 * page.ask("document.querySelector('.steps').getBoundingClientRect().width") and 0 < box[1] < 160
+    shown = page.ask("getComputedStyle(document.querySelector('.steps polyline')).stroke")
+    assert shown != page.ask("getComputedStyle(document.body).backgroundColor")
 
 
 def test_the_page_is_interactive_within_a_second(browser, report):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError
 from .app import app
 from .generation import priced
 from .options import (
@@ -71,7 +70,7 @@ def report(
             help="What cost and carbon are per: '1,000 inferences', '1,000,000 tokens'.",
         ),
     ] = None,
-    format: Annotated[Format | None, formats(Format.html, *TEXTS, default="html, of a request table")] = None,
+    format: Annotated[Format | None, formats(Format.html, *TEXTS, default="html")] = None,
     output: OutputOption = None,
 ) -> None:
     """What MODEL costs in energy, money and carbon: one HTML page that works offline, or the figures alone as a table or JSON."""
@@ -79,10 +78,7 @@ def report(
     from ..report.accounting import Assumptions
 
     of_request = prefill is not None or decode is not None
-    default = Format.table if of_request else Format.html
-    format = written_as(format, output, Format.html, *TEXTS, default=default)
-    if of_request and format is Format.html:
-        raise InputError("the page is of one pass, not of --prefill and --decode: give --format table or json")
+    format = written_as(format, output, Format.html, *TEXTS, default=Format.html)
     if functional_unit is None:
         functional_unit = "1 request" if of_request else "1 inference"
     stated = Assumptions(grid_gco2_per_kwh, price_per_kwh, currency, embodied_gco2, functional_unit)
@@ -93,19 +89,18 @@ def report(
     if of_request:
         others = {"image-size": image_size, "seq-len": seq_len, "input": input}
         request = priced(network, prefill, decode, others, hardware=hardware, **options)
-        return write(_statement(request, stated, format), output)
+        return write(_text(request, stated, format), output)
     with busy(f"predicting {network}"):
         result = predict(network, hardware=hardware, image_size=image_size, seq_len=seq_len, input=input, **options)
-    if format is Format.html:
-        from ..report.html import estimate_page
-
-        return write(estimate_page(result, stated), output)
-    write(_statement(result, stated, format), output)
+    write(_text(result, stated, format), output)
 
 
-def _statement(result: Estimate | Generation, stated: Assumptions, format: Format) -> str:
+def _text(result: Estimate | Generation, stated: Assumptions, format: Format) -> str:
+    from ..report.html import estimate_page
     from ..report.statement import statement_json, statement_lines
 
+    if format is Format.html:
+        return estimate_page(result, stated)
     if format is Format.json:
         return json.dumps(statement_json(result, stated)) + "\n"
     return rendered(*statement_lines(result, stated))

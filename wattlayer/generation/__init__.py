@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ from ..predict import DEFAULT_HARDWARE
 from ..trace import Trace
 from ..trace.rewrite import computes_in
 from .decoding import Passes, segments
+
+if TYPE_CHECKING:
+    from ..report.accounting import Assumptions
 
 MODES = ("graph", "eager")
 
@@ -227,6 +230,12 @@ class Generation:
                        "gap_energy_j": self.gap_energy_j, "kinds": self.decode_kinds_j},
             "steps": [{"context_tokens": int(c), "time_s": float(t), "energy_j": float(e)} for c, t, e in steps],
         }  # fmt: skip
+
+    def to_html(self, path: str | Path | None = None, assumptions: Assumptions | None = None) -> str:
+        """Return the report, one HTML page that works offline, and write it to `path`, if any; InputError where it cannot."""
+        from ..report.html import estimate_page
+
+        return estimate_page(self, assumptions, path)
 
     def __repr__(self) -> str:
         return (f"<Generation {self.prefill.trace.network} on {self.prefill.model.hardware}: {self.prompt_tokens} + "

@@ -59,13 +59,17 @@ def _steps(g: Generation) -> RenderableType:
 
 def _kinds(g: Generation) -> RenderableType:
     table = table_of("by kind", "kind", "prefill", "decode", "share")
+    for kind, prompt_j, steps_j in by_phase(g):
+        table.add_row(kind, small(prompt_j, "J"), small(steps_j, "J"), f"{(prompt_j + steps_j) / g.energy_j:.1%}")
+    return table
+
+
+def by_phase(g: Generation) -> list[tuple[str, float, float]]:
+    """Return every kind of layer with the joules of the prompt and of all steps in it, the costliest first; gaps are one."""
     prefill = {str(row.Index): float(row.energy_j) for row in g.prefill.by_kind().itertuples()}
     decode = g.decode_kinds_j | ({GAPS: g.gap_energy_j} if g.gap_energy_j else {})
-    total = {kind: prefill.get(kind, 0.0) + decode.get(kind, 0.0) for kind in {**prefill, **decode}}
-    for kind in sorted(total, key=lambda x: -total[x]):
-        cells = (small(prefill.get(kind, 0.0), "J"), small(decode.get(kind, 0.0), "J"), f"{total[kind] / g.energy_j:.1%}")
-        table.add_row(kind, *cells)
-    return table
+    rows = [(kind, prefill.get(kind, 0.0), decode.get(kind, 0.0)) for kind in {**prefill, **decode}]
+    return sorted(rows, key=lambda x: -(x[1] + x[2]))
 
 
 def generation_notes(g: Generation) -> list[RenderableType]:

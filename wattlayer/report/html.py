@@ -1,4 +1,5 @@
-"""An estimate as one HTML page that works offline: no request leaves it, and its content security policy forbids any.
+"""An estimate or a language model's request as one HTML page that works offline: no network request leaves it, and its content
+security policy forbids any.
 
 Charts are our own few hundred lines of script instead of a library: Vega or Plotly would add 1 to 4 MB of script to every
 page, parse longer than the whole page takes to open, and the one chart that matters, an icicle of modules that can be
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..estimate import VERSION, Estimate, torch_version
 from ..files import whole_file
+from ..generation import Generation
 from ..layer import format_shape
 from ..model.intervals import LEVEL
 from .accounting import J_PER_KWH, Assumptions, Range, account, inference, tokens
 from .flop_shares import by_kind, by_pattern, misplaced_frac, with_rest
+from .generation import by_phase
 from .quantities import decimal, large, money, share, small
 from .terminal import gaps_of, inputs_of
 
@@ -33,38 +36,88 @@ COLOURS = 8
 """Kinds that have a colour of their own; the last is for all others."""
 MISJUDGED = 10
 """Families of layers shown in the list of where FLOP misleads."""
+POINTS = 200
+"""Steps of a request in its chart."""
 
 
-def estimate_page(estimate: Estimate, assumptions: Assumptions | None = None, path: str | Path | None = None) -> str:
+def estimate_page(estimate: Estimate | Generation, assumptions: Assumptions | None = None, path: str | Path | None = None) -> str:
     """Return the page, and write it to `path` where one is given.
 
     Raises InputError for a functional unit that this network cannot be counted in, and where `path` cannot be written.
     """
     if not isinstance(assumptions, Assumptions | None):
         raise InputError(f"assumptions {assumptions!r:.60} are none: state them as Assumptions(price_per_kwh=0.3)")
-    page = _page(estimate, assumptions or Assumptions())
+    if isinstance(estimate, Generation):
+        page = _request_page(estimate, assumptions or Assumptions(functional_unit="1 request"))
+    else:
+        page = _pass_page(estimate, assumptions or Assumptions())
     if path is not None:
         with whole_file(Path(path)) as file:
             file.write(page)
     return page
 
 
-def _page(estimate: Estimate, stated: Assumptions) -> str:
-    from jinja2 import Environment, StrictUndefined
+def _pass_page(e: Estimate, stated: Assumptions) -> str:
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return _rendered(
+        "page.html", e, stated, e.model_sha256, _minds(e), "".join(map(_part, SCRIPTS)), counted="inference",
+        tokens=tokens(e.trace), kinds=with_rest(by_kind(e)), colours=_colours(e),
+        misjudged=[x for x in by_pattern(e)[:MISJUDGED] if abs(x.gap_frac) >= 0.001],
+        misplaced_frac=misplaced_frac(e), inputs=inputs_of(e.trace), data=Markup(_data(e)),
+    )  # fmt: skip
+
+
+def _request_page(g: Generation, stated: Assumptions) -> str:
+    low, high = g.energy_per_token_interval_j
+    kinds = [
+        {"name": name, "prompt_j": prompt_j, "steps_j": steps_j, "energy_frac": (prompt_j + steps_j) / g.energy_j}
+        for name, prompt_j, steps_j in by_phase(g)
+    ]
+    return _rendered(
+        "request.html", g, stated, g.prefill.model_sha256, [*g.minds], "", counted="request",
+        token=Range(low, g.energy_per_token_j, high), phases=_phases(g), steps=_steps(g), kinds=kinds,
+    )  # fmt: skip
+
+
+def _phases(g: Generation) -> list[dict[str, Any]]:
+    (low, high), prompt = g.prefill.interval_j, g.prefill
+    rows = [{"name": "prompt", "passes": 1, "time_s": prompt.time_s, "energy_j": Range(low, prompt.energy_j, high)}]
+    if g.new_tokens:
+        low, high = g.decode_interval_j
+        steps_s = float(g.step_time_s.sum())
+        rows.append({"name": "steps", "passes": g.new_tokens, "time_s": steps_s, "energy_j": Range(low, g.decode_energy_j, high)})
+    return rows
+
+
+def _steps(g: Generation) -> dict[str, Any] | None:
+    """The line of the chart of steps, in its 1,000 by 240 units, and both its ends; None of fewer than two steps."""
+    if g.new_tokens < 2:
+        return None
+    energy_j, context = g.step_energy_j, g.context_tokens
+    chosen = sorted({round(i * (g.new_tokens - 1) / (POINTS - 1)) for i in range(POINTS)})
+    most_j, wide = 1.05 * float(energy_j.max()), g.new_tokens - 1
+    points = " ".join(f"{1000 * i / wide:.1f},{240 * (1 - float(energy_j[i]) / most_j):.1f}" for i in chosen)
+    ends = {"first_j": energy_j[0], "first_tokens": context[0], "last_j": energy_j[-1], "last_tokens": context[-1]}
+    return {"points": points} | {name: value.item() for name, value in ends.items()}
+
+
+def _rendered(
+    name: str, e: Estimate | Generation, stated: Assumptions, model_sha256: str, minds: list[str], script: str, **more: Any
+) -> str:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FunctionLoader(_part), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
     environment.filters |= {"joules": _joules, "grams": _grams, "percent": share, "breakable": _breakable}
     environment.globals |= {"small": small, "large": large, "decimal": decimal, "money": money}
-    style, script = _part("page.css"), "".join(map(_part, SCRIPTS))
-    return environment.from_string(_part("page.html")).render(
-        e=estimate, model=estimate.model, trace=estimate.trace, stated=stated, account=account(estimate, stated),
-        one=inference(estimate), tokens=tokens(estimate.trace), kinds=with_rest(by_kind(estimate)), colours=_colours(estimate),
-        misjudged=[x for x in by_pattern(estimate)[:MISJUDGED] if abs(x.gap_frac) >= 0.001],
-        misplaced_frac=misplaced_frac(estimate), minds=_minds(estimate), level=LEVEL,
-        version=VERSION, torch_version=torch_version(), j_per_kwh=J_PER_KWH, inputs=inputs_of(estimate.trace),
-        data=Markup(_data(estimate)), style=Markup(style), script=Markup(script),
-        style_hash=_hash(style), script_hash=_hash(script),
+    style = _part("page.css")
+    return environment.get_template(name).render(
+        e=e, model=e.model, model_sha256=model_sha256, trace=e.trace, stated=stated, account=account(e, stated),
+        one=inference(e), minds=minds, level=LEVEL, version=VERSION, torch_version=torch_version(), j_per_kwh=J_PER_KWH,
+        style=Markup(style), script=Markup(script), style_hash=_hash(style), script_hash=_hash(script), **more,
     )  # fmt: skip
 
 
