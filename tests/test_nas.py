@@ -18,7 +18,7 @@ from torch import nn
 import wattlayer as wl
 from wattlayer import nas
 from wattlayer.errors import InputError
-from wattlayer.estimate import estimate_energies_j
+from wattlayer.estimate import UNSTATED, estimate_energies_j, launch_bound
 from wattlayer.features import columns
 from wattlayer.model import load_model
 from wattlayer.model.folders import models_folder
@@ -926,3 +926,28 @@ def test_a_node_of_a_cell_takes_as_many_images_as_arrive():
 def test_heads_of_an_attention_block_are_as_many_and_as_wide_as_it_says():
     layers = wl.trace(parts.AttentionBlock(32, 2, 8, 48, 17).build().eval(), torch.zeros(1, 17, 32)).layers
     assert next(x.inputs[0].shape for x in layers if x.group == "attention") == (1, 2, 17, 8)
+
+
+def test_a_table_says_what_is_to_be_minded_of_its_layers(model):
+    """What full estimates of all candidates say together, in counts of layers; nothing of a table that asks for none."""
+    space = nas.nas_bench_201(cells=1)
+    table = nas.LookupTable.of(space, model, batch=64)
+    estimates = [wl.estimate(space.trace(x, batch=64), model) for x in genomes(space, 30)]
+    kinds = {kind for e in estimates for kind in e.uncovered_kinds()}
+    [unseen] = [x for x in table.minds if x.startswith("kinds never measured on a30")]
+    assert kinds <= set(unseen.partition(": ")[2].split(", ")) and kinds
+    far = {layer for e in estimates for layer, is_far in zip(e.trace.layers, e.extrapolated) if is_far}
+    [told] = [x for x in table.minds if "far outside" in x]
+    assert 0 < len(far) <= int(told.split()[0])
+    bound = {
+        layer
+        for e in estimates
+        for layer in np.array(e.trace.layers, dtype=object)[launch_bound(e.trace.layers, e.model, "graph")]
+    }
+    [launches] = [x for x in table.minds if "replayed as a graph" in x]
+    assert 0 < len(bound) <= int(launches.split()[0])
+    sheet = nas.LookupTable.of(space, "h100-pcie", dtype="bfloat16").minds
+    assert sheet[0].startswith("nothing was measured on h100-pcie") and not any("graph" in x for x in sheet)
+    old = nas.LookupTable.of(space, "gtx1070", dtype="bfloat16").minds
+    assert UNSTATED.format("gtx1070", "bfloat16") in old
+    assert len(table.minds) == 3

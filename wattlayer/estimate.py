@@ -42,6 +42,9 @@ TOO_LARGE = "its weights and inputs take at least {:.3g} GB and {} has {:.3g} GB
 UNSTATED = "no data sheet states a rate of {} in {}: products in it are priced as if they were as fast as in float32"
 """Said of a device and of dtypes that it computes in, where it may have to emulate them."""
 
+NEVER_MEASURED = "kinds never measured on {}, priced by the scaffold: {}"
+"""Said of a device and of kinds of layers."""
+
 LAUNCH_BOUND = (
     "{} of the energy is in layers whose launch, as the model was measured, takes longer than their work on the device: "
     "replayed as a graph they should cost less"
@@ -333,7 +336,7 @@ def unseen_kinds(estimates: Iterable[Estimate]) -> list[str]:
     found: dict[str, dict[str, None]] = {}
     for e in estimates:
         found.setdefault(e.model.hardware, {}).update(dict.fromkeys(e.uncovered_kinds()))
-    return [f"kinds never measured on {name}, priced by the scaffold: {', '.join(x)}" for name, x in found.items() if x]
+    return [NEVER_MEASURED.format(name, ", ".join(x)) for name, x in found.items() if x]
 
 
 def launch_bound(layers: Sequence[Layer], model: Metadata, mode: str) -> NDArray[np.bool_]:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, check_whole
-from ..estimate import predict_layers
+from ..estimate import NEVER_MEASURED, launch_bound, predict_layers, unstated_rates
 from ..features.columns import Array
 from ..layer import Layer
-from ..model import EnergyModel, load_model
+from ..model import EnergyModel, Prediction, load_model
 from .space import Placed, Slot, Space, part_layers
 
 CHUNK = 1 << 14
@@ -38,6 +38,8 @@ class LookupTable:
     """What genome positions each table reads; () is what all candidates have in common."""
     tables_j: tuple[Array, ...]
     """One array per entry of `positions`, with one axis per position."""
+    minds: tuple[str, ...] = ()
+    """What a reader must know before believing the energies, in sentences, as `Estimate.minds`, here of all parts."""
 
     @staticmethod
     def of(
@@ -55,14 +57,16 @@ class LookupTable:
         layers = list({layer: None for table in counts for calls in table for layer in calls})
         if not layers:
             raise InputError(f"{space.name} has no layer to estimate")
-        energy = predict_layers(layers, model, run).energy_j
-        of_layer = dict(zip(layers, energy))
+        told = predict_layers(layers, model, run)
+        of_layer = dict(zip(layers, told.energy_j))
         merged: dict[tuple[int, ...], Array] = {}
         for slot, table in zip(space.slots, counts):
             shape = [space.choices[i] for i in slot.positions]
             values = np.array([sum(float(of_layer[x]) for x in calls) for calls in table]).reshape(shape)
             merged[slot.positions] = merged[slot.positions] + values if slot.positions in merged else values
-        return LookupTable(space, model.hardware, batch, tuple(merged), tuple(merged.values()))
+        return LookupTable(
+            space, model.hardware, batch, tuple(merged), tuple(merged.values()), tuple(_minds(layers, told, model))
+        )
 
     def energy_j(self, genomes: Any) -> Array:
         """Return the energy [n] of candidates [n, positions]; raise InputError for one that is not of this space."""
@@ -94,6 +98,20 @@ class LookupTable:
         for positions, values in zip(self.positions, self.tables_j):
             total += values.ravel().take(_flat(columns, positions, values.shape), mode="clip") if positions else float(values)
         return total
+
+
+def _minds(layers: Sequence[Layer], told: Prediction, model: EnergyModel) -> Iterator[str]:
+    """What is to be said of the different `layers` of a space and of the model that priced them."""
+    if model.metadata.caveat:
+        yield model.metadata.caveat
+    if kinds := sorted({layer.kind for layer, covered in zip(layers, told.covered) if not covered}):
+        yield NEVER_MEASURED.format(model.hardware, ", ".join(kinds))
+    if far := int(told.extrapolated.sum()):
+        yield f"{far} of the {len(layers)} different layers lie far outside what was measured"
+    yield from unstated_rates(layers, model.hardware)
+    if bound := int(launch_bound(layers, model.metadata, "graph").sum()):
+        of = f"{bound} of the {len(layers)} different layers have launches that, as the model was measured, take longer than "
+        yield f"{of}their work on the device: replayed as a graph they should cost less"
 
 
 def _flat(columns: NDArray[np.intp], positions: Sequence[int], shape: Sequence[int]) -> NDArray[np.intp]:
