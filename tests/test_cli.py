@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import stat
 import subprocess
@@ -18,9 +19,13 @@ import pytest
 from conftest import needs_torchvision
 from test_estimate import SCHEMA_1
 
-from wattlayer.dataset import write_measurements
+from wattlayer.dataset import Measurement, read_measurements, write_measurements
+from wattlayer.evaluate import evaluate
 from wattlayer.features import FEATURES_VERSION
+from wattlayer.model import EnergyModel, load_model
+from wattlayer.report.card import model_card
 from wattlayer.train import transfer
+from wattlayer.train.calibration import calibrate
 
 HEADER = "hardware,layer_repr,input_shape,dtype,tf32,time_s,energy_j\n"
 ROW = 'a30,"Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))",8x3x32x32,float32,conv,1e-4,{energy}\n'
@@ -183,11 +188,105 @@ def test_a_card_is_written_for_a_model_of_ones_own(run, tmp_path, device, layers
         assert len(found) == (s["subset"] == "all" or s["split"] == "layer")
     assert "\n- Judged on 40 rows of layers (float32 (40)) and 0 passes of networks, of data.jsonl.\n" in text
     assert "\n- No whole network was judged" in text and "\n- 3 of the judged rows were marked" in text
-    for path, named in ((model, "is a file that is read"), (data, "is a file that is read"), (tmp_path, "directory")):
+    for path, named in ((model, "does not end in .md"), (data, "does not end in .md"), (tmp_path, "directory")):
         one_line(run(*common, "--card", path), str(path), named)
     one_line(run(*common, "--card", card, "--plot", tmp_path / "a.svg", "--output", card), str(card), "another result")
     one_line(run("evaluate", "a30", "--layers", data, "--split", "hardware", "--card", card), "alone")
     assert card.read_text() == text, "nothing is lost to what is refused"
+
+
+@pytest.fixture
+def judged(tmp_path, device, layers):
+    """A model, and rows of two files of one name that it was not trained on."""
+    model, folders = EnergyModel.train(device.measure(layers[:30]), name="mine", source="mine"), (tmp_path / "a", tmp_path / "b")
+    for folder, own in zip(folders, (layers[30:60], layers[60:90])):
+        folder.mkdir()
+        header = {"meter": {"name": "Board 7", "power_limit_w": "165"}}
+        write_measurements(folder / "rows.jsonl", device.measure(own), header)
+    return model, [m for folder in folders for m in read_measurements(folder / "rows.jsonl")]
+
+
+def test_a_card_names_the_meter_of_rows_that_the_model_did_not_learn_from_as_theirs(judged, tmp_path):
+    """And files of one name by their paths, and rows of no file; a limit that is no number is left out."""
+    model, rows = judged
+    text = model_card(model, evaluate(model, rows, splits=["given"], baselines=False))
+    assert "Meter**: not stated: the model was trained on other rows than those judged here\n" in text
+    assert "\n- Meter of the judged rows: Board 7.\n" in text
+    assert f"of {tmp_path / 'a' / 'rows.jsonl'}, {tmp_path / 'b' / 'rows.jsonl'}.\n" in text
+    mixed = [*rows[:5], *(replace(m, place=None) for m in rows[5:9])]
+    assert ", of rows.jsonl, memory.\n" in model_card(model, evaluate(model, mixed, splits=["given"], baselines=False))
+
+
+def test_which_splits_of_a_card_train_anew_does_not_hang_on_their_order(judged):
+    model, rows = judged
+    found = evaluate(model, rows, splits=["given"], baselines=False)
+    left_out = [replace(s, split="layer") for s in found.scores]
+    last = model_card(model, replace(found, scores=(*left_out, *found.scores)))
+    assert "Every split except `given` retrains" in last and "Every split retrains" not in last
+    assert "Every split except the first retrains" in model_card(model, replace(found, scores=(*found.scores, *left_out)))
+    assert "Every split retrains" in model_card(model, replace(found, scores=tuple(left_out)))
+
+
+def test_a_card_says_that_other_splits_judge_other_models_than_a_calibrated_one(judged, layers, device):
+    model, rows = judged
+    found = evaluate(model, rows, splits=["given"], baselines=False)
+    found = replace(found, scores=(*found.scores, *(replace(s, split="layer") for s in found.scores)))
+    told = "`given` alone judges it, every other split models trained anew on the judged rows."
+    assert told not in model_card(model, found)
+    adapted = calibrate(model, device.measure(layers[90:120]))
+    assert f"- The model is calibrated: {told}\n" in model_card(adapted, found)
+    sheet = model_card(load_model("h100-sxm"), found)
+    assert f"- The model is made from a data sheet: {told}\n" in sheet and "Launched" not in sheet and "digest" not in sheet
+    assert "- **Rows**: none of this device; every kind gets the scaffold's cost" in sheet
+
+
+def test_text_of_files_is_no_markup_in_a_card(judged):
+    """Neither a heading, nor HTML, nor a link, nor another cell."""
+    model, rows = judged
+    evil = "x\n## Hacked <script>alert(1)</script> [a](http://b) | `c"
+    hostile = replace(model, metadata=replace(model.metadata, name=evil, source=evil, runs=(evil,), run_power_shift=(0.0,)))
+    marked = [replace(m, flags=(evil,), place=(f"{n % 2}{evil}", n)) for n, m in enumerate(rows)]
+    text = model_card(hostile, evaluate(model, marked, splits=["given"], baselines=False))
+    assert not any(line.startswith("## Hacked") for line in text.splitlines())
+    bare = re.sub(r"`[^`\n]*`", "", text.replace("\\`", ""))
+    assert "<script" not in bare and not re.search(r"(?<!\\)\[a(?<!\\)\]\(", bare.partition("\n")[2])
+
+
+def test_a_card_of_networks_alone_says_nothing_of_layers(judged, layers):
+    model, rows = judged
+    found = evaluate(model, rows, splits=["given"], baselines=False)
+    networks = tuple(replace(s, unit="network", subset="graph") for s in found.scores if s.subset == "all")
+    text = model_card(model, replace(found, scores=networks))
+    assert "No layer was judged." in text and "error of a layer's energy" not in text and "### By group" not in text
+    told = text.partition("### Whole networks")[2]
+    assert "For `given` nothing was left out." in told
+    assert not [x for x in ("For `network`", "For `task`", "Baselines") if x in told]
+
+
+def test_what_is_judged_by_name_and_code_that_rows_name_are_not_overwritten(run, tmp_path, home, network, judged):
+    model, _ = judged
+    (home / "models").mkdir(parents=True)
+    own, rows, code = home / "models" / "mine.json", tmp_path / "a" / "rows.jsonl", tmp_path / "net.py"
+    model.save(own)
+    before = own.read_bytes(), code.read_bytes()
+    common = ("evaluate", "mine", "--split", "given", "--no-baselines", "--format", "json")
+    one_line(run(*common, "--layers", rows, "--output", own), str(own), "is a file that is read")
+    passes = tmp_path / "passes.jsonl"
+    write_measurements(passes, [Measurement("a30", 0.01, 1.0, network=network, input_shapes=((1, 3, 32, 32),))])
+    one_line(run(*common, "--networks", passes, "--output", code), str(code), "is a file that is read")
+    assert before == (own.read_bytes(), code.read_bytes())
+
+
+def test_a_configuration_is_not_overwritten(run, tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 100}
+    (tmp_path / "llama").mkdir()
+    for path, name in ((tmp_path / "llama.json", "llama.json"), (tmp_path / "llama" / "config.json", "llama")):
+        path.write_text(json.dumps({"model_type": "llama", **sizes}))
+        before = path.read_bytes()
+        for command in (("report", "--prefill", "3"), ("predict",), ("compare",)):
+            found = run(command[0], f"hf:{tmp_path / name}", *command[1:], "--output", path, "--format", "json")
+            one_line(found, str(path), "is a file that is read")
+        assert path.read_bytes() == before
 
 
 def test_a_card_says_what_its_figures_cannot_tell(run, tmp_path, device, layers):

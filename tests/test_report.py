@@ -484,6 +484,34 @@ def test_the_page_of_a_request_tells_what_its_json_does(request_told):
     assert heights == pytest.approx(240 * energies / energies.max() / 1.05, abs=0.06) and len(heights) == 40
 
 
+def test_a_long_request_has_a_line_of_few_points_from_end_to_end(small_llama):
+    g = wl.predict_generation(small_llama, 10, 1000)
+    [line] = [x["points"] for tag, x in Reader(g.to_html()).elements if tag == "polyline"]
+    points = [tuple(map(float, point.split(","))) for point in line.split()]
+    assert len(points) == 200 and (points[0][0], points[-1][0]) == (0.0, 1000.0)
+    most_j = 1.05 * g.step_energy_j.max()
+    for x, y in points:
+        assert 240 - y == pytest.approx(240 * g.step_energy_j[round(x / 1000 * 999)] / most_j, abs=0.06)
+
+
+@pytest.mark.parametrize("format", ["html", "json", "table"])
+def test_a_cost_that_is_no_number_is_refused(source, run, format):
+    more = ("--functional-unit", "1e308 inferences", "--price-per-kwh", 1e10, "--currency", "E", "--format", format)
+    code, out, err = run("report", source, "--input", "1x3x32x32", *more)
+    assert (code, out) == (2, "") and "state a smaller functional unit" in err and err.count("\n") == 1
+
+
+def test_the_statement_says_what_launch_gaps_cost(small_llama, source, run):
+    """In eager mode, of passes and of requests, and without the marks of tables that are not there."""
+    one = run("report", source, "--input", "1x3x32x32", "--mode", "eager", "--format", "table")[1]
+    many = run("report", small_llama, "--prefill", 5, "--decode", 3, "--mode", "eager", "--format", "table")[1]
+    g = wl.predict_generation(small_llama, 5, 3, mode="eager")
+    assert "gaps in the launch queue: " in one and g.launch_gaps in many and g.launch_gaps in g.to_html()
+    assert small(g.prefill.gap_energy_j + g.gap_energy_j, "J") in g.launch_gaps and g.launch_gaps in str(g)
+    assert "launch queue" not in run("report", small_llama, "--prefill", 5, "--decode", 3, "--format", "table")[1]
+    assert "layers far outside" in one and not [line for line in one.splitlines() if line.startswith(("* ", "† "))]
+
+
 def test_the_page_of_a_request_that_writes_nothing_has_no_steps(small_llama):
     page = Reader(wl.predict_generation(small_llama, 30, 0).to_html())
     assert "energy of one token of the prompt" in page.text and "written, prompt included" not in page.text

@@ -477,13 +477,15 @@ def test_an_estimate_finds_again_whatever_model_its_name_loads(model, home):
     sheet = wl.predict(net(), INPUT, hardware="h100-sxm")
     assert sheet.whatif(net(), (INPUT,), dtype="float16").after.model_sha256 == sheet.model_sha256
     own = wl.predict(net(), INPUT, hardware=model)
-    with pytest.raises(InputError, match="'synthetic' is not what its name loads: say hardware="):
+    with pytest.raises(
+        InputError, match="is not found by its name, say hardware=: no model and no hardware is called 'synthetic'"
+    ):
         own.whatif(net(), (INPUT,), dtype="float16")
     (home / "models").mkdir(parents=True, exist_ok=True)
     model.save(home / "models" / "synthetic.json")
     assert own.whatif(net(), (INPUT,), dtype="float16").after.model_sha256 == model.sha256
     load_model("a30").save(home / "models" / "synthetic.json")
-    with pytest.raises(InputError, match="say hardware="):
+    with pytest.raises(InputError, match="'synthetic' of the estimate is not the one that its name loads: say hardware="):
         own.whatif(net(), (INPUT,), dtype="float16")
 
 

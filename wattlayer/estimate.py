@@ -118,8 +118,15 @@ class Estimate:
     @property
     def minds(self) -> tuple[str, ...]:
         """What a reader must know before believing the figures, in sentences: what the model rests on where it was not measured
-        there, kinds never measured, layers far outside what was measured, and `assumptions`."""
+        there, kinds never measured, layers far outside what was measured, `launch_gaps`, and `assumptions`."""
         return minds_of(self)
+
+    @property
+    def launch_gaps(self) -> str:
+        """What the gaps in the launch queue cost in eager mode, and what that rests on; empty in other modes."""
+        from .report.terminal import gaps_of
+
+        return f"{gaps_of(self)} ({self.model.launching})" if self.mode == "eager" else ""
 
     @cached_property
     def launch_bound_frac(self) -> float:
@@ -351,7 +358,7 @@ def launch_bound(layers: Sequence[Layer], model: Metadata, mode: str) -> NDArray
 
 def minds_of(e: Estimate | Generation) -> tuple[str, ...]:
     """Return what a reader must know before believing the figures, the gravest first; see `Estimate.minds`."""
-    return (*(x for x in (e.model.caveat,) if x), *told_of_coverage(e), *e.assumptions)
+    return (*(x for x in (e.model.caveat,) if x), *told_of_coverage(e), *(x for x in (e.launch_gaps,) if x), *e.assumptions)
 
 
 def told_of_coverage(e: Estimate | Generation, marks: tuple[str, str] = ("", "")) -> list[str]:

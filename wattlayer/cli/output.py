@@ -125,6 +125,13 @@ def plot_place(path: Path | None) -> Path | None:
     return path
 
 
+def card_place(path: Path | None) -> Path | None:
+    """Return where a card is to be written; raise InputError as `place` does, and for a name that is not of a Markdown file."""
+    if (path := place(path)) is not None and path.suffix.lower() != ".md":
+        raise InputError(f"the card {path} does not end in .md, as Markdown does: name it so")
+    return path
+
+
 def rows_place(path: Path | None) -> Path | None:
     """Return where judged rows are to be written; raise InputError as `place` does, and where its suffix names no format."""
     if (path := place(path)) is not None:
@@ -180,9 +187,10 @@ def say(*lines: str) -> None:
 def apart(output: Path | None, *inputs: Path | str, option: str = "output") -> None:
     """Raise InputError where `output`, of the option of that name, is one of `inputs`: what was measured or written is lost else.
 
-    Inputs are files, or names of networks and models, which may be files (`net.py:factory`).
+    Inputs are files, or names of networks and models, which may be files (`net.py:factory`, `hf:config.json`, `hf:folder`).
     """
-    files = [Path(text) for x in inputs for text in (str(x), str(x).rpartition(":")[0])]
+    names = [text for x in inputs for text in (str(x), str(x).rpartition(":")[0], str(x).partition(":")[2])]
+    files = [path for text in names if text for path in (Path(text), Path(text) / "config.json")]
     if output is not None and any(one_file(output, x) for x in files if x.is_file()):
         raise InputError(f"--{option} {output} is a file that is read: name another, it would be lost")
 

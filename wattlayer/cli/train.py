@@ -15,7 +15,7 @@ from .app import SeveralValues, app
 from .calibrate import model_file, own_path, tell_left_out, tell_shadowed
 from .data import measurements_of
 from .options import TEXTS, Format, OutputOption, RunCodeOption, SeedOption, SkipOption, formats, written_as
-from .output import apart, busy, one_file, place, plot_place, progress, rendered, rows_place, say, write
+from .output import apart, busy, card_place, one_file, place, plot_place, progress, rendered, rows_place, say, write
 
 if TYPE_CHECKING:
     from ..dataset import Measurement
@@ -107,7 +107,9 @@ def evaluate(
     ] = None,
     card: Annotated[
         Path | None,
-        typer.Option("--card", callback=place, help="Also write the model's card, with these errors, into this Markdown file."),
+        typer.Option(
+            "--card", callback=card_place, help="Also write the model's card, with these errors, into this Markdown file."
+        ),
     ] = None,
     run_code: RunCodeOption = True,
     format: Annotated[Format | None, formats(*TEXTS)] = None,
@@ -117,6 +119,7 @@ def evaluate(
     from ..dataset.labels import labels
     from ..evaluate import evaluate as score
     from ..model import load_model
+    from ..model.folders import model_path
     from ..model.metadata import ASSUMED_POWER
     from ..report import evaluation_table
     from ..report.outliers import outlier_tables
@@ -126,7 +129,8 @@ def evaluate(
     format = written_as(format, output, *TEXTS)
     if not layers and not networks:
         raise InputError("give measured rows: --layers FILE, --networks FILE, or both")
-    _check_places({"output": output, "plot": plot, "rows": rows_to, "card": card}, *(layers or ()), *(networks or ()), model)
+    results = {"output": output, "plot": plot, "rows": rows_to, "card": card}
+    _check_places(results, *(layers or ()), *(networks or ()), model_path(model) or model)
     loaded = load_model(model)
     rows = measurements_of(layers or [], skip_bad_rows)
     if split and "hardware" in split:
@@ -140,6 +144,7 @@ def evaluate(
             networks or [], skip_bad_rows, lambda m: m.network and m.hardware == loaded.hardware and tracer(m)
         )
         measured = traced_networks([m for m in passes if m.hardware == loaded.hardware], tracer=tracer)
+    _check_places(results, *{m.network for m in passes if m.network is not None})
     own = [m for m in labels(rows) if m.layer is not None and m.hardware == loaded.hardware]
     known: dict[Any, frozenset[str]] = {}
     if own and (split is None or "family" in split):  # takes a minute
@@ -155,11 +160,11 @@ def evaluate(
         say("the rows' energies are measured times a stated power: errors are beside that, not beside a meter")
     result = score(loaded, rows, measured, splits, known, baselines, seed, progress)
     progress("")
-    _write_beside(loaded, result, plot, rows_to, card)
     if format is Format.json:
         write(json.dumps(result.to_json()) + "\n", output)
     else:
         write(rendered(evaluation_table(result), *outlier_tables(result)), output)
+    _write_beside(loaded, result, plot, rows_to, card)
 
 
 def _check_places(results: dict[str, Path | None], *inputs: Path | str) -> None:

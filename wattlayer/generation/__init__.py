@@ -90,6 +90,15 @@ class Generation:
         return minds_of(self)
 
     @property
+    def launch_gaps(self) -> str:
+        """What the gaps in the launch queue of all passes cost in eager mode, and what that rests on; empty in graph mode."""
+        from ..report.quantities import small
+
+        gap_j = self.prefill.gap_energy_j + self.gap_energy_j
+        told = f"gaps in the launch queue of all passes: {small(gap_j, 'J')} ({self.model.launching})"
+        return told if self.prefill.mode == "eager" else ""
+
+    @property
     def trace(self) -> Trace:
         """The pass over the prompt."""
         return self.prefill.trace
@@ -243,10 +252,14 @@ class Generation:
 
     def __str__(self) -> str:
         low, high = (x / self.batch for x in self.interval_j)
+        (least, most), token = (
+            self.energy_per_token_interval_j,
+            "written, prompt included" if self.new_tokens else "of the prompt",
+        )
         head = (
             f"{self.trace.network} on {self.model.hardware}, {self.trace.dtype}, batch {self.batch}, {self.prompt_tokens} + "
             f"{self.new_tokens} tokens, {self.prefill.mode} mode: {self.energy_per_request_j:.4g} J a request ({low:.4g} to "
-            f"{high:.4g} J at {LEVEL:.0%}), {self.energy_per_token_j:.4g} J a token"
+            f"{high:.4g} J at {LEVEL:.0%}), {self.energy_per_token_j:.4g} J ({least:.4g} to {most:.4g} J) a token {token}"
         )
         return "\n".join((head, *self.minds))
 

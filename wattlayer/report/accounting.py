@@ -117,7 +117,8 @@ class Account:
 
 def account(estimate: Estimate | Generation, assumptions: Assumptions) -> Account:
     """Return cost and carbon of a functional unit of what was estimated; the tokens of a request are those that it writes (of a
-    prompt alone: reads), as in `energy_per_token_j`.
+    prompt alone: reads), as in `energy_per_token_j`. Raises InputError for a unit that it cannot be counted in, or of infinite
+    cost.
 
     Formula: Software Carbon Intensity, ISO/IEC 21031:2024 (specification of the Green Software Foundation):
     SCI = ((E x I) + M) per R. E is the energy of the board alone, as everywhere in wattlayer.
@@ -127,10 +128,11 @@ def account(estimate: Estimate | Generation, assumptions: Assumptions) -> Accoun
     kwh = energy_j.times(1 / J_PER_KWH)
     price, grid, embodied = assumptions.price_per_kwh, assumptions.grid_gco2_per_kwh, assumptions.embodied_gco2
     operational = None if grid is None else kwh.times(grid)
-    return Account(
-        inferences, energy_j, None if price is None else kwh.times(price), operational,
-        None if operational is None or embodied is None else operational.times(1.0, embodied),
-    )  # fmt: skip
+    cost = None if price is None else kwh.times(price)
+    intensity = None if operational is None or embodied is None else operational.times(1.0, embodied)
+    if not all(isfinite(x.high) for x in (energy_j, cost, operational, intensity) if x is not None):
+        raise InputError(f"{assumptions.functional_unit} cost more than a number can say: state a smaller functional unit")
+    return Account(inferences, energy_j, cost, operational, intensity)
 
 
 def inference(estimate: Estimate | Generation) -> Range:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..dataset import session_headers
+from ..dataset import Measurement, session_headers
 from ..evaluate.scores import Evaluation, Score
 from ..hardware import find_hardware
 from ..model import EnergyModel
 from ..model.intervals import LEVEL
+from ..train.rows import digest
 
 
 @dataclass(frozen=True)
@@ -37,40 +40,62 @@ def model_card(model: EnergyModel, evaluation: Evaluation, provenance: Provenanc
 
     Without a `provenance`, the card tells what the model and the files of the judged rows say themselves.
     """
-    m, device = model.metadata, find_hardware(model.hardware)
-    kinds = ", ".join(f"`{kind}`" for kind in m.kinds)
-    told = provenance or stated(model, evaluation)
+    device, told = find_hardware(model.hardware), provenance or stated(model, evaluation)
     return "\n".join([
-        f"# {m.name}: {device.title}", "",
-        f"- **Source of the measurements**: {told.source}",
-        f"- **Meter**: {told.meter}",
-        *([] if device.kind == "cpu" else [f"- **Launched**: {LAUNCHED[m.looped]}"]),
-        f"- **Rows**: {m.rows} of {m.layers} distinct layers, campaigns {', '.join(m.runs) or 'one'}; predictions are for the "
-        f"board state of `{m.runs[0]}`",
-        f"- **Kinds covered**: {kinds}. Every other kind gets the scaffold's cost{_taught(m.taught_by)} "
-        "and lowers `covered_frac`.",
-        f"- **Model**: feature version {m.features}, SHA-256 `{model.sha256[:16]}…`, data digest `{m.data_sha256[:16]}…`",
-        "", "## Errors", "",
-        f"Absolute percentage error of a layer's energy against each measured row of the {device.title}. "
-        f"Intervals are meant to contain {LEVEL:.0%} of the rows. {_trained_anew(evaluation.scores)}",
-        *_layers(evaluation.scores), *_networks(evaluation.scores), "", "## Limits", "",
+        f"# {_plain(model.name)}: {device.title}", "",
+        f"- **Source of the measurements**: {told.source}", f"- **Meter**: {told.meter}",
+        *_facts(model),
+        "", "## Errors", "", *_layers(evaluation.scores, device.title), *_networks(evaluation.scores), "", "## Limits", "",
         *(f"- {limit}" for limit in told.limits), "",
     ])  # fmt: skip
 
 
+def _facts(model: EnergyModel) -> list[str]:
+    """What the model says of its training; a data sheet's was trained on other devices' rows."""
+    m = model.metadata
+    file = f"- **Model**: feature version {m.features}, SHA-256 `{model.sha256[:16]}…`"
+    if m.basis == "data sheet":
+        return ["- **Rows**: none of this device; every kind gets the scaffold's cost and lowers `covered_frac`.", file]
+    kinds = ", ".join(map(_code, m.kinds))
+    launched = [] if find_hardware(model.hardware).kind == "cpu" else [f"- **Launched**: {LAUNCHED[m.looped]}"]
+    return [
+        *launched,
+        f"- **Rows**: {m.rows} of {m.layers} distinct layers, campaigns {', '.join(map(_plain, m.runs)) or 'one'}; "
+        f"predictions are for the board state of {_code(m.runs[0])}",
+        f"- **Kinds covered**: {kinds}. Every other kind gets the scaffold's cost{_taught(m.taught_by)} "
+        "and lowers `covered_frac`.",
+        f"{file}, data digest `{m.data_sha256[:16]}…`",
+    ]
+
+
 def stated(model: EnergyModel, evaluation: Evaluation) -> Provenance:
     """Return what the model says of its data, and the judged rows and the headers of their files of how they were measured."""
-    facts = model.metadata
+    meters = "; ".join(_meters(evaluation)) or "not stated in the files of the rows"
+    judged_own = digest([m for m in _rows(evaluation) if m.layer is not None]) == model.metadata.data_sha256
     return Provenance(
-        source=" ".join(facts.source.split()) or "not stated (`wattlayer train --source` keeps it)",
-        meter="; ".join(_meters(evaluation)) or "not stated in the files of the rows",
-        limits=tuple(_limits(model, evaluation)),
+        source=_plain(model.metadata.source) or "not stated (`wattlayer train --source` keeps it)",
+        meter=meters if judged_own else "not stated: the model was trained on other rows than those judged here",
+        limits=(*_limits(model, evaluation), *([] if judged_own else [f"Meter of the judged rows: {meters}."])),
     )
+
+
+def _plain(text: str) -> str:
+    """Text of a file as one line that Markdown shows as it is."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", escape(" ".join(text.split()), quote=False))
+
+
+def _code(text: str) -> str:
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
+
+
+def _rows(evaluation: Evaluation) -> list[Measurement]:
+    """The judged rows, each once."""
+    return list({id(x.measurement): x.measurement for x in evaluation.predicted}.values())
 
 
 def _meters(evaluation: Evaluation) -> Iterator[str]:
     """What the headers of campaigns say they were measured with, once each."""
-    files = {x.measurement.place[0]: None for x in evaluation.predicted if x.measurement.place is not None}
+    files = {m.place[0]: None for m in _rows(evaluation) if m.place is not None}
     found = (_meter(header) for file in files for header in session_headers(Path(file)))
     yield from {text: None for text in found if text}
 
@@ -78,34 +103,44 @@ def _meters(evaluation: Evaluation) -> Iterator[str]:
 def _meter(header: dict[str, Any]) -> str:
     """One line on the board and the meter of a session's header (`data/README.md`); "" where it names none."""
     meter, character, device = (x if isinstance(x := header.get(key), dict) else {} for key in ("meter", "character", "device"))
-    chosen = character.get("meter")
-    source, limit_w = chosen.get("name") if isinstance(chosen, dict) else None, meter.get("power_limit_w")
+    chosen, limit_w = character.get("meter"), meter.get("power_limit_w")
     parts = [
-        ("{}", meter.get("name")), ("by {}", source), ("{}", meter.get("label")), ("power limit {:g} W", limit_w),
+        ("{}", meter.get("name")), ("by {}", chosen.get("name") if isinstance(chosen, dict) else None),
+        ("{}", meter.get("label")), ("power limit {} W", f"{limit_w:g}" if type(limit_w) in (int, float) else None),
         ("driver {}", meter.get("driver")), ("torch {}", device.get("torch")),
     ]  # fmt: skip
-    return ", ".join(form.format(value) for form, value in parts if value is not None) if meter else ""
+    return ", ".join(form.format(_plain(value)) for form, value in parts if isinstance(value, str)) if meter else ""
 
 
 def _limits(model: EnergyModel, evaluation: Evaluation) -> Iterator[str]:
     """What the model and the rows it was judged on show of where it stops to be known."""
-    rows = list({id(x.measurement): x.measurement for x in evaluation.predicted}.values())
-    if model.metadata.caveat:
-        yield f"It rests on: {model.metadata.caveat}."
-    if not _left_out(evaluation.scores):
+    facts, rows, left_out = model.metadata, _rows(evaluation), _left_out(evaluation.scores)
+    if facts.caveat:
+        yield f"It rests on: {_plain(facts.caveat)}."
+    if left_out and (facts.calibrated or facts.basis == "data sheet"):
+        basis = "calibrated" if facts.calibrated else "made from a data sheet"
+        yield f"The model is {basis}: `given` alone judges it, every other split models trained anew on the judged rows."
+    if not left_out:
         yield "No split above leaves rows out: what is unlike the rows that the model learned from is predicted worse."
     formats, passes = Counter(m.layer.dtype for m in rows if m.layer is not None), sum(m.network is not None for m in rows)
-    files = ", ".join(sorted({Path(m.place[0]).name for m in rows if m.place is not None})) or "memory"
     judged = f"{formats.total()} rows of layers ({_counted(formats) or 'none'}) and {passes} passes of networks"
-    yield f"Judged on {judged}, of {files}."
+    yield f"Judged on {judged}, of {', '.join(_files(rows))}."
     if not passes:
         yield "No whole network was judged: gaps between kernels, and what layers do to each other, were not."
     labels = Counter(m.meter for m in rows)
     if set(labels) - {"measured"}:
         yield f"Energies of the judged rows: {_counted(labels)}. Only measured ones are ground truth."
-    marks = Counter(mark for m in rows for mark in m.flags)
+    marks = Counter(_plain(mark) for m in rows for mark in m.flags)
     if marks:
         yield f"{sum(bool(m.flags) for m in rows)} of the judged rows were marked while they were measured: {_counted(marks)}."
+
+
+def _files(rows: Sequence[Measurement]) -> list[str]:
+    """The files of `rows`, by their names where these tell them apart, and "memory" for rows of none."""
+    paths = sorted({m.place[0] for m in rows if m.place is not None})
+    names = [Path(path).name for path in paths]
+    shown = names if len(set(names)) == len(names) else paths
+    return [*map(_plain, shown), *["memory"] * any(m.place is None for m in rows)]
 
 
 def _counted(numbers: Counter[str]) -> str:
@@ -123,8 +158,9 @@ def _left_out(scores: Sequence[Score]) -> list[str]:
 def _trained_anew(scores: Sequence[Score]) -> str:
     if not _left_out(scores):
         return "Nothing was left out."
-    first = " except the first" * (scores[0].split in _NOTHING_LEFT_OUT)
-    told = f"Every split{first} retrains the recipe without the rows that it is judged on."
+    known = next((s.split for s in scores if s.split in _NOTHING_LEFT_OUT), None)
+    spared = "" if known is None else " except the first" if scores[0].split == known else f" except `{known}`"
+    told = f"Every split{spared} retrains the recipe without the rows that it is judged on."
     return f"{told} A row counts once for each family, campaign or task left out that it occurs in."
 
 
@@ -132,11 +168,16 @@ def _taught(names: Sequence[str]) -> str:
     return f" (at the rates of {', '.join(names)} where no kind of its group was measured here)" if names else ""
 
 
-def _layers(scores: Sequence[Score]) -> list[str]:
-    if not any(s.unit == "layer" for s in scores):
-        return ["", "No layer was judged."]
+def _layers(scores: Sequence[Score], title: str) -> list[str]:
+    own = [s for s in scores if s.unit == "layer"]
+    if not own:
+        return ["No layer was judged."]
+    told = (
+        f"Absolute percentage error of a layer's energy against each measured row of the {title}. "
+        f"Intervals are meant to contain {LEVEL:.0%} of the rows. {_trained_anew(own)}"
+    )
     groups = _groups(scores)
-    return ["", *_errors(scores), *(["", "### By group of kinds", "", *groups] if groups else [])]
+    return [told, "", *_errors(scores), *(["", "### By group of kinds", "", *groups] if groups else [])]
 
 
 def _errors(scores: Sequence[Score]) -> list[str]:
@@ -201,13 +242,19 @@ def _networks(scores: Sequence[Score]) -> list[str]:
         "in the interval |",
         "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    told = (
-        "Energy of a whole forward pass. For `network`, each network is predicted without the rows of its own layers and "
-        "without any pass of that name. For `task`, it is predicted only from rows of layers that occur in networks of other "
-        "tasks; groups of kinds that these lack come from other devices. For `given` nothing was left out. Baselines are sums "
-        "over layers: none of them models the host."
-    )
+    there = {s.split for s in scores if s.unit == "network"} | {"" for s in scores if s.predictor != "wattlayer"}
+    told = " ".join(["Energy of a whole forward pass.", *(text for name, text in _OF_NETWORKS.items() if name in there)])
     return ["", "### Whole networks", "", told, "", *head, *rows] if rows else []
+
+
+_OF_NETWORKS = {
+    "network": "For `network`, each network is predicted without the rows of its own layers and without any pass of that name.",
+    "task": "For `task`, it is predicted only from rows of layers that occur in networks of other tasks; groups of kinds that "
+    "these lack come from other devices.",
+    "given": "For `given` nothing was left out.",
+    "": "Baselines are sums over layers: none of them models the host.",
+}
+"""What is to be said of splits of networks, and of baselines."""
 
 
 def _share(value: float | None) -> str:

@@ -26,7 +26,7 @@ from .accounting import J_PER_KWH, Assumptions, Range, account, inference, token
 from .flop_shares import by_kind, by_pattern, misplaced_frac, with_rest
 from .generation import by_phase
 from .quantities import decimal, large, money, share, small
-from .terminal import gaps_of, inputs_of
+from .terminal import inputs_of
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -61,7 +61,7 @@ def _pass_page(e: Estimate, stated: Assumptions) -> str:
     from markupsafe import Markup
 
     return _rendered(
-        "page.html", e, stated, e.model_sha256, _minds(e), "".join(map(_part, SCRIPTS)), counted="inference",
+        "page.html", e, stated, e.model_sha256, "".join(map(_part, SCRIPTS)), counted="inference",
         tokens=tokens(e.trace), kinds=with_rest(by_kind(e)), colours=_colours(e),
         misjudged=[x for x in by_pattern(e)[:MISJUDGED] if abs(x.gap_frac) >= 0.001],
         misplaced_frac=misplaced_frac(e), inputs=inputs_of(e.trace), data=Markup(_data(e)),
@@ -75,7 +75,7 @@ def _request_page(g: Generation, stated: Assumptions) -> str:
         for name, prompt_j, steps_j in by_phase(g)
     ]
     return _rendered(
-        "request.html", g, stated, g.prefill.model_sha256, [*g.minds], "", counted="request",
+        "request.html", g, stated, g.prefill.model_sha256, "", counted="request",
         token=Range(low, g.energy_per_token_j, high), phases=_phases(g), steps=_steps(g), kinds=kinds,
     )  # fmt: skip
 
@@ -102,9 +102,7 @@ def _steps(g: Generation) -> dict[str, Any] | None:
     return {"points": points} | {name: value.item() for name, value in ends.items()}
 
 
-def _rendered(
-    name: str, e: Estimate | Generation, stated: Assumptions, model_sha256: str, minds: list[str], script: str, **more: Any
-) -> str:
+def _rendered(name: str, e: Estimate | Generation, stated: Assumptions, model_sha256: str, script: str, **more: Any) -> str:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -116,7 +114,7 @@ def _rendered(
     style = _part("page.css")
     return environment.get_template(name).render(
         e=e, model=e.model, model_sha256=model_sha256, trace=e.trace, stated=stated, account=account(e, stated),
-        one=inference(e), minds=minds, level=LEVEL, version=VERSION, torch_version=torch_version(), j_per_kwh=J_PER_KWH,
+        one=inference(e), minds=e.minds, level=LEVEL, version=VERSION, torch_version=torch_version(), j_per_kwh=J_PER_KWH,
         style=Markup(style), script=Markup(script), style_hash=_hash(style), script_hash=_hash(script), **more,
     )  # fmt: skip
 
@@ -133,11 +131,6 @@ def _hash(text: str) -> str:
 def _colours(e: Estimate) -> dict[str, str]:
     """Class of each kind's colour, by its rank in energy; the charts count in the same way."""
     return {kind.name: f"c{min(rank, COLOURS - 1)}" for rank, kind in enumerate(by_kind(e))}
-
-
-def _minds(e: Estimate) -> list[str]:
-    """What a reader must know before believing the figures, the gravest first."""
-    return [*e.minds, *([f"{gaps_of(e)} ({e.model.launching})"] if e.mode == "eager" else [])]
 
 
 def _data(e: Estimate) -> str:

@@ -16,12 +16,12 @@ from .terminal import escaped, estimate_notes, inputs_of
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_NOT_STATED = ("layers", "steps", "prefill", "decode", "unfused")
+_NOT_STATED = ("layers", "steps")
 """Keys of the JSON of a prediction that a statement leaves out."""
 
 
 def statement_json(estimate: Estimate | Generation, assumptions: Assumptions) -> dict[str, Any]:
-    """Return the JSON of the prediction without its layers and steps, and `account`: energy in joules and kilowatt-hours, cost
+    """Return the JSON of the prediction without its `layers` or `steps`, and `account`: energy in joules and kilowatt-hours, cost
     and grams of CO2 equivalent of one functional unit, each with both ends of its interval; None where the assumption that it
     needs was not stated.
 
@@ -55,7 +55,11 @@ def statement_lines(estimate: Estimate | Generation, assumptions: Assumptions) -
         asked = f"batch {estimate.batch} · {estimate.prompt_tokens} + {estimate.new_tokens} tokens · {estimate.prefill.mode} mode"
         counted, minds = "request", generation_notes(estimate)
     else:
-        asked, counted, minds = f"{inputs_of(trace)} · {estimate.mode} mode", "inference", estimate_notes(estimate)
+        asked, counted, minds = (
+            f"{inputs_of(trace)} · {estimate.mode} mode",
+            "inference",
+            estimate_notes(estimate, marks=("", "")),
+        )
     energy_j, kwh = told.energy_j, told.energy_j.times(1 / J_PER_KWH)
     energy = f"{small(energy_j.value, 'J')}  ({small(energy_j.low, 'J')} to {small(energy_j.high, 'J')} at {LEVEL:.0%})"
     cost = carbon = intensity = "not stated"

@@ -82,16 +82,17 @@ def _grouped(title: str, name: str, rows: Iterable[Any]) -> Table:
     return table
 
 
-def estimate_notes(e: Estimate) -> list[RenderableType]:
-    """Return what a reader must know before believing the total."""
+def estimate_notes(e: Estimate, marks: tuple[str, str] = ("* ", "† ")) -> list[RenderableType]:
+    """Return what a reader must know before believing the total; `marks` are those of rows of kinds never measured and of rows
+    far outside what was."""
     notes = [e.model.caveat] if e.model.caveat else []
     notes.append(source_of(e.model))
-    if e.mode == "eager":
-        notes.append(f"{gaps_of(e)} ({e.model.launching})")
+    if e.launch_gaps:
+        notes.append(e.launch_gaps)
     if e.unfused is not None:
         plain = f"{small(e.unfused.energy_j, 'J')}, {small(e.unfused.time_s, 's')}, {len(e.unfused.trace.layers)} layers"
         notes.append(f"compiled as torch.compile fuses, by rule: {len(e.trace.layers)} layers; unfused, in graph mode: {plain}")
-    return [escaped(note) for note in (*notes, *told_of_coverage(e, ("* ", "† ")), *e.assumptions)]
+    return [escaped(note) for note in (*notes, *told_of_coverage(e, marks), *e.assumptions)]
 
 
 def source_of(model: Metadata) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,8 +222,12 @@ def _model_of(before: Estimate, hardware: str | Path | EnergyModel | None) -> En
     if before.model.conditions:
         raise InputError(f"the estimate is of {before.model.conditions}: say hardware=, the model that made it")
     name = before.model.name
-    with suppress(InputError):
+    try:
         named = load_model(name)
-        if named.sha256 == before.model_sha256:
-            return named
-    raise InputError(f"model {name!r} is not what its name loads: say hardware=, the model or its file")
+    except InputError as error:
+        raise InputError(f"the model of the estimate is not found by its name, say hardware=: {first_line(error)}") from None
+    if named.sha256 != before.model_sha256:
+        raise InputError(
+            f"model {name!r} of the estimate is not the one that its name loads: say hardware=, the model or its file"
+        )
+    return named
