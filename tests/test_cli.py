@@ -237,6 +237,7 @@ def test_a_card_says_that_other_splits_judge_other_models_than_a_calibrated_one(
     assert f"- The model is calibrated: {told}\n" in model_card(adapted, found)
     sheet = model_card(load_model("h100-sxm"), found)
     assert f"- The model is made from a data sheet: {told}\n" in sheet and "Launched" not in sheet and "digest" not in sheet
+    assert "- **Meter**: none: nothing was measured on this device\n" in sheet
     assert "- **Rows**: none of this device; every kind gets the scaffold's cost" in sheet
 
 

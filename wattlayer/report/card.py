@@ -72,9 +72,12 @@ def stated(model: EnergyModel, evaluation: Evaluation) -> Provenance:
     """Return what the model says of its data, and the judged rows and the headers of their files of how they were measured."""
     meters = "; ".join(_meters(evaluation)) or "not stated in the files of the rows"
     judged_own = digest([m for m in _rows(evaluation) if m.layer is not None]) == model.metadata.data_sha256
+    others = "not stated: the model was trained on other rows than those judged here"
+    if model.metadata.basis == "data sheet":
+        others = "none: nothing was measured on this device"
     return Provenance(
         source=_plain(model.metadata.source) or "not stated (`wattlayer train --source` keeps it)",
-        meter=meters if judged_own else "not stated: the model was trained on other rows than those judged here",
+        meter=meters if judged_own else others,
         limits=(*_limits(model, evaluation), *([] if judged_own else [f"Meter of the judged rows: {meters}."])),
     )
 
