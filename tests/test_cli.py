@@ -175,17 +175,17 @@ def test_a_card_is_written_for_a_model_of_ones_own(run, tmp_path, device, layers
     write_measurements(data, rows, header)
     assert run("train", data, "--output", model, "--source", "my own\nboard")[0] == 0
     common = ("evaluate", model, "--layers", data, "--no-baselines", "--format", "json")
-    code, out, err = run(*common, "--split", "given", "--split", "layer", "--card", card)
+    code, out, err = run(*common, "--split", "given", "--split", "size", "--card", card)
     text, told = card.read_text(), json.loads(out)
     assert (code, err) == (0, "") and text.startswith("# mine: NVIDIA A30") and f"`{told['model']['sha256'][:16]}…`" in text
     assert "measurements**: my own board\n" in text
     assert "Meter**: Board 7, by nvml-counter, measured, power limit 165 W, driver 1.2, torch 2.13.0\n" in text
     assert "Every split except the first retrains" in text and "No split above" not in text and "### Whole networks" not in text
     for s in told["scores"]:
-        shown = s["split"] if s["subset"] == "all" else f"{s['split']} | {s['subset']}"
-        figures = f"| {s['rows']} | {s['mdape_frac']:.1%} | {s['p90_ape_frac']:.1%} | {s['signed_median_frac']:+.1%} |"
-        found = [line for line in text.splitlines() if line.startswith(f"| {shown} ") and figures in line]
-        assert len(found) == (s["subset"] == "all" or s["split"] == "layer")
+        shown = f"{s['split']} | {'**wattlayer**' if s['subset'] == 'all' else s['subset']} | {s['rows']} |"
+        figures = f"| {s['mdape_frac']:.1%} | {s['p90_ape_frac']:.1%} | {s['signed_median_frac']:+.1%} |"
+        found = [line for line in text.splitlines() if line.startswith(f"| {shown}") and figures in line]
+        assert len(found) == (s["subset"] == "all" or s["split"] == "size")
     assert "\n- Judged on 40 rows of layers (float32 (40)) and 0 passes of networks, of data.jsonl.\n" in text
     assert "\n- No whole network was judged" in text and "\n- 3 of the judged rows were marked" in text
     for path, named in ((model, "does not end in .md"), (data, "does not end in .md"), (tmp_path, "directory")):
@@ -195,30 +195,30 @@ def test_a_card_is_written_for_a_model_of_ones_own(run, tmp_path, device, layers
     assert card.read_text() == text, "nothing is lost to what is refused"
 
 
-@pytest.fixture
-def judged(tmp_path, device, layers):
-    """A model, and rows of two files of one name that it was not trained on."""
-    model, folders = EnergyModel.train(device.measure(layers[:30]), name="mine", source="mine"), (tmp_path / "a", tmp_path / "b")
-    for folder, own in zip(folders, (layers[30:60], layers[60:90])):
-        folder.mkdir()
-        header = {"meter": {"name": "Board 7", "power_limit_w": "165"}}
-        write_measurements(folder / "rows.jsonl", device.measure(own), header)
-    return model, [m for folder in folders for m in read_measurements(folder / "rows.jsonl")]
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory, device, layers):
+    """A model, the folder of two files of one name, and their rows, that it was not trained on."""
+    model, folder = EnergyModel.train(device.measure(layers[:30]), name="mine", source="mine"), tmp_path_factory.mktemp("rows")
+    files = [folder / name / "rows.jsonl" for name in ("a", "b")]
+    for file, own in zip(files, (layers[30:60], layers[60:90])):
+        file.parent.mkdir()
+        write_measurements(file, device.measure(own), {"meter": {"name": "Board 7", "power_limit_w": "165"}})
+    return model, folder, [m for file in files for m in read_measurements(file)]
 
 
-def test_a_card_names_the_meter_of_rows_that_the_model_did_not_learn_from_as_theirs(judged, tmp_path):
+def test_a_card_names_the_meter_of_rows_that_the_model_did_not_learn_from_as_theirs(judged):
     """And files of one name by their paths, and rows of no file; a limit that is no number is left out."""
-    model, rows = judged
+    model, folder, rows = judged
     text = model_card(model, evaluate(model, rows, splits=["given"], baselines=False))
     assert "Meter**: not stated: the model was trained on other rows than those judged here\n" in text
     assert "\n- Meter of the judged rows: Board 7.\n" in text
-    assert f"of {tmp_path / 'a' / 'rows.jsonl'}, {tmp_path / 'b' / 'rows.jsonl'}.\n" in text
+    assert f"of {folder / 'a' / 'rows.jsonl'}, {folder / 'b' / 'rows.jsonl'}.\n" in text
     mixed = [*rows[:5], *(replace(m, place=None) for m in rows[5:9])]
     assert ", of rows.jsonl, memory.\n" in model_card(model, evaluate(model, mixed, splits=["given"], baselines=False))
 
 
 def test_which_splits_of_a_card_train_anew_does_not_hang_on_their_order(judged):
-    model, rows = judged
+    model, _, rows = judged
     found = evaluate(model, rows, splits=["given"], baselines=False)
     left_out = [replace(s, split="layer") for s in found.scores]
     last = model_card(model, replace(found, scores=(*left_out, *found.scores)))
@@ -228,7 +228,7 @@ def test_which_splits_of_a_card_train_anew_does_not_hang_on_their_order(judged):
 
 
 def test_a_card_says_that_other_splits_judge_other_models_than_a_calibrated_one(judged, layers, device):
-    model, rows = judged
+    model, _, rows = judged
     found = evaluate(model, rows, splits=["given"], baselines=False)
     found = replace(found, scores=(*found.scores, *(replace(s, split="layer") for s in found.scores)))
     told = "`given` alone judges it, every other split models trained anew on the judged rows."
@@ -243,7 +243,7 @@ def test_a_card_says_that_other_splits_judge_other_models_than_a_calibrated_one(
 
 def test_text_of_files_is_no_markup_in_a_card(judged):
     """Neither a heading, nor HTML, nor a link, nor another cell."""
-    model, rows = judged
+    model, _, rows = judged
     evil = "x\n## Hacked <script>alert(1)</script> [a](http://b) | `c"
     hostile = replace(model, metadata=replace(model.metadata, name=evil, source=evil, runs=(evil,), run_power_shift=(0.0,)))
     marked = [replace(m, flags=(evil,), place=(f"{n % 2}{evil}", n)) for n, m in enumerate(rows)]
@@ -254,7 +254,7 @@ def test_text_of_files_is_no_markup_in_a_card(judged):
 
 
 def test_a_card_of_networks_alone_says_nothing_of_layers(judged, layers):
-    model, rows = judged
+    model, _, rows = judged
     found = evaluate(model, rows, splits=["given"], baselines=False)
     networks = tuple(replace(s, unit="network", subset="graph") for s in found.scores if s.subset == "all")
     text = model_card(model, replace(found, scores=networks))
@@ -265,9 +265,9 @@ def test_a_card_of_networks_alone_says_nothing_of_layers(judged, layers):
 
 
 def test_what_is_judged_by_name_and_code_that_rows_name_are_not_overwritten(run, tmp_path, home, network, judged):
-    model, _ = judged
+    model, folder, _ = judged
     (home / "models").mkdir(parents=True)
-    own, rows, code = home / "models" / "mine.json", tmp_path / "a" / "rows.jsonl", tmp_path / "net.py"
+    own, rows, code = home / "models" / "mine.json", folder / "a" / "rows.jsonl", tmp_path / "net.py"
     model.save(own)
     before = own.read_bytes(), code.read_bytes()
     common = ("evaluate", "mine", "--split", "given", "--no-baselines", "--format", "json")
