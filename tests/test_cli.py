@@ -290,6 +290,13 @@ def test_a_configuration_is_not_overwritten(run, tmp_path):
         assert path.read_bytes() == before
 
 
+@needs_torchvision
+def test_a_result_may_be_called_as_the_network_of_a_library_is(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the second time the file is there
+        assert run("predict", "torchvision:alexnet", "--output", "alexnet", "--format", "json") == (0, "", "")
+
+
 def test_a_card_says_what_its_figures_cannot_tell(run, tmp_path, device, layers):
     table, model, card = tmp_path / "data.jsonl", tmp_path / "mine.json", tmp_path / "mine.md"
     write_measurements(table, [replace(m, meter="assumed-power") for m in device.measure(layers[:30])])

@@ -189,8 +189,9 @@ def apart(output: Path | None, *inputs: Path | str, option: str = "output") -> N
 
     Inputs are files, or names of networks and models, which may be files (`net.py:factory`, `hf:config.json`, `hf:folder`).
     """
-    names = [text for x in inputs for text in (str(x), str(x).rpartition(":")[0], str(x).partition(":")[2])]
-    files = [path for text in names if text for path in (Path(text), Path(text) / "config.json")]
+    files = [Path(text) for x in inputs for text in (str(x), str(x).rpartition(":")[0])]
+    configurations = [Path(str(x).removeprefix("hf:")) for x in inputs if str(x).startswith("hf:")]
+    files += [path for x in configurations for path in (x, x / "config.json")]
     if output is not None and any(one_file(output, x) for x in files if x.is_file()):
         raise InputError(f"--{option} {output} is a file that is read: name another, it would be lost")
 
