@@ -210,7 +210,7 @@ def test_a_card_names_the_meter_of_rows_that_the_model_did_not_learn_from_as_the
     """And files of one name by their paths, and rows of no file; a limit that is no number is left out."""
     model, folder, rows = judged
     text = model_card(model, evaluate(model, rows, splits=["given"], baselines=False))
-    assert "Meter**: not stated: the model was trained on other rows than those judged here\n" in text
+    assert "Meter**: not stated: the model was not trained on exactly the rows judged here\n" in text
     assert "\n- Meter of the judged rows: Board 7.\n" in text
     assert f"of {folder / 'a' / 'rows.jsonl'}, {folder / 'b' / 'rows.jsonl'}.\n" in text
     mixed = [*rows[:5], *(replace(m, place=None) for m in rows[5:9])]

@@ -252,10 +252,8 @@ class Generation:
 
     def __str__(self) -> str:
         low, high = (x / self.batch for x in self.interval_j)
-        (least, most), token = (
-            self.energy_per_token_interval_j,
-            "written, prompt included" if self.new_tokens else "of the prompt",
-        )
+        least, most = self.energy_per_token_interval_j
+        token = "written, prompt included" if self.new_tokens else "of the prompt"
         head = (
             f"{self.trace.network} on {self.model.hardware}, {self.trace.dtype}, batch {self.batch}, {self.prompt_tokens} + "
             f"{self.new_tokens} tokens, {self.prefill.mode} mode: {self.energy_per_request_j:.4g} J a request ({low:.4g} to "

@@ -72,7 +72,7 @@ def stated(model: EnergyModel, evaluation: Evaluation) -> Provenance:
     """Return what the model says of its data, and the judged rows and the headers of their files of how they were measured."""
     meters = "; ".join(_meters(evaluation)) or "not stated in the files of the rows"
     judged_own = digest([m for m in _rows(evaluation) if m.layer is not None]) == model.metadata.data_sha256
-    others = "not stated: the model was trained on other rows than those judged here"
+    others = "not stated: the model was not trained on exactly the rows judged here"
     if model.metadata.basis == "data sheet":
         others = "none: nothing was measured on this device"
     return Provenance(

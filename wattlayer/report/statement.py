@@ -55,11 +55,8 @@ def statement_lines(estimate: Estimate | Generation, assumptions: Assumptions) -
         asked = f"batch {estimate.batch} · {estimate.prompt_tokens} + {estimate.new_tokens} tokens · {estimate.prefill.mode} mode"
         counted, minds = "request", generation_notes(estimate)
     else:
-        asked, counted, minds = (
-            f"{inputs_of(trace)} · {estimate.mode} mode",
-            "inference",
-            estimate_notes(estimate, marks=("", "")),
-        )
+        asked = f"{inputs_of(trace)} · {estimate.mode} mode"
+        counted, minds = "inference", estimate_notes(estimate, marks=("", ""))
     energy_j, kwh = told.energy_j, told.energy_j.times(1 / J_PER_KWH)
     energy = f"{small(energy_j.value, 'J')}  ({small(energy_j.low, 'J')} to {small(energy_j.high, 'J')} at {LEVEL:.0%})"
     cost = carbon = intensity = "not stated"
