@@ -45,7 +45,8 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "train.calibration",
         "train.selection",
         # level 3
-        "evaluate.baselines evaluate.scores evaluate.families predict measure",
+        "evaluate.baselines evaluate.sampling evaluate.families predict measure",
+        "evaluate.scores",
         "evaluate.splits train.networks",
         "evaluate evaluate.unseen whatif.subject whatif.difference generation",
         "whatif profiling",

@@ -164,15 +164,18 @@ EVALUATION = {
             "mdape_frac": 0.1,
             "p90_ape_frac": 0.2,
             "coverage_frac": 0.9,
+            "mdape_low_frac": 0.08,
+            "mdape_high_frac": 0.13,
         }
     ]
 }
 
 
+@pytest.mark.parametrize("key", ["mdape_frac", "mdape_low_frac", "mdape_high_frac"])
 @pytest.mark.parametrize("value", [10**400, float("nan"), -3.0])
-def test_errors_that_are_none_are_refused(tmp_path, value):
+def test_errors_that_are_none_are_refused(tmp_path, key, value):
     path = tmp_path / "mine.json"
-    path.write_text(json.dumps({"scores": [EVALUATION["scores"][0] | {"mdape_frac": value}]}), encoding="utf-8")
+    path.write_text(json.dumps({"scores": [EVALUATION["scores"][0] | {key: value}]}), encoding="utf-8")
     with pytest.raises(InputError, match="is no evaluation of a model"):
         _evaluated(path)
 

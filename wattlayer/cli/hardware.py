@@ -135,7 +135,7 @@ def _evaluated(record: Path) -> list[dict[str, Any]]:
         ours = (x for x in scores if x["predictor"] == "wattlayer" and x["subset"] == "all")
         found = [{"unit": x["unit"]} | _figure(str(x["split"]), x) for x in ours]
         _ = [_sentence(x) for x in found]
-        if not all(0 <= x["mdape_frac"] < inf for x in found):  # false of NaN
+        if not all(0 <= value < inf for x in found for key, value in x.items() if key.startswith("mdape")):  # false of NaN
             raise ValueError("an error is a share")
     except (OSError, ValueError, OverflowError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{record} is no evaluation of a model ({first_line(error)}): write it again or remove it") from None
@@ -151,12 +151,17 @@ def _figures_features(basis: str) -> int:
 
 
 def _figure(split: str, score: dict[str, Any]) -> dict[str, Any]:
-    return {"split": split} | {key: score[key] for key in ("rows", "mdape_frac", "p90_ape_frac", "coverage_frac")}
+    bounds = {key: score[key] for key in ("mdape_low_frac", "mdape_high_frac") if score.get(key) is not None}
+    return {"split": split} | {key: score[key] for key in ("rows", "mdape_frac", "p90_ape_frac", "coverage_frac")} | bounds
 
 
 def _sentence(figure: dict[str, Any]) -> str:
     unit = "whole networks, " if figure.get("unit") == "network" else ""
-    text = f"{unit}{figure['split']}: median error of energy {figure['mdape_frac']:.1%} over {figure['rows']} rows"
+    from ..report.quantities import between
+
+    sampled = between(figure.get("mdape_low_frac"), figure.get("mdape_high_frac"))
+    median = f"{figure['mdape_frac']:.1%}" + (f" ({sampled} with other such layers or networks)" if sampled else "")
+    text = f"{unit}{figure['split']}: median error of energy {median} over {figure['rows']} rows"
     if figure.get("p90_ape_frac") is not None:
         text += f", 90 % of them within {figure['p90_ape_frac']:.1%}"
     return text + (f", {figure['coverage_frac']:.0%} in the interval" if figure.get("coverage_frac") is not None else "")

@@ -22,10 +22,11 @@ from ..estimate import estimate
 from ..features.columns import Array
 from ..layer import Layer
 from ..model import EnergyModel, Prediction, load_model
+from ..train.folds import numbers
 from ..train.networks import Progress, traced_networks
 from ..train.rows import Rows, digest, merge
 from .baselines import BASELINES
-from .scores import Evaluation, Judged, Score, errors
+from .scores import Evaluation, Judged, Score, errors, sampled
 from .splits import OF_NETWORKS, Fold, Groups, Networks, Unseen, check_splits, folds, layer_tasks, unseen_networks
 
 
@@ -99,8 +100,9 @@ def evaluate(
             progress(f"{split}: {model.hardware}, without {', '.join(part.name for part in parts)} in turn")
             answers = _left_out(parts, baselines, seed)
         rows = [m for part in parts for m in part.outside]
+        distinct = numbers(Rows.of(rows))
         for predictor, answer in answers.items():
-            scores += _scores(name, model.hardware, predictor, rows, answer, floor)
+            scores += _scores(name, model.hardware, predictor, rows, distinct, answer, floor)
         judged += _judged(name, parts, answers["wattlayer"], noise_frac)
     for split in [*(["given"] if networks and ("given" in splits or not anew) else []), *anew]:
         if split == "given":
@@ -153,27 +155,29 @@ def _concatenate(answers: Sequence[_Answer]) -> _Answer:
 
 
 def _scores(
-    split: str, hardware: str, predictor: str, rows: Sequence[Measurement], answer: _Answer, floor: float | None
-) -> list[Score]:
-    """Score all rows and, for wattlayer itself, each group of kinds."""
+    split: str, hardware: str, predictor: str, rows: Sequence[Measurement], distinct: NDArray[np.int64], answer: _Answer,
+    floor: float | None,
+) -> list[Score]:  # fmt: skip
+    """Score all rows [n], of `distinct` layers [n], and, for wattlayer itself, each group of kinds."""
     group = np.array([m.layer.group for m in rows if m.layer is not None])
     subsets = {"all": np.ones(len(group), dtype=bool)}
     if predictor == "wattlayer":
         subsets |= {name: group == name for name in sorted(set(group))}
-    return [_score(split, hardware, predictor, name, rows, answer, chosen, floor) for name, chosen in subsets.items()]
+    return [_score(split, hardware, predictor, name, rows, distinct, answer, chosen, floor) for name, chosen in subsets.items()]
 
 
 def _score(
-    split: str, hardware: str, predictor: str, subset: str, rows: Sequence[Measurement], answer: _Answer,
-    chosen: NDArray[np.bool_], floor: float | None,
+    split: str, hardware: str, predictor: str, subset: str, rows: Sequence[Measurement], distinct: NDArray[np.int64],
+    answer: _Answer, chosen: NDArray[np.bool_], floor: float | None,
 ) -> Score:  # fmt: skip
     measured, time_s = np.array([m.energy_j for m in rows])[chosen], np.array([m.time_s for m in rows])[chosen]
-    coverage = time_error = None
+    predicted, inside, time_error = answer.energy_j[chosen], None, None
     if (told := answer.told) is not None:
-        coverage = float(np.mean((told.energy_low_j[chosen] <= measured) & (measured <= told.energy_high_j[chosen])))
+        inside = ((told.energy_low_j[chosen] <= measured) & (measured <= told.energy_high_j[chosen])).astype(float)
         time_error = float(np.median(np.abs(told.time_s[chosen] / time_s - 1)))
-    return Score("layer", split, hardware, predictor, subset, len(measured), **errors(measured, answer.energy_j[chosen]),
-                 noise_floor_frac=floor, coverage_frac=coverage, time_mdape_frac=time_error)  # fmt: skip
+    return Score("layer", split, hardware, predictor, subset, len(measured), **errors(measured, predicted),
+                 noise_floor_frac=floor, coverage_frac=None if inside is None else float(np.mean(inside)),
+                 time_mdape_frac=time_error, **sampled(measured, predicted, inside, distinct[chosen]))  # fmt: skip
 
 
 def _judged(split: str, parts: Sequence[Fold], answer: _Answer, noise_frac: Mapping[Measurement, float]) -> Iterator[Judged]:
@@ -258,12 +262,13 @@ def _network_scores(split: str, hardware: str, networks: Networks, predictor: st
         str(mode): modes == mode for mode in sorted(set(modes)) if len(set(modes)) > 1
     }
     measured, predicted = np.array([m.energy_j for m, _ in networks]), np.array([x.energy_j for x in sums])
-    inside = np.array([x.interval_j[0] <= m.energy_j <= x.interval_j[1] for x, (m, _) in zip(sums, networks)])
+    inside = np.array([float(x.interval_j[0] <= m.energy_j <= x.interval_j[1]) for x, (m, _) in zip(sums, networks)])
     late = np.array([abs(x.time_s / m.time_s - 1) for x, (m, _) in zip(sums, networks)])
-    ours = predictor == "wattlayer"
+    ours, named = predictor == "wattlayer", np.unique([str(m.network) for m, _ in networks], return_inverse=True)[1]
     return [
         Score("network", split, hardware, predictor, name, int(chosen.sum()), **errors(measured[chosen], predicted[chosen]),
               noise_floor_frac=None, coverage_frac=float(np.mean(inside[chosen])) if ours else None,
-              time_mdape_frac=float(np.median(late[chosen])) if ours else None)
+              time_mdape_frac=float(np.median(late[chosen])) if ours else None,
+              **sampled(measured[chosen], predicted[chosen], inside[chosen] if ours else None, named[chosen]))
         for name, chosen in subsets.items()
     ]  # fmt: skip

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..dataset import Measurement
 from ..errors import InputError
 from ..features.columns import Array
 from ..model.intervals import LEVEL
+from .sampling import CONFIDENCE, of_median, of_share
 
 if TYPE_CHECKING:
     import pandas
@@ -37,6 +39,12 @@ class Score:
     coverage_frac: float | None
     """Share of measured energies inside the interval (meant: `model.intervals.LEVEL`); None for baselines."""
     time_mdape_frac: float | None = None
+    mdape_low_frac: float | None = None
+    """Where the median and the share would lie with other layers or networks of the same sort, in `sampling.CONFIDENCE` of
+    samples: None of too few layers or networks."""
+    mdape_high_frac: float | None = None
+    coverage_low_frac: float | None = None
+    coverage_high_frac: float | None = None
 
     @property
     def noise_of_error_frac(self) -> float | None:
@@ -126,7 +134,7 @@ class Evaluation:
         """Return the scores as JSON types."""
         return {
             "schema": 1, "model": {"name": self.model, "sha256": self.model_sha256}, "interval_frac": LEVEL,
-            "scores": [asdict(score) for score in self.scores],
+            "confidence_frac": CONFIDENCE, "scores": [asdict(score) for score in self.scores],
         }  # fmt: skip
 
     def to_frame(self) -> pandas.DataFrame:
@@ -162,6 +170,14 @@ def percentage_errors(measured: Array, predicted: Array) -> dict[str, float]:
         "p90_ape_frac": float(np.quantile(np.abs(ratio), 0.9)),
         "signed_median_frac": float(np.median(ratio)),
     }
+
+
+def sampled(measured: Array, predicted: Array, inside: Array | None, cluster: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the bounds of the median absolute percentage error and of the share `inside`, of rows [n] alike in a `cluster`."""
+    median = of_median(np.abs(predicted / measured - 1), cluster) or (None, None)
+    share = (None if inside is None else of_share(inside, cluster)) or (None, None)
+    names = ("mdape_low_frac", "mdape_high_frac", "coverage_low_frac", "coverage_high_frac")
+    return dict(zip(names, (*median, *share)))
 
 
 def errors(measured: Array, predicted: Array) -> dict[str, Any]:

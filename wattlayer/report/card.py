@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import Measurement, session_headers
+from ..evaluate.sampling import CONFIDENCE, MIN_CLUSTERS
 from ..evaluate.scores import Evaluation, Score
 from ..hardware import find_hardware
 from ..model import EnergyModel
 from ..model.intervals import LEVEL
 from ..train.rows import digest
+from .quantities import between
 
 
 @dataclass(frozen=True)
@@ -177,15 +179,17 @@ def _layers(scores: Sequence[Score], title: str) -> list[str]:
         return ["No layer was judged."]
     told = (
         f"Absolute percentage error of a layer's energy against each measured row of the {title}. "
-        f"Intervals are meant to contain {LEVEL:.0%} of the rows. {_trained_anew(own)}"
+        f"Intervals are meant to contain {LEVEL:.0%} of the rows. {_trained_anew(own)} The last two columns tell where the "
+        f"median and the share inside would lie with other layers of the sort, in {CONFIDENCE:.0%} of samples: rows of one layer "
+        f"err alike and count as one (– below {MIN_CLUSTERS} layers). What models trained on other rows would say is not in them."
     )
     groups = _groups(scores)
     return [told, "", *_errors(scores), *(["", "### By group of kinds", "", *groups] if groups else [])]
 
 
 def _errors(scores: Sequence[Score]) -> list[str]:
-    head = ["| split | predictor | rows | median | p90 | signed median | Spearman | Kendall | in the interval |",
-            "|---|---|--:|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
+    head = [f"| split | predictor | rows | median | p90 | signed median | Spearman | Kendall | in the interval | {_SAMPLED}",
+            "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
     rows = [_error_row(s) for s in scores if s.subset == "all" and s.unit == "layer"]
     floor = next((s.noise_floor_frac for s in scores if s.noise_floor_frac is not None), None)
     noise = "no layer was measured twice in one campaign" if floor is None else f"{floor:.2%}"
@@ -196,8 +200,18 @@ def _errors(scores: Sequence[Score]) -> list[str]:
     return [*head, *rows, "", told]
 
 
+_SAMPLED = f"median, {CONFIDENCE:.0%} | in the interval, {CONFIDENCE:.0%} |"
+"""The last two columns: where these figures would lie with other layers, or networks, of the sort (`evaluate.sampling`)."""
+
+
+def _sampled(s: Score) -> str:
+    """The cells under `_SAMPLED`."""
+    figures = (s.mdape_low_frac, s.mdape_high_frac), (s.coverage_low_frac, s.coverage_high_frac)
+    return " | ".join(between(*x) or "–" for x in figures)
+
+
 def _error_row(s: Score) -> str:
-    return f"| {s.split} | {_name(s)} | {s.rows} | {_errors_of(s)} | {_share(s.coverage_frac)} |"
+    return f"| {s.split} | {_name(s)} | {s.rows} | {_errors_of(s)} | {_share(s.coverage_frac)} | {_sampled(s)} |"
 
 
 def _errors_of(s: Score) -> str:
@@ -219,15 +233,17 @@ def _groups(scores: Sequence[Score]) -> list[str]:
     splits = _left_out(scores) or _NOTHING_LEFT_OUT
     chosen = [s for s in scores if s.subset != "all" and s.unit == "layer" and s.split in splits]
     head = [
-        "| split | group | rows | median | p90 | signed median | Spearman | Kendall | time, median | in the interval |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| split | group | rows | median | p90 | signed median | Spearman | Kendall | time, median | in the interval | "
+        + _SAMPLED,
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     return (
         []
         if not chosen
         else head
         + [
-            f"| {s.split} | {s.subset} | {s.rows} | {_errors_of(s)} | {_share(s.time_mdape_frac)} | {_share(s.coverage_frac)} |"
+            f"| {s.split} | {s.subset} | {s.rows} | {_errors_of(s)} | {_share(s.time_mdape_frac)} | {_share(s.coverage_frac)} | "
+            f"{_sampled(s)} |"
             for s in chosen
         ]
     )
@@ -237,16 +253,21 @@ def _networks(scores: Sequence[Score]) -> list[str]:
     """Whole networks, where they were measured."""
     rows = [
         f"| {s.split} | {s.subset} | {_name(s)} | {s.rows} | {_errors_of(s)} | {_share(s.time_mdape_frac)} | "
-        f"{_share(s.coverage_frac)} |"
+        f"{_share(s.coverage_frac)} | {_sampled(s)} |"
         for s in scores if s.unit == "network" and (s.predictor == "wattlayer" or s.subset != "all")
     ]  # fmt: skip
     head = [
         "| split | mode | predictor | passes | median | p90 | signed median | Spearman | Kendall | time, median | "
-        "in the interval |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        f"in the interval | {_SAMPLED}",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     there = {s.split for s in scores if s.unit == "network"} | {"" for s in scores if s.predictor != "wattlayer"}
-    told = " ".join(["Energy of a whole forward pass.", *(text for name, text in _OF_NETWORKS.items() if name in there)])
+    told = " ".join(
+        [
+            "Energy of a whole forward pass; in the last two columns all passes of a network count as one.",
+            *(text for name, text in _OF_NETWORKS.items() if name in there),
+        ]
+    )
     return ["", "### Whole networks", "", told, "", *head, *rows] if rows else []
 
 

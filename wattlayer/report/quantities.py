@@ -43,3 +43,8 @@ def share(frac: float) -> str:
 def money(value: float, currency: str) -> str:
     """Write an amount: as it is from a thousandth on, with a prefix below, where zeros would be miscounted."""
     return f"{decimal(value)} {currency}" if abs(value) >= 0.001 or not value else small(value, currency)
+
+
+def between(low_frac: float | None, high_frac: float | None) -> str:
+    """Write what a share lies between in percent: "6.9–8.4%"; "" where that is unknown."""
+    return "" if low_frac is None or high_frac is None else f"{100 * low_frac:.1f}–{high_frac:.1%}"

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..estimate import Estimate, told_of_coverage
+from ..evaluate.sampling import CONFIDENCE
 from ..hardware import Hardware
 from ..layer import format_shape
 from ..model.intervals import LEVEL
 from ..model.metadata import Metadata
 from ..trace import Trace
-from .quantities import large, small
+from .quantities import between, large, small
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -146,10 +147,14 @@ def evaluation_table(evaluation: Evaluation) -> Table:
                    "time", "noise", f"in {LEVEL:.0%}")  # fmt: skip
     for s in evaluation.scores:
         table.add_row(
-            f"{s.split} ({s.unit})", s.predictor, s.subset, str(s.rows), _percent(s.mdape_frac), _percent(s.p90_ape_frac),
+            f"{s.split} ({s.unit})", s.predictor, s.subset, str(s.rows),
+            _sampled(s.mdape_frac, s.mdape_low_frac, s.mdape_high_frac), _percent(s.p90_ape_frac),
             f"{s.signed_median_frac:+.1%}", _number(s.spearman), _number(s.kendall), _percent(s.time_mdape_frac),
-            _noise(s), _percent(s.coverage_frac),
+            _noise(s), _sampled(s.coverage_frac, s.coverage_low_frac, s.coverage_high_frac),
         )  # fmt: skip
+    table.caption = (
+        f"in brackets: where medians and shares would lie with other layers or networks of the sort, at {CONFIDENCE:.0%}"
+    )
     return table
 
 
@@ -157,6 +162,12 @@ def _noise(s: Score) -> str:
     """The noise floor, and what share of the median error it is."""
     share = "" if s.noise_of_error_frac is None else f" ({s.noise_of_error_frac:.0%})"
     return _percent(s.noise_floor_frac) + share
+
+
+def _sampled(frac: float | None, low_frac: float | None, high_frac: float | None) -> str:
+    """A figure, and what it lies between where that is known."""
+    told = between(low_frac, high_frac)
+    return _percent(frac) + (f" ({told})" if told else "")
 
 
 def _percent(value: float | None) -> str:
