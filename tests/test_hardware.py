@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from wattlayer.dataset import session_headers
 from wattlayer.errors import InputError
 from wattlayer.hardware import HARDWARE, Hardware, find_hardware, known_hardware, registry_name
 from wattlayer.hardware.detect import detect, processor_name
@@ -51,6 +52,26 @@ def test_every_number_has_a_source(device: Hardware):
             assert len(device.source_of(field) or "") >= len("2 x cores x boost"), field
     assert device.source_of("title") is None
     assert device.name == device.name.lower()
+
+
+def test_the_h200_idles_as_its_campaigns_saw():
+    data = Path(__file__).parents[1] / "data"
+    found = {
+        board: [
+            round(header["character"]["idle_hot_w"], 1)
+            for path in (data / board).glob("*.jsonl")
+            for header in session_headers(path)
+        ]
+        for board in ("h200-sxm-b", "h200-sxm")
+    }
+    (other,), own = found["h200-sxm-b"], found["h200-sxm"]
+    device = HARDWARE["h200-sxm"]
+    assert device.idle_w == round(min(other, *own)) and HARDWARE["h100-sxm"].idle_w == device.idle_w
+    told = device.source_of("idle_w")
+    assert f"{other} W, and {min(own)} to {max(own)} W" in told and told.startswith("measured")
+    assert HARDWARE["h100-sxm"].source_of("idle_w").startswith("assumed")
+    page = (data.parent / "docs" / "hardware.md").read_text()
+    assert f"{other:.0f} W on one board, {min(own):.0f} to {max(own):.0f} W on another" in page
 
 
 @DEVICES

@@ -51,7 +51,7 @@ def advise(
     """Which changes to MODEL save most energy a sample, each priced with its interval; only what the model can price."""
     from ..model import load_model
     from ..predict import parse_shape
-    from ..report.whatif import advice_list, advice_table, change_csv
+    from ..report.whatif import advice_list, advice_table, change_csv, no_advice
     from ..whatif.advise import advise as advice_of
     from ..whatif.subject import Setting, Subject
 
@@ -62,12 +62,14 @@ def advise(
     shape = parse_shape(input) if input is not None else None
     setting = Setting(batch_of(shape, batch), image_size, seq_len, shape, dtype.value, tf32.value, mode.value)
     with busy(f"loading {network}") as tell:
-        advice = advice_of(Subject(network, (), setting), load_model(hardware), tell)[:top]
+        model = load_model(hardware)
+        advice = advice_of(Subject(network, (), setting), model, tell)[:top]
     if format is Format.json:
         text = json.dumps([x.change.to_json() | {"mind": x.mind} for x in advice]) + "\n"
     elif format is Format.csv:
         text = change_csv([x.change for x in advice]) if advice else ""
+    elif advice:
+        text = rendered(*(advice_list if narrow() else advice_table)(advice, starting(setting)))
     else:
-        start = starting(setting) if advice else f"{network}, {starting(setting)}"
-        text = rendered(*(advice_list if narrow() else advice_table)(advice, start))
+        text = rendered(*no_advice(model.metadata, f"{network}, {starting(setting)}"))
     write(text, output)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from ..model.metadata import Metadata
+
 MEASURED = "'measured' is the share of the energy afterwards in layers like those measured; the rest is extrapolated"
 
 
@@ -35,8 +37,6 @@ def change_list(changes: Sequence[Change], start: str) -> list[RenderableType]:
 
 def advice_list(advice: Sequence[Advice], start: str) -> list[RenderableType]:
     """Return the same as `advice_table` in lines that fold well on a narrow terminal."""
-    if not advice:
-        return advice_table(advice, start)
     lines = [escaped(f"{i}. {_sentence(x.change)}; {x.mind}") for i, x in enumerate(advice, 1)]
     return [escaped(_title(advice[0].change, start)), *lines, _note(), *_doubts([x.change for x in advice])]
 
@@ -53,13 +53,22 @@ def _title(x: Change, start: str) -> str:
 
 def advice_table(advice: Sequence[Advice], start: str) -> list[RenderableType]:
     """Return the advice for a terminal, the largest saving first."""
-    if not advice:
-        why = "either its interval reaches zero or most of the energy afterwards is in kinds never measured there"
-        return [escaped(f"{start}: no change is sure to save; of all that was tried, {why}")]
     table = _table(_title(advice[0].change, start), "#", "change", "mind")
     for i, x in enumerate(advice, 1):
         table.add_row(str(i), escaped(x.change.edit.describe()), escaped(x.mind), *_figures(x.change))
     return [table, _note(), *_doubts([x.change for x in advice])]
+
+
+def no_advice(model: Metadata, start: str) -> list[RenderableType]:
+    """Say why nothing is advised, and what there is to do where nothing could be."""
+    why = "either its interval reaches zero or most of the energy afterwards is in kinds never measured there"
+    told = [f"{start}: no change is sure to save; of all that was tried, {why}"]
+    if not model.kinds:
+        told.append(
+            f"no layer was measured on {model.hardware}, and only measured kinds are advised on: `wattlayer whatif` prices a "
+            "change that you name, and `wattlayer measure --calibration` with `wattlayer calibrate` teaches the model kinds"
+        )
+    return [escaped(text) for text in told]
 
 
 def _figures(x: Change) -> tuple[str, ...]:
