@@ -17,6 +17,7 @@ from importlib import import_module
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import SyntheticDevice, draw_layers, needs_torchvision
@@ -329,6 +330,53 @@ def test_figures_in_the_readme_are_those_of_the_evaluation_that_the_card_was_wri
             assert figure in text, figure
     (floor,) = {s["noise_floor_frac"] for s in scores if s["split"] == "layer"}
     assert f"scatter by {floor:.1%} ".replace("%", " %") in text
+
+
+def test_pages_tell_of_coverage_and_correlation_what_models_and_evaluations_say():
+    scores = json.loads((ROOT / "models" / "evaluations" / "h200-sxm.json").read_text())["scores"]
+    inside = {
+        (s["split"], s["subset"]): f"{100 * s['coverage_frac']:.0f}"
+        for s in scores
+        if s["unit"] == "network" and s["predictor"] == "wattlayer"
+    }
+    graph, eager, *of_tasks = (inside[split, mode] for split in ("network", "task") for mode in ("graph", "eager"))
+    limits, method = (" ".join((ROOT / "docs" / f"{name}.md").read_text().split()) for name in ("limits", "method"))
+    tasks = f"and {of_tasks[0]} and {of_tasks[1]} % of those of an unseen task"
+    assert f"cover {graph} % of the passes of unseen networks in graph mode and {eager} % in eager mode, {tasks}" in limits
+    assert (
+        f"{graph} % of the passes of unseen networks in graphs and {eager} % in eager mode lie in their intervals, {tasks}"
+        in method
+    )
+    shipped = [x.stem for x in (ROOT / "models" / "evaluations").glob("*.json")]
+    rho = {name: f"{wl.load_model(name).metadata.conformal.correlation:.2f}" for name in shipped}
+    assert (
+        f"0.13 on the H200, and is now {rho['h200-sxm']} (A30 0.04, now {rho['a30']}; 2080 Ti 0.03, {rho['rtx2080ti']};" in method
+    )
+    assert f"GTX 1080 Ti 0.45, {rho['gtx1080ti']}; GTX 1070 0.50, {rho['gtx1070']};" in method
+    assert f"Xeon 0.53, {rho['xeon-gold-5120']}; Jetson 0.08, {rho['jetson-nano']})" in method
+
+
+def test_pages_tell_of_launches_what_models_say():
+    limits, method, hardware = (
+        " ".join((ROOT / "docs" / f"{x}.md").read_text().split()) for x in ("limits", "method", "hardware")
+    )
+    h200, sheet = wl.load_model("h200-sxm").launches, wl.load_model("h100-sxm").launches
+    assert f"(on the H200 a = {h200.displaced_time_frac:.2f}, b = {h200.displaced_energy_frac:.2f})" in method
+    assert f"take {100 * h200.displaced_time_frac:.0f} % longer in a network" in limits
+    assert f"host fitted to the others ({100 * h200.mode_spread_frac:.1f} % on the H200" in method
+    assert h200.sum_spread_frac == 0 and "On the H200 r is 0 " in method
+    least, most = (1e6 * f(sheet.host_s.values()) for f in (min, max))
+    assert f"{least:.0f} to {most:.0f} µs an operator, by group of kinds. It may be three times as slow" in limits
+    assert f"{least:.0f} to {most:.0f} us per operator. Its interval allows for a host three times as slow" in hardware
+    assert round(1 + sheet.spread_frac) == 3
+    floors_us = {
+        name: {cell: float(np.exp(rates[0])) for cell, rates in wl.load_model(name).metadata.log_rates.items() if "@" not in cell}
+        for name in ("a30", "rtx2080ti")
+    }
+    lowest, norm = min(floors_us["a30"].values()), floors_us["rtx2080ti"]["cell:batch_norm"]
+    assert f"({lowest:.0f} us for the lowest kind on the A30, {norm:.0f} us for batch norm on the RTX 2080 Ti)" in hardware
+    *mostly, _ = sorted(floor for cell, floor in floors_us["a30"].items() if cell.startswith("cell:conv2d"))
+    assert f"convolutions on the A30: mostly {mostly[0]:.0f} to {mostly[-1]:.0f} µs" in limits
 
 
 def test_the_readme_tells_of_data_sheets_what_the_page_of_hardware_tells():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import beta, binom, binomtest
 from test_evaluate import passes
 
 from wattlayer.evaluate import evaluate
@@ -24,11 +24,36 @@ def test_bounds_of_a_share_of_independent_rows_are_clopper_and_pearsons(hits, n)
     assert of_share(np.arange(n) < hits, np.arange(n)) == pytest.approx((exact.low, exact.high))
 
 
-@pytest.mark.parametrize("n, low, high", [(6, 1, 6), (9, 2, 8), (10, 2, 9), (25, 8, 18), (100, 40, 61)])
-def test_bounds_of_a_median_of_independent_rows_are_the_order_statistics_of_the_binomial(n, low, high):
-    value = np.random.default_rng(n).permutation(n) + 1.0
-    assert of_median(value, np.arange(n)) == (low, high)
-    assert 1 - 2 * binomtest(low - 1, n, alternative="less").pvalue >= CONFIDENCE
+@pytest.mark.parametrize("n", [*range(6, 60), 100, 399])
+def test_bounds_of_a_median_of_independent_rows_are_the_order_statistics_of_the_binomial(n):
+    low, high = of_median(np.random.default_rng(n).permutation(n) + 1.0, np.arange(n))
+    outside = [2 * binom.cdf(rank - 1, n, 0.5) for rank in (low, low + 1)]
+    assert high == n + 1 - low and outside[0] <= 1 - CONFIDENCE < outside[1], "the narrowest that hold it often enough"
+
+
+def test_equal_values_do_not_narrow_the_bounds_of_a_median():
+    value = np.concatenate([np.zeros(55), np.arange(1.0, 46.0)])
+    assert of_median(value, np.arange(100)) == (0, 6), "the 40th and the 61st"
+    assert of_median(-value, np.arange(100)) == (-6, 0)
+    assert of_median(np.ones(100), np.arange(100)) == (1, 1)
+
+
+def test_rows_of_clusters_are_worth_as_many_as_would_scatter_as_much():
+    """Two thirds of each of nine layers' rows hit, or all, or none; written out by hand."""
+    hit = np.array([[1, 1, 0]] * 3 + [[1, 1, 1]] * 4 + [[0, 0, 0]] * 2, dtype=float)
+    share, squares = 18 / 27, 4 * 1**2 + 2 * 2**2  # off by 0, 3 - 2 and 0 - 2 rows
+    variance = 9 / 8 * squares / 27**2
+    effective = 27 / 26 * share * (1 - share) / variance
+    assert 12 < effective < 13  # more than the nine layers, which therefore cap it
+    x = share * 9
+    low, high = beta.ppf(0.025, x, 9 - x + 1), beta.ppf(0.975, x + 1, 9 - x)
+    assert of_share(hit.ravel(), np.repeat(np.arange(9), 3)) == pytest.approx((low, high))
+    unlike = np.repeat([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0], 3)
+    effective = 27 / 26 * (2 / 9) / (9 / 8 * (6 * 1**2 + 3 * 2**2) / 27**2)
+    assert effective < 9
+    x = 2 / 3 * effective
+    low, high = beta.ppf(0.025, x, effective - x + 1), beta.ppf(0.975, x + 1, effective - x)
+    assert of_share(unlike, np.repeat(np.arange(9), 3)) == pytest.approx((low, high))
 
 
 @pytest.mark.parametrize("of", [of_share, of_median])
@@ -41,13 +66,18 @@ def test_repeats_of_layers_tell_no_more_than_the_layers(of):
     assert as_if_independent[1] - as_if_independent[0] < 0.4 * (repeated[1] - repeated[0])
 
 
-def test_bounds_hold_what_samples_of_alike_rows_were_drawn_from():
-    drawn, held = np.random.default_rng(2), np.zeros((4, 400), dtype=bool)
+@pytest.mark.parametrize(
+    "repeats", [lambda drawn: drawn.integers(1, 12, 30), lambda drawn: np.minimum(drawn.pareto(1, 30) + 1, 200).astype(int)]
+)
+def test_bounds_hold_what_samples_of_alike_rows_were_drawn_from(repeats):
+    drawn, held = np.random.default_rng(2), np.ones((4, 400), dtype=bool)
     for i in range(held.shape[1]):
-        layer = np.repeat(np.arange(30), drawn.integers(1, 12, 30))
+        layer = np.repeat(np.arange(30), repeats(drawn))
         error = np.abs(np.sqrt(0.8) * drawn.normal(size=30)[layer] + np.sqrt(0.2) * drawn.normal(size=len(layer)))
         for j, of in enumerate((layer, np.arange(len(layer)))):
-            (low, high), (least, most) = of_median(error, of), of_share(error < 1.6449, of)
+            if (median := of_median(error, of)) is None:  # repeats of one layer are nearly all there is
+                continue
+            (low, high), (least, most) = median, of_share(error < 1.6449, of)
             held[2 * j : 2 * j + 2, i] = low <= 0.6745 <= high, least <= 0.9 <= most
     of_layers, of_rows = held.mean(axis=1).reshape(2, 2)
     assert (of_layers >= CONFIDENCE - 0.02).all() and (of_rows < 0.85).all()
@@ -108,10 +138,12 @@ def test_bounds_stand_beside_the_figures_in_table_and_card(judged):
     console = Console(file=io.StringIO(), width=250)
     console.print(evaluation_table(evaluation))
     text = console.file.getvalue()
-    assert f"{whole.mdape_frac:.1%} ({median})" in text and f"{whole.coverage_frac:.1%} ({share})" in text
+    figures, below = next(x for x in zip(text.splitlines(), text.splitlines()[1:]) if "wattlayer  all" in x[0])
+    assert f" {whole.mdape_frac:.1%} " in figures and f" {whole.coverage_frac:.1%}" in figures
+    assert below.split() == [f"({median})", f"({share})"]
     assert f"at {CONFIDENCE:.0%}" in text and "()" not in text
     card = model_card(model, evaluation)
-    assert f"| {median} | {share} |" in card and f"below {MIN_CLUSTERS} layers" in card
+    assert f"| {median} | {share} |" in card and f"fewer than {MIN_CLUSTERS} layers" in card
     bare = replace(evaluation, scores=tuple(replace(s, mdape_low_frac=None, coverage_high_frac=None) for s in evaluation.scores))
     assert "| – | – |" in model_card(model, bare)
     tables = [x.splitlines() for x in card.split("\n\n") if x.startswith("|")]

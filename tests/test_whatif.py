@@ -645,7 +645,10 @@ def test_no_advice_says_why(run, network):  # noqa: F811
     code, out, _ = run("advise", network, "--input", "4x3x64x64", "--hardware", "v100-sxm")
     assert code == 0 and "no change is sure to save" in out and "kinds never measured there" in out
     told = " ".join(out.split())
-    assert "no layer was measured on v100-sxm, and only measured kinds are advised on: `wattlayer whatif` prices" in told
+    assert (
+        "no layer was measured on v100-sxm, so that all energy is in kinds never measured there: `wattlayer whatif` prices"
+        in told
+    )
     measured = run("advise", network, "--input", "4x3x64x64", "--hardware", "jetson-nano", "--batch", "4")[1]
     assert "no layer was measured" not in measured
 

@@ -40,11 +40,13 @@ class Score:
     """Share of measured energies inside the interval (meant: `model.intervals.LEVEL`); None for baselines."""
     time_mdape_frac: float | None = None
     mdape_low_frac: float | None = None
-    """Where the median and the share would lie with other layers or networks of the same sort, in `sampling.CONFIDENCE` of
-    samples: None of too few layers or networks."""
+    """Lower bound of the median error of all layers, or networks, like these (`sampling`); None of too few."""
     mdape_high_frac: float | None = None
+    """Upper bound of it."""
     coverage_low_frac: float | None = None
+    """Lower bound of the share inside, of all like these; None of too few, and for baselines."""
     coverage_high_frac: float | None = None
+    """Upper bound of it."""
 
     @property
     def noise_of_error_frac(self) -> float | None:

@@ -28,7 +28,7 @@ class Hardware:
     clock_hz: float
     """Boost clock of a GPU; the clock that the float32 rate of a CPU is stated at."""
     idle_w: float
-    """Drawn between kernels, with a program on the device and its clocks up; asleep it may draw less."""
+    """Meant: drawn between kernels, with a program on the device and its clocks up (asleep it may draw less)."""
     max_w: float
     """Board power limit; for CPUs the TDP of all sockets."""
     launch_s: float

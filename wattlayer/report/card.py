@@ -179,9 +179,10 @@ def _layers(scores: Sequence[Score], title: str) -> list[str]:
         return ["No layer was judged."]
     told = (
         f"Absolute percentage error of a layer's energy against each measured row of the {title}. "
-        f"Intervals are meant to contain {LEVEL:.0%} of the rows. {_trained_anew(own)} The last two columns tell where the "
-        f"median and the share inside would lie with other layers of the sort, in {CONFIDENCE:.0%} of samples: rows of one layer "
-        f"err alike and count as one (– below {MIN_CLUSTERS} layers). What models trained on other rows would say is not in them."
+        f"Intervals are meant to contain {LEVEL:.0%} of the rows. {_trained_anew(own)} The last two columns are {CONFIDENCE:.0%} "
+        f"bounds of the median and of the share inside of all layers like these: rows of one layer err alike and count as one "
+        f"(– of fewer than {MIN_CLUSTERS} layers). What other families, tasks and boards would show is not in them, nor what a "
+        "model trained on other rows would say."
     )
     groups = _groups(scores)
     return [told, "", *_errors(scores), *(["", "### By group of kinds", "", *groups] if groups else [])]
@@ -201,7 +202,7 @@ def _errors(scores: Sequence[Score]) -> list[str]:
 
 
 _SAMPLED = f"median, {CONFIDENCE:.0%} | in the interval, {CONFIDENCE:.0%} |"
-"""The last two columns: where these figures would lie with other layers, or networks, of the sort (`evaluate.sampling`)."""
+"""The last two columns: bounds of these figures of all layers, or networks, like those judged (`evaluate.sampling`)."""
 
 
 def _sampled(s: Score) -> str:

@@ -46,5 +46,5 @@ def money(value: float, currency: str) -> str:
 
 
 def between(low_frac: float | None, high_frac: float | None) -> str:
-    """Write what a share lies between in percent: "6.9–8.4%"; "" where that is unknown."""
+    """Write the bounds of a share in percent: "6.9–8.4%"; "" where they are unknown."""
     return "" if low_frac is None or high_frac is None else f"{100 * low_frac:.1f}–{high_frac:.1%}"

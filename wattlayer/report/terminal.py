@@ -152,9 +152,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
             f"{s.signed_median_frac:+.1%}", _number(s.spearman), _number(s.kendall), _percent(s.time_mdape_frac),
             _noise(s), _sampled(s.coverage_frac, s.coverage_low_frac, s.coverage_high_frac),
         )  # fmt: skip
-    table.caption = (
-        f"in brackets: where medians and shares would lie with other layers or networks of the sort, at {CONFIDENCE:.0%}"
-    )
+    table.caption = f"in brackets: bounds of the figure of all layers or networks like these, at {CONFIDENCE:.0%}"
     return table
 
 
@@ -165,9 +163,9 @@ def _noise(s: Score) -> str:
 
 
 def _sampled(frac: float | None, low_frac: float | None, high_frac: float | None) -> str:
-    """A figure, and what it lies between where that is known."""
+    """A figure, and on a line of their own its bounds where they are known, so that the column stays narrow."""
     told = between(low_frac, high_frac)
-    return _percent(frac) + (f" ({told})" if told else "")
+    return _percent(frac) + (f"\n({told})" if told else "")
 
 
 def _percent(value: float | None) -> str:

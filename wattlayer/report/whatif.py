@@ -36,7 +36,7 @@ def change_list(changes: Sequence[Change], start: str) -> list[RenderableType]:
 
 
 def advice_list(advice: Sequence[Advice], start: str) -> list[RenderableType]:
-    """Return the same as `advice_table` in lines that fold well on a narrow terminal."""
+    """Return the same as `advice_table` in lines that fold well on a narrow terminal; of no advice tells `no_advice`."""
     lines = [escaped(f"{i}. {_sentence(x.change)}; {x.mind}") for i, x in enumerate(advice, 1)]
     return [escaped(_title(advice[0].change, start)), *lines, _note(), *_doubts([x.change for x in advice])]
 
@@ -52,7 +52,7 @@ def _title(x: Change, start: str) -> str:
 
 
 def advice_table(advice: Sequence[Advice], start: str) -> list[RenderableType]:
-    """Return the advice for a terminal, the largest saving first."""
+    """Return the advice for a terminal, the largest saving first; of no advice tells `no_advice`."""
     table = _table(_title(advice[0].change, start), "#", "change", "mind")
     for i, x in enumerate(advice, 1):
         table.add_row(str(i), escaped(x.change.edit.describe()), escaped(x.mind), *_figures(x.change))
@@ -61,14 +61,13 @@ def advice_table(advice: Sequence[Advice], start: str) -> list[RenderableType]:
 
 def no_advice(model: Metadata, start: str) -> list[RenderableType]:
     """Say why nothing is advised, and what there is to do where nothing could be."""
-    why = "either its interval reaches zero or most of the energy afterwards is in kinds never measured there"
-    told = [f"{start}: no change is sure to save; of all that was tried, {why}"]
+    why = "of all that was tried, either its interval reaches zero or most of the energy afterwards is in kinds never measured there"
     if not model.kinds:
-        told.append(
-            f"no layer was measured on {model.hardware}, and only measured kinds are advised on: `wattlayer whatif` prices a "
-            "change that you name, and `wattlayer measure --calibration` with `wattlayer calibrate` teaches the model kinds"
+        why = (
+            f"no layer was measured on {model.hardware}, so that all energy is in kinds never measured there: `wattlayer whatif` "
+            "prices a change that you name, and a model calibrated with rows of `wattlayer measure --calibration` is advised on"
         )
-    return [escaped(text) for text in told]
+    return [escaped(f"{start}: no change is sure to save; {why}")]
 
 
 def _figures(x: Change) -> tuple[str, ...]:
