@@ -639,6 +639,14 @@ def test_hardware_lists_devices_and_names_one(run):
     assert "NVIDIA A30" in run("hardware")[1]
     assert "sources" in run("hardware", "a30")[1]
     assert "transforms: no  [measured (data/h200-sxm)" in run("hardware", "h200-sxm")[1]
+    record = Path(__file__).parents[1] / "models" / "evaluations" / "a30.json"
+    score = next(x for x in json.loads(record.read_text())["scores"] if x["split"] == "layer")
+    median, inside = (f"{100 * score[f'{x}_low_frac']:.1f}–{score[f'{x}_high_frac']:.1%}" for x in ("mdape", "coverage"))
+    told = run("hardware", "a30")[1]
+    assert f"layer: median error of energy {score['mdape_frac']:.1%} (of all such: {median}) over {score['rows']} rows" in told
+    assert f"{score['coverage_frac']:.0%} (of all such: {inside}) in the interval" in told
+    figure = next(x for x in json.loads(run("hardware", "a30", "--json")[1])["figures"] if x["split"] == "layer")
+    assert {key: score[key] for key in figure} == figure and {"mdape_low_frac", "coverage_high_frac"} <= set(figure)
     one_line(run("hardware", "a31"), "a31", "a30")
 
 

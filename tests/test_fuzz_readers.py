@@ -180,6 +180,22 @@ def test_errors_that_are_none_are_refused(tmp_path, key, value):
         _evaluated(path)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"mdape_low_frac": 0.5}, {"mdape_high_frac": None}, {"mdape_low_frac": None},
+        {"mdape_frac": 1e307, "mdape_high_frac": 1e308}, {"coverage_low_frac": 0.8},
+        {"coverage_low_frac": 0.95, "coverage_high_frac": 0.97}, {"coverage_frac": 7.0},
+        {"coverage_low_frac": 0.8, "coverage_high_frac": 1.5},
+    ],
+)  # fmt: skip
+def test_figures_outside_their_bounds_are_refused(tmp_path, changed):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"scores": [EVALUATION["scores"][0] | changed]}), encoding="utf-8")
+    with pytest.raises(InputError, match="is no evaluation of a model"):
+        _evaluated(path)
+
+
 @hostile
 @given(damaged(EVALUATION))
 def test_evaluations(tmp_path, record):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,8 +134,8 @@ def _evaluated(record: Path) -> list[dict[str, Any]]:
         ours = (x for x in scores if x["predictor"] == "wattlayer" and x["subset"] == "all")
         found = [{"unit": x["unit"]} | _figure(str(x["split"]), x) for x in ours]
         _ = [_sentence(x) for x in found]
-        if not all(0 <= value < inf for x in found for key, value in x.items() if key.startswith("mdape")):  # false of NaN
-            raise ValueError("an error is a share")
+        if not all(map(_plausible, found)):
+            raise ValueError("an error is a share, and lies between its bounds")
     except (OSError, ValueError, OverflowError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{record} is no evaluation of a model ({first_line(error)}): write it again or remove it") from None
     return found
@@ -150,18 +149,42 @@ def _figures_features(basis: str) -> int:
     return int(read_learned()["curves_features"]) if basis == "data sheet" else FEATURES_VERSION
 
 
+_MOST_FRAC = 1e9
+"""Larger errors are no errors of a model."""
+_BOUNDS = ("mdape_low_frac", "mdape_high_frac", "coverage_low_frac", "coverage_high_frac")
+
+
 def _figure(split: str, score: dict[str, Any]) -> dict[str, Any]:
-    bounds = {key: score[key] for key in ("mdape_low_frac", "mdape_high_frac") if score.get(key) is not None}
+    bounds = {key: score[key] for key in _BOUNDS if score.get(key) is not None}
     return {"split": split} | {key: score[key] for key in ("rows", "mdape_frac", "p90_ape_frac", "coverage_frac")} | bounds
 
 
+def _plausible(figure: dict[str, Any]) -> bool:
+    """Whether the median error and the share inside are ones that can be, between their bounds; false of NaN."""
+    for name, most in (("mdape", _MOST_FRAC), ("coverage", 1.0)):
+        low, value, high = (figure.get(f"{name}_{end}frac") for end in ("low_", "", "high_"))
+        if low is None and high is None:
+            low = high = value
+        if value is not None and not 0 <= low <= value <= high <= most:  # type: ignore[operator]  # one bound alone is none
+            return False
+    return True
+
+
 def _sentence(figure: dict[str, Any]) -> str:
-    unit = "whole networks, " if figure.get("unit") == "network" else ""
     from ..report.quantities import between
 
-    sampled = between(figure.get("mdape_low_frac"), figure.get("mdape_high_frac"))
-    median = f"{figure['mdape_frac']:.1%}" + (f" ({sampled} with other such layers or networks)" if sampled else "")
-    text = f"{unit}{figure['split']}: median error of energy {median} over {figure['rows']} rows"
+    unit = "whole networks, " if figure.get("unit") == "network" else ""
+    median, inside = (between(figure.get(f"{x}_low_frac"), figure.get(f"{x}_high_frac")) for x in ("mdape", "coverage"))
+    text = (
+        f"{unit}{figure['split']}: median error of energy {figure['mdape_frac']:.1%}{_of_all(median)} over {figure['rows']} rows"
+    )
     if figure.get("p90_ape_frac") is not None:
         text += f", 90 % of them within {figure['p90_ape_frac']:.1%}"
-    return text + (f", {figure['coverage_frac']:.0%} in the interval" if figure.get("coverage_frac") is not None else "")
+    if figure.get("coverage_frac") is not None:
+        text += f", {figure['coverage_frac']:.0%}{_of_all(inside)} in the interval"
+    return text
+
+
+def _of_all(bounds: str) -> str:
+    """The bounds of a figure behind it."""
+    return f" (of all such: {bounds})" if bounds else ""

@@ -61,10 +61,16 @@ def advice_table(advice: Sequence[Advice], start: str) -> list[RenderableType]:
 
 def no_advice(model: Metadata, start: str) -> list[RenderableType]:
     """Say why nothing is advised, and what there is to do where nothing could be."""
-    why = "of all that was tried, either its interval reaches zero or most of the energy afterwards is in kinds never measured there"
-    if not model.kinds:
+    if model.kinds:
+        why = (
+            "of all that was tried, either its interval reaches zero or most of the energy afterwards is in kinds never measured"
+        )
+        why += " there"
+    else:
         why = (
             f"no layer was measured on {model.hardware}, so that all energy is in kinds never measured there: `wattlayer whatif` "
+        )
+        why += (
             "prices a change that you name, and a model calibrated with rows of `wattlayer measure --calibration` is advised on"
         )
     return [escaped(f"{start}: no change is sure to save; {why}")]
