@@ -24,6 +24,8 @@ from conftest import SyntheticDevice, draw_layers, needs_torchvision
 from torch import nn
 
 import wattlayer as wl
+from wattlayer.model.power import CONSUMERS
+from wattlayer.report.quantities import between
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -354,6 +356,40 @@ def test_pages_tell_of_coverage_and_correlation_what_models_and_evaluations_say(
     )
     assert f"GTX 1080 Ti 0.45, {rho['gtx1080ti']}; GTX 1070 0.50, {rho['gtx1070']};" in method
     assert f"Xeon 0.53, {rho['xeon-gold-5120']}; Jetson 0.08, {rho['jetson-nano']})" in method
+    assert f"and is {wl.load_model('h100-sxm').metadata.conformal.correlation:.2f}. By device alone it was 0.03" in method
+    matrix_w = wl.load_model("h200-sxm").metadata.consumers_w[CONSUMERS.index("matrix")]
+    assert f"for matrix products: 143 W then, {matrix_w:.0f} W now" in method
+
+
+def test_pages_tell_of_bounds_what_evaluations_say():
+    records = {x.stem: json.loads(x.read_text())["scores"] for x in (ROOT / "models" / "evaluations").glob("*.json")}
+    ours = {
+        (name, s["unit"], s["split"], s["subset"]): s
+        for name, own in records.items()
+        for s in own
+        if s["predictor"] == "wattlayer"
+    }
+    shares = [
+        (key, s) for key, s in ours.items()
+        if key[1] == "layer" and key[2] in ("layer", "family", "campaign", "size") and key[3] == "all"
+    ]  # fmt: skip
+    outside = [(key, s) for key, s in shares if not 0.87 <= s["coverage_frac"] <= 0.93]
+    apart = [(key, s) for key, s in outside if s["coverage_low_frac"] > 0.93 or s["coverage_high_frac"] < 0.87]
+    method, training = (" ".join((ROOT / "docs" / f"{name}.md").read_text().split()) for name in ("method", "training"))
+    assert f"The cards give {len(shares)} shares" in method
+    assert f"Of these, {len(shares) - len(outside)} lie within 87 to 93 %." in method
+    assert f"bounds of {len(outside) - len(apart)} of the others reach into that range" in method
+    (((name, _, split, _), one),) = apart
+    bounds = between(one["coverage_low_frac"], one["coverage_high_frac"]).replace("–", " to ").replace("%", " %")
+    assert (name, split) == ("gtx1080ti", "campaign") and f"GTX 1080 Ti's campaigns ({bounds}) do not" in method
+    graph, layer = ours["h200-sxm", "network", "network", "graph"], ours["h200-sxm", "layer", "layer", "embedding"]
+    percent = {x: [f"{100 * s[f'mdape{x}_frac']:.1f}" for s in (graph, layer)] for x in ("", "_low", "_high")}
+    told = (
+        f"in graphs, {percent[''][0]} %, is known within {percent['_low'][0]} and {percent['_high'][0]} %: {graph['rows']} passes"
+    )
+    assert told in method
+    told = f"{layer['rows']} rows of embeddings, for instance, are {percent[''][1]} % off as unseen layers, within bounds of"
+    assert f"{told} {percent['_low'][1]} and {percent['_high'][1]} %" in training
 
 
 def test_pages_tell_of_launches_what_models_say():
