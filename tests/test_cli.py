@@ -643,8 +643,8 @@ def test_hardware_lists_devices_and_names_one(run):
     score = next(x for x in json.loads(record.read_text())["scores"] if x["split"] == "layer")
     median, inside = (f"{100 * score[f'{x}_low_frac']:.1f}–{score[f'{x}_high_frac']:.1%}" for x in ("mdape", "coverage"))
     told = run("hardware", "a30")[1]
-    assert f"layer: median error of energy {score['mdape_frac']:.1%} (of all such: {median}) over {score['rows']} rows" in told
-    assert f"{score['coverage_frac']:.0%} (of all such: {inside}) in the interval" in told
+    assert f"layer: median error of energy {score['mdape_frac']:.1%} (95% bounds {median}) over {score['rows']} rows" in told
+    assert f"{score['coverage_frac']:.0%} (95% bounds {inside}) in the interval" in told
     figure = next(x for x in json.loads(run("hardware", "a30", "--json")[1])["figures"] if x["split"] == "layer")
     assert {key: score[key] for key in figure} == figure and {"mdape_low_frac", "coverage_high_frac"} <= set(figure)
     one_line(run("hardware", "a31"), "a31", "a30")

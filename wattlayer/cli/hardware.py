@@ -171,20 +171,20 @@ def _plausible(figure: dict[str, Any]) -> bool:
 
 
 def _sentence(figure: dict[str, Any]) -> str:
-    from ..report.quantities import between
-
     unit = "whole networks, " if figure.get("unit") == "network" else ""
-    median, inside = (between(figure.get(f"{x}_low_frac"), figure.get(f"{x}_high_frac")) for x in ("mdape", "coverage"))
-    text = (
-        f"{unit}{figure['split']}: median error of energy {figure['mdape_frac']:.1%}{_of_all(median)} over {figure['rows']} rows"
-    )
+    median = f"{figure['mdape_frac']:.1%}{_bounds(figure, 'mdape')}"
+    text = f"{unit}{figure['split']}: median error of energy {median} over {figure['rows']} rows"
     if figure.get("p90_ape_frac") is not None:
         text += f", 90 % of them within {figure['p90_ape_frac']:.1%}"
     if figure.get("coverage_frac") is not None:
-        text += f", {figure['coverage_frac']:.0%}{_of_all(inside)} in the interval"
+        text += f", {figure['coverage_frac']:.0%}{_bounds(figure, 'coverage')} in the interval"
     return text
 
 
-def _of_all(bounds: str) -> str:
-    """The bounds of a figure behind it."""
-    return f" (of all such: {bounds})" if bounds else ""
+def _bounds(figure: dict[str, Any], name: str) -> str:
+    """The bounds of a figure behind it, where they are known."""
+    from ..evaluate.sampling import CONFIDENCE
+    from ..report.quantities import between
+
+    told = between(figure.get(f"{name}_low_frac"), figure.get(f"{name}_high_frac"))
+    return f" ({CONFIDENCE:.0%} bounds {told})" if told else ""

@@ -59,21 +59,18 @@ def advice_table(advice: Sequence[Advice], start: str) -> list[RenderableType]:
     return [table, _note(), *_doubts([x.change for x in advice])]
 
 
+UNSURE = (
+    "of all that was tried, either its interval reaches zero or most of the energy afterwards is in kinds never measured there"
+)
+UNMEASURED = (
+    "no layer was measured on {}, so that all energy is in kinds never measured there: `wattlayer whatif` prices a change that "
+    "you name, and a model calibrated with rows of `wattlayer measure --calibration` is advised on"
+)
+
+
 def no_advice(model: Metadata, start: str) -> list[RenderableType]:
     """Say why nothing is advised, and what there is to do where nothing could be."""
-    if model.kinds:
-        why = (
-            "of all that was tried, either its interval reaches zero or most of the energy afterwards is in kinds never measured"
-        )
-        why += " there"
-    else:
-        why = (
-            f"no layer was measured on {model.hardware}, so that all energy is in kinds never measured there: `wattlayer whatif` "
-        )
-        why += (
-            "prices a change that you name, and a model calibrated with rows of `wattlayer measure --calibration` is advised on"
-        )
-    return [escaped(f"{start}: no change is sure to save; {why}")]
+    return [escaped(f"{start}: no change is sure to save; {UNSURE if model.kinds else UNMEASURED.format(model.hardware)}")]
 
 
 def _figures(x: Change) -> tuple[str, ...]:
